@@ -1,0 +1,52 @@
+"""The one value that a rule produces, and that every tracker and notifier receives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Severity = Literal["info", "warning", "critical"]
+AlertState = Literal["firing", "resolved"]
+SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A rule began to fire, became more severe, or ended.
+
+    Attributes:
+        rule: id `<family>.<problem>`, a row of the rule catalogue or a user's own.
+        severity: "info", "warning" or "critical".
+        state: "firing" or "resolved".
+        step: the trainer's global step at which this was decided.
+        first_step: the step at which the condition was first seen (not that at which it was believed).
+        value: the observed number, None where the rule judges several.
+        threshold: the limit that it was held to, in the unit of `value`.
+        message: one sentence in plain words, with the numbers in it.
+        advice: what to try first.
+        evidence: further numbers that the verdict rests on.
+        key: the series to look at.
+    """
+
+    rule: str
+    severity: Severity
+    state: AlertState
+    step: int
+    first_step: int
+    value: float | None
+    threshold: float | None
+    message: str
+    advice: str
+    evidence: Mapping[str, float | str] = field(default_factory=dict)
+    key: str | None = None
+
+    @property
+    def title(self) -> str:
+        """At most 64 characters, the limit of W&B alert titles: `rldk critical: nan.weights`."""
+        word = "resolved" if self.state == "resolved" else self.severity
+        return f"rldk {word}: {self.rule}"[:64]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return asdict(self) | {"evidence": dict(self.evidence)}

@@ -1,0 +1,77 @@
+"""Divergence of the policy from its reference, over response tokens, in nats.
+
+| key | formula, with d = log pi(token) - log pi_ref(token), tokens drawn from pi |
+|---|---|
+| rldk/kl/ref_k1 | mean over tokens of d |
+| rldk/kl/ref_k2 | mean over tokens of d^2 / 2 |
+| rldk/kl/ref_k3 | mean over tokens of exp(-d) - 1 + d |
+| rldk/kl/ref_k1_stderr | standard error of ref_k1, with completions as the independent units |
+| rldk/kl/ref_p99 | 99th percentile over tokens of d |
+| rldk/kl/ref_per_sequence | mean over completions of the sum of d over tokens |
+| rldk/kl/ref_k1_k3_gap | ref_k1 - ref_k3; far from 0 where few tokens carry the divergence |
+
+k1, k2, k3 are Schulman's estimators (http://joschu.net/blog/kl-approx.html). All tokens of the batch weigh the same.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from torch import Tensor
+
+from rldk_tracking.metrics.table import Table, masked_sum, precise
+from rldk_tracking.rollout import Rollout
+
+COLUMNS = ("kl/tokens", "kl/k1", "kl/k2", "kl/k3")
+TAILS = ("kl/log_ratio",)
+
+
+def columns(rollout: Rollout) -> dict[str, Tensor]:
+    """(B,) sums over response tokens; empty without both policies' log-probabilities."""
+    if rollout.logprobs is None or rollout.ref_logprobs is None:
+        return {}
+    log_ratio = precise(rollout.logprobs) - precise(rollout.ref_logprobs)
+    mask = rollout.mask.bool()
+    log_ratio = log_ratio.masked_fill(~mask, 0.0)
+    return {
+        "kl/tokens": precise(mask).sum(dim=1),
+        "kl/k1": masked_sum(log_ratio, mask),
+        "kl/k2": masked_sum(log_ratio.square() / 2, mask),
+        "kl/k3": masked_sum((-log_ratio).expm1() + log_ratio, mask),
+    }
+
+
+def tails(rollout: Rollout) -> dict[str, tuple[Tensor, Tensor]]:
+    """Values and mask of the quantities whose high quantiles are wanted."""
+    if rollout.logprobs is None or rollout.ref_logprobs is None:
+        return {}
+    return {"kl/log_ratio": (precise(rollout.logprobs) - precise(rollout.ref_logprobs), rollout.mask)}
+
+
+def compute(table: Table) -> dict[str, float]:
+    """The keys of this group that exist for this table."""
+    metrics: dict[str, float | None] = {
+        f"rldk/kl/ref_{name}": table.ratio(f"kl/{name}", "kl/tokens") for name in ("k1", "k2", "k3")
+    }
+    k1, tokens = table.get("kl/k1"), table.get("kl/tokens")
+    if k1 is not None and tokens is not None:
+        scored = tokens > 0
+        if scored.any():
+            metrics["rldk/kl/ref_per_sequence"] = float(k1[scored].mean())
+        metrics["rldk/kl/ref_k1_stderr"] = _ratio_standard_error(k1[scored], tokens[scored])
+    if "kl/log_ratio" in table.tails:
+        metrics["rldk/kl/ref_p99"] = table.tails["kl/log_ratio"].quantile(0.99)
+    mean_k1, mean_k3 = metrics["rldk/kl/ref_k1"], metrics["rldk/kl/ref_k3"]
+    if mean_k1 is not None and mean_k3 is not None:
+        metrics["rldk/kl/ref_k1_k3_gap"] = mean_k1 - mean_k3
+    return {key: value for key, value in metrics.items() if value is not None and math.isfinite(value)}
+
+
+def _ratio_standard_error(sums: np.ndarray, counts: np.ndarray) -> float | None:
+    """Of sum(sums) / sum(counts) with rows independent (the delta method; Cochran 1977, eq. 6.10)."""
+    rows = len(sums)
+    if rows < 2:
+        return None
+    residuals = sums - sums.sum() / counts.sum() * counts
+    return float(np.sqrt(rows / (rows - 1) * np.square(residuals).sum()) / counts.sum())

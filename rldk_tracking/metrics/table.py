@@ -1,0 +1,116 @@
+"""From tensors to numbers in one copy: per-sequence statistics, stacked on the device, merged over ranks, read once.
+
+Every metric group reduces its (B, T) tensors to a few numbers a completion (its *columns*), so that
+- a batch that is spread over ranks is the concatenation of the ranks' tables, and no mean of per-rank ratios occurs;
+- one small copy to the host serves all groups, and what follows is numpy in float64.
+What does not decompose by completion, the high quantiles over tokens, travels as a *tail*: the largest values of a
+rank, sorted, from which the quantile over all ranks follows exactly or is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[np.float64]
+
+TAIL_SHARE = 0.01
+"""Tails hold the largest hundredth of the tokens: enough for a 99th percentile."""
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The largest values over tokens, in descending order, and how many values there were.
+
+    `floor` is the largest value of which a rank may have held more: quantiles at or below it are not exact.
+    """
+
+    values: Array
+    count: int
+    floor: float = -math.inf
+
+    def quantile(self, q: float) -> float | None:
+        """Linear interpolation as `numpy.quantile`; None where there are no values or the tail is too short."""
+        if self.count == 0:
+            return None
+        position = (self.count - 1) * (1.0 - q)
+        lower, upper = math.ceil(position), math.floor(position)
+        if lower >= len(self.values) or self.values[lower] < self.floor:
+            return None
+        weight = position - upper
+        return float(self.values[upper] * (1.0 - weight) + self.values[lower] * weight)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Per-sequence statistics of one step over all ranks.
+
+    Attributes:
+        columns: name to (B,) float64; NaN where a completion has no such number. A missing column is not there.
+        tails: name to `Tail`.
+        names: labels that columns refer to by number, such as the reward functions'.
+    """
+
+    columns: Mapping[str, Array] = field(default_factory=dict)
+    tails: Mapping[str, Tail] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+
+    def get(self, name: str) -> Array | None:
+        """The column, or None where no completion has a value."""
+        column = self.columns.get(name)
+        if column is None or not np.isfinite(column).any():
+            return None
+        return column
+
+    def total(self, name: str) -> float | None:
+        """Sum over completions, leaving out those without a value."""
+        column = self.get(name)
+        return None if column is None else float(np.nansum(column))
+
+    def ratio(self, numerator: str, denominator: str) -> float | None:
+        """Sum over sum, over the completions that have both. None where the denominator is zero."""
+        top, bottom = self.get(numerator), self.get(denominator)
+        if top is None or bottom is None:
+            return None
+        both = np.isfinite(top) & np.isfinite(bottom)
+        count = float(bottom[both].sum())
+        return float(top[both].sum()) / count if count > 0 else None
+
+
+def precise(tensor: Tensor) -> Tensor:
+    """In float64 where the device has it (Apple's does not), else in float32: sums must not depend on the order."""
+    return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
+
+
+def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
+    """(B,) Sum over the tokens of the mask. What stands at masked positions, NaN too, does not matter."""
+    return precise(values).masked_fill(~mask.bool(), 0.0).sum(dim=1)
+
+
+def tail_of(values: Tensor, mask: Tensor, capacity: int | None = None) -> Tensor:
+    """The largest values of the mask's tokens, descending, padded with -inf; the length follows from shapes alone.
+
+    Args:
+        values: (B, T).
+        mask: (B, T).
+        capacity: how many to keep; by default all that a 99th percentile needs.
+    """
+    flat = precise(values).masked_fill(~mask.bool(), -math.inf).flatten()
+    needed = math.ceil(TAIL_SHARE * flat.numel()) + 2
+    kept = min(flat.numel(), needed if capacity is None else min(capacity, needed))
+    return torch.topk(flat, kept).values
+
+
+def merge_tails(parts: Iterable[tuple[Array, int, bool]]) -> Tail:
+    """One tail out of the ranks' (values, count, whether more values than those were there)."""
+    parts = list(parts)
+    values = np.concatenate([part for part, _, _ in parts]) if parts else np.empty(0)
+    values = np.sort(values[np.isfinite(values)])[::-1]
+    cut = [part[np.isfinite(part)].min() for part, _, more in parts if more and np.isfinite(part).any()]
+    return Tail(values, sum(count for _, count, _ in parts), float(max(cut, default=-math.inf)))

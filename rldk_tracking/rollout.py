@@ -1,0 +1,157 @@
+"""The tensor contract between trainers and diagnostics: what was sampled, and how it was trained on.
+
+Everything downstream of `rldk_tracking.sources` reads these two classes and nothing else, so a custom training
+loop that can fill a `Rollout` gets every diagnostic that a TRL trainer gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_PER_TOKEN = (
+    "logprobs",
+    "ref_logprobs",
+    "sampler_logprobs",
+    "entropy",
+    "token_ids",
+    "values",
+    "returns",
+    "value_mask",
+)
+_PER_SEQUENCE = ("scores", "non_score_rewards", "group_ids", "truncated")
+_EITHER = ("advantages", "raw_advantages")
+
+
+def _is_tensor(value: object) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "device")
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A batch of B sampled completions of at most T response tokens. Every field but `mask` is optional.
+
+    Tensors may be of any floating dtype and on any device, all on the same one. What is not known is `None`:
+    a metric that needs it is then absent.
+
+    Attributes:
+        mask: (B, T) bool or 0/1. True at response tokens that count (the end-of-sequence token is one of them).
+        token_ids: (B, T) integers. The response tokens; padding may hold anything.
+        logprobs: (B, T) nats. Log-probability of each token under the policy that is trained, at sampling time.
+        ref_logprobs: (B, T) nats. The same under the reference policy.
+        sampler_logprobs: (B, T) nats. The same as reported by the engine that sampled, where it is another one.
+        entropy: (B, T) nats. Exact entropy of the policy's distribution at each position.
+        scores: (B,) The reward that the optimiser was given for each completion, before any KL penalty.
+            NaN where no reward function scored the completion.
+        rewards: name to (B,). What each reward function returned, unweighted, NaN where it returned None.
+        reward_weights: name to weight.
+        max_score: The highest score that the task can give, where it is known.
+        non_score_rewards: (B,) The part of the return that is not the score: the KL penalty, summed over tokens.
+        values: (B, T) The critic's predictions.
+        returns: (B, T) The critic's targets.
+        value_mask: (B, T) bool. True where `values` and `returns` count; `mask` is used where it is None.
+        advantages: (B,) or (B, T) As used in the loss (whitened where the trainer whitens).
+        raw_advantages: (B,) or (B, T) Before whitening.
+        group_ids: (B,) integers, unique over all ranks. Completions of one prompt carry one number.
+        truncated: (B,) bool. The finish reason: True where the length limit ended the completion, False where the
+            completion ended by itself.
+        prompts, completions: B texts each, for sample tables. They never leave the process unless samples are asked for.
+
+    Raises:
+        ValueError: a field's shape does not fit the mask's; the message names the field.
+        TypeError: a field is not a tensor.
+    """
+
+    mask: Tensor
+    token_ids: Tensor | None = None
+    logprobs: Tensor | None = None
+    ref_logprobs: Tensor | None = None
+    sampler_logprobs: Tensor | None = None
+    entropy: Tensor | None = None
+    scores: Tensor | None = None
+    rewards: Mapping[str, Tensor] = field(default_factory=dict)
+    reward_weights: Mapping[str, float] = field(default_factory=dict)
+    max_score: float | None = None
+    non_score_rewards: Tensor | None = None
+    values: Tensor | None = None
+    returns: Tensor | None = None
+    value_mask: Tensor | None = None
+    advantages: Tensor | None = None
+    raw_advantages: Tensor | None = None
+    group_ids: Tensor | None = None
+    truncated: Tensor | None = None
+    prompts: tuple[str, ...] | None = None
+    completions: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not _is_tensor(self.mask):
+            raise TypeError(f"Rollout.mask must be a (B, T) tensor, got {type(self.mask).__name__}.")
+        if self.mask.ndim != 2:
+            raise ValueError(f"Rollout.mask must have shape (B, T), got {tuple(self.mask.shape)}.")
+        rows, tokens = self.mask.shape
+        for name in _PER_TOKEN:
+            _check_shape(name, getattr(self, name), [(rows, tokens)])
+        for name in _PER_SEQUENCE:
+            _check_shape(name, getattr(self, name), [(rows,)])
+        for name in _EITHER:
+            _check_shape(name, getattr(self, name), [(rows,), (rows, tokens)])
+        for reward_name, values in self.rewards.items():
+            _check_shape(f"rewards[{reward_name!r}]", values, [(rows,)])
+        for name in ("prompts", "completions"):
+            texts = getattr(self, name)
+            if texts is not None and len(texts) != rows:
+                raise ValueError(f"Rollout.{name} must hold one text for each of the {rows} rows, got {len(texts)}.")
+
+    def present(self) -> tuple[str, ...]:
+        """Names of the fields that hold something, in declaration order."""
+        return tuple(f.name for f in fields(self) if getattr(self, f.name) not in (None, {}))
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyUpdate:
+    """What one optimiser step saw of N completions: the new policy's log-probabilities beside the old ones.
+
+    Rows need not be in the order of the `Rollout`'s.
+
+    Attributes:
+        mask: (N, T) bool or 0/1, True at tokens that the loss counts.
+        new_logprobs: (N, T) nats, under the weights that the loss was computed with, detached.
+        old_logprobs: (N, T) nats, under the policy at sampling time. None where the trainer reuses the new ones,
+            which makes every ratio 1 by construction (then no ratio statistic exists).
+        advantages: (N,) or (N, T).
+        clip_low, clip_high: the clip range, ratios within [1 - clip_low, 1 + clip_high] are not clipped.
+        sequence_level: True where the trainer clips one ratio a sequence (RLOO, GSPO).
+        entropy: (N, T) nats. Exact entropy of the policy's distribution at each position.
+        first_epoch: True where no optimiser step lies between sampling and this loss, so that every ratio must be 1.
+    """
+
+    mask: Tensor
+    new_logprobs: Tensor
+    old_logprobs: Tensor | None = None
+    advantages: Tensor | None = None
+    entropy: Tensor | None = None
+    clip_low: float | None = None
+    clip_high: float | None = None
+    sequence_level: bool = False
+    first_epoch: bool = False
+
+    def __post_init__(self) -> None:
+        rows, tokens = self.mask.shape
+        _check_shape("new_logprobs", self.new_logprobs, [(rows, tokens)])
+        _check_shape("old_logprobs", self.old_logprobs, [(rows, tokens)])
+        _check_shape("entropy", self.entropy, [(rows, tokens)])
+        _check_shape("advantages", self.advantages, [(rows,), (rows, tokens)])
+
+
+def _check_shape(name: str, value: Tensor | None, allowed: list[tuple[int, ...]]) -> None:
+    if value is None:
+        return
+    if not _is_tensor(value):
+        raise TypeError(f"Rollout.{name} must be a tensor, got {type(value).__name__}.")
+    if tuple(value.shape) not in allowed:
+        wanted = " or ".join(str(shape) for shape in allowed)
+        raise ValueError(f"Rollout.{name} has shape {tuple(value.shape)}, but the mask asks for {wanted}.")

@@ -1,0 +1,78 @@
+"""The adapter that a backend implements: seven methods, of which all but `log` default to doing nothing."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from rldk_tracking.health.alert import Alert
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What a tracker is told when training begins.
+
+    Attributes:
+        name: the run's name, where one is known.
+        output_dir: the trainer's output folder, where there is one.
+        trainer: class name of the trainer ("GRPOTrainer"), or "custom".
+        config: settings of the run that alerts and notes may quote (learning rate, beta, ...). No secrets.
+        callback: the transformers callback of the backend, where the backend has one in this trainer.
+        args, state, control: the transformers objects, for backends that are served through their callback.
+    """
+
+    name: str | None = None
+    output_dir: str | None = None
+    trainer: str = "custom"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    callback: Any = None
+    args: Any = None
+    state: Any = None
+    control: Any = None
+
+
+class Tracker(ABC):
+    """One backend. It joins the run that is open, never opens a second one, never ends one that it did not start.
+
+    Methods may raise: `Delivery` calls them off the training thread, logs a fault once with its cause, backs off and
+    counts. Configuration mistakes raise in the constructor, with the extra to install.
+    """
+
+    name: ClassVar[str] = "tracker"
+    threaded: ClassVar[bool] = True
+    """False where the calls are quick and local, or where the backend must be called on the training thread."""
+
+    def open(self, run: RunInfo) -> None:
+        """Join the run. Called on the training thread at train begin, and again by a tracker that found no run yet."""
+        return None
+
+    @abstractmethod
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Write one row. Every value is a finite float; keys are `rldk/...`."""
+
+    def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        """Write a table (samples, worst layers)."""
+        return None
+
+    def log_figure(self, key: str, svg: str, step: int) -> None:
+        """Write a picture, as an SVG document."""
+        return None
+
+    def alert(self, alert: Alert) -> None:
+        """Bring an alert, or its end, to people."""
+        return None
+
+    def status(self, status: str, metrics: Mapping[str, float], step: int) -> None:
+        """The run's state: "running", "warning", "critical", "finished", "stopped", "crashed", with the last values."""
+        return None
+
+    def url(self) -> str | None:
+        """Address of the run's page, where one is known."""
+        return None
+
+    def close(self) -> None:
+        """Flush. Called once, after the last `log`."""
+        return None
