@@ -1,0 +1,1 @@
+"""What to look at, as data, and its builders for each backend."""

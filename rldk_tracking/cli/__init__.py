@@ -1,0 +1,1 @@
+"""The rldk-tracking command: one file for each subcommand."""

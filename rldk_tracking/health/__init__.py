@@ -1,0 +1,1 @@
+"""Detectors, rules and alerts."""

@@ -1,0 +1,1 @@
+"""Tensors and masks in, numbers out: one file for each group of keys."""

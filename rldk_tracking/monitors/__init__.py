@@ -1,0 +1,1 @@
+"""Trainer callbacks that say when to look."""

@@ -1,0 +1,1 @@
+"""Readers of trainers: the only place that knows their internals."""

@@ -1,0 +1,1 @@
+"""Adapters to backends: the only place, with charts, that knows them."""
