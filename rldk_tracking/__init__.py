@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rldk_tracking.monitors.ppo import PPOMetrics, PPOMonitor
     from rldk_tracking.replay import replay
     from rldk_tracking.rollout import Rollout
-    from rldk_tracking.run import TrainingStopped
+    from rldk_tracking.shield import TrainingStopped
     from rldk_tracking.trackers.jsonl import JsonlTracker
     from rldk_tracking.trackers.memory import InMemoryTracker
     from rldk_tracking.trackers.mlflow import MLflowTracker
@@ -48,7 +48,7 @@ _HOME = {
     "Rollout": "rollout",
     "Rule": "health.rules",
     "SlackNotifier": "trackers.slack",
-    "TrainingStopped": "run",
+    "TrainingStopped": "shield",
     "WandbTracker": "trackers.wandb",
     "attach": "callback",
     "replay": "replay",

@@ -1,9 +1,9 @@
 """Makes `report_to=["mlflow", "rldk"]` work, without importing transformers for it.
 
-transformers looks the names of `report_to` up in a dictionary of its module `integration_utils`. Where that module is
-loaded already, the entry is made at once; where not, a finder in `sys.meta_path` makes it right after the module has
-been loaded. `rldk_tracking.callback` imports transformers itself, so either of the two may be the one that finishes
-last: both are watched, and the entry is made as soon as both are there.
+A transformers trainer looks the names of `report_to` up in a dictionary of `transformers.integrations`. Where
+transformers' trainer is loaded already, the entry is made at once; where not, a finder in `sys.meta_path` makes it
+right after that module has been loaded. `rldk_tracking.callback` imports the trainer itself, so either of the two may be
+the one that finishes last: both are watched, and the entry is made as soon as both are there.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from types import ModuleType
 
 NAME = "rldk"
 INTEGRATIONS = "transformers.integrations.integration_utils"
+TRAINER = "transformers.trainer"
 CALLBACK = "rldk_tracking.callback"
 
 logger = logging.getLogger(__name__)
@@ -32,9 +33,9 @@ def install() -> None:
 
 
 def register() -> None:
-    """Make the entry if transformers' integrations are loaded and the callback is, or can be, loaded."""
+    """Make the entry if transformers' trainer is loaded and the callback is, or can be, loaded."""
     table = getattr(sys.modules.get(INTEGRATIONS), "INTEGRATION_TO_CALLBACK", None)
-    if table is None or NAME in table:
+    if table is None or NAME in table or not hasattr(sys.modules.get(TRAINER), "Trainer"):
         return
     if CALLBACK not in sys.modules:
         try:
@@ -56,7 +57,7 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in (INTEGRATIONS, CALLBACK) or fullname in self._searching:
+        if fullname not in (TRAINER, CALLBACK) or fullname in self._searching:
             return None
         self._searching.add(fullname)
         try:

@@ -1,0 +1,159 @@
+"""Rules that hold for the package as a whole: what importing it costs, how it is laid out, what it never does."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import rldk_tracking
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "rldk_tracking"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+MAY_CATCH_ANYTHING = {"shield.py", "trackers/delivery.py"}
+"""The two places that keep faults of the diagnostics from the training."""
+NO_TEST_OF_THEIR_OWN = {"__init__.py", "__main__.py"}
+
+
+def inside(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def trees() -> Iterator[tuple[Path, ast.Module]]:
+    for path in MODULES:
+        yield path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
+@pytest.mark.parametrize("name", rldk_tracking.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    value = getattr(rldk_tracking, name)
+    assert value is not None
+    assert not isinstance(value, type(sys)), f"{name} is a module"
+
+
+def test_the_three_lists_of_public_names_agree() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    guard = next(node for node in tree.body if isinstance(node, ast.If))
+    typed = {
+        alias.name: node.module for node in guard.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert typed == {name: f"rldk_tracking.{home}" for name, home in rldk_tracking._HOME.items()}
+    assert {*typed, "__version__"} == set(rldk_tracking.__all__)
+    assert set(rldk_tracking.__all__) <= set(dir(rldk_tracking))
+
+
+def test_public_names_survive_an_import_of_their_modules() -> None:
+    for home in set(rldk_tracking._HOME.values()):
+        importlib.import_module(f"rldk_tracking.{home}")
+    for name in rldk_tracking.__all__:
+        assert not isinstance(getattr(rldk_tracking, name), type(sys)), f"{name} became a module"
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = rldk_tracking.no_such_name
+
+
+def test_import_loads_nothing_heavy() -> None:
+    loaded = json.loads(python("import json, sys, rldk_tracking; print(json.dumps(sorted(sys.modules)))"))
+    heavy = {"torch", "transformers", "trl", "wandb", "mlflow", "numpy", "pydantic", "requests", "pynvml", "psutil"}
+    assert not heavy & set(loaded)
+
+
+def test_import_takes_less_than_a_tenth_of_a_second() -> None:
+    def seconds(code: str) -> float:
+        took = []
+        for _ in range(7):
+            start = time.perf_counter()
+            python(code)
+            took.append(time.perf_counter() - start)
+        return statistics.median(took)
+
+    assert seconds("import rldk_tracking") - seconds("pass") < 0.1
+
+
+@pytest.mark.parametrize("path", MODULES, ids=inside)
+def test_every_file_has_a_test_of_its_name(path: Path) -> None:
+    if path.name in NO_TEST_OF_THEIR_OWN:
+        pytest.skip("nothing of its own to test")
+    mirrored = ROOT / "tests" / path.relative_to(PACKAGE).parent / f"test_{path.name}"
+    assert mirrored.is_file()
+
+
+def test_faults_are_swallowed_in_two_places_only() -> None:
+    broad = {
+        inside(path)
+        for path, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ExceptHandler) and _is_broad(node.type)
+    }
+    assert broad <= MAY_CATCH_ANYTHING
+
+
+def _is_broad(caught: ast.expr | None) -> bool:
+    if caught is None:
+        return True
+    names = caught.elts if isinstance(caught, ast.Tuple) else [caught]
+    return any(isinstance(name, ast.Name) and name.id in ("Exception", "BaseException") for name in names)
+
+
+def test_nothing_is_evaluated_unpickled_or_given_to_a_shell() -> None:
+    forbidden = re.compile(r"^(eval|exec|compile|__import__|os\.system|os\.popen|pickle\..*|dill\..*|yaml\.load)$")
+    for path, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert not forbidden.match(called), f"{inside(path)}:{node.lineno} calls {called}"
+                for keyword in node.keywords:
+                    value = getattr(keyword.value, "value", None)
+                    assert not (keyword.arg == "shell" and value is not False), f"{inside(path)}:{node.lineno}"
+                if called.endswith("torch.load"):
+                    safe = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
+                    assert safe.get("weights_only") is True, f"{inside(path)}:{node.lineno}"
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+                assert not {"pickle", "dill", "marshal", "shelve"} & set(names), f"{inside(path)}:{node.lineno}"
+
+
+def test_only_the_command_line_prints() -> None:
+    for path, tree in trees():
+        if not inside(path).startswith("cli/"):
+            calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+            assert "print" not in calls, inside(path)
+
+
+ORDER = ("rollout", "keys", "sources", "metrics", "health", "trackers", "charts")
+"""Folders that never import what comes after them in the way of the data: monitors, run and callback."""
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if inside(path).split("/")[0] in ORDER], ids=inside)
+def test_imports_point_one_way(path: Path) -> None:
+    later = ("rldk_tracking.monitors", "rldk_tracking.run", "rldk_tracking.callback", "rldk_tracking.cli")
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            assert not any(node.module == name or node.module.startswith(f"{name}.") for name in later), node.module
+
+
+def test_ruff_finds_nothing() -> None:
+    result = subprocess.run([sys.executable, "-m", "ruff", "check", "."], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stdout
+
+
+def test_mypy_finds_nothing() -> None:
+    command = [sys.executable, "-m", "mypy", "--strict", "rldk_tracking"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stdout

@@ -1,0 +1,70 @@
+"""The report_to name, in processes of its own: whichever of the two packages is imported first, and however."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from rldk_tracking import registration
+
+CHECK = """
+from transformers.integrations import INTEGRATION_TO_CALLBACK, get_reporting_integration_callbacks
+from rldk_tracking import RLDKCallback
+assert INTEGRATION_TO_CALLBACK["rldk"] is RLDKCallback
+assert get_reporting_integration_callbacks(["rldk"]) == [RLDKCallback]
+assert sys.modules["transformers.trainer"].__loader__.__class__.__module__.startswith("_frozen_importlib")
+print("registered")
+"""
+
+
+def python(code: str) -> str:
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=250)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import rldk_tracking, transformers.trainer",
+        "import transformers.trainer, rldk_tracking",
+        "import transformers, rldk_tracking, transformers.trainer",
+        "import transformers.integrations, rldk_tracking, transformers.trainer",
+        "import rldk_tracking.callback",
+        "import rldk_tracking; from trl import GRPOTrainer",
+    ],
+)
+def test_the_name_is_registered_in_any_order(imports: str) -> None:
+    assert "registered" in python(f"import sys\n{imports}\n{CHECK}")
+
+
+def test_a_trainer_takes_the_name(tmp_path: object) -> None:
+    code = f"""
+import rldk_tracking
+from transformers import Trainer, TrainingArguments
+import torch
+args = TrainingArguments(output_dir={str(tmp_path)!r}, report_to=["rldk"], use_cpu=True)
+trainer = Trainer(model=torch.nn.Linear(2, 2), args=args)
+print([type(callback).__name__ for callback in trainer.callback_handler.callbacks])
+"""
+    assert "RLDKCallback" in python(code)
+
+
+def test_without_a_loadable_callback_transformers_still_imports() -> None:
+    code = """
+import sys
+import rldk_tracking
+sys.modules["rldk_tracking.callback"] = None
+import transformers.trainer
+from transformers.integrations import INTEGRATION_TO_CALLBACK
+assert "rldk" not in INTEGRATION_TO_CALLBACK
+"""
+    python(code)
+
+
+def test_install_twice_adds_one_finder() -> None:
+    registration.install()
+    registration.install()
+    assert sum(type(finder).__module__ == "rldk_tracking.registration" for finder in sys.meta_path) == 1
