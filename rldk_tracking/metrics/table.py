@@ -74,13 +74,13 @@ class Table:
         return None if column is None else float(np.nansum(column))
 
     def ratio(self, numerator: str, denominator: str) -> float | None:
-        """Sum over sum, over the completions that have both. None where the denominator is zero."""
+        """Sum over sum, over the completions that have both. None where the denominator is zero or a sum infinite."""
         top, bottom = self.get(numerator), self.get(denominator)
         if top is None or bottom is None:
             return None
-        both = np.isfinite(top) & np.isfinite(bottom)
-        count = float(bottom[both].sum())
-        return float(top[both].sum()) / count if count > 0 else None
+        both = ~(np.isnan(top) | np.isnan(bottom))
+        count, total = float(bottom[both].sum()), float(top[both].sum())
+        return total / count if count > 0 and math.isfinite(total) else None
 
 
 def precise(tensor: Tensor) -> Tensor:
@@ -93,24 +93,35 @@ def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
     return precise(values).masked_fill(~mask.bool(), 0.0).sum(dim=1)
 
 
+def masked_max(values: Tensor, mask: Tensor) -> Tensor:
+    """(B,) The largest value over the tokens of the mask, NaN where there are none."""
+    if values.shape[1] == 0:
+        return torch.full_like(precise(values).sum(dim=1), math.nan)
+    mask = mask.bool()
+    highest = precise(values).masked_fill(~mask, -math.inf).amax(dim=1)
+    return highest.masked_fill(~mask.any(dim=1), math.nan)
+
+
 def tail_of(values: Tensor, mask: Tensor, capacity: int | None = None) -> Tensor:
     """The largest values of the mask's tokens, descending, padded with -inf; the length follows from shapes alone.
 
     Args:
         values: (B, T).
         mask: (B, T).
-        capacity: how many to keep; by default all that a 99th percentile needs.
+        capacity: how many to keep; by default all that a 99th percentile of these values needs. Among several ranks
+            the largest values may all lie on one, so a rank that shares its tail keeps what there is room for.
     """
     flat = precise(values).masked_fill(~mask.bool(), -math.inf).flatten()
-    needed = math.ceil(TAIL_SHARE * flat.numel()) + 2
-    kept = min(flat.numel(), needed if capacity is None else min(capacity, needed))
+    kept = min(flat.numel(), math.ceil(TAIL_SHARE * flat.numel()) + 2 if capacity is None else capacity)
     return torch.topk(flat, kept).values
 
 
 def merge_tails(parts: Iterable[tuple[Array, int, bool]]) -> Tail:
-    """One tail out of the ranks' (values, count, whether more values than those were there)."""
-    parts = list(parts)
-    values = np.concatenate([part for part, _, _ in parts]) if parts else np.empty(0)
-    values = np.sort(values[np.isfinite(values)])[::-1]
-    cut = [part[np.isfinite(part)].min() for part, _, more in parts if more and np.isfinite(part).any()]
-    return Tail(values, sum(count for _, count, _ in parts), float(max(cut, default=-math.inf)))
+    """One tail out of the ranks' (values, count, whether more values than those were there).
+
+    A rank whose count exceeds the values that it sent kept some back, whatever its third entry says.
+    """
+    finite = [(part[np.isfinite(part)], count, more) for part, count, more in parts]
+    values = np.sort(np.concatenate([part for part, _, _ in finite] or [np.empty(0)]))[::-1]
+    cut = [part.min() for part, count, more in finite if len(part) and (more or count > len(part))]
+    return Tail(values, sum(count for _, count, _ in finite), float(max(cut, default=-math.inf)))
