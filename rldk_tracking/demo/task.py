@@ -20,7 +20,7 @@ LENGTHS = (2, 3, 4, 4, 5, 6, 7)
 
 def prompts(n: int, seed: int = 0) -> list[str]:
     """n prompts of two to four characters."""
-    draw = random.Random(seed)
+    draw = random.Random(seed)  # noqa: S311
     return [draw.choice(DIGITS) * draw.randint(1, LONGEST_PROMPT - 1) + ASK for _ in range(n)]
 
 
@@ -43,7 +43,7 @@ def demonstrations(n: int, hit_rate: float, seed: int = 0) -> list[tuple[str, st
     Args:
         hit_rate: probability that a character is the expected digit rather than any digit.
     """
-    draw = random.Random(seed)
+    draw = random.Random(seed)  # noqa: S311
     pairs = []
     for prompt in prompts(n, seed):
         length = draw.choice(LENGTHS)

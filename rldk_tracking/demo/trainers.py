@@ -87,7 +87,7 @@ def ppo_trainer(
     seed: int = 0,
     **config: Any,
 ) -> Trainer:
-    """PPO with 16 completions a step, two minibatches and gradient accumulation 2. Needs TRL 1.12 or older.
+    """PPO with 32 completions a step, in two minibatches of two micro-batches each. Needs TRL 1.12 or older.
 
     The reward model computes the task's reward from the tokens; the value model learns.
     """
@@ -96,12 +96,12 @@ def ppo_trainer(
 
     settings = {
         **_common_settings(output_dir, report_to, seed),
-        "learning_rate": 3e-3,
-        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-3,
+        "per_device_train_batch_size": 8,
         "gradient_accumulation_steps": 4,
         "num_mini_batches": 2,
         "num_ppo_epochs": 2,
-        "local_rollout_forward_batch_size": 16,
+        "local_rollout_forward_batch_size": 32,
         "response_length": LONGEST_COMPLETION,
         "stop_token": "eos",
         "temperature": 1.0,
@@ -132,7 +132,7 @@ def ppo_trainer(
 class DigitReward(nn.Module):
     """The task's reward in the shape of a reward model: a backbone that gives hidden states, and a head.
 
-    At position t the score is the reward of the response up to t, so the trainer, which reads it at the last token, gets
+    At position t the score is the reward of the response up to t, so a trainer that reads it at the last token gets
     the reward of the whole.
     """
 
