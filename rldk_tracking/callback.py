@@ -1,0 +1,194 @@
+"""The one line that enables everything: `callbacks=[RLDKCallback()]`, `attach(trainer)` or `report_to=[..., "rldk"]`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from transformers.trainer_callback import ExportableState
+
+from rldk_tracking.monitors.base import Monitor
+from rldk_tracking.monitors.checkpoint import CheckpointMonitor
+from rldk_tracking.monitors.optimizer import OptimizerMonitor
+from rldk_tracking.monitors.preference import PreferenceMonitor
+from rldk_tracking.monitors.resources import ResourceMonitor
+from rldk_tracking.monitors.rollouts import RolloutMonitor
+from rldk_tracking.run import OnCritical, Run
+from rldk_tracking.snapshot import Snapshot, of
+from rldk_tracking.trackers.base import Tracker
+
+if TYPE_CHECKING:
+    from rldk_tracking.health.rules import Rule
+
+Level = Literal["light", "standard", "full"]
+
+
+@dataclass(frozen=True, slots=True)
+class RLDKMetrics(Snapshot):
+    """The latest values of a run, whatever the trainer; units and formulas stand in the key catalogue."""
+
+    loss: float | None = of("rldk/train/loss")
+    learning_rate: float | None = of("rldk/update/learning_rate")
+    grad_norm: float | None = of("rldk/grad/norm")
+    reward_mean: float | None = of("rldk/reward/mean")
+    reward_std: float | None = of("rldk/reward/std")
+    kl_mean: float | None = of("rldk/kl/ref_k1")
+    entropy_mean: float | None = of("rldk/policy/entropy")
+    clip_fraction: float | None = of("rldk/policy/clip_fraction")
+    value_explained_variance: float | None = of("rldk/value/explained_variance")
+    length_mean: float | None = of("rldk/length/mean")
+    truncated_fraction: float | None = of("rldk/length/truncated_fraction")
+    group_tied_fraction: float | None = of("rldk/reward/group_tied_fraction")
+    gpu_memory_gib: float | None = of("rldk/resources/gpu_memory_gib")
+    host_rss_gib: float | None = of("rldk/resources/host_rss_gib")
+    health_score: float | None = of("rldk/health/score")
+    training_stability: float | None = of("rldk/health/stability")
+    alerts_firing: float | None = of("rldk/alerts/firing")
+
+
+class RLDKCallback(Monitor, ExportableState):  # type: ignore[misc]
+    """All monitors that fit the trainer, in one callback.
+
+    Args:
+        trackers: exactly these backends; by default those that the trainer's `report_to` names.
+        monitors: exactly these monitors instead of all that fit.
+        rules: a preset, "safe", "strict" or "quiet", or a list of `Rule`.
+        overrides: changes to single rules, {"kl.high": {"threshold": 0.2}}.
+        on_critical: "alert", or "stop" to save and stop the training at the first critical alert.
+        slack: an incoming webhook's address or a `SlackNotifier`; by default RLDK_SLACK_WEBHOOK_URL where it is set.
+        level: what the optimizer's diagnostics may cost, "light", "standard" or "full".
+        log_samples: log the best and worst completions of a step as a table. Off, so that texts stay where they are.
+        gold_score_fn: a held-out judge of completions, `f(prompts, completions) -> scores`, against reward hacking.
+        output_dir: a folder for a JSON-lines copy of everything that is logged.
+        performance_benchmarks: goals such as {"target_reward": 1.0, "max_kl_divergence": 0.1}.
+        max_overhead: the share of the step's time that dear diagnostics may take.
+        strict: let faults of the diagnostics out instead of logging them once, for development.
+        trainer: the trainer, where it cannot be found from the callback event (it can, in every TRL trainer).
+
+    Raises:
+        ValueError, TypeError: an argument cannot be; the message says what to write instead.
+    """
+
+    def __init__(
+        self,
+        *,
+        trackers: list[Tracker] | None = None,
+        monitors: Sequence[Monitor] | None = None,
+        rules: str | list[Rule] = "safe",
+        overrides: Mapping[str, Mapping[str, Any]] | None = None,
+        on_critical: OnCritical = "alert",
+        slack: Any = None,
+        level: Level = "standard",
+        log_samples: bool = False,
+        gold_score_fn: Callable[[Sequence[str], Sequence[str]], Sequence[float]] | None = None,
+        output_dir: str | None = None,
+        performance_benchmarks: Mapping[str, float] | None = None,
+        max_overhead: float = 0.02,
+        strict: bool = False,
+        trainer: Any = None,
+    ) -> None:
+        if level not in ("light", "standard", "full"):
+            raise ValueError(f'level must be "light", "standard" or "full", got {level!r}.')
+        if not 0 < max_overhead <= 1:
+            raise ValueError(f"max_overhead is a share of the step's time within (0, 1], got {max_overhead!r}.")
+        super().__init__(
+            trackers=trackers,
+            rules=rules,
+            overrides=overrides,
+            on_critical=on_critical,
+            slack=slack,
+            output_dir=output_dir,
+            strict=strict,
+            trainer=trainer,
+        )
+        for monitor in monitors or ():
+            if not isinstance(monitor, Monitor):
+                raise TypeError(f"monitors must hold rldk_tracking monitors, got {type(monitor).__name__}.")
+        self.log_samples = log_samples
+        self.gold_score_fn = gold_score_fn
+        self.performance_benchmarks = dict(performance_benchmarks or {})
+        self.max_overhead = max_overhead
+        self.level: Level = level
+        self.monitors: list[Monitor] = (
+            list(monitors)
+            if monitors is not None
+            else [
+                RolloutMonitor(log_samples=log_samples),
+                PreferenceMonitor(),
+                OptimizerMonitor(level=level),
+                ResourceMonitor(),
+                CheckpointMonitor(level=level),
+            ]
+        )
+
+    @property
+    def metrics(self) -> RLDKMetrics:
+        """The latest values; None where nothing was measured yet."""
+        if self._run is None:
+            return RLDKMetrics()
+        return RLDKMetrics.from_row(self._run.latest_step, self._run.latest)
+
+    def begin(self, run: Run, trainer: Any, args: Any, model: Any, optimizer: Any) -> None:
+        for monitor in self.monitors:
+            monitor.begin_within(run, trainer, args, model, optimizer)
+
+    def before_step(self, run: Run, step: int) -> None:
+        for monitor in self.monitors:
+            monitor.before_step(run, step)
+
+    def collect(self, run: Run, step: int, logs: Mapping[str, Any]) -> None:
+        for monitor in self.monitors:
+            with run.shield.at(f"{type(monitor).__name__} at a step"):
+                monitor.collect(run, step, logs)
+
+    def saved(self, run: Run, step: int, args: Any, model: Any) -> None:
+        for monitor in self.monitors:
+            monitor.saved(run, step, args, model)
+
+    def end(self, run: Run) -> None:
+        for monitor in self.monitors:
+            with run.shield.at(f"{type(monitor).__name__} at train end"):
+                monitor.end(run)
+
+    def state(self) -> dict[str, Any]:
+        """For transformers: what a resumed run needs, stored in the checkpoint's trainer_state.json."""
+        return {"args": {}, "attributes": {"resume": {} if self._run is None else self._run.state()}}
+
+
+class RLDKMonitor(RLDKCallback):
+    """The same with fewer dials, for those who want health in the tracker and nothing else.
+
+    Args:
+        output_dir: a folder for a JSON-lines copy of everything that is logged.
+        slack: an incoming webhook's address; by default RLDK_SLACK_WEBHOOK_URL where it is set.
+    """
+
+    def __init__(self, output_dir: str | None = None, slack: str | None = None, **options: Any) -> None:
+        super().__init__(output_dir=output_dir, slack=slack, **{"level": "light", **options})
+
+
+def attach(trainer: Any, **options: Any) -> RLDKCallback:
+    """Give a trainer that exists already its `RLDKCallback`.
+
+    Args:
+        trainer: a transformers or TRL trainer, before `train()`.
+        options: as for `RLDKCallback`.
+
+    Returns:
+        The callback; the one that is there if the trainer has one.
+
+    Raises:
+        TypeError: `trainer` has no callbacks.
+    """
+    handler = getattr(trainer, "callback_handler", None)
+    if handler is None:
+        raise TypeError(f"attach() takes a transformers or TRL trainer, got {type(trainer).__name__}.")
+    for known in handler.callbacks:
+        if isinstance(known, RLDKCallback):
+            return known
+    callback = RLDKCallback(trainer=trainer, **options)
+    trainer.add_callback(callback)
+    # The trainer writes the state of callbacks that it knew when its own state was made.
+    trainer.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
+    return callback

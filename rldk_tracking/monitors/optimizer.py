@@ -1,0 +1,61 @@
+"""Gradients, weights and updates, seen at the optimizer's own step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from rldk_tracking.monitors.base import Monitor
+from rldk_tracking.run import Run
+from rldk_tracking.sources.optimizer import OptimizerProbe
+
+
+class OptimizerMonitor(Monitor):
+    """Logs `rldk/grad/*`, `rldk/update/*`, `rldk/weight/*` and `rldk/nan/*`, see the key catalogue.
+
+    Args:
+        level: "light" (gradients), "standard" (weights, and updates at an interval), "full" (all of it in every step).
+        options: as for `Monitor`.
+    """
+
+    tasks: ClassVar[tuple[str, ...]] = ("optimizer",)
+
+    def __init__(self, *, level: Literal["light", "standard", "full"] = "standard", **options: Any) -> None:
+        super().__init__(**options)
+        self.level = level
+        self._probe: OptimizerProbe | None = None
+
+    def begin(self, run: Run, trainer: Any, args: Any, model: Any, optimizer: Any) -> None:
+        optimizer = optimizer if optimizer is not None else getattr(trainer, "optimizer", None)
+        if optimizer is None or not run.claim("optimizer", self):
+            return
+        self._probe = OptimizerProbe(
+            optimizer,
+            model,
+            self.level,
+            accelerator=getattr(trainer, "accelerator", None),
+            micro_batch_size=getattr(args, "per_device_train_batch_size", None),
+        )
+        run.probe_reader = self._probe.read
+
+    def before_step(self, run: Run, step: int) -> None:
+        # Before the next rollout: sampling from weights with a NaN ends in an exception deep in torch.
+        self._look_for_nan(run, step)
+
+    def collect(self, run: Run, step: int, logs: Mapping[str, Any]) -> None:
+        if self._probe is not None:
+            run.part.probe = self._probe.pending()
+
+    def end(self, run: Run) -> None:
+        if self._probe is None:
+            return
+        self._look_for_nan(run, run.latest_step or 0)
+        self._probe.detach()
+        self._probe = None
+
+    def _look_for_nan(self, run: Run, step: int) -> None:
+        if self._probe is None:
+            return
+        broken = float(self._probe.check_weights())
+        if broken:
+            run.urgent({"rldk/nan/weights": broken}, step)

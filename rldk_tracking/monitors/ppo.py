@@ -1,0 +1,80 @@
+"""PPO's diagnostics alone: rollouts, policy updates, critic, with the limits that the user names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rldk_tracking.monitors.rollouts import RolloutMonitor
+from rldk_tracking.snapshot import Snapshot, of
+
+
+@dataclass(frozen=True, slots=True)
+class PPOMetrics(Snapshot):
+    """The latest values of a PPO run; units and formulas stand in the key catalogue."""
+
+    rollout_reward_mean: float | None = of("rldk/reward/mean")
+    rollout_reward_std: float | None = of("rldk/reward/std")
+    rollout_reward_min: float | None = of("rldk/reward/min")
+    rollout_reward_max: float | None = of("rldk/reward/max")
+    rollout_length_mean: float | None = of("rldk/length/mean")
+    token_efficiency: float | None = of("rldk/reward/per_token")
+    policy_kl_mean: float | None = of("rldk/kl/ref_k1")
+    policy_kl_per_sequence: float | None = of("rldk/kl/ref_per_sequence")
+    policy_entropy_mean: float | None = of("rldk/policy/entropy")
+    policy_clip_frac: float | None = of("rldk/policy/clip_fraction")
+    policy_approx_kl: float | None = of("rldk/policy/approx_kl")
+    value_loss: float | None = of("rldk/value/loss")
+    value_mean: float | None = of("rldk/value/mean")
+    value_explained_variance: float | None = of("rldk/value/explained_variance")
+    advantage_mean: float | None = of("rldk/advantage/mean")
+    advantage_std: float | None = of("rldk/advantage/std")
+    grad_norm: float | None = of("rldk/grad/norm")
+    learning_rate: float | None = of("rldk/update/learning_rate")
+    training_stability: float | None = of("rldk/health/stability")
+    policy_collapse_risk: float | None = of("rldk/health/policy_collapse_risk")
+    reward_hacking_risk: float | None = of("rldk/health/reward_hacking_risk")
+
+
+class PPOMonitor(RolloutMonitor):
+    """PPO diagnostics in one callback, alone or beside others.
+
+    Args:
+        kl_threshold: nats per token; above it `kl.high` fires whatever the reward does. None leaves it to the rule.
+        reward_threshold: a spread of the scores at or below it counts as no signal (`reward.no_signal`).
+        gradient_threshold: a gradient norm above it counts as an explosion (`grad.explosion`).
+        output_dir: a folder for a JSON-lines copy of everything that is logged.
+        options: as for `Monitor`.
+
+    Raises:
+        ValueError: a threshold is negative or not a number.
+    """
+
+    def __init__(
+        self,
+        kl_threshold: float | None = None,
+        reward_threshold: float | None = None,
+        gradient_threshold: float | None = None,
+        output_dir: str | None = None,
+        **options: Any,
+    ) -> None:
+        given = {
+            "kl.high": ("kl_threshold", kl_threshold),
+            "reward.no_signal": ("reward_threshold", reward_threshold),
+            "grad.explosion": ("gradient_threshold", gradient_threshold),
+        }
+        overrides = {rule: dict(fields) for rule, fields in (options.pop("overrides", None) or {}).items()}
+        for rule, (name, limit) in given.items():
+            if limit is None:
+                continue
+            if not isinstance(limit, (int, float)) or not limit >= 0:
+                raise ValueError(f"{name} must be a number of at least 0, got {limit!r}.")
+            overrides.setdefault(rule, {}).setdefault("threshold", float(limit))
+        super().__init__(output_dir=output_dir, overrides=overrides, **options)
+
+    @property
+    def metrics(self) -> PPOMetrics:
+        """The latest values; None where nothing was measured yet."""
+        if self._run is None:
+            return PPOMetrics()
+        return PPOMetrics.from_row(self._run.latest_step, self._run.latest)

@@ -1,0 +1,43 @@
+"""Reads the trainer's rollouts and logs, whatever the algorithm; the monitors of PPO, GRPO and DPO build on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from rldk_tracking.monitors.base import Monitor
+from rldk_tracking.run import Run
+from rldk_tracking.sources.base import Source
+from rldk_tracking.sources.detect import source_for
+from rldk_tracking.sources.logs import canonical
+
+
+class RolloutMonitor(Monitor):
+    """Hands the rollout of a step, the optimiser's view of it and the trainer's logs to the run."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("rollouts",)
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._source: Source | None = None
+
+    def begin(self, run: Run, trainer: Any, args: Any, model: Any, optimizer: Any) -> None:
+        if trainer is None or not run.claim("rollouts", self):
+            return
+        self._source = source_for(trainer)
+        run.rows_per_rank = self._source.rows_per_rank
+        run.honours_stop = getattr(self._source, "honours_stop", True)
+        run.read_logs = canonical
+        self._source.attach(trainer, args)
+
+    def collect(self, run: Run, step: int, logs: Mapping[str, Any]) -> None:
+        if self._source is None:
+            return
+        observation = self._source.read(step, logs)
+        run.observe(observation.rollout, observation.update)
+        run.add(observation.scalars)
+
+    def end(self, run: Run) -> None:
+        if self._source is not None:
+            self._source.detach()
+            self._source = None

@@ -1,0 +1,64 @@
+"""The one place that keeps a fault of ours from ending a training run."""
+
+from __future__ import annotations
+
+import logging
+from types import TracebackType
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingStopped(RuntimeError):
+    """Raised into a trainer that ignores the stop flag, after a critical alert and after the save was asked for.
+
+    Attributes:
+        rule: id of the rule that asked for the stop.
+        step: the global step.
+    """
+
+    def __init__(self, rule: str, step: int, message: str) -> None:
+        super().__init__(f"Training stopped at step {step} by {rule}: {message}")
+        self.rule = rule
+        self.step = step
+
+
+class Shield:
+    """A context that logs an exception once for each place and kind, with its cause, and lets training go on.
+
+    Args:
+        strict: let exceptions out, for development and tests.
+
+    Attributes:
+        faults: how many exceptions were kept from the trainer.
+    """
+
+    def __init__(self, strict: bool = False) -> None:
+        self.strict = strict
+        self.faults = 0
+        self._place = ""
+        self._seen: set[tuple[str, str]] = set()
+
+    def at(self, place: str) -> Shield:
+        """Name the event that is about to be handled; use as `with shield.at("on_log"):`."""
+        self._place = place
+        return self
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if error is None or self.strict or isinstance(error, TrainingStopped) or not isinstance(error, Exception):
+            return False
+        self.faults += 1
+        seen = (self._place, type(error).__name__)
+        if seen not in self._seen:
+            self._seen.add(seen)
+            logger.error(
+                "rldk: a diagnostic failed in %s and is skipped; training goes on. Further %s here stay silent.",
+                self._place,
+                type(error).__name__,
+                exc_info=error,
+            )
+        return True
