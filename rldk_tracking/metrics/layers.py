@@ -1,0 +1,183 @@
+"""Which parameter belongs to which layer, and sums over layers: what gradients, weights and updates have in common.
+
+Everything is kept as *squares of norms of single tensors*, (P,) for P parameters, because these add up: over the
+tensors of a layer, over the shards of a tensor, over the ranks that hold the shards. One square is not finite exactly
+where an element of its tensor is not (or where the tensor's norm exceeds 1.8e19, beyond which float32 has no square:
+no optimizer survives that either, so it counts as not finite).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rldk_tracking.metrics.table import precise
+
+QUANTILES = (("p10", 0.1), ("p50", 0.5), ("p90", 0.9))
+EXTRA = 3
+"""Numbers before the layers' norms in a summary: steps measured, tensors not finite, total norm."""
+
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128)
+
+
+def layer_of(name: str) -> str:
+    """The layer of a parameter: its name up to the first number, or without its last part where it has none.
+
+    `model.layers.3.mlp.up_proj.weight` belongs to `model.layers.3`, `model.embed_tokens.weight` to
+    `model.embed_tokens`. What DDP, FSDP, torch.compile and activation checkpointing put into names is left out.
+    """
+    parts = _WRAPPERS.sub("", name).split(".")
+    for position, part in enumerate(parts):
+        if part.isdigit():
+            return ".".join(parts[: position + 1])
+    return ".".join(parts[:-1]) or parts[0]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """P parameters, grouped into L layers in the order of first appearance.
+
+    Attributes:
+        names: of the P parameters.
+        numels: number of elements of each, over all shards.
+        layers: names of the L layers.
+        index: (P,) the layer of each parameter, on the parameters' device.
+        shares: (P,) one over the number of ranks that hold the same elements, where some parameter is sharded;
+            sums over ranks of squares times shares are then the squares of the whole. None where nothing is sharded.
+    """
+
+    names: tuple[str, ...]
+    numels: tuple[int, ...]
+    layers: tuple[str, ...]
+    index: Tensor
+    shares: Tensor | None = None
+
+    @classmethod
+    def of(cls, parameters: Iterable[tuple[str, Tensor]]) -> Layout:
+        """From (name, tensor) pairs; sharded tensors are `DTensor`s on meshes that span all ranks."""
+        pairs = list(parameters)
+        layer_names = [layer_of(name) for name, _ in pairs]
+        layers = tuple(dict.fromkeys(layer_names))
+        number = {layer: position for position, layer in enumerate(layers)}
+        device = _device(tensor for _, tensor in pairs)
+        shares = None
+        if any(is_sharded(tensor) for _, tensor in pairs):
+            copies = [_copies(tensor) for _, tensor in pairs]
+            shares = 1.0 / precise(torch.tensor(copies, device=device))
+        return cls(
+            names=tuple(_WRAPPERS.sub("", name) for name, _ in pairs),
+            numels=tuple(tensor.numel() for _, tensor in pairs),
+            layers=layers,
+            index=torch.tensor([number[layer] for layer in layer_names], dtype=torch.long, device=device),
+            shares=shares,
+        )
+
+    @property
+    def width(self) -> int:
+        """Length of what `summarise` returns."""
+        return EXTRA + len(self.layers)
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """True for a `DTensor`, of which this rank holds a part."""
+    return hasattr(tensor, "device_mesh") and hasattr(tensor, "placements")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor, detached, as real floating-point numbers."""
+    tensor = tensor.detach()
+    if is_sharded(tensor):
+        tensor = tensor.to_local()  # type: ignore[attr-defined]
+    if tensor.is_sparse:
+        tensor = tensor.coalesce().values()
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def has_norm(tensor: Tensor) -> bool:
+    """False for integers and for packed formats of quantised weights, of which a norm says nothing."""
+    return tensor.dtype in _FLOATING
+
+
+def squares(tensors: Sequence[Tensor | None]) -> Tensor:
+    """(P,) squares of the Euclidean norms of what this rank holds; 0 for None. One pass, no copy, no waiting."""
+    present = [local(tensor) for tensor in tensors if tensor is not None]
+    if not present:
+        return torch.zeros(len(tensors), dtype=torch.float64)
+    device = present[0].device
+    dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in present) else torch.float32
+    norms = iter(torch._foreach_norm(present, 2, dtype))
+    zero = torch.zeros((), dtype=dtype, device=device)
+    stacked = torch.stack([zero if tensor is None else next(norms).to(device) for tensor in tensors])
+    return precise(stacked).square()
+
+
+def summarise(steps: Tensor, layout: Layout) -> Tensor:
+    """(L + 3,) of the squares of K steps: how many steps, tensors not finite, mean total norm, mean norms per layer.
+
+    Args:
+        steps: (K, P) squares, whole ones (summed over shards).
+
+    Means are over the steps with a finite value, NaN where there is none. The number of tensors not finite is that
+    of the worst step.
+    """
+    by_layer = steps.new_zeros(len(steps), len(layout.layers)).index_add_(1, layout.index.to(steps.device), steps)
+    norms = torch.cat([by_layer.sum(dim=1, keepdim=True), by_layer], dim=1).sqrt()
+    means = norms.masked_fill(~norms.isfinite(), math.nan).nanmean(dim=0)
+    worst = (~steps.isfinite()).sum(dim=1).max().to(steps.dtype)
+    return torch.cat([torch.full_like(means[:1], len(steps)), worst.reshape(1), means])
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A summary on the host. `total` and the layers' norms are None where no step had a finite one."""
+
+    steps: int
+    not_finite: int
+    total: float | None
+    layers: dict[str, float]
+
+    @classmethod
+    def read(cls, values: Sequence[float], layout: Layout) -> Summary | None:
+        """None where no step was measured."""
+        if not math.isfinite(values[0]) or values[0] < 1:
+            return None
+        norms = dict(zip(layout.layers, values[EXTRA : layout.width], strict=True))
+        return cls(
+            steps=int(values[0]),
+            not_finite=int(values[1]),
+            total=values[2] if math.isfinite(values[2]) else None,
+            layers={layer: norm for layer, norm in norms.items() if math.isfinite(norm)},
+        )
+
+
+def spread(prefix: str, values: Iterable[float], *, extremes: bool = True) -> dict[str, float]:
+    """Quantiles over layers (linear interpolation), with the extremes; empty without a finite value."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return {}
+    points = dict(zip((name for name, _ in QUANTILES), np.quantile(finite, [q for _, q in QUANTILES]), strict=True))
+    if extremes:
+        points |= {"max": max(finite), "min": min(finite)}
+    return {f"{prefix}/{name}": float(value) for name, value in points.items()}
+
+
+def _device(tensors: Iterable[Tensor]) -> torch.device:
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+def _copies(tensor: Tensor) -> float:
+    """How many ranks hold each element."""
+    ranks = torch.distributed.get_world_size()
+    if not is_sharded(tensor):
+        return float(ranks)
+    mesh = tensor.device_mesh  # type: ignore[attr-defined]
+    parts = [mesh.size(axis) for axis, place in enumerate(tensor.placements) if not place.is_replicate()]  # type: ignore[attr-defined]
+    copies: float = ranks / math.prod(parts)
+    return copies

@@ -1,0 +1,294 @@
+"""Looks at gradients, weights and updates where the optimizer makes a real step, in any training loop.
+
+The hooks of `torch.optim.Optimizer` fire on real steps only: not on accumulation steps, not on steps that a gradient
+scaler skips. They queue small results on the device and wait for nothing; `pending` reduces what was queued to one
+vector, which travels to the host with the step's other numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from rldk_tracking.metrics import gradients, updates, weights
+from rldk_tracking.metrics.layers import Layout, Summary, summarise
+from rldk_tracking.metrics.noise_scale import NoiseScale
+from rldk_tracking.sources.clipping import ClippingWatch
+
+logger = logging.getLogger(__name__)
+
+Level = Literal["light", "standard", "full"]
+LEVELS: tuple[Level, ...] = ("light", "standard", "full")
+
+QUANTITIES = ("gradients", "weights", "updates", "adam")
+HEADER = ("learning_rate", "clipped_fraction", "noise_scale")
+KEPT_STEPS = 1024
+"""Optimizer steps that are kept where nobody asks for them."""
+SMALL_MODEL = 20_000_000
+"""Up to so many parameters updates are measured in every step at the level "standard" too."""
+
+
+class OptimizerProbe:
+    """Hooks on one optimizer, from construction to `detach`.
+
+    Args:
+        optimizer: a torch optimizer, or accelerate's wrapper of one.
+        model: gives the parameters their names.
+        level: "light" measures gradients; "standard" weights too, and updates every `interval` steps; "full" all of it
+            in every step, and the gradient noise scale.
+        accelerator: where given, gradients are read before its `clip_grad_norm_` scales them down. Otherwise they are
+            what the optimizer sees.
+        interval: optimizer steps between two measurements of updates at the level "standard"; by default 1 for models
+            of up to 20 million parameters, else 10.
+        micro_batch_size: samples in one backward pass of one rank, for the noise scale.
+
+    Attributes:
+        layout: the parameters of the optimizer and their layers.
+        missing: what cannot be read from this optimizer, in words.
+    """
+
+    def __init__(
+        self,
+        optimizer: Any,
+        model: Any = None,
+        level: Level = "standard",
+        *,
+        accelerator: Any = None,
+        interval: int | None = None,
+        micro_batch_size: float | None = None,
+    ) -> None:
+        if level not in LEVELS:
+            raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}.")
+        self.level = level
+        self.missing: list[str] = []
+        self._model = weakref.ref(model) if isinstance(model, torch.nn.Module) else lambda: None
+        self._optimizer = unwrap(optimizer)
+        self._interval = interval
+        self._handles: list[Any] = []
+        self._queue: dict[str, deque[Tensor]] = {name: deque(maxlen=KEPT_STEPS) for name in QUANTITIES}
+        self._limits: deque[float] = deque(maxlen=KEPT_STEPS)
+        self._limit: float | None = None
+        self._gradients: Tensor | None = None
+        self._snapshot: updates.Snapshot | None = None
+        self._sampled: list[int] = []
+        self._steps = 0
+        self._parameters: list[Tensor] = []
+        self._clipping: ClippingWatch | None = None
+        self._noise: NoiseScale | None = None
+        self.layout = Layout.of([])
+        if self._optimizer is None:
+            self._lacks(
+                f"{type(optimizer).__name__} is no torch optimizer: nothing of gradients and updates can be read"
+            )
+            return
+        self._find_parameters(self._optimizer)
+        self._handles = [
+            self._optimizer.register_step_pre_hook(self._before_step),
+            self._optimizer.register_step_post_hook(self._after_step),
+        ]
+        if accelerator is not None and hasattr(accelerator, "clip_grad_norm_"):
+            self._clipping = ClippingWatch(accelerator, self._before_clipping)
+        if level == "full" and micro_batch_size is not None and self.layout.shares is None:
+            self._noise = NoiseScale(micro_batch_size, _ranks())
+
+    # What the run asks for.
+
+    def pending(self) -> Tensor:
+        """(n,) numbers of the optimizer steps since the last call, on the device; n never changes.
+
+        Where the parameters are sharded this sums over all ranks, which must all call it at the same point.
+        """
+        if self._optimizer is None:
+            return torch.zeros(0, dtype=torch.float64)
+        device = self.layout.index.device
+        steps, limits = self._drain(), list(self._limits)
+        self._limits.clear()
+        absent = torch.full((self.layout.width,), math.nan, dtype=torch.float64, device=device)
+        clipped = noise = absent[0]
+        if limits and len(limits) == len(steps.get("gradients", ())):
+            norms = steps["gradients"].sum(dim=1).sqrt()
+            clipped = torch.stack([norm > limit for norm, limit in zip(norms, limits, strict=True)]).double().mean()
+        if self._noise is not None:
+            noise = self._noise.value(absent[0])
+        header = torch.stack([_learning_rate(self._optimizer, device), clipped, noise])
+        return torch.cat(
+            [header] + [summarise(steps[name], self.layout) if name in steps else absent for name in QUANTITIES]
+        )
+
+    def read(self, values: Sequence[float]) -> dict[str, float]:
+        """The keys of a vector that `pending` made, once it is on the host."""
+        if len(values) < len(HEADER):
+            return {}
+        header, parts = dict(zip(HEADER, values, strict=False)), self._parts(values)
+        metrics = gradients.read(parts["gradients"], self.layout) | weights.read(parts["weights"], self.layout)
+        metrics |= updates.read(parts["updates"], parts["adam"], parts["weights"], self.layout)
+        for name, key in (
+            ("learning_rate", "rldk/update/learning_rate"),
+            ("clipped_fraction", "rldk/grad/norm_clipped_fraction"),
+            ("noise_scale", "rldk/grad/noise_scale"),
+        ):
+            if math.isfinite(header[name]):
+                metrics[key] = header[name]
+        return metrics
+
+    def layers(self, values: Sequence[float]) -> dict[str, dict[str, float]]:
+        """Mean norms per layer of "gradients", "weights", "updates" and "adam"; those that were measured."""
+        found = {name: Summary.read(part, self.layout) for name, part in self._parts(values).items()}
+        return {name: summary.layers for name, summary in found.items() if summary is not None}
+
+    def check_weights(self) -> Tensor:
+        """Number of tensors of the whole model, frozen ones too, that are not finite: a scalar on the device."""
+        model = self._model()
+        parameters = list(model.parameters()) if model is not None else self._parameters
+        return weights.not_finite(parameters)
+
+    def observe_micro_gradient(self) -> None:
+        """A backward pass is over and no optimizer step follows: for the noise scale, at the level "full"."""
+        if self._noise is not None:
+            self._noise.micro(lambda: gradients.measure(self._parameters).sum())
+
+    def detach(self) -> None:
+        """Take out every hook."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        if self._clipping is not None:
+            self._clipping.detach()
+            self._clipping = None
+        self._snapshot = None
+
+    # What the hooks do.
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if sum(len(group["params"]) for group in optimizer.param_groups) != len(self._parameters):
+            self._find_parameters(optimizer)
+        if self._gradients is None:
+            # A fused optimizer under a gradient scaler divides by the scale inside its step.
+            self._gradients = self._gradient_squares(getattr(optimizer, "grad_scale", None))
+        squares = self._gradients
+        self._queue["gradients"].append(squares)
+        if self._limit is not None:
+            self._limits.append(self._limit)
+        if self._noise is not None:
+            self._noise.step(squares.sum())
+        self._gradients = self._limit = None
+        if self._measures_updates() and self._sampled:
+            self._snapshot = updates.Snapshot([self._parameters[index] for index in self._sampled])
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if self.level != "light":
+            self._queue["weights"].append(weights.measure(self._parameters))
+        if self._measures_updates():
+            self._measure_updates(optimizer)
+        self._snapshot = None
+        self._steps += 1
+
+    def _gradient_squares(self, scale: Tensor | None) -> Tensor:
+        squares = gradients.measure(self._parameters)
+        return squares if scale is None else squares / scale.to(squares).square()
+
+    def _measure_updates(self, optimizer: torch.optim.Optimizer) -> None:
+        device = self.layout.index.device
+        zero = torch.zeros((), dtype=torch.float64, device=device)
+        moved = [zero] * len(self._parameters)
+        adam = [zero] * len(self._parameters)
+        if self._snapshot is not None:
+            parameters = [self._parameters[index] for index in self._sampled]
+            for index, square in zip(self._sampled, self._snapshot.squares(parameters), strict=True):
+                moved[index] = square.to(device)
+        sampled, index = set(self._sampled), -1
+        decoupled = isinstance(optimizer, torch.optim.AdamW)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                index += 1
+                state = optimizer.state.get(parameter)
+                if index in sampled or parameter.grad is None or not state:
+                    continue
+                pair = updates.adam_squares(
+                    parameter, state, group, bool(group.get("decoupled_weight_decay", decoupled))
+                )
+                moved[index], adam[index] = (square.to(device) for square in pair)
+        self._queue["updates"].append(torch.stack(moved))
+        if not sampled:
+            self._queue["adam"].append(torch.stack(adam))
+
+    def _measures_updates(self) -> bool:
+        if self.level == "light":
+            return False
+        interval = self._interval or (1 if sum(self.layout.numels) <= SMALL_MODEL else 10)
+        return self.level == "full" or self._steps % interval == 0
+
+    # Preparations.
+
+    def _find_parameters(self, optimizer: torch.optim.Optimizer) -> None:
+        model = self._model()
+        names = {} if model is None else {parameter: name for name, parameter in model.named_parameters()}
+        named, unknown = [], 0
+        for number, group in enumerate(optimizer.param_groups):
+            for position, parameter in enumerate(group["params"]):
+                name = names.get(parameter)
+                unknown += name is None
+                named.append((name or f"group{number}.{position}", parameter))
+        if unknown and model is not None:
+            self._lacks(f"{unknown} parameters of the optimizer are not the model's own: their layers have no names")
+        self._parameters = [parameter for _, parameter in named]
+        self._sampled = [i for i, p in enumerate(self._parameters) if not updates.is_exact(optimizer, p)]
+        self.layout = Layout.of(named)
+        for queue in self._queue.values():
+            queue.clear()
+        self._gradients = None
+
+    def _before_clipping(self, limit: float | None, scale: Tensor | None) -> None:
+        self._gradients = self._gradient_squares(scale)
+        self._limit = limit
+
+    def _drain(self) -> dict[str, Tensor]:
+        """(K, P) squares for each quantity that was measured, summed over shards."""
+        steps = {name: torch.stack(list(queue)) for name, queue in self._queue.items() if queue}
+        for queue in self._queue.values():
+            queue.clear()
+        shares = self.layout.shares
+        if shares is None or not steps:
+            return steps
+        flat = torch.cat([(squares * shares).flatten() for squares in steps.values()])
+        torch.distributed.all_reduce(flat)
+        pieces = torch.split(flat, [squares.numel() for squares in steps.values()])
+        return {name: piece.reshape(-1, len(shares)) for name, piece in zip(steps, pieces, strict=True)}
+
+    def _parts(self, values: Sequence[float]) -> dict[str, Sequence[float]]:
+        width, start = self.layout.width, len(HEADER)
+        return {
+            name: values[start + index * width : start + (index + 1) * width] for index, name in enumerate(QUANTITIES)
+        }
+
+    def _lacks(self, sentence: str) -> None:
+        if sentence not in self.missing:
+            self.missing.append(sentence)
+            logger.warning("rldk: %s.", sentence)
+
+
+def unwrap(optimizer: Any) -> torch.optim.Optimizer | None:
+    """The innermost torch optimizer of accelerate's and others' wrappers, None where there is none."""
+    found = optimizer if isinstance(optimizer, torch.optim.Optimizer) else None
+    inner = getattr(optimizer, "optimizer", None)
+    return found if inner is None else unwrap(inner) or found
+
+
+def _learning_rate(optimizer: torch.optim.Optimizer, device: torch.device) -> Tensor:
+    """The largest of the groups, a float64 scalar on the device."""
+    rates = [group["lr"] for group in optimizer.param_groups if "lr" in group and group["params"]]
+    if any(isinstance(rate, Tensor) for rate in rates):
+        return torch.stack([torch.as_tensor(rate, dtype=torch.float64).to(device) for rate in rates]).max()
+    return torch.full((), max(rates, default=math.nan), dtype=torch.float64, device=device)
+
+
+def _ranks() -> int:
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if distributed else 1
