@@ -1,4 +1,4 @@
-"""The adapter that a backend implements: seven methods, of which all but `log` default to doing nothing."""
+"""The adapter that a backend implements: a handful of methods, of which all but `log` default to doing nothing."""
 
 from __future__ import annotations
 
@@ -34,6 +34,26 @@ class RunInfo:
     control: Any = None
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The metrics of one step, with the time (seconds since the epoch) at which they were produced.
+
+    The time is taken once, so that a row that is sent a second time is the same row to a store that compares.
+    """
+
+    metrics: Mapping[str, float]
+    step: int
+    time: float
+
+
+class UnavailableError(Exception):
+    """The backend cannot be reached now; the same call may pass later. `Delivery` retries for as long as it runs."""
+
+
+class RejectedError(Exception):
+    """The backend will not take this call, now or later, or must not be asked twice. `Delivery` does not retry."""
+
+
 class Tracker(ABC):
     """One backend. It joins the run that is open, never opens a second one, never ends one that it did not start.
 
@@ -44,6 +64,13 @@ class Tracker(ABC):
     name: ClassVar[str] = "tracker"
     threaded: ClassVar[bool] = True
     """False where the calls are quick and local, or where the backend must be called on the training thread."""
+    batch: ClassVar[int] = 1
+    """How many consecutive rows `log_rows` takes at once; more than one only where they are written all or none."""
+
+    @property
+    def joined(self) -> bool:
+        """Whether there is a run to write to. While False, `Delivery` keeps what it gets, and `open` is due again."""
+        return True
 
     def open(self, run: RunInfo) -> None:
         """Join the run. Called on the training thread at train begin, and again by a tracker that found no run yet."""
@@ -52,6 +79,11 @@ class Tracker(ABC):
     @abstractmethod
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Write one row. Every value is a finite float; keys are `rldk/...`."""
+
+    def log_rows(self, rows: Sequence[Row]) -> None:
+        """Write at most `batch` rows, in order. Overridden by a backend that stores a row's time or writes in bulk."""
+        for row in rows:
+            self.log(row.metrics, row.step)
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         """Write a table (samples, worst layers)."""
@@ -72,6 +104,10 @@ class Tracker(ABC):
     def url(self) -> str | None:
         """Address of the run's page, where one is known."""
         return None
+
+    def address(self) -> Mapping[str, str]:
+        """What a later process needs to write into the same run (ids and places, no secrets). Kept in the journal."""
+        return {}
 
     def close(self) -> None:
         """Flush. Called once, after the last `log`."""

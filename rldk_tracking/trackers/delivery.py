@@ -1,0 +1,317 @@
+"""Hands calls to one tracker without making the training wait for it or fall with it.
+
+`put` appends to a bounded queue; one daemon thread hands the queue on, in order. A tracker that fails is asked again
+after a pause that doubles, while the queue holds what is produced meanwhile. What does not fit, what the tracker
+rejects, and what is left when the time limit of `close` is over goes to a journal, where there is one.
+
+A tracker with `threaded = False` is called on the caller's thread, with the same shield.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import re
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from rldk_tracking.trackers.base import RejectedError, Row, RunInfo, Tracker, UnavailableError
+from rldk_tracking.trackers.journal import Journal, encode
+
+logger = logging.getLogger(__name__)
+
+_AT_EXIT_SECONDS = 5.0
+_DIRECT_BACKLOG = 20
+"""How many overdue calls an unthreaded tracker may get in one `put`, so that its recovery costs no long step."""
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@|(?<=hooks\.slack\.com/)[^\s'\")]+")
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    method: str
+    args: tuple[Any, ...]
+    time: float
+
+
+class Delivery:
+    """The way to one tracker. Nothing here raises, and `put` never waits.
+
+    Args:
+        tracker: the backend; `open` it on the training thread, here or directly.
+        capacity: rows that wait at most. Alerts, tables and statuses are few and are always taken.
+        journal: JSON-lines file (mode 600) for calls that could not be delivered.
+        backoff: pause after the first fault in seconds; it doubles with every further one.
+        backoff_limit: longest pause in seconds.
+        attempts: how often a call is tried that fails in an unknown way. `UnavailableError` and OSError are retried for
+            as long as the run lasts, `RejectedError` never.
+        stall: seconds after which a call that has not come back counts as a fault of health.
+
+    Attributes:
+        errors: faults so far, the tracker's and the journal's.
+        delivered: calls that the tracker took.
+        journaled: calls that went to the journal instead.
+        lost: calls that went nowhere. With a journal that can be written, 0.
+    """
+
+    def __init__(
+        self,
+        tracker: Tracker,
+        *,
+        capacity: int = 1000,
+        journal: str | os.PathLike[str] | None = None,
+        backoff: float = 0.5,
+        backoff_limit: float = 30.0,
+        attempts: int = 5,
+        stall: float = 10.0,
+    ) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity must be at least 1, got {capacity}")
+        self.tracker = tracker
+        self.errors = 0
+        self.delivered = 0
+        self.journaled = 0
+        self.lost = 0
+        self._capacity = capacity
+        self._journal = None if journal is None else Journal(journal)
+        self._backoff = backoff
+        self._backoff_limit = backoff_limit
+        self._attempts = attempts
+        self._stall = stall
+        self._queue: deque[_Call] = deque()
+        self._in_flight: list[_Call] = []
+        self._in_flight_since: float | None = None
+        self._tries = 0
+        self._faults_in_row = 0
+        self._single = 0
+        self._retry_at = 0.0
+        self._deadline: float | None = None
+        self._abandoned = False
+        self._logged: set[str] = set()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last call passed and none has been under way for longer than `stall` seconds."""
+        since = self._in_flight_since
+        return self._faults_in_row == 0 and (since is None or time.monotonic() - since < self._stall)
+
+    @property
+    def waiting(self) -> int:
+        """Calls that the tracker has not taken yet."""
+        return len(self._queue) + len(self._in_flight)
+
+    def open(self, run: RunInfo) -> None:
+        """Let the tracker join the run, on this thread."""
+        try:
+            self.tracker.open(run)
+        except Exception as fault:  # noqa: BLE001 - no fault of a backend may reach the training
+            self._count(fault)
+        with self._changed:
+            self._changed.notify_all()
+
+    def put(self, method: str, *args: Any) -> None:
+        """Have `tracker.<method>(*args)` called soon. Never waits nor raises; the caller changes no argument later."""
+        call = _Call(method, args, time.time())
+        with self._changed:
+            closed = self._deadline is not None
+            full = method == "log" and len(self._queue) + len(self._in_flight) >= self._capacity
+            if not closed and not full:
+                self._queue.append(call)
+                self._changed.notify_all()
+        if closed or full:
+            self._give_up([call], uncertain=False)
+        elif self.tracker.threaded:
+            self._start()
+        else:
+            self._drain(_DIRECT_BACKLOG)
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until nothing waits, for at most `timeout` seconds. Returns whether that came to pass."""
+        deadline = time.monotonic() + timeout
+        if not self.tracker.threaded:
+            self._drain(None)
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._queue and not self._in_flight, deadline - time.monotonic())
+
+    def close(self, timeout: float = 15.0) -> None:
+        """Deliver what waits and close the tracker, for at most `timeout` seconds; journal the rest."""
+        with self._changed:
+            if self._deadline is not None:
+                return
+            # The tracker gets the last tenth to close in.
+            self._deadline = time.monotonic() + 0.9 * timeout
+            self._retry_at = 0.0
+            self._changed.notify_all()
+        if self.tracker.threaded:
+            self._start()
+            if self._thread is not None:
+                self._thread.join(timeout)
+        else:
+            self._drain(None)
+            self._close_tracker()
+        atexit.unregister(self._close_at_exit)
+        with self._changed:
+            self._abandoned = True
+            uncertain, rest = self._in_flight, list(self._queue)
+            self._in_flight = []
+            self._queue.clear()
+        self._give_up(uncertain, uncertain=True)
+        self._give_up(rest, uncertain=False)
+        self._report()
+        if self._journal is not None:
+            self._journal.close()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            thread = threading.Thread(target=self._work, name=f"rldk-{self.tracker.name}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as fault:
+                # No more threads, or the interpreter is ending: what waits is journaled at close.
+                self._count(fault)
+                return
+            self._thread = thread
+            # A training that ends in an exception closes nothing; its last rows are those that tell why.
+            atexit.register(self._close_at_exit)
+
+    def _close_at_exit(self) -> None:
+        self.close(_AT_EXIT_SECONDS)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._is_due():
+                    if self._is_done():
+                        break
+                    self._changed.wait(self._pause())
+                if self._is_done():
+                    break
+            self._attempt()
+        self._close_tracker()
+
+    def _drain(self, limit: int | None) -> None:
+        taken = 0
+        while self._is_due() and not self._is_done() and (limit is None or taken < limit):
+            self._attempt()
+            taken += 1
+
+    def _is_due(self) -> bool:
+        return bool(self._queue) and self.tracker.joined and time.monotonic() >= self._retry_at
+
+    def _is_done(self) -> bool:
+        if self._deadline is None:
+            return False
+        return not self._queue or not self.tracker.joined or time.monotonic() >= self._deadline
+
+    def _pause(self) -> float | None:
+        """Seconds until something may have become due without anybody's notice, None for never."""
+        if not self._queue or not self.tracker.joined:
+            return None
+        until = self._retry_at if self._deadline is None else min(self._retry_at, self._deadline)
+        return max(0.0, until - time.monotonic())
+
+    def _attempt(self) -> None:
+        with self._changed:
+            calls = self._in_flight = self._take()
+            self._in_flight_since = time.monotonic()
+        try:
+            self._hand_on(calls)
+        except Exception as fault:  # noqa: BLE001 - no fault of a backend may reach the training
+            self._failed(calls, fault)
+            return
+        with self._changed:
+            self._in_flight_since = None
+            if self._abandoned:
+                return
+            self._in_flight = []
+            self.delivered += len(calls)
+            self._tries = self._faults_in_row = 0
+            self._single = max(0, self._single - 1)
+            self._changed.notify_all()
+
+    def _take(self) -> list[_Call]:
+        """The next call, or the next rows that the tracker writes at once."""
+        calls = [self._queue.popleft()]
+        most = 1 if self._single else self.tracker.batch
+        while calls[0].method == "log" and len(calls) < most and self._queue and self._queue[0].method == "log":
+            calls.append(self._queue.popleft())
+        return calls
+
+    def _hand_on(self, calls: list[_Call]) -> None:
+        if calls[0].method == "log":
+            self.tracker.log_rows([Row(call.args[0], call.args[1], call.time) for call in calls])
+        else:
+            getattr(self.tracker, calls[0].method)(*calls[0].args)
+
+    def _failed(self, calls: list[_Call], fault: Exception) -> None:
+        self._count(fault)
+        hopeless: list[_Call] = []
+        with self._changed:
+            self._in_flight_since = None
+            if self._abandoned:
+                return
+            self._in_flight = []
+            self._tries += 1
+            self._faults_in_row += 1
+            may_pass = isinstance(fault, (UnavailableError, OSError)) or self._tries < self._attempts
+            if may_pass and not isinstance(fault, RejectedError):
+                self._queue.extendleft(reversed(calls))
+            elif len(calls) > 1:
+                # One of them is the bad one: the others must not be thrown away with it.
+                self._queue.extendleft(reversed(calls))
+                self._single, self._tries = len(calls), 0
+            else:
+                hopeless, self._tries = calls, 0
+                self._single = max(0, self._single - 1)
+            pause = min(self._backoff * 2.0 ** min(self._faults_in_row - 1, 30), self._backoff_limit)
+            self._retry_at = time.monotonic() + pause
+            self._changed.notify_all()
+        self._give_up(hopeless, uncertain=False)
+
+    def _close_tracker(self) -> None:
+        try:
+            self.tracker.close()
+        except Exception as fault:  # noqa: BLE001 - no fault of a backend may reach the training
+            self._count(fault)
+
+    def _give_up(self, calls: list[_Call], uncertain: bool) -> None:
+        if not calls:
+            return
+        if self._journal is None:
+            self.lost += len(calls)
+            return
+        try:
+            origin: dict[str, Any] = {"tracker": self.tracker.name, "to": dict(self.tracker.address())}
+            if uncertain:
+                origin["uncertain"] = True
+            self._journal.append([origin | encode(call.method, call.args, call.time) for call in calls])
+        except Exception as fault:  # noqa: BLE001 - a full disk is no reason to end a training either
+            self.lost += len(calls)
+            self._count(fault)
+        else:
+            self.journaled += len(calls)
+
+    def _count(self, fault: Exception) -> None:
+        self.errors += 1
+        kind = type(fault).__name__
+        if kind in self._logged:
+            return
+        self._logged.add(kind)
+        cause = _CREDENTIALS.sub("***", f"{kind}: {fault}")[:2000]
+        logger.warning(
+            "%s does not take what it is given: %s. Training goes on; this is said once.", self.tracker.name, cause
+        )
+
+    def _report(self) -> None:
+        if self.journaled and self._journal is not None:
+            logger.warning(
+                "%d calls did not reach %s and wait in %s.", self.journaled, self.tracker.name, self._journal.path
+            )
+        if self.lost:
+            logger.warning("%d calls did not reach %s and are lost.", self.lost, self.tracker.name)

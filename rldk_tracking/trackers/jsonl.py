@@ -1,0 +1,77 @@
+"""One JSON object a line in a local file: the tracker of runs that have no other."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rldk_tracking.health.alert import Alert
+from rldk_tracking.trackers.base import Row, RunInfo, Tracker
+from rldk_tracking.trackers.journal import Journal, encode
+
+FILE_NAME = "run.jsonl"
+
+
+class JsonlTracker(Tracker):
+    """Appends to a file that only its owner can read; `rldk_tracking.trackers.journal` describes the lines.
+
+    Args:
+        path: a file that ends in `.jsonl`, or a folder, in which `run.jsonl` is written. Without it, the folder `rldk`
+            in the trainer's output folder.
+    """
+
+    name: ClassVar[str] = "jsonl"
+    threaded: ClassVar[bool] = False
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self._journal = None if path is None else Journal(_file(Path(path)))
+
+    @property
+    def path(self) -> Path | None:
+        """The file, None until a run without an explicit path is opened."""
+        return None if self._journal is None else self._journal.path
+
+    @property
+    def joined(self) -> bool:
+        return self._journal is not None
+
+    def open(self, run: RunInfo) -> None:
+        if self._journal is None:
+            self._journal = Journal(_file(Path(run.output_dir or ".") / "rldk"))
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self.log_rows([Row(metrics, step, time.time())])
+
+    def log_rows(self, rows: Sequence[Row]) -> None:
+        self._opened().append([encode("log", (row.metrics, row.step), row.time) for row in rows])
+
+    def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        self._opened().append([encode("log_table", (key, columns, rows, step), time.time())])
+
+    def log_figure(self, key: str, svg: str, step: int) -> None:
+        self._opened().append([encode("log_figure", (key, svg, step), time.time())])
+
+    def alert(self, alert: Alert) -> None:
+        self._opened().append([encode("alert", (alert,), time.time())])
+
+    def status(self, status: str, metrics: Mapping[str, float], step: int) -> None:
+        self._opened().append([encode("status", (status, metrics, step), time.time())])
+
+    def address(self) -> Mapping[str, str]:
+        return {} if self.path is None else {"path": str(self.path)}
+
+    def close(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+
+    def _opened(self) -> Journal:
+        if self._journal is None:
+            raise RuntimeError("JsonlTracker without a path must be opened before it is written to")
+        return self._journal
+
+
+def _file(path: Path) -> Path:
+    return path if path.suffix == ".jsonl" else path / FILE_NAME

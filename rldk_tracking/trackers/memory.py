@@ -1,0 +1,47 @@
+"""Keeps everything in lists, for tests and notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from rldk_tracking.health.alert import Alert
+from rldk_tracking.trackers.base import Tracker
+
+
+class InMemoryTracker(Tracker):
+    """What the run produced, as plain Python.
+
+    Attributes:
+        series: key -> [(step, value), ...] in the order written.
+        alerts: every alert and every end of one.
+        tables: key -> [(step, columns, rows), ...].
+        figures: key -> [(step, svg), ...].
+        statuses: [(step, status), ...].
+    """
+
+    name: ClassVar[str] = "memory"
+    threaded: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self.series: dict[str, list[tuple[int, float]]] = {}
+        self.alerts: list[Alert] = []
+        self.tables: dict[str, list[tuple[int, list[str], list[list[Any]]]]] = {}
+        self.figures: dict[str, list[tuple[int, str]]] = {}
+        self.statuses: list[tuple[int, str]] = []
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        for key, value in metrics.items():
+            self.series.setdefault(key, []).append((step, value))
+
+    def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        self.tables.setdefault(key, []).append((step, list(columns), [list(row) for row in rows]))
+
+    def log_figure(self, key: str, svg: str, step: int) -> None:
+        self.figures.setdefault(key, []).append((step, svg))
+
+    def alert(self, alert: Alert) -> None:
+        self.alerts.append(alert)
+
+    def status(self, status: str, metrics: Mapping[str, float], step: int) -> None:
+        self.statuses.append((step, status))

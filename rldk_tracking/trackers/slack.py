@@ -1,0 +1,269 @@
+"""Slack: one message when an alert fires, one when it ends, through an incoming webhook.
+
+The webhook's address is a secret: whoever knows it can post. It is kept out of reprs, logs, exceptions and pickles.
+Messages hold the alert's own words and numbers; prompts and completions never leave the machine this way.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
+
+from rldk_tracking.health.alert import SEVERITIES, Alert, Severity
+from rldk_tracking.trackers.base import RejectedError, RunInfo, Tracker, UnavailableError
+
+ENVIRONMENT = "RLDK_SLACK_WEBHOOK_URL"
+LOOPBACK_ENVIRONMENT = "RLDK_ALLOW_LOOPBACK_WEBHOOK"
+
+_TIMEOUT = (5.0, 10.0)
+_LONGEST_RETRY_AFTER = 120
+_TEXT_LENGTH = 2000
+_URLLIB3_LOGGERS = ("urllib3.connectionpool", "urllib3.util.retry")
+
+
+class SlackNotifier(Tracker):
+    """Posts alerts to an incoming webhook. Series do not go there.
+
+    Args:
+        webhook_url: `https://hooks.slack.com/services/...`; without it, `RLDK_SLACK_WEBHOOK_URL`.
+        allow_loopback: let the address be plain http on this machine, for tests and relays; also by
+            `RLDK_ALLOW_LOOPBACK_WEBHOOK=1`.
+        min_severity: alerts below it are not sent.
+        retries: how often a request is repeated that was not accepted (429, 5xx, no connection).
+        backoff: seconds before the second repetition; doubled at each further one. Slack's Retry-After goes first.
+
+    Raises:
+        ValueError: no address, or one that is not https. The message does not quote it.
+    """
+
+    name: ClassVar[str] = "slack"
+
+    def __init__(
+        self,
+        webhook_url: str | None = None,
+        *,
+        allow_loopback: bool = False,
+        min_severity: Severity = "warning",
+        retries: int = 4,
+        backoff: float = 1.0,
+    ) -> None:
+        if min_severity not in SEVERITIES:
+            raise ValueError(f"min_severity must be one of {', '.join(SEVERITIES)}, got {min_severity!r}")
+        url = webhook_url or os.environ.get(ENVIRONMENT, "")
+        allow_loopback = allow_loopback or os.environ.get(LOOPBACK_ENVIRONMENT) == "1"
+        problem = _problem(url, allow_loopback)
+        if problem is not None:
+            raise ValueError(problem)
+        self._webhook = _Secret(url)
+        self._min_severity: Severity = min_severity
+        self._retries = retries
+        self._backoff = backoff
+        self._session: requests.Session | None = None
+        self._sent: dict[str, tuple[str, str]] = {}
+        self._run_name: str | None = None
+        self._pages: list[Callable[[], str | None]] = []
+
+    def __repr__(self) -> str:
+        return f"SlackNotifier(webhook_url=***, min_severity={self._min_severity!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_webhook": _Secret(""), "_session": None, "_pages": []}
+
+    def link_to(self, trackers: Iterable[Tracker]) -> None:
+        """Messages link to the run's page in the first of these trackers that has one when the message is sent."""
+        self._pages = [tracker.url for tracker in trackers if tracker is not self]
+
+    def open(self, run: RunInfo) -> None:
+        self._run_name = run.name
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Series are for trackers; a channel gets alerts."""
+
+    def alert(self, alert: Alert) -> None:
+        """Post it, unless it is too mild or the channel knows already."""
+        news = (alert.state, alert.severity)
+        if SEVERITIES.index(alert.severity) < SEVERITIES.index(self._min_severity):
+            return
+        if self._sent.get(alert.rule) == news:
+            return
+        self._post(slack_payload(alert, self._page(), self._run_name))
+        self._sent[alert.rule] = news
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        self._sent.clear()
+
+    def _page(self) -> str | None:
+        return next((address for page in self._pages if (address := page())), None)
+
+    def _post(self, payload: Mapping[str, Any]) -> None:
+        url = self._webhook.reveal() or os.environ.get(ENVIRONMENT, "")
+        if not url:
+            raise RejectedError(f"the Slack webhook is not known in this process; set {ENVIRONMENT}")
+        if self._session is None:
+            self._session = self._new_session()
+        # The exceptions of requests quote the address. They are left behind before ours is raised, so that no traceback
+        # has them as its context.
+        fault: Exception | None = None
+        status = 0
+        with _redacted_logs(url):
+            try:
+                response = self._session.post(url, json=dict(payload), timeout=_TIMEOUT, allow_redirects=False)
+                status = response.status_code
+                response.close()
+            except requests.exceptions.ReadTimeout:
+                fault = RejectedError("Slack did not answer in time; the message may have arrived and is not repeated")
+            except requests.exceptions.RequestException as error:
+                fault = UnavailableError(f"Slack is not reached ({type(error).__name__})")
+        if fault is not None:
+            raise fault
+        if 200 <= status < 300:
+            return
+        if status == 429 or status >= 500:
+            raise UnavailableError(f"Slack does not accept the message now (HTTP {status})")
+        raise RejectedError(f"Slack refuses the message (HTTP {status})")
+
+    def _new_session(self) -> requests.Session:
+        # A request whose answer is lost is not repeated (`read=0`): two messages about one alert are one too many.
+        retry = Retry(
+            total=self._retries,
+            read=0,
+            backoff_factor=self._backoff,
+            status_forcelist=(429, 500, 502, 503, 504),
+            allowed_methods={"POST"},
+            respect_retry_after_header=True,
+            raise_on_status=False,
+        )
+        # Where urllib3 knows this limit, a server cannot put the thread to sleep for hours.
+        if hasattr(retry, "retry_after_max"):
+            retry.retry_after_max = _LONGEST_RETRY_AFTER
+        session = requests.Session()
+        session.mount("https://", HTTPAdapter(max_retries=retry))
+        session.mount("http://", HTTPAdapter(max_retries=retry))
+        return session
+
+
+def slack_payload(alert: Alert, run_url: str | None, run_name: str | None) -> dict[str, Any]:
+    """The message as Block Kit, with a plain text for notifications.
+
+    Rule ids, messages and names may hold a stranger's text: all of it is escaped for Slack's markup. Evidence is left
+    out, as it may quote samples.
+    """
+    run = run_name or "the run"
+    facts = [f"*Rule*\n{_escape(alert.rule)}", f"*Step*\n{alert.step} (first seen at {alert.first_step})"]
+    if alert.value is not None:
+        facts.append(f"*Value*\n{alert.value:.6g}")
+    if alert.threshold is not None:
+        facts.append(f"*Threshold*\n{alert.threshold:.6g}")
+    blocks: list[dict[str, Any]] = [
+        {"type": "header", "text": {"type": "plain_text", "text": alert.title, "emoji": False}},
+        {"type": "section", "text": _markdown(_escape(alert.message) or alert.title)},
+        {"type": "section", "fields": [_markdown(fact) for fact in facts]},
+    ]
+    if alert.advice and alert.state == "firing":
+        blocks.append({"type": "section", "text": _markdown(f"*Advice*\n{_escape(alert.advice)}")})
+    link = _link(run_url, run)
+    blocks.append({"type": "context", "elements": [_markdown(link)]})
+    text = f"{_escape(alert.title)} (step {alert.step}, {_escape(run)}): {_escape(alert.message)}"
+    return {"text": text, "blocks": blocks, "unfurl_links": False, "unfurl_media": False}
+
+
+def _markdown(text: str) -> dict[str, Any]:
+    # `verbatim` keeps Slack from making links and mentions out of plain words.
+    return {"type": "mrkdwn", "text": text, "verbatim": True}
+
+
+def _escape(text: str) -> str:
+    """Slack's three control characters, https://api.slack.com/reference/surfaces/formatting#escaping."""
+    text = text if len(text) <= _TEXT_LENGTH // 5 else text[: _TEXT_LENGTH // 5 - 1] + "…"
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _link(url: str | None, label: str) -> str:
+    if url is None or not url.startswith(("http://", "https://")):
+        return _escape(label)
+    address = url.replace("&", "&amp;").replace("<", "%3C").replace(">", "%3E").replace("|", "%7C")
+    return f"<{address}|{_escape(label).replace('|', '/')}>"
+
+
+class _Secret:
+    """A string that shows itself to nobody who does not ask for it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def __reduce__(self) -> tuple[type[_Secret], tuple[str]]:
+        return _Secret, ("",)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Secret:
+        return self
+
+
+def _problem(url: str, allow_loopback: bool) -> str | None:
+    """What is wrong with a webhook's address, in words that do not quote it."""
+    if not url:
+        return f"SlackNotifier needs a webhook address: as argument or in {ENVIRONMENT}"
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return "the Slack webhook address cannot be read"
+    if not host:
+        return "the Slack webhook address has no host"
+    if _is_loopback(host):
+        if parts.scheme in ("http", "https") and allow_loopback:
+            return None
+        return f"the Slack webhook is on this machine; allow_loopback=True or {LOOPBACK_ENVIRONMENT}=1 permits that"
+    return None if parts.scheme == "https" else "the Slack webhook address must begin with https://"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+@contextmanager
+def _redacted_logs(url: str) -> Iterator[None]:
+    """While a request is under way, take the address out of what urllib3 logs (its retries are logged as warnings)."""
+    parts = urlsplit(url)
+    secrets = [
+        part for part in (url, parts.path + (f"?{parts.query}" if parts.query else ""), parts.path) if len(part) > 1
+    ]
+
+    def redact(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if any(secret in message for secret in secrets):
+            for secret in secrets:
+                message = message.replace(secret, "/***")
+            record.msg, record.args = message, ()
+        return True
+
+    loggers = [logging.getLogger(name) for name in _URLLIB3_LOGGERS]
+    for logger in loggers:
+        logger.addFilter(redact)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(redact)
