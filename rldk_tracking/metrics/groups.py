@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -32,26 +33,26 @@ class Groups:
         labels = np.unique(group_ids[known], return_inverse=True)[1].reshape(-1)
         return cls(labels, values[known])
 
-    @property
+    @cached_property
     def size(self) -> Array:
         """How many completions each group has."""
         return np.bincount(self.labels).astype(np.float64)
 
-    @property
+    @cached_property
     def lowest(self) -> Array:
         """Each group's lowest value."""
         lowest = np.full(len(self.size), np.inf)
         np.minimum.at(lowest, self.labels, self.values)
         return lowest
 
-    @property
+    @cached_property
     def highest(self) -> Array:
         """Each group's highest value."""
         highest = np.full(len(self.size), -np.inf)
         np.maximum.at(highest, self.labels, self.values)
         return highest
 
-    @property
+    @cached_property
     def std(self) -> Array:
         """Each group's sample standard deviation, NaN in groups of one, exactly 0 where all values are the same."""
         size = self.size
@@ -61,7 +62,7 @@ class Groups:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.sqrt(squares / np.where(size > 1, size - 1, np.nan))
 
-    @property
+    @cached_property
     def tied(self) -> Array:
         """1.0 where all completions of a group have the same value, 0.0 where not, NaN in groups of one."""
         std = self.std

@@ -2,7 +2,7 @@
 
 | key | formula |
 |---|---|
-| rldk/policy/entropy | mean over response tokens of the exact entropy where the rollout holds it, else of -log pi(token) |
+| rldk/policy/entropy | mean over response tokens of the exact entropy, where it is not known of -log pi(token) |
 | rldk/policy/logprob_min | lowest log pi(token) over response tokens |
 
 The mean of -log pi(token) over tokens drawn from pi is an unbiased estimate of the mean entropy, in nats per token.

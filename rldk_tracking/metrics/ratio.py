@@ -8,7 +8,7 @@ With w = pi_new(token) / pi_old(token) over the tokens that the loss counts:
 | rldk/policy/clip_fraction_low | share with w < 1 - clip_low and advantage < 0 |
 | rldk/policy/clip_fraction_high | share with w > 1 + clip_high and advantage > 0 |
 | rldk/policy/clip_fraction | the two together: the share that the objective gives no gradient |
-| rldk/policy/approx_kl | mean over tokens of (log w)^2 / 2, Schulman's k2, TRL's `policy/approxkl_avg` without padding |
+| rldk/policy/approx_kl | mean over tokens of (log w)^2 / 2, as TRL's PPO but without padding; Schulman's k2 |
 | rldk/policy/ratio_mean, ratio_max | of w |
 | rldk/policy/ess | (sum w)^2 / (n sum w^2) over tokens, before any truncation (Kong 1992) |
 | rldk/policy/ess_sequence | the same over completions, with w the product over a completion's tokens |
@@ -81,10 +81,11 @@ def compute(table: Table) -> dict[str, float]:
     low, high = metrics["rldk/policy/clip_fraction_low"], metrics["rldk/policy/clip_fraction_high"]
     if low is not None and high is not None:
         metrics["rldk/policy/clip_fraction"] = low + high
-    columns = {name: table.get(f"ratio/{name}") for name in ("tokens", "log_sum", "log_square_sum", "log_product")}
-    tokens, log_sum, log_square_sum, product = columns.values()
-    if tokens is None or log_sum is None or log_square_sum is None or product is None:
+    names = ("tokens", "log_sum", "log_square_sum", "log_product", "log_max", "first_epoch")
+    columns = [column for name in names if (column := table.get(f"ratio/{name}")) is not None]
+    if len(columns) < len(names):
         return _finite(metrics)
+    tokens, log_sum, log_square_sum, product, log_max, first_epoch = columns
     known = ~np.isnan(log_sum)
     count = float(tokens[known].sum())
     metrics["rldk/policy/ess"] = _sample_size(log_sum[known], log_square_sum[known], count)
@@ -93,8 +94,8 @@ def compute(table: Table) -> dict[str, float]:
         metrics["rldk/policy/ratio_mean"] = _mean_of_exp(product[known], float(known.sum()))
     else:
         metrics["rldk/policy/ratio_mean"] = _mean_of_exp(log_sum[known], count)
-    metrics["rldk/policy/ratio_max"] = _exp(float(np.nanmax(table.columns["ratio/log_max"])))
-    first = known & (table.columns["ratio/first_epoch"] == 1.0)
+    metrics["rldk/policy/ratio_max"] = _exp(float(np.nanmax(log_max)))
+    first = known & (first_epoch == 1.0)
     metrics["rldk/policy/first_epoch_ratio"] = _mean_of_exp(log_sum[first], float(tokens[first].sum()))
     return _finite(metrics)
 

@@ -1,0 +1,79 @@
+"""What the loss weighs tokens with.
+
+| key | formula, over response tokens, or over completions where each has one advantage |
+|---|---|
+| rldk/advantage/mean, std | as used in the loss: whitened where the trainer whitens |
+| rldk/advantage/raw_mean, raw_std | before whitening, where that can be had |
+| rldk/advantage/abs_p99 | 99th percentile of the magnitude, as used |
+| rldk/advantage/fraction_positive | share above 0 |
+| rldk/advantage/length_corr | Spearman, over completions, of the (mean) advantage with the length in tokens |
+
+The correlation is of ranks because both are skewed: one long completion must not decide it. It reads the column
+length/tokens, and the raw advantages where they are there: whitening does not change an order within one batch,
+but trainers whiten each rank or minibatch by itself.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from rldk_tracking.metrics.correlation import spearman
+from rldk_tracking.metrics.moments import merge_moments, moment_columns, moment_names
+from rldk_tracking.metrics.table import Table, masked_sum, precise
+from rldk_tracking.rollout import Rollout
+
+COLUMNS = (*moment_names("advantage/used"), *moment_names("advantage/raw"), "advantage/positive")
+TAILS = ("advantage/magnitude",)
+
+
+def columns(rollout: Rollout) -> dict[str, Tensor]:
+    """(B,) moments of each completion's advantages, and how many of them are positive."""
+    found: dict[str, Tensor] = {}
+    if rollout.advantages is not None:
+        values, mask = _units(rollout.advantages, rollout.mask)
+        found |= moment_columns("advantage/used", values, mask)
+        found["advantage/positive"] = masked_sum(values > 0, mask)
+    if rollout.raw_advantages is not None:
+        found |= moment_columns("advantage/raw", *_units(rollout.raw_advantages, rollout.mask))
+    return found
+
+
+def tails(rollout: Rollout) -> dict[str, tuple[Tensor, Tensor]]:
+    """Values and mask of the quantities whose high quantiles are wanted."""
+    if rollout.advantages is None:
+        return {}
+    values, mask = _units(rollout.advantages, rollout.mask)
+    return {"advantage/magnitude": (values.abs(), mask & ~values.isnan())}
+
+
+def compute(table: Table) -> dict[str, float]:
+    """The keys of this group that exist for this table."""
+    metrics: dict[str, float | None] = {}
+    used, raw = merge_moments(table, "advantage/used"), merge_moments(table, "advantage/raw")
+    if used is not None:
+        metrics["rldk/advantage/mean"] = used.mean
+        metrics["rldk/advantage/std"] = used.std
+        positive, means = table.get("advantage/positive"), table.get("advantage/used/mean")
+        if positive is not None and means is not None:
+            metrics["rldk/advantage/fraction_positive"] = float(positive[means == means].sum()) / used.count
+    if raw is not None:
+        metrics["rldk/advantage/raw_mean"] = raw.mean
+        metrics["rldk/advantage/raw_std"] = raw.std
+    if "advantage/magnitude" in table.tails:
+        metrics["rldk/advantage/abs_p99"] = table.tails["advantage/magnitude"].quantile(0.99)
+    means, lengths = table.get("advantage/raw/mean"), table.get("length/tokens")
+    means = means if means is not None else table.get("advantage/used/mean")
+    if means is not None and lengths is not None:
+        metrics["rldk/advantage/length_corr"] = spearman(means, lengths)
+    return {key: value for key, value in metrics.items() if value is not None and math.isfinite(value)}
+
+
+def _units(advantages: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and mask, (B, T) for advantages of tokens and (B, 1) for advantages of completions."""
+    values = precise(advantages)
+    if values.ndim == 2:
+        return values, mask.bool()
+    return values[:, None], torch.ones_like(values[:, None], dtype=torch.bool)

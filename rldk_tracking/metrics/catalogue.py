@@ -1,0 +1,73 @@
+"""All groups that are computed from a `Rollout` or a `PolicyUpdate`, in one fixed order known to every rank."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from rldk_tracking.metrics import advantage, diversity, kl, length, policy, ratio, reward, sampler, value
+from rldk_tracking.metrics.table import Table
+from rldk_tracking.rollout import PolicyUpdate, Rollout
+
+
+class RolloutGroup(Protocol):
+    """A module of this package that reads rollouts."""
+
+    @property
+    def COLUMNS(self) -> tuple[str, ...]:  # noqa: N802 (a module's constant)
+        """Every column that `columns` may ever produce."""
+
+    def columns(self, rollout: Rollout) -> dict[str, Tensor]:
+        """(B,) statistics on the rollout's device, without waiting for it."""
+
+    def compute(self, table: Table) -> dict[str, float]:
+        """The group's keys that exist for this table."""
+
+
+class TailGroup(Protocol):
+    """A module that wants high quantiles over tokens as well."""
+
+    @property
+    def TAILS(self) -> tuple[str, ...]:  # noqa: N802 (a module's constant)
+        """Every name that `tails` may ever produce."""
+
+    def tails(self, rollout: Rollout) -> dict[str, tuple[Tensor, Tensor]]:
+        """Values and mask, both of one shape."""
+
+
+ROLLOUT_GROUPS: tuple[RolloutGroup, ...] = (kl, policy, value, advantage, reward, length, diversity, sampler)
+TAIL_GROUPS: tuple[TailGroup, ...] = (kl, advantage)
+ROLLOUT_COLUMNS: tuple[str, ...] = tuple(name for group in ROLLOUT_GROUPS for name in group.COLUMNS)
+UPDATE_COLUMNS: tuple[str, ...] = ratio.UPDATE_COLUMNS
+TAILS: tuple[str, ...] = tuple(name for group in TAIL_GROUPS for name in group.TAILS)
+
+
+def names(rollout: Rollout) -> tuple[str, ...]:
+    """Labels for `Table.names`: the reward functions'."""
+    return reward.names(rollout)
+
+
+def rollout_columns(rollout: Rollout) -> dict[str, Tensor]:
+    """(B,) per-completion statistics of all groups; names are among `ROLLOUT_COLUMNS`."""
+    return {name: column for group in ROLLOUT_GROUPS for name, column in group.columns(rollout).items()}
+
+
+def rollout_tails(rollout: Rollout) -> dict[str, tuple[Tensor, Tensor]]:
+    """Values and mask of all quantities whose high quantiles over tokens are wanted; names are among `TAILS`."""
+    return {name: tail for group in TAIL_GROUPS for name, tail in group.tails(rollout).items()}
+
+
+def compute_rollout(table: Table) -> dict[str, float]:
+    """Every key that exists for the merged table of a step's rollout."""
+    return {key: number for group in ROLLOUT_GROUPS for key, number in group.compute(table).items()}
+
+
+def update_columns(update: PolicyUpdate) -> dict[str, Tensor]:
+    """(N,) per-completion statistics of an optimiser step; names are among `UPDATE_COLUMNS`."""
+    return ratio.columns(update)
+
+
+def compute_update(table: Table) -> dict[str, float]:
+    """Every key that exists for the merged table of a step's updates."""
+    return ratio.compute(table)

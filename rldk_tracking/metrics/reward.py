@@ -1,0 +1,164 @@
+"""What the completions were rewarded with, and whether groups of completions tell good from bad.
+
+| key | formula, over completions with a finite score |
+|---|---|
+| rldk/reward/mean, std, min, max, p10, p50, p90 | of the score, before any KL penalty |
+| rldk/reward/function/<name>/mean, std, weight | of one reward function, over the completions that it scored |
+| rldk/reward/pairwise_corr/min, mean | lowest and mean Pearson correlation over all pairs of reward functions |
+| rldk/reward/group_tied_fraction | share of groups in which all scores are equal, so that they carry no gradient |
+| rldk/reward/group_tied_fraction/all_max, all_min | share of groups tied at the highest, at the lowest score |
+| rldk/reward/group_std_mean | mean over groups of the standard deviation within |
+| rldk/reward/effective_batch_fraction | share of all completions that have a score and a group with a spread |
+| rldk/reward/within_group_length_corr | mean over groups of Spearman's correlation of score with length |
+| rldk/reward/per_token | sum of scores over sum of lengths: the token efficiency |
+| rldk/reward/non_score_share | sum |KL penalty| / (sum |KL penalty| + sum |score|) |
+| rldk/nan/reward | number of completions whose score is not finite |
+
+Standard deviations have n - 1 in the denominator, as TRL's; percentiles interpolate linearly. Groups of one scored
+completion count nowhere. The highest score is `max_score` where the task states it, else the batch's highest; the
+lowest is the batch's. Where all scores of a batch are equal and no `max_score` is stated, nobody can say which of
+the two it is, and both keys are absent. Groups in which score or length has no spread have no correlation and are
+left out. Pairs of functions are compared on the completions that both scored. Reads the column length/tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rldk_tracking.metrics.correlation import grouped_spearman, pearson
+from rldk_tracking.metrics.groups import Groups
+from rldk_tracking.metrics.table import Array, Table, precise
+from rldk_tracking.rollout import Rollout
+
+MAX_FUNCTIONS = 16
+"""Reward functions with statistics of their own; further ones are part of the score only."""
+
+FUNCTION_SLOTS = tuple(f"reward/function/{index:02d}" for index in range(MAX_FUNCTIONS))
+WEIGHT_SLOTS = tuple(f"reward/weight/{index:02d}" for index in range(MAX_FUNCTIONS))
+COLUMNS = (
+    "reward/score",
+    "reward/not_finite",
+    "reward/group",
+    "reward/max_score",
+    "reward/non_score",
+    *FUNCTION_SLOTS,
+    *WEIGHT_SLOTS,
+)
+
+
+def names(rollout: Rollout) -> tuple[str, ...]:
+    """Names of the reward functions, in the order of their slots. They must be the same on every rank."""
+    return tuple(rollout.rewards)[:MAX_FUNCTIONS]
+
+
+def columns(rollout: Rollout) -> dict[str, Tensor]:
+    """(B,) score, group and what each reward function returned. Constants of the batch are repeated in every row."""
+    found = {}
+    if rollout.scores is not None:
+        scores = precise(rollout.scores)
+        found["reward/score"] = scores
+        found["reward/not_finite"] = precise(~scores.isfinite())
+        if rollout.max_score is not None:
+            found["reward/max_score"] = torch.full_like(scores, rollout.max_score)
+    if rollout.group_ids is not None:
+        found["reward/group"] = precise(rollout.group_ids)
+    if rollout.non_score_rewards is not None:
+        found["reward/non_score"] = precise(rollout.non_score_rewards)
+    for name, slot, weight_slot in zip(names(rollout), FUNCTION_SLOTS, WEIGHT_SLOTS, strict=False):
+        found[slot] = precise(rollout.rewards[name])
+        if name in rollout.reward_weights:
+            found[weight_slot] = torch.full_like(found[slot], float(rollout.reward_weights[name]))
+    return found
+
+
+def compute(table: Table) -> dict[str, float]:
+    """The keys of this group that exist for this table."""
+    metrics: dict[str, float | None] = {"rldk/nan/reward": table.total("reward/not_finite")}
+    metrics |= _functions(table)
+    scores = table.get("reward/score")
+    if scores is None:
+        return _finite(metrics)
+    known = scores[np.isfinite(scores)]
+    metrics |= {
+        "rldk/reward/mean": float(known.mean()),
+        "rldk/reward/std": float(known.std(ddof=1)) if len(known) > 1 else None,
+        "rldk/reward/min": float(known.min()),
+        "rldk/reward/max": float(known.max()),
+    }
+    for name, quantile in zip(("p10", "p50", "p90"), np.quantile(known, [0.1, 0.5, 0.9]), strict=True):
+        metrics[f"rldk/reward/{name}"] = float(quantile)
+    groups = table.get("reward/group")
+    if groups is not None:
+        metrics |= _groups(groups, scores, table)
+    lengths, penalties = table.get("length/tokens"), table.get("reward/non_score")
+    if lengths is not None:
+        both = np.isfinite(scores) & np.isfinite(lengths)
+        total = float(lengths[both].sum())
+        metrics["rldk/reward/per_token"] = float(scores[both].sum()) / total if total > 0 else None
+    if penalties is not None:
+        both = np.isfinite(scores) & np.isfinite(penalties)
+        penalty, score = float(np.abs(penalties[both]).sum()), float(np.abs(scores[both]).sum())
+        metrics["rldk/reward/non_score_share"] = penalty / (penalty + score) if penalty + score > 0 else None
+    return _finite(metrics)
+
+
+def _functions(table: Table) -> dict[str, float | None]:
+    metrics: dict[str, float | None] = {}
+    present = []
+    for name, slot, weight_slot in zip(table.names, FUNCTION_SLOTS, WEIGHT_SLOTS, strict=False):
+        values, weights = table.get(slot), table.get(weight_slot)
+        if weights is not None:
+            metrics[f"rldk/reward/function/{name}/weight"] = float(np.nanmax(weights))
+        if values is None:
+            continue
+        present.append(values)
+        known = values[np.isfinite(values)]
+        metrics[f"rldk/reward/function/{name}/mean"] = float(known.mean())
+        metrics[f"rldk/reward/function/{name}/std"] = float(known.std(ddof=1)) if len(known) > 1 else None
+    pairs = [pearson(first, second) for first, second in combinations(present, 2)]
+    correlations = [value for value in pairs if value is not None]
+    if correlations:
+        metrics["rldk/reward/pairwise_corr/min"] = min(correlations)
+        metrics["rldk/reward/pairwise_corr/mean"] = sum(correlations) / len(correlations)
+    return metrics
+
+
+def _groups(group_ids: Array, scores: Array, table: Table) -> dict[str, float | None]:
+    groups = Groups.of(group_ids, scores)
+    tied, std = groups.tied, groups.std
+    several = np.isfinite(tied)
+    if not several.any():
+        return {}
+    spread = tied == 0.0
+    metrics: dict[str, float | None] = {
+        "rldk/reward/group_tied_fraction": float(tied[several].mean()),
+        "rldk/reward/group_std_mean": float(std[several].mean()),
+        "rldk/reward/effective_batch_fraction": float(groups.size[spread].sum() / np.isfinite(group_ids).sum()),
+    }
+    stated = table.get("reward/max_score")
+    lowest = float(groups.values.min())
+    highest = float(groups.values.max()) if stated is None else float(np.nanmax(stated))
+    # Scores may have been rounded to a shorter type than the stated highest one.
+    reach = highest - 1e-6 * max(1.0, abs(highest)) if stated is not None else highest
+    if lowest < reach or stated is not None:
+        at_top = (tied == 1.0) & (groups.highest >= reach)
+        at_bottom = (tied == 1.0) & (groups.lowest <= lowest) & ~at_top
+        metrics["rldk/reward/group_tied_fraction/all_max"] = float(at_top[several].mean())
+        metrics["rldk/reward/group_tied_fraction/all_min"] = float(at_bottom[several].mean())
+    lengths = table.get("length/tokens")
+    if lengths is not None:
+        known = np.isfinite(group_ids) & np.isfinite(scores) & np.isfinite(lengths)
+        labels = Groups.of(group_ids[known], scores[known]).labels
+        correlations = grouped_spearman(scores[known], lengths[known], labels)
+        if np.isfinite(correlations).any():
+            metrics["rldk/reward/within_group_length_corr"] = float(np.nanmean(correlations))
+    return metrics
+
+
+def _finite(metrics: dict[str, float | None]) -> dict[str, float]:
+    return {key: value for key, value in metrics.items() if value is not None and math.isfinite(value)}

@@ -1,0 +1,57 @@
+"""How well the critic predicts returns.
+
+| key | formula, over the tokens of `value_mask`, with V the predictions and R the targets |
+|---|---|
+| rldk/value/mean, std | of V |
+| rldk/value/explained_variance | 1 - Var(R - V) / Var(R); 0 is as good as a constant, below 0 is worse |
+| rldk/value/bias | mean of R - V |
+| rldk/value/value_reward_corr | Pearson, over completions, of the mean of V over tokens with the score |
+
+Variances are taken over all tokens of the batch, not averaged over parts of it. The correlation takes the mean
+prediction of a completion because a critic that knows good from bad completions should know all along the way.
+It reads the column reward/score. `rldk/value/loss` and `clip_fraction` come from the trainer alone.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from rldk_tracking.metrics.correlation import pearson
+from rldk_tracking.metrics.moments import merge_moments, moment_columns, moment_names
+from rldk_tracking.metrics.table import Table, precise
+from rldk_tracking.rollout import Rollout
+
+COLUMNS = (*moment_names("value/value"), *moment_names("value/return"), *moment_names("value/error"))
+
+
+def columns(rollout: Rollout) -> dict[str, Tensor]:
+    """(B,) moments over tokens of the predictions, the targets and their difference."""
+    mask = rollout.value_mask if rollout.value_mask is not None else rollout.mask
+    found: dict[str, Tensor] = {}
+    if rollout.values is not None:
+        found |= moment_columns("value/value", rollout.values, mask)
+    if rollout.returns is not None:
+        found |= moment_columns("value/return", rollout.returns, mask)
+    if rollout.values is not None and rollout.returns is not None:
+        found |= moment_columns("value/error", precise(rollout.returns) - precise(rollout.values), mask)
+    return found
+
+
+def compute(table: Table) -> dict[str, float]:
+    """The keys of this group that exist for this table."""
+    metrics: dict[str, float | None] = {}
+    values, errors = merge_moments(table, "value/value"), merge_moments(table, "value/error")
+    returns = merge_moments(table, "value/return")
+    if values is not None:
+        metrics["rldk/value/mean"] = values.mean
+        metrics["rldk/value/std"] = values.std
+    if errors is not None:
+        metrics["rldk/value/bias"] = errors.mean
+    if errors is not None and returns is not None and not returns.constant and errors.count == returns.count:
+        metrics["rldk/value/explained_variance"] = 1 - errors.deviation / returns.deviation
+    predictions, scores = table.get("value/value/mean"), table.get("reward/score")
+    if predictions is not None and scores is not None:
+        metrics["rldk/value/value_reward_corr"] = pearson(predictions, scores)
+    return {key: value for key, value in metrics.items() if value is not None and math.isfinite(value)}
