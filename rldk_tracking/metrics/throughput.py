@@ -1,0 +1,55 @@
+"""How fast training goes.
+
+| key | unit | meaning |
+|---|---|---|
+| rldk/throughput/step_seconds | s | wall time of a step, everything in it |
+| rldk/throughput/tokens_per_second | 1/s | response tokens, of all ranks |
+| rldk/throughput/samples_per_second | 1/s | completions, of all ranks |
+| rldk/throughput/rollout_fraction | share | of the step's time that went into sampling and scoring |
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+class ThroughputMeter:
+    """Measures from one reading to the next; the first reading starts the clock and yields nothing.
+
+    Args:
+        clock: seconds, never going back.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._last: tuple[int, float] | None = None
+
+    def read(
+        self,
+        step: int,
+        *,
+        tokens: float | None = None,
+        samples: float | None = None,
+        rollout_seconds: float | None = None,
+    ) -> dict[str, float]:
+        """The keys of the steps since the last reading.
+
+        Args:
+            step: the present global step. Where it has not advanced, or has gone back, the clock starts anew.
+            tokens, samples: how many this rank worked on since the last reading.
+            rollout_seconds: how long this rank sampled and scored since the last reading.
+        """
+        now = self._clock()
+        last, self._last = self._last, (step, now)
+        if last is None or step <= last[0] or now <= last[1]:
+            return {}
+        seconds = now - last[1]
+        metrics = {"rldk/throughput/step_seconds": seconds / (step - last[0])}
+        if tokens is not None:
+            metrics["rldk/throughput/tokens_per_second"] = tokens / seconds
+        if samples is not None:
+            metrics["rldk/throughput/samples_per_second"] = samples / seconds
+        if rollout_seconds is not None:
+            metrics["rldk/throughput/rollout_fraction"] = min(1.0, rollout_seconds / seconds)
+        return metrics
