@@ -1,0 +1,459 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from rldk_tracking.health.alert import Alert
+from rldk_tracking.trackers.base import RejectedError, Row, RunInfo, Tracker, UnavailableError
+from rldk_tracking.trackers.delivery import Delivery
+from rldk_tracking.trackers.journal import decode, read
+
+
+class Recorder(Tracker):
+    """Takes calls, after as many faults as it is told to have."""
+
+    name: ClassVar[str] = "recorder"
+
+    def __init__(self, faults: Sequence[Exception] = ()) -> None:
+        self.faults = list(faults)
+        self.calls: list[tuple[Any, ...]] = []
+        self.threads: set[str] = set()
+        self.closed = 0
+
+    def _take(self, *call: Any) -> None:
+        self.threads.add(threading.current_thread().name)
+        if self.faults:
+            raise self.faults.pop(0)
+        self.calls.append(call)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._take("log", dict(metrics), step)
+
+    def alert(self, alert: Alert) -> None:
+        self._take("alert", alert)
+
+    def close(self) -> None:
+        self.closed += 1
+
+    @property
+    def steps(self) -> list[int]:
+        return [call[2] for call in self.calls if call[0] == "log"]
+
+
+class Direct(Recorder):
+    threaded: ClassVar[bool] = False
+
+
+class Hanging(Recorder):
+    """Takes a call and does not come back until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = threading.Event()
+        self.release = threading.Event()
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self.entered.set()
+        self.release.wait(30)
+        super().log(metrics, step)
+
+
+class Batching(Recorder):
+    batch: ClassVar[int] = 10
+
+    def __init__(self, poison: int | None = None) -> None:
+        super().__init__()
+        self.poison = poison
+        self.sizes: list[int] = []
+
+    def log_rows(self, rows: Sequence[Row]) -> None:
+        if any(row.step == self.poison for row in rows):
+            raise RejectedError("an illegal row")
+        self.sizes.append(len(rows))
+        for row in rows:
+            self.log(row.metrics, row.step)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + 5
+    while (left := set(threading.enumerate()) - before) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not left
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("kind", [Recorder, Direct, Batching])
+def test_hands_on_everything_once_and_in_order(kind: type[Recorder], make_alert: Callable[..., Alert]) -> None:
+    tracker = kind()
+    delivery = Delivery(tracker)
+    for step in range(200):
+        delivery.put("log", {"rldk/kl/ref_k1": step / 7}, step)
+        if step == 100:
+            delivery.put("alert", make_alert())
+    delivery.close()
+    assert tracker.steps == list(range(200))
+    assert tracker.calls[101][0] == "alert"
+    assert tracker.calls[7] == ("log", {"rldk/kl/ref_k1": 1.0}, 7)
+    assert (delivery.errors, delivery.lost, delivery.delivered, delivery.waiting) == (0, 0, 201, 0)
+    assert delivery.healthy
+    assert tracker.closed == 1
+
+
+def test_threaded_tracker_never_sees_the_callers_thread() -> None:
+    mine = threading.current_thread().name
+    for kind, expected in ((Recorder, {"rldk-recorder"}), (Direct, {mine})):
+        tracker = kind()
+        delivery = Delivery(tracker)
+        delivery.put("log", {"a": 1.0}, 1)
+        delivery.close()
+        assert tracker.threads == expected
+
+
+def test_put_is_fast_while_the_tracker_hangs() -> None:
+    tracker = Hanging()
+    delivery = Delivery(tracker, capacity=5000)
+    delivery.put("log", {"a": 1.0}, 0)
+    assert tracker.entered.wait(5)
+    row = {f"rldk/group/key_{i}": float(i) for i in range(100)}
+    seconds = []
+    for step in range(2000):
+        before = time.perf_counter()
+        delivery.put("log", row, step)
+        seconds.append(time.perf_counter() - before)
+    assert sorted(seconds)[len(seconds) // 2] < 100e-6
+    tracker.release.set()
+    delivery.close()
+    assert len(tracker.steps) == 2001
+
+
+def test_close_is_bounded_when_the_tracker_hangs_and_the_journal_holds_the_rest(tmp_path: Path) -> None:
+    tracker = Hanging()
+    journal = tmp_path / "folder" / "journal.jsonl"
+    delivery = Delivery(tracker, journal=journal)
+    for step in range(5):
+        delivery.put("log", {"a": float(step)}, step)
+    assert tracker.entered.wait(5)
+    before = time.monotonic()
+    delivery.close(timeout=0.4)
+    assert time.monotonic() - before < 0.8
+    records = list(read(journal))
+    assert [decode(record) for record in records] == [("log", ({"a": float(s)}, s)) for s in range(5)]
+    # The call that was under way may have arrived: whoever sends the journal has to look.
+    assert [record.get("uncertain", False) for record in records] == [True, False, False, False, False]
+    assert {record["tracker"] for record in records} == {"recorder"}
+    assert (delivery.lost, delivery.journaled) == (0, 5)
+    tracker.release.set()
+    time.sleep(0.05)
+    assert tracker.steps == [0], "what went to the journal must not be delivered as well"
+
+
+def test_overflow_goes_to_the_journal_and_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
+    tracker = Hanging()
+    journal = tmp_path / "journal.jsonl"
+    delivery = Delivery(tracker, capacity=10, journal=journal)
+    for step in range(50):
+        delivery.put("log", {"a": float(step)}, step)
+    assert delivery.journaled == 40
+    tracker.release.set()
+    delivery.close()
+    stored = tracker.steps
+    spooled = [record["step"] for record in read(journal)]
+    assert sorted(stored + spooled) == list(range(50))
+    assert stored == list(range(10))
+    assert stat.S_IMODE(os.stat(journal).st_mode) == 0o600
+
+
+def test_overflow_without_a_journal_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    tracker = Hanging()
+    delivery = Delivery(tracker, capacity=10)
+    for step in range(50):
+        delivery.put("log", {"a": float(step)}, step)
+    tracker.release.set()
+    delivery.close()
+    assert (delivery.lost, delivery.journaled, len(tracker.steps)) == (40, 0, 10)
+    assert "40 calls did not reach recorder and are lost" in caplog.text
+
+
+def test_alerts_are_taken_when_rows_are_not(make_alert: Callable[..., Alert]) -> None:
+    tracker = Hanging()
+    delivery = Delivery(tracker, capacity=2)
+    for step in range(5):
+        delivery.put("log", {"a": 1.0}, step)
+    delivery.put("alert", make_alert("nan.weights"))
+    tracker.release.set()
+    delivery.close()
+    assert [call[1].rule for call in tracker.calls if call[0] == "alert"] == ["nan.weights"]
+
+
+@pytest.mark.parametrize("kind", [Recorder, Direct])
+@pytest.mark.parametrize("fault", [UnavailableError("down"), ConnectionError("refused"), RuntimeError("odd")])
+def test_a_fault_is_logged_once_with_its_cause_and_tried_again(
+    kind: type[Recorder], fault: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = kind([fault] * 3)
+    delivery = Delivery(tracker, backoff=0.01)
+    for step in range(3):
+        delivery.put("log", {"a": 1.0}, step)
+        time.sleep(0.1)
+    delivery.close()
+    assert tracker.steps == [0, 1, 2]
+    assert (delivery.errors, delivery.lost, delivery.delivered) == (3, 0, 3)
+    assert delivery.healthy
+    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(warnings) == 1
+    assert f"{type(fault).__name__}: {fault}" in warnings[0].getMessage()
+
+
+def test_pauses_double_up_to_the_limit() -> None:
+    tries: list[float] = []
+
+    class Timed(Recorder):
+        def log(self, metrics: Mapping[str, float], step: int) -> None:
+            tries.append(time.monotonic())
+            if len(tries) <= 5:
+                raise UnavailableError("down")
+            super().log(metrics, step)
+
+    delivery = Delivery(Timed(), backoff=0.05, backoff_limit=0.2)
+    delivery.put("log", {"a": 1.0}, 1)
+    assert delivery.flush(10)
+    pauses = [later - earlier for earlier, later in zip(tries, tries[1:], strict=False)]
+    for pause, expected in zip(pauses, (0.05, 0.1, 0.2, 0.2, 0.2), strict=True):
+        assert expected <= pause < expected + 0.15
+    delivery.close()
+
+
+def test_unhealthy_while_it_fails_and_while_it_hangs() -> None:
+    tracker = Recorder([UnavailableError("down")])
+    delivery = Delivery(tracker, backoff=0.3)
+    delivery.put("log", {"a": 1.0}, 1)
+    wait_until(lambda: not delivery.healthy)
+    assert delivery.flush(5)
+    assert delivery.healthy
+    delivery.close()
+
+    hanging = Hanging()
+    delivery = Delivery(hanging, stall=0.1)
+    delivery.put("log", {"a": 1.0}, 1)
+    assert hanging.entered.wait(5)
+    assert delivery.healthy
+    wait_until(lambda: not delivery.healthy)
+    hanging.release.set()
+    wait_until(lambda: delivery.healthy)
+    delivery.close()
+
+
+@pytest.mark.parametrize("fault", [RejectedError("forbidden"), TypeError("not a number")])
+def test_a_call_that_cannot_pass_does_not_hold_up_the_others(fault: Exception, tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+
+    class Picky(Recorder):
+        def log(self, metrics: Mapping[str, float], step: int) -> None:
+            if step == 2:
+                raise fault
+            super().log(metrics, step)
+
+    tracker = Picky()
+    delivery = Delivery(tracker, journal=journal, backoff=0.001)
+    for step in range(5):
+        delivery.put("log", {"a": 1.0}, step)
+    assert delivery.flush(5)
+    delivery.close()
+    assert tracker.steps == [0, 1, 3, 4]
+    assert [record["step"] for record in read(journal)] == [2]
+    assert delivery.errors == (1 if isinstance(fault, RejectedError) else 5)
+
+
+def test_one_bad_row_does_not_take_its_batch_with_it(tmp_path: Path) -> None:
+    tracker = Batching(poison=7)
+    delivery = Delivery(tracker, journal=tmp_path / "journal.jsonl", backoff=0.001)
+    for step in range(100):
+        delivery.put("log", {"a": 1.0}, step)
+    delivery.close()
+    assert tracker.steps == [step for step in range(100) if step != 7]
+    assert [record["step"] for record in read(tmp_path / "journal.jsonl")] == [7]
+    assert max(tracker.sizes) > 1
+
+
+def test_rows_wait_for_a_tracker_that_found_no_run_yet() -> None:
+    class Late(Recorder):
+        found = False
+
+        @property
+        def joined(self) -> bool:
+            return self.found
+
+        def open(self, run: RunInfo) -> None:
+            self.found = run.name == "second"
+
+    tracker = Late()
+    delivery = Delivery(tracker)
+    delivery.open(RunInfo(name="first"))
+    delivery.put("log", {"a": 1.0}, 1)
+    delivery.put("log", {"a": 2.0}, 2)
+    time.sleep(0.05)
+    assert tracker.calls == []
+    assert delivery.errors == 0
+    delivery.open(RunInfo(name="second"))
+    assert delivery.flush(5)
+    assert tracker.steps == [1, 2]
+    delivery.close()
+
+
+def test_rows_of_a_run_that_never_came_are_journaled(tmp_path: Path) -> None:
+    class Never(Recorder):
+        @property
+        def joined(self) -> bool:
+            return False
+
+    delivery = Delivery(Never(), journal=tmp_path / "journal.jsonl")
+    delivery.put("log", {"a": 1.0}, 1)
+    before = time.monotonic()
+    delivery.close()
+    assert time.monotonic() - before < 1
+    assert [record["step"] for record in read(tmp_path / "journal.jsonl")] == [1]
+
+
+def test_after_close_nothing_reaches_the_tracker(tmp_path: Path) -> None:
+    tracker = Recorder()
+    delivery = Delivery(tracker, journal=tmp_path / "journal.jsonl")
+    delivery.close()
+    delivery.close()
+    delivery.put("log", {"a": 1.0}, 1)
+    assert tracker.calls == []
+    assert tracker.closed == 1
+    assert delivery.journaled == 1
+
+
+def test_faults_of_open_close_and_arguments_stay_inside(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Recorder):
+        def open(self, run: RunInfo) -> None:
+            raise ValueError("no run")
+
+        def close(self) -> None:
+            raise OSError("no end")
+
+    delivery = Delivery(Broken(), backoff=0.001)
+    delivery.open(RunInfo())
+    delivery.put("no_such_method", 1)
+    delivery.put("log")
+    delivery.close()
+    assert delivery.errors == 1 + 5 + 5 + 1
+    assert delivery.lost == 2
+
+
+def test_a_journal_that_cannot_be_written_costs_nothing_but_the_rows(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    delivery = Delivery(Recorder([RejectedError("no")]), journal=tmp_path / "file" / "journal.jsonl", backoff=0.001)
+    delivery.put("log", {"a": 1.0}, 1)
+    delivery.close()
+    assert (delivery.lost, delivery.journaled, delivery.errors) == (1, 0, 2)
+
+
+def test_credentials_stay_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    fault = UnavailableError("https://me:hunter2@host/x https://hooks.slack.com/services/T0/B0/XYZ failed")
+    delivery = Delivery(Recorder([fault]), backoff=0.001)
+    delivery.put("log", {"a": 1.0}, 1)
+    delivery.close()
+    assert "failed" in caplog.text
+    assert "hunter2" not in caplog.text
+    assert "XYZ" not in caplog.text
+
+
+def test_journal_keeps_the_time_of_the_row_and_the_trackers_address(tmp_path: Path) -> None:
+    class Placed(Recorder):
+        def address(self) -> Mapping[str, str]:
+            return {"run_id": "abc"}
+
+    delivery = Delivery(Placed([RejectedError("no")]), journal=tmp_path / "journal.jsonl", backoff=0.001)
+    before = time.time()
+    delivery.put("log", {"a": float("nan")}, 1)
+    after = time.time()
+    delivery.close()
+    (line,) = (tmp_path / "journal.jsonl").read_text().splitlines()
+    record = json.loads(line)
+    assert before <= record.pop("time") <= after
+    assert record == {
+        "tracker": "recorder",
+        "to": {"run_id": "abc"},
+        "type": "metrics",
+        "step": 1,
+        "metrics": {"a": "nan"},
+    }
+
+
+SCRIPT = """
+import sys, threading, time
+from rldk_tracking.trackers.base import Tracker
+from rldk_tracking.trackers.delivery import Delivery
+
+class Slow(Tracker):
+    def log(self, metrics, step):
+        {body}
+
+delivery = Delivery(Slow(), journal=sys.argv[1])
+for step in range(3):
+    delivery.put("log", {{"a": 1.0}}, step)
+{end}
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "end", "delivered", "journaled"),
+    [
+        # An exception in the training: nobody closes, but the rows still arrive.
+        ("time.sleep(0.2); sys.stdout.write(f'{step} ')", "raise RuntimeError('training failed')", "0 1 2 ", []),
+        # A tracker that hangs does not keep the process, and its rows are in the journal.
+        ("time.sleep(600)", "", "", [0, 1, 2]),
+        ("time.sleep(600)", "delivery.close(0.5)", "", [0, 1, 2]),
+    ],
+)
+def test_the_interpreter_ends(tmp_path: Path, body: str, end: str, delivered: str, journaled: list[int]) -> None:
+    journal = tmp_path / "journal.jsonl"
+    before = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(body=body, end=end), str(journal)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert time.monotonic() - before < 15
+    assert done.stdout == delivered, done.stderr
+    assert [record["step"] for record in read(journal)] == journaled if journaled else not journal.exists()
+
+
+def test_memory_and_time_stay_flat_over_many_rows() -> None:
+    class Sink(Recorder):
+        def log(self, metrics: Mapping[str, float], step: int) -> None:
+            return None
+
+    delivery = Delivery(Sink())
+    for step in range(20_000):
+        delivery.put("log", {"a": 1.0}, step)
+        if step % 500 == 0:
+            delivery.flush(5)
+    assert delivery.flush(5)
+    assert (delivery.waiting, delivery.delivered, delivery.lost) == (0, 20_000, 0)
+    delivery.close()
