@@ -42,7 +42,8 @@ def grouped_pearson(first: Array, second: Array, labels: Labels) -> Array:
     covariance = np.bincount(labels, weights=x * y)
     spread = np.sqrt(np.bincount(labels, weights=x * x) * np.bincount(labels, weights=y * y))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.minimum(np.maximum(covariance / spread, -1.0), 1.0)
+        correlation: Array = np.clip(covariance / spread, -1.0, 1.0)
+    return correlation
 
 
 def grouped_ranks(values: Array, labels: Labels) -> Array:
