@@ -2,8 +2,8 @@
 
 A transformers trainer looks the names of `report_to` up in a dictionary of `transformers.integrations`. Where
 transformers' trainer is loaded already, the entry is made at once; where not, a finder in `sys.meta_path` makes it
-right after that module has been loaded. `rldk_tracking.callback` imports the trainer itself, so either of the two may be
-the one that finishes last: both are watched, and the entry is made as soon as both are there.
+right after that module has been loaded. `rldk_tracking.callback` imports the trainer itself, so either of the two may
+be the one that finishes last: both are watched, and the entry is made as soon as both are there.
 """
 
 from __future__ import annotations

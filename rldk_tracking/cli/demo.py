@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ImportError as error:
         raise SystemExit(str(error)) from error
 
-    print("GRPO on a two-layer model that is made on the spot: repeat the digit of the prompt. On the CPU, no download.")
+    print("GRPO on the CPU with a two-layer model, made on the spot. Its task: repeat the digit of the prompt.")
     as_expected = [healthy_as_expected(train("healthy", None, arguments.steps, fault_step, store))]
     if arguments.fault != "none":
         fault = FAULTS[arguments.fault]

@@ -108,7 +108,8 @@ def gpu() -> Finding:
     except pynvml.NVMLError as error:
         return Finding("NVIDIA GPU", False, f"none seen ({error}); GPU series will be missing")
     try:
-        names = [pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(_gpu_count(pynvml))]
+        devices = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        names = [pynvml.nvmlDeviceGetName(device) for device in devices]
     except pynvml.NVMLError as error:
         return Finding("NVIDIA GPU", False, f"the driver answers, the device does not ({error})")
     finally:
@@ -132,10 +133,6 @@ def as_text(versions: dict[str, str | None], sections: dict[str, list[Finding]])
         for finding in findings:
             lines.append(f"  {'yes' if finding.usable else 'no ':<5}{finding.topic:<30}{finding.detail}")
     return "\n".join(lines)
-
-
-def _gpu_count(pynvml: object) -> int:
-    return int(pynvml.nvmlDeviceGetCount())  # type: ignore[attr-defined]
 
 
 def _numbers(version: str | None) -> tuple[int, ...]:

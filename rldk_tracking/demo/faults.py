@@ -60,7 +60,9 @@ def at_step(step: int, action: Callable[[Any, Any], None], every: bool = False) 
 def reward_from(step: int, change: Callable[[list[float]], list[float]]) -> Callable[..., list[float]]:
     """The task's reward, passed through `change` from the optimiser step number `step` on."""
 
-    def digit_reward(prompts: list[str], completions: list[str], trainer_state: Any = None, **kwargs: Any) -> list[float]:
+    def digit_reward(
+        prompts: list[str], completions: list[str], trainer_state: Any = None, **kwargs: Any
+    ) -> list[float]:
         scores = reward(prompts, completions)
         return change(scores) if trainer_state is not None and trainer_state.global_step + 1 >= step else scores
 
@@ -107,9 +109,10 @@ def _sharpen(model: Any, optimizer: Any) -> None:
 
 
 def _other_reference(trainer: Trainer, step: int) -> None:
+    """The reference is the model before its warm start: the wrong checkpoint of the right family."""
     from rldk_tracking.demo.model import tiny_model
 
-    trainer.ref_model.load_state_dict(tiny_model(seed=trainer.args.seed + 1).state_dict())
+    trainer.ref_model.load_state_dict(tiny_model(seed=trainer.args.seed, warm_steps=0).state_dict())
 
 
 def _unending(trainer: Trainer, step: int) -> None:

@@ -37,7 +37,8 @@ class Progress(TrainerCallback):  # type: ignore[misc]
             return
         metrics = self._diagnostics.metrics
         shown = {"reward": metrics.reward_mean, "kl": metrics.kl_mean}
-        self._bar.set_postfix({name: f"{value:.2f}" for name, value in shown.items() if value is not None}, refresh=False)
+        known = {name: f"{value:.2f}" for name, value in shown.items() if value is not None}
+        self._bar.set_postfix(known, refresh=False)
         self._bar.update(state.global_step - self._bar.n)
         self._show_alerts()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def test_lr_zero_freezes_the_weights(tmp_path: Path) -> None:
     trainer.add_callback(at_step(1, note, every=True))
     trainer.train()
     note(trainer.model, None)
-    changed = [a != b for a, b in zip(sums, sums[1:], strict=False)]
+    changed = [a != b for a, b in itertools.pairwise(sums)]
     assert changed == [True] * (STEP - 1) + [False] * (STEPS - STEP + 1)
 
 

@@ -1,0 +1,101 @@
+"""What the doctor says of this machine, and what it says where something is missing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from importlib import metadata
+from importlib.util import find_spec
+
+import pytest
+
+from rldk_tracking.cli import doctor
+from rldk_tracking.cli.main import main
+
+ALL_MISSING: dict[str, str | None] = dict.fromkeys(doctor.PACKAGES)
+
+
+def by_topic(findings: list[doctor.Finding]) -> dict[str, doctor.Finding]:
+    return {finding.topic: finding for finding in findings}
+
+
+def test_this_environment_is_served(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--format", "json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["packages"]["torch"] == metadata.version("torch")
+    trainers = {finding["topic"]: finding["usable"] for finding in report["trainers"]}
+    assert trainers["GRPOTrainer, RLOOTrainer"]
+    assert trainers["PPOTrainer"] == (find_spec("trl.experimental.ppo") is not None)
+    assert {finding["topic"] for finding in report["trackers"]} >= {"MLflow", "W&B"}
+
+
+def test_text_names_every_package_and_section(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor"])
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in (*doctor.PACKAGES, "trainers", "trackers", "machine", "alerts"))
+
+
+def test_a_missing_package_names_the_extra() -> None:
+    assert "rldk-tracking[trl]" in doctor.trainers(ALL_MISSING)[0].detail
+    found = by_topic(doctor.trackers(ALL_MISSING))
+    assert "rldk-tracking[mlflow]" in found["MLflow"].detail
+    assert "rldk-tracking[wandb]" in found["W&B"].detail
+    without_trl = doctor.trainers({**ALL_MISSING, "torch": "2.13.0", "transformers": "5.0"})
+    assert not by_topic(without_trl)["TRL"].usable
+
+
+@pytest.mark.parametrize(("version", "views"), [("3.14.9", False), ("3.15.0", True), ("3.17.2", True), ("4.0", True)])
+def test_saved_views_depend_on_the_version(version: str, views: bool) -> None:
+    detail = by_topic(doctor.trackers({**ALL_MISSING, "mlflow": version}))["MLflow"].detail
+    assert ("saved views need" not in detail) == views
+
+
+def test_no_trainer_is_code_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(doctor, "installed", lambda: ALL_MISSING)
+    assert doctor.run(argparse.Namespace(format="text")) == 1
+    assert "not installed" in capsys.readouterr().out
+
+
+def test_the_webhook_is_told_but_never_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RLDK_SLACK_WEBHOOK_URL", "https://hooks.slack.com/services/T0/B0/verysecret")
+    for form in ("text", "json"):
+        main(["doctor", "--format", form])
+        shown = capsys.readouterr().out
+        assert "RLDK_SLACK_WEBHOOK_URL is set" in shown
+        assert "verysecret" not in shown
+        assert "hooks.slack.com" not in shown
+    monkeypatch.delenv("RLDK_SLACK_WEBHOOK_URL")
+    assert not doctor.slack().usable
+
+
+def test_gpu_is_read_from_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pynvml
+
+    class Driver:
+        NVMLError = pynvml.NVMLError
+
+        @staticmethod
+        def nvmlDeviceGetCount() -> int:
+            return 2
+
+        @staticmethod
+        def nvmlDeviceGetHandleByIndex(index: int) -> int:
+            return index
+
+        @staticmethod
+        def nvmlDeviceGetName(handle: int) -> str:
+            return f"device {handle}"
+
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
+    for name in ("nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex", "nvmlDeviceGetName"):
+        monkeypatch.setattr(pynvml, name, getattr(Driver, name))
+    assert doctor.gpu() == doctor.Finding("NVIDIA GPU", True, "device 0, device 1")
+
+    def fail() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", fail)
+    assert not doctor.gpu().usable

@@ -1,0 +1,48 @@
+"""The catalogue on the terminal holds exactly the catalogue."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rldk_tracking.cli import keys
+from rldk_tracking.cli.main import main
+from rldk_tracking.keys import CATALOGUE
+
+
+def test_json_is_the_whole_catalogue(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == sorted(CATALOGUE)
+    assert all(row["meaning"] for row in rows)
+
+
+@pytest.mark.parametrize("form", ["table", "markdown"])
+def test_every_name_appears_once(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "--format", form]) == 0
+    shown = capsys.readouterr().out
+    marks = {"table": "{}  [", "markdown": "| `{}` |"}
+    for name, key in CATALOGUE.items():
+        if form == "table" and not key.unit:
+            continue
+        assert shown.count(marks[form].format(name)) == 1, name
+
+
+def test_markdown_rows_have_as_many_cells_as_the_head(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["keys", "--format", "markdown"])
+    lines = capsys.readouterr().out.splitlines()
+    cells = {line.replace("\\|", "").count("|") for line in lines}
+    assert cells == {len(keys.COLUMNS) + 1}
+
+
+def test_a_prefix_selects_with_and_without_the_namespace() -> None:
+    assert keys.select("kl") == keys.select("rldk/kl")
+    names = [key.name for key in keys.select("kl/")]
+    assert names == sorted(name for name in CATALOGUE if name.startswith("rldk/kl/"))
+    assert len(names) > 3
+
+
+def test_an_unknown_prefix_is_code_one_and_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "no-such-group"]) == 1
+    assert "no-such-group" in capsys.readouterr().out
