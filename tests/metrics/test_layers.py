@@ -1,0 +1,95 @@
+"""Grouping of parameters into layers, and the sums over them, against plain loops in numpy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rldk_tracking.metrics.layers import EXTRA, Layout, Summary, layer_of, spread, squares, summarise
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("model.layers.3.mlp.up_proj.weight", "model.layers.3"),
+        ("module.transformer.h.11.attn.c_attn.bias", "transformer.h.11"),
+        ("_orig_mod.model.layers.0._checkpoint_wrapped_module.w", "model.layers.0"),
+        ("base_model.model.model.layers.2.q_proj.lora_A.default.weight", "base_model.model.model.layers.2"),
+        ("model.layers.3.mlp.experts.7.w1.weight", "model.layers.3"),
+        ("model.embed_tokens.weight", "model.embed_tokens"),
+        ("submodule.weight", "submodule"),
+        ("weight", "weight"),
+    ],
+)
+def test_layer_names(name: str, layer: str) -> None:
+    assert layer_of(name) == layer
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_squares_match_numpy(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    tensors = [(torch.randn(shape) * 3).to(dtype) for shape in [(7,), (300, 41), (2, 3, 4), (0, 5)]]
+    want = [np.square(tensor.double().numpy()).sum() for tensor in tensors]
+    np.testing.assert_allclose(squares(tensors).numpy(), want, rtol=1e-5)
+
+
+def test_squares_of_16_bit_tensors_do_not_overflow() -> None:
+    tensor = torch.full((1000,), 60_000.0, dtype=torch.float16)
+    assert squares([tensor]).item() == pytest.approx(1000 * float(tensor[0]) ** 2, rel=1e-5)
+
+
+def test_squares_take_none_sparse_transposed_and_complex() -> None:
+    sparse = torch.sparse_coo_tensor(torch.tensor([[1, 1, 4]]), torch.tensor([2.0, 3.0, 1.0]), (6,))
+    transposed = torch.arange(6.0).reshape(2, 3).t()
+    found = squares([None, sparse, transposed, torch.tensor([3 + 4j])])
+    assert found.tolist() == pytest.approx([0.0, 26.0, 55.0, 25.0])
+
+
+def test_squares_of_nothing() -> None:
+    assert squares([None, None]).tolist() == [0.0, 0.0]
+    assert squares([]).tolist() == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    values=st.lists(st.lists(st.floats(0, 1e6), min_size=5, max_size=5), min_size=1, max_size=4),
+    broken=st.sets(st.tuples(st.integers(0, 3), st.integers(0, 4)), max_size=3),
+)
+def test_summary_matches_loops(values: list[list[float]], broken: set[tuple[int, int]]) -> None:
+    steps = np.array(values)
+    for step, parameter in broken:
+        if step < len(steps):
+            steps[step, parameter] = math.nan if parameter % 2 else math.inf
+    names = ["a.0.w", "a.0.b", "a.1.w", "head.w", "a.1.b"]
+    layout = Layout.of([(name, torch.zeros(2)) for name in names])
+    assert layout.layers == ("a.0", "a.1", "head")
+    summary = Summary.read(summarise(torch.tensor(steps, dtype=torch.float64), layout).tolist(), layout)
+    assert summary is not None
+    assert summary.steps == len(steps)
+    assert summary.not_finite == max(int((~np.isfinite(row)).sum()) for row in steps)
+    for layer, members in {"a.0": [0, 1], "a.1": [2, 4], "head": [3]}.items():
+        norms = [math.sqrt(sum(row[i] for i in members)) for row in steps if all(np.isfinite(row[members]))]
+        if norms:
+            assert summary.layers[layer] == pytest.approx(np.mean(norms))
+        else:
+            assert layer not in summary.layers
+    totals = [math.sqrt(row.sum()) for row in steps if np.isfinite(row).all()]
+    assert summary.total == (pytest.approx(np.mean(totals)) if totals else None)
+
+
+def test_nothing_measured_is_none() -> None:
+    layout = Layout.of([("w", torch.zeros(1))])
+    assert Summary.read([math.nan] * (EXTRA + 1), layout) is None
+
+
+def test_spread_is_numpys() -> None:
+    values = [3.0, 1.0, 2.0, 10.0, math.nan]
+    found = spread("k", values)
+    assert found["k/p10"] == pytest.approx(np.quantile([1, 2, 3, 10], 0.1))
+    assert (found["k/min"], found["k/max"]) == (1.0, 10.0)
+    assert spread("k", [math.nan]) == {}

@@ -1,0 +1,95 @@
+"""The change of the weights against the difference before and after, in float64."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from rldk_tracking.metrics import updates
+from rldk_tracking.metrics.layers import Layout, summarise
+
+ADAM = [
+    (torch.optim.Adam, {}),
+    (torch.optim.Adam, {"weight_decay": 0.1}),
+    (torch.optim.Adam, {"amsgrad": True, "betas": (0.5, 0.9)}),
+    (torch.optim.AdamW, {"weight_decay": 0.3, "eps": 1e-3}),
+    (torch.optim.AdamW, {"weight_decay": 0.3, "maximize": True}),
+    (torch.optim.AdamW, {"weight_decay": 0.1, "fused": True}),
+    (torch.optim.AdamW, {"weight_decay": 0.1, "foreach": True, "capturable": False}),
+    (torch.optim.AdamW, {"weight_decay": 0.0, "lr": torch.tensor(0.01)}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), ADAM)
+@pytest.mark.parametrize("block", [updates.CACHED_BLOCK, 64])
+def test_adam_squares(kind: Any, options: dict[str, Any], block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(updates, "CACHED_BLOCK", block)
+    torch.manual_seed(0)
+    weights = torch.nn.Parameter(torch.randn(31, 17, dtype=torch.float64))
+    optimizer = kind([weights], **{"lr": 0.01, **options})
+    assert updates.is_exact(optimizer, weights)
+    for _ in range(4):
+        weights.grad = torch.randn_like(weights)
+        before = weights.detach().clone()
+        optimizer.step()
+        group = optimizer.param_groups[0]
+        square, adam = updates.adam_squares(weights, optimizer.state[weights], group, kind is torch.optim.AdamW)
+        assert square.item() == pytest.approx((weights.detach() - before).square().sum().item(), rel=1e-6)
+        if "weight_decay" not in options and kind is torch.optim.Adam:
+            assert square.item() == pytest.approx(adam.item() * 0.01**2, rel=1e-6)
+
+
+def test_what_is_exact() -> None:
+    single, half = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
+    assert not updates.is_exact(torch.optim.AdamW([half]), half)
+    assert not updates.is_exact(torch.optim.SGD([single]), single)
+    assert not updates.is_exact(torch.optim.Adamax([single]), single)
+
+
+@pytest.mark.parametrize("shape", [(3,), (100, 100), (1024, 64), (700, 301)])
+def test_snapshot(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    tensor = torch.randn(shape)
+    snapshot = updates.Snapshot([tensor])
+    change = torch.randn(shape) * 0.01
+    tensor += change
+    exact = tensor.numel() <= updates.SAMPLE
+    found, want = snapshot.squares([tensor])[0].item(), change.double().square().sum().item()
+    assert found == pytest.approx(want, rel=1e-3 if exact else 0.05)
+
+
+def test_snapshot_runs_over_all_columns() -> None:
+    columns = 512
+    tensor = torch.zeros(1024, columns)
+    snapshot = updates.Snapshot([tensor])
+    for column in range(columns):
+        tensor.zero_()
+        tensor[:, column] = 1.0
+        assert snapshot.squares([tensor])[0].item() > 0
+
+
+def test_steps_that_rounding_swallows_are_seen() -> None:
+    weights = torch.nn.Parameter(torch.ones(50, dtype=torch.bfloat16))
+    optimizer = torch.optim.AdamW([weights], lr=1e-6, weight_decay=0.0)
+    weights.grad = torch.ones_like(weights)
+    snapshot = updates.Snapshot([weights])
+    optimizer.step()
+    assert snapshot.squares([weights])[0].item() == 0.0
+
+
+def test_keys() -> None:
+    layout = Layout.of([("l.0.w", torch.zeros(4)), ("l.1.w", torch.zeros(4)), ("l.2.w", torch.zeros(1))])
+
+    def line(*values: float) -> list[float]:
+        return summarise(torch.tensor([values], dtype=torch.float64), layout).tolist()
+
+    absent = [math.nan] * layout.width
+    found = updates.read(line(4.0, 0.0, 1.0), line(9.0, 0.0, 0.0), line(16.0, 1.0, 0.0), layout)
+    assert found["rldk/update/frozen_layers"] == 1
+    assert found["rldk/update/effective_lr"] == pytest.approx(math.sqrt(5 / 9))
+    assert found["rldk/update/adam_rms"] == pytest.approx(1.0)
+    assert found["rldk/update/ratio/p50"] == pytest.approx(0.25)  # of 0.5 and 0; the layer without weights has none
+    assert updates.read(absent, absent, line(16.0, 1.0, 0.0), layout) == {}
