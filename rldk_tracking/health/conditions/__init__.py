@@ -1,0 +1,32 @@
+"""What rules can watch for. A rule names its condition; parameters are those of the condition's constructor."""
+
+from __future__ import annotations
+
+from rldk_tracking.health.conditions.base import Condition
+from rldk_tracking.health.conditions.collapse import Collapse
+from rldk_tracking.health.conditions.divergence import UnpaidDrift
+from rldk_tracking.health.conditions.drop import Drop
+from rldk_tracking.health.conditions.estimate import BelowZero
+from rldk_tracking.health.conditions.growth import Growth
+from rldk_tracking.health.conditions.hacking import Hacking
+from rldk_tracking.health.conditions.jump import Jump
+from rldk_tracking.health.conditions.level import Level
+from rldk_tracking.health.conditions.motion import RateResponse, Still
+from rldk_tracking.health.conditions.signal import Ties
+from rldk_tracking.health.conditions.start import First, FromStart
+
+CONDITIONS: dict[str, type[Condition]] = {
+    "below_zero": BelowZero,
+    "collapse": Collapse,
+    "drop": Drop,
+    "first": First,
+    "from_start": FromStart,
+    "growth": Growth,
+    "hacking": Hacking,
+    "jump": Jump,
+    "level": Level,
+    "rate_response": RateResponse,
+    "still": Still,
+    "ties": Ties,
+    "unpaid_drift": UnpaidDrift,
+}

@@ -1,0 +1,57 @@
+"""A value beyond a fixed limit, with a second limit for the way back."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from rldk_tracking.health.conditions.base import Condition, Finding, Row
+
+
+class Level(Condition):
+    """Breached where the value is beyond `threshold`.
+
+    Args:
+        direction: "above" or "below" is the bad side.
+        threshold: the limit; the value itself is still good.
+        clear: where the breach ends; the threshold by default.
+        critical: beyond which the breach is critical.
+        zero_is_missing: zeros before the first other value are not a measurement.
+    """
+
+    def __init__(
+        self,
+        keys: tuple[str, ...],
+        *,
+        threshold: float,
+        direction: Literal["above", "below"] = "above",
+        clear: float | None = None,
+        critical: float | None = None,
+        zero_is_missing: bool = False,
+    ) -> None:
+        super().__init__(keys, zero_is_missing=zero_is_missing)
+        self.sign = sign_of(direction)
+        self.threshold, self.critical = threshold, critical
+        self.clear = threshold if clear is None else clear
+
+    def judge(self, step: int, row: Row) -> Finding | None:
+        """Compare the value with the limits."""
+        value = self.read(row)
+        if value is None:
+            return None
+        sign = self.sign
+        breached = sign * (value - self.threshold) > 0
+        clear = not breached and sign * (value - self.clear) <= 0
+        critical = breached and self.critical is not None and sign * (value - self.critical) > 0
+        return Finding(breached, clear, value, self.threshold, critical, key=self.key)
+
+
+def sign_of(direction: str) -> float:
+    """1 for "above" and "up", -1 for "below" and "down".
+
+    Raises:
+        ValueError: for anything else.
+    """
+    signs = {"above": 1.0, "up": 1.0, "below": -1.0, "down": -1.0}
+    if direction not in signs:
+        raise ValueError(f"direction must be one of {', '.join(signs)}, got {direction!r}.")
+    return signs[direction]

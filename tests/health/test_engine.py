@@ -1,0 +1,121 @@
+"""The engine over rows: transitions, silence, unknown, state."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from rldk_tracking.health.engine import Engine
+from rldk_tracking.health.presets import rules_for
+from rldk_tracking.health.rules import Rule
+
+
+def level(**fields: object) -> Rule:
+    given = {"id": "user.high", "keys": ("x",), "condition": "level", "parameters": {"threshold": 1.0, "clear": 0.5}}
+    return Rule(**{**given, "clear_after": 2, **fields})
+
+
+def transitions(engine: Engine, values: list[float], key: str = "x", start: int = 0) -> list[tuple[str, str, int]]:
+    return [
+        (alert.state, alert.severity, alert.step)
+        for step, value in enumerate(values, start)
+        for alert in engine.update(step, {key: value})
+    ]
+
+
+def test_an_alert_fires_once_and_resolves_past_the_clear_level() -> None:
+    engine = Engine([level()])
+    assert transitions(engine, [0, 2, 3, 2, 0.8, 0.8, 0.8, 0.4, 0.4, 0.4]) == [
+        ("firing", "warning", 1),
+        ("resolved", "warning", 8),
+    ]
+
+
+def test_first_step_is_that_of_the_first_breach_not_of_the_belief() -> None:
+    engine = Engine([level(persistence=(3, 4))])
+    alerts = [a for step, v in enumerate([0, 2, 0.4, 2, 2, 2]) for a in engine.update(step, {"x": v})]
+    assert [(alert.step, alert.first_step) for alert in alerts] == [(4, 1)]
+
+
+def test_warm_up_counts_steps_and_samples() -> None:
+    engine = Engine([level(warm_up_steps=10, warm_up_samples=2)])
+    assert [s for s in (0, 20, 40, 60) if engine.update(s, {"x": 2.0})] == [40]
+    engine = Engine([level(warm_up_steps=10, warm_up_samples=2)])
+    assert [s for s in range(20) if engine.update(s, {"x": 2.0})] == [10]
+
+
+def test_cooldown_mutes_a_repeat_but_not_an_escalation() -> None:
+    rule = level(cooldown_steps=100, parameters={"threshold": 1.0, "critical": 5.0})
+    assert transitions(Engine([rule]), [2, 0, 0, 2, 2, 9]) == [
+        ("firing", "warning", 0),
+        ("resolved", "warning", 2),
+        ("firing", "critical", 5),
+    ]
+
+
+def test_a_warning_that_lasts_becomes_critical_once() -> None:
+    engine = Engine([level(critical_after=3)])
+    assert transitions(engine, [2.0] * 8) == [("firing", "warning", 0), ("firing", "critical", 3)]
+
+
+def test_nan_silences_its_consequences_until_it_ends() -> None:
+    engine = Engine(rules_for(overrides={"kl.high": {"threshold": 0.1, "persistence": (1, 1)}}))
+    row = {"rldk/nan/weights": 0.0, "rldk/kl/ref_k3": 0.01}
+    engine.update(0, row)
+    broken = {"rldk/nan/weights": 3.0, "rldk/nan/gradients": 5.0, "rldk/kl/ref_k3": 9.0}
+    assert [a.rule for step in (1, 2, 3) for a in engine.update(step, broken)] == ["nan.weights"]
+    later = [a for step in range(4, 10) for a in engine.update(step, {**row, "rldk/kl/ref_k3": 9.0})]
+    assert [(a.rule, a.state) for a in later] == [("nan.weights", "resolved"), ("kl.high", "firing")]
+
+
+def test_a_rule_without_data_is_unknown_not_fine() -> None:
+    engine = Engine(rules_for())
+    for step in range(30):
+        engine.update(step, {"rldk/reward/mean": 0.1 * step})
+    unknown = engine.unknown()
+    assert "kl.high" in unknown and "nan.weights" in unknown and "reward.hacking" in unknown
+    assert "reward.collapse" not in unknown
+    assert "rldk/health/kl" not in engine.scores()
+
+
+def test_no_data_gives_no_score() -> None:
+    engine = Engine(rules_for())
+    engine.update(0, {"loss": 1.0})
+    assert engine.scores() == {}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_value_that_is_not_finite_is_taken_for_missing(bad: float) -> None:
+    engine = Engine([level()])
+    assert engine.update(0, {"x": bad}) == []
+    assert engine.unknown() == ["user.high"]
+
+
+def test_steps_may_go_backwards() -> None:
+    engine = Engine([level(persistence=(2, 2))])
+    assert [a.step for step in (100, 101, 50, 51) for a in engine.update(step, {"x": 2.0})] == [101]
+
+
+def test_state_goes_through_json_at_any_point() -> None:
+    values = [0, 2, 2, 0.8, 0.2, 0.2, 2, 2, 2, 9, 9, 0, 0, 0, 2, 2]
+    rule = level(persistence=(2, 3), cooldown_steps=3, critical_after=4)
+    whole = transitions(Engine([rule]), values)
+    for cut in range(len(values)):
+        first, second = Engine([rule]), Engine([rule])
+        before = transitions(first, values[:cut])
+        second.load_state(json.loads(json.dumps(first.state(), allow_nan=False)))
+        assert before + transitions(second, values[cut:], start=cut) == whole
+
+
+def test_advice_quotes_the_settings_of_the_run() -> None:
+    engine = Engine(rules_for(), context={"learning_rate": 3e-4, "max_grad_norm": 1.0})
+    (alert,) = engine.update(5, {"rldk/nan/weights": 1.0})
+    assert alert.advice.startswith("(learning_rate 0.0003, max_grad_norm 1)")
+    assert alert.severity == "critical" and alert.first_step == 5
+
+
+def test_state_of_another_version_is_refused() -> None:
+    with pytest.raises(ValueError, match="version 99"):
+        Engine([level()]).load_state({"version": 99})
