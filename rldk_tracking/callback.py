@@ -1,4 +1,4 @@
-"""The one line that enables everything: `callbacks=[RLDKCallback()]`, `attach(trainer)` or `report_to=[..., "rldk"]`."""
+"""The one line that enables everything: `callbacks=[RLDKCallback()]`, `attach(trainer)`, `report_to=[..., "rldk"]`."""
 
 from __future__ import annotations
 

@@ -126,21 +126,22 @@ class Ranks:
         gathered = torch.empty(self.world_size * len(vector), dtype=vector.dtype, device=vector.device)
         dist.all_gather_into_tensor(gathered, vector)
         host = gathered.reshape(self.world_size, -1).cpu().numpy().astype(np.float64)
-        return self._unpack(host, part.names)
+        return self._unpack(host, *self._agree(part), part.names)
 
     def _agree(self, part: Part) -> tuple[int, int]:
-        """Rows of the tables and length of the probe that every rank makes room for, once a training run."""
+        """Rows of the tables and length of the probe that every rank makes room for; settled at the first step."""
+        if self._capacity is not None:
+            return self._capacity
         rows = max(self._rows, *(len(next(iter(t.values()), ())) for t in (part.rollout, part.update)))
         wanted = torch.tensor([rows, 0 if part.probe is None else len(part.probe)], device=self.device)
         dist.all_reduce(wanted, op=dist.ReduceOp.MAX)
-        return int(wanted[0]), int(wanted[1])
+        self._capacity = int(wanted[0]), int(wanted[1])
+        return self._capacity
 
     def _pack(self, part: Part) -> Tensor:
-        if self._capacity is None:
-            self._capacity = self._agree(part)
-        rows, probe_length = self._capacity
+        rows, probe_length = self._agree(part)
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        host = [math.nan if key not in part.scalars else part.scalars[key] for key in self.schema.scalars]
+        host = [part.scalars.get(key, math.nan) for key in self.schema.scalars]
         scalars = torch.tensor([math.nan if isinstance(v, Tensor) else v for v in host], dtype=dtype).to(self.device)
         for index, value in enumerate(host):
             if isinstance(value, Tensor):
@@ -185,9 +186,7 @@ class Ranks:
             room[1 : 1 + len(values)] = values
         return room
 
-    def _unpack(self, host: Array, names: tuple[str, ...]) -> Merged:
-        assert self._capacity is not None
-        rows, probe_length = self._capacity
+    def _unpack(self, host: Array, rows: int, probe_length: int, names: tuple[str, ...]) -> Merged:
         schema = self.schema
         scalars, probes = [], []
         tables: list[list[Array]] = [[], []]

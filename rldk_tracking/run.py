@@ -11,6 +11,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rldk_tracking.health.engine import Engine
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OnCritical = Literal["alert", "stop"]
+
+
+_RUNS: weakref.WeakKeyDictionary[Any, Run] = weakref.WeakKeyDictionary()
+"""The present run of each trainer that is being watched."""
 
 
 @dataclass
@@ -59,8 +64,6 @@ class Run:
         stop: the alert that asked for a stop, if any.
     """
 
-    _of_trainer: weakref.WeakKeyDictionary[Any, Run] = weakref.WeakKeyDictionary()
-
     def __init__(self, settings: Settings, info: RunInfo | None = None) -> None:
         self.settings = settings
         self.info = info if info is not None else RunInfo()
@@ -78,6 +81,7 @@ class Run:
         self.rows_per_rank = 512
         self.listeners: list[Callable[[Alert], None]] = []
         self.honours_stop = True
+        self.rollout_seconds: float | None = None
         self.read_logs: Callable[[Mapping[str, Any]], dict[str, float]] = dict
         self._claims: dict[str, weakref.ref[Any]] = {}
         self._monitors: list[Any] = []
@@ -91,9 +95,9 @@ class Run:
     @classmethod
     def of(cls, trainer: Any, settings: Settings, info: RunInfo) -> Run:
         """The run of a trainer's present `train()`, made by the first monitor that asks."""
-        run = cls._of_trainer.get(trainer)
+        run = _RUNS.get(trainer)
         if run is None or run.closed:
-            run = cls._of_trainer[trainer] = cls(settings, info)
+            run = _RUNS[trainer] = cls(settings, info)
         return run
 
     def join(self, monitor: Any, settings: Settings) -> None:
@@ -128,10 +132,10 @@ class Run:
             return True
         return holder() is monitor
 
-    def open(self) -> None:
+    def open(self) -> tuple[Ranks, Engine]:
         """Find the trackers and start judging; at the first event after train begin, when every monitor has joined."""
-        if self.engine is not None:
-            return
+        if self._ranks is not None and self.engine is not None:
+            return self._ranks, self.engine
         settings = self.settings
         rules = rules_for(settings.rules, settings.overrides)
         self.engine = Engine(rules, context=dict(self.info.config))
@@ -146,10 +150,16 @@ class Run:
         self._ranks = Ranks(schema, self.device, self.rows_per_rank)
         if self._ranks.rank == 0:
             found = settings.trackers if settings.trackers is not None else self.find_trackers()
-            self._deliveries = [Delivery(tracker) for tracker in found]
+            self._deliveries = [Delivery(tracker, journal=self._journal(tracker)) for tracker in found]
             for delivery in self._deliveries:
                 delivery.open(self.info)
             self._set_status("running", 0)
+        return self._ranks, self.engine
+
+    def _journal(self, tracker: Tracker) -> Path | None:
+        """Where rows wait that a tracker did not take; made when there is the first one."""
+        folder = self.settings.output_dir or self.info.output_dir
+        return Path(folder) / "rldk" / f"undelivered-{tracker.name}.jsonl" if folder and tracker.threaded else None
 
     def observe(self, rollout: Rollout | None = None, update: PolicyUpdate | None = None) -> None:
         """Reduce a rollout or an optimiser step to per-sequence columns, on the device, for the step in progress."""
@@ -180,8 +190,8 @@ class Run:
         With several ranks it goes into the next row, since a collective outside the step would wait for the others.
         """
         self.add(scalars)
-        self.open()
-        if self._ranks is not None and self._ranks.world_size == 1:
+        ranks, _ = self.open()
+        if ranks.world_size == 1:
             self.finish(step)
 
     def leave(self, monitor: Any, step: int) -> None:
@@ -200,15 +210,14 @@ class Run:
 
     def finish(self, step: int) -> dict[str, float]:
         """Merge over ranks, compute, judge, deliver. Returns the row (the same on every rank)."""
-        self.open()
-        assert self._ranks is not None and self.engine is not None
+        ranks, engine = self.open()
         part, self.part = self.part, Part()
-        row = self._row(self._ranks.merge(part))
+        row = self._row(ranks.merge(part))
         if not row:
             return {}
-        alerts = self._judge(step, row)
+        alerts = self._judge(engine, step, row)
         self.latest, self.latest_step = row, step
-        if self._ranks.rank == 0:
+        if ranks.rank == 0:
             self._deliver(step, row, alerts)
         return row
 
@@ -220,15 +229,14 @@ class Run:
         row |= catalogue.compute_update(merged.update)
         return {key: value for key, value in row.items() if _is_finite(value)}
 
-    def _judge(self, step: int, row: dict[str, float]) -> list[Alert]:
-        assert self.engine is not None
-        alerts = self.engine.update(step, row)
+    def _judge(self, engine: Engine, step: int, row: dict[str, float]) -> list[Alert]:
+        if self._deliveries:  # rank 0's own affair, and no reason for a stop
+            row["rldk/system/tracker_errors"] = float(sum(delivery.errors for delivery in self._deliveries))
+            row["rldk/system/trackers_down"] = float(sum(not delivery.healthy for delivery in self._deliveries))
+        alerts = engine.update(step, row)
         self.alerts.extend(alerts)
-        row.update(self.engine.scores())
-        row["rldk/alerts/firing"] = float(len(self.engine.firing))
-        errors = sum(delivery.errors for delivery in self._deliveries)
-        if errors:
-            row["rldk/system/tracker_errors"] = float(errors)
+        row.update(engine.scores())
+        row["rldk/alerts/firing"] = float(len(engine.firing))
         if self.settings.on_critical == "stop" and self.stop is None:
             self.stop = next((a for a in alerts if a.severity == "critical" and a.state == "firing"), None)
         return alerts
@@ -278,9 +286,11 @@ class Run:
         Raises:
             TrainingStopped: always, after the trackers were flushed.
         """
-        assert self.stop is not None
-        self.close("stopped", self.stop.step)
-        raise TrainingStopped(self.stop.rule, self.stop.step, self.stop.message)
+        stop = self.stop
+        if stop is None:
+            raise ValueError("No alert asked for a stop.")
+        self.close("stopped", stop.step)
+        raise TrainingStopped(stop.rule, stop.step, stop.message)
 
     def close(self, status: str, step: int) -> None:
         """Flush the trackers within the time limit and leave nothing behind."""
@@ -314,7 +324,7 @@ def merge_scalars(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
         if reduce == "mean":
             merged[key] = sum(values) / len(values)
         else:
-            merged[key] = float({"max": max, "min": min, "sum": sum}[reduce](values))
+            merged[key] = float(max(values) if reduce == "max" else min(values) if reduce == "min" else sum(values))
     return merged
 
 

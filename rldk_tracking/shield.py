@@ -8,7 +8,7 @@ from types import TracebackType
 logger = logging.getLogger(__name__)
 
 
-class TrainingStopped(RuntimeError):
+class TrainingStopped(RuntimeError):  # noqa: N818 - the public name says what happened, and it is no fault
     """Raised into a trainer that ignores the stop flag, after a critical alert and after the save was asked for.
 
     Attributes:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from torch import Tensor
+
 
 class ThroughputMeter:
     """Measures from one reading to the next; the first reading starts the clock and yields nothing.
@@ -29,10 +31,10 @@ class ThroughputMeter:
         self,
         step: int,
         *,
-        tokens: float | None = None,
+        tokens: float | Tensor | None = None,
         samples: float | None = None,
         rollout_seconds: float | None = None,
-    ) -> dict[str, float]:
+    ) -> dict[str, float | Tensor]:
         """The keys of the steps since the last reading.
 
         Args:
@@ -45,7 +47,7 @@ class ThroughputMeter:
         if last is None or step <= last[0] or now <= last[1]:
             return {}
         seconds = now - last[1]
-        metrics = {"rldk/throughput/step_seconds": seconds / (step - last[0])}
+        metrics: dict[str, float | Tensor] = {"rldk/throughput/step_seconds": seconds / (step - last[0])}
         if tokens is not None:
             metrics["rldk/throughput/tokens_per_second"] = tokens / seconds
         if samples is not None:

@@ -157,9 +157,14 @@ class Monitor(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # A step that is about to be logged is closed by on_log, so that its logs are in its row.
-        if self._run is None or control.should_log:
+        run = self._run
+        if run is None or run.closed:
             return
-        self._close_step(state, control, {})
+        if not control.should_log:
+            self._close_step(state, control, {})
+        if not run.honours_stop:  # TRL's PPOTrainer, which tells of no step's beginning
+            with run.shield.at("on_step_end"):
+                self.before_step(run, state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         if self._run is None or not logs or "train_runtime" in logs:
@@ -291,7 +296,7 @@ def prepare(run: Run, trainer: Any, args: Any) -> None:
     callbacks = list(getattr(getattr(trainer, "callback_handler", None), "callbacks", []))
 
     def find() -> list[Tracker]:
-        return trackers_for(callbacks, slack=settings.slack, output_dir=settings.output_dir, run=run.info)
+        return trackers_for(callbacks, slack=settings.slack, output_dir=settings.output_dir)
 
     run.find_trackers = find
     accelerator = getattr(trainer, "accelerator", None)

@@ -10,6 +10,9 @@ from rldk_tracking.metrics.throughput import ThroughputMeter
 from rldk_tracking.monitors.base import Monitor
 from rldk_tracking.run import Run
 
+TOKENS = "length/tokens"
+"""The column of response tokens a completion."""
+
 
 class ResourceMonitor(Monitor):
     """Logs `rldk/resources/*` and `rldk/throughput/*`, see the key catalogue."""
@@ -30,7 +33,14 @@ class ResourceMonitor(Monitor):
         if self._resources is None or self._throughput is None:
             return
         run.add(self._resources.read(step))
-        run.add(self._throughput.read(step), override=False)
+        tokens = run.part.rollout.get(TOKENS)
+        speed = self._throughput.read(
+            step,
+            tokens=None if tokens is None else tokens.sum(),
+            samples=None if tokens is None else len(tokens),
+            rollout_seconds=run.rollout_seconds,
+        )
+        run.add(speed)
 
     def end(self, run: Run) -> None:
         self._resources = self._throughput = None

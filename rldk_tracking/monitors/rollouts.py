@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from rldk_tracking.monitors.base import Monitor
+from rldk_tracking.monitors.samples import SampleTable
 from rldk_tracking.run import Run
 from rldk_tracking.sources.base import Source
 from rldk_tracking.sources.detect import source_for
@@ -13,13 +14,19 @@ from rldk_tracking.sources.logs import canonical
 
 
 class RolloutMonitor(Monitor):
-    """Hands the rollout of a step, the optimiser's view of it and the trainer's logs to the run."""
+    """Hands the rollout of a step, the optimiser's view of it and the trainer's logs to the run.
+
+    Args:
+        log_samples: log the best and worst completions now and then as a table.
+        options: as for `Monitor`.
+    """
 
     tasks: ClassVar[tuple[str, ...]] = ("rollouts",)
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, log_samples: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self._source: Source | None = None
+        self._samples = SampleTable() if log_samples else None
 
     def begin(self, run: Run, trainer: Any, args: Any, model: Any, optimizer: Any) -> None:
         if trainer is None or not run.claim("rollouts", self):
@@ -36,6 +43,9 @@ class RolloutMonitor(Monitor):
         observation = self._source.read(step, logs)
         run.observe(observation.rollout, observation.update)
         run.add(observation.scalars)
+        run.rollout_seconds = getattr(self._source, "rollout_seconds", None)
+        if self._samples is not None and observation.rollout is not None:
+            self._samples.offer(run, observation.rollout, step)
 
     def end(self, run: Run) -> None:
         if self._source is not None:

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from rldk_tracking.shield import Shield, TrainingStopped
+
+
+def test_a_fault_is_logged_once_for_each_place_and_kind(caplog: pytest.LogCaptureFixture) -> None:
+    shield = Shield()
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            with shield.at("on_log"):
+                raise KeyError("rewards")
+        with shield.at("on_log"):
+            raise ValueError("other kind")
+        with shield.at("on_save"):
+            raise KeyError("rewards")
+    assert shield.faults == 5
+    assert len(caplog.records) == 3
+    assert all(record.exc_info is not None for record in caplog.records), "the cause belongs to the message"
+    assert "on_log" in caplog.records[0].getMessage()
+
+
+def test_strict_lets_faults_out() -> None:
+    with pytest.raises(KeyError), Shield(strict=True).at("on_log"):
+        raise KeyError("rewards")
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_what_ends_a_program_is_never_kept(kind: type[BaseException]) -> None:
+    with pytest.raises(kind), Shield().at("on_log"):
+        raise kind
+
+
+def test_a_wanted_stop_passes() -> None:
+    with pytest.raises(TrainingStopped, match="step 7 by nan.weights"), Shield().at("on_save"):
+        raise TrainingStopped("nan.weights", 7, "3 tensors are not finite")
