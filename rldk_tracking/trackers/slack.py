@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import MaxRetryError
 from urllib3.util.retry import Retry
 
 from rldk_tracking.health.alert import SEVERITIES, Alert, Severity
@@ -67,7 +68,6 @@ class SlackNotifier(Tracker):
         self._min_severity: Severity = min_severity
         self._retries = retries
         self._backoff = backoff
-        self._session: requests.Session | None = None
         self._sent: dict[str, tuple[str, str]] = {}
         self._run_name: str | None = None
         self._pages: list[Callable[[], str | None]] = []
@@ -76,7 +76,7 @@ class SlackNotifier(Tracker):
         return f"SlackNotifier(webhook_url=***, min_severity={self._min_severity!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_webhook": _Secret(""), "_session": None, "_pages": []}
+        return self.__dict__ | {"_webhook": _Secret(""), "_pages": []}
 
     def link_to(self, trackers: Iterable[Tracker]) -> None:
         """Messages link to the run's page in the first of these trackers that has one when the message is sent."""
@@ -99,9 +99,6 @@ class SlackNotifier(Tracker):
         self._sent[alert.rule] = news
 
     def close(self) -> None:
-        if self._session is not None:
-            self._session.close()
-            self._session = None
         self._sent.clear()
 
     def _page(self) -> str | None:
@@ -111,21 +108,21 @@ class SlackNotifier(Tracker):
         url = self._webhook.reveal() or os.environ.get(ENVIRONMENT, "")
         if not url:
             raise RejectedError(f"the Slack webhook is not known in this process; set {ENVIRONMENT}")
-        if self._session is None:
-            self._session = self._new_session()
         # The exceptions of requests quote the address. They are left behind before ours is raised, so that no traceback
         # has them as its context.
         fault: Exception | None = None
         status = 0
         with _redacted_logs(url):
             try:
-                response = self._session.post(url, json=dict(payload), timeout=_TIMEOUT, allow_redirects=False)
-                status = response.status_code
-                response.close()
-            except requests.exceptions.ReadTimeout:
-                fault = RejectedError("Slack did not answer in time; the message may have arrived and is not repeated")
+                # A session for each message: alerts are rare, and a kept connection may be dead by the next one.
+                with self._new_session() as session:
+                    answer = session.post(url, json=dict(payload), timeout=_TIMEOUT, allow_redirects=False)
+                status = answer.status_code
             except requests.exceptions.RequestException as error:
-                fault = UnavailableError(f"Slack is not reached ({type(error).__name__})")
+                if _may_have_arrived(error):
+                    fault = RejectedError("Slack gave no answer; the message may have arrived and is not repeated")
+                else:
+                    fault = UnavailableError(f"Slack is not reached ({type(error).__name__})")
         if fault is not None:
             raise fault
         if 200 <= status < 300:
@@ -135,10 +132,10 @@ class SlackNotifier(Tracker):
         raise RejectedError(f"Slack refuses the message (HTTP {status})")
 
     def _new_session(self) -> requests.Session:
-        # A request whose answer is lost is not repeated (`read=0`): two messages about one alert are one too many.
+        # A request whose answer is lost is not repeated (`read=False`): two messages about one alert are one too many.
         retry = Retry(
             total=self._retries,
-            read=0,
+            read=False,
             backoff_factor=self._backoff,
             status_forcelist=(429, 500, 502, 503, 504),
             allowed_methods={"POST"},
@@ -152,6 +149,15 @@ class SlackNotifier(Tracker):
         session.mount("https://", HTTPAdapter(max_retries=retry))
         session.mount("http://", HTTPAdapter(max_retries=retry))
         return session
+
+
+def _may_have_arrived(error: requests.exceptions.RequestException) -> bool:
+    """Whether the request was sent before it failed: it broke off, or nobody answered in time."""
+    if isinstance(error, requests.exceptions.Timeout):
+        return isinstance(error, requests.exceptions.ReadTimeout)
+    # urllib3 repeats what failed while connecting, and gives up with MaxRetryError; the rest it raises as it is.
+    connecting = bool(error.args) and isinstance(error.args[0], MaxRetryError)
+    return type(error) is requests.exceptions.ConnectionError and not connecting
 
 
 def slack_payload(alert: Alert, run_url: str | None, run_name: str | None) -> dict[str, Any]:

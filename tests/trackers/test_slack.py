@@ -1,0 +1,367 @@
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+import pickle
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import responses
+from responses import registries
+
+from rldk_tracking.health.alert import Alert
+from rldk_tracking.trackers.base import RejectedError, RunInfo, UnavailableError
+from rldk_tracking.trackers.delivery import Delivery
+from rldk_tracking.trackers.memory import InMemoryTracker
+from rldk_tracking.trackers.slack import SlackNotifier, slack_payload
+
+TOKEN = "xoxSECRETxox"
+URL = f"https://hooks.slack.com/services/T00000000/B00000000/{TOKEN}"
+
+
+class Webhook:
+    """An incoming webhook on loopback. `answers` are (status, headers) to give before it starts to accept."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self.requests = 0
+        self.answers: list[tuple[int, dict[str, str]]] = []
+        self.delay = 0.0
+        webhook = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                webhook.requests += 1
+                time.sleep(webhook.delay)
+                status, headers = webhook.answers.pop(0) if webhook.answers else (200, {})
+                if status == 200:
+                    webhook.messages.append(json.loads(body))
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"ok")
+
+            def log_message(self, *args: Any) -> None:
+                return None
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/services/T0/B0/{TOKEN}"
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    found = Webhook()
+    yield found
+    found.close()
+
+
+def notifier(webhook: Webhook, **options: Any) -> SlackNotifier:
+    return SlackNotifier(webhook.url, allow_loopback=True, **({"backoff": 0.01} | options))
+
+
+def texts(payload: Any) -> Iterator[str]:
+    """Every string of a message that Slack shows."""
+    if isinstance(payload, dict):
+        for key, value in payload.items():
+            if key == "text" and isinstance(value, str):
+                yield value
+            else:
+                yield from texts(value)
+    elif isinstance(payload, list):
+        for value in payload:
+            yield from texts(value)
+
+
+def test_one_message_when_it_fires_and_one_when_it_ends(webhook: Webhook, make_alert: Callable[..., Alert]) -> None:
+    delivery = Delivery(notifier(webhook))
+    delivery.open(RunInfo(name="grpo <tiny>"))
+    delivery.put("log", {"rldk/a": 1.0}, 1)
+    delivery.put("alert", make_alert())
+    delivery.put("alert", make_alert(step=13))
+    delivery.put("alert", make_alert(step=20, state="resolved", message="KL is back at 0.1."))
+    delivery.put("alert", make_alert(step=21, state="resolved"))
+    delivery.close()
+    assert delivery.errors == 0
+    first, second = webhook.messages
+    shown = "\n".join(texts(first))
+    for fact in ("rldk warning: kl.high", "12", "0.31", "0.2", "KL to the reference is", "Lower the learning rate"):
+        assert fact in shown
+    assert "grpo &lt;tiny&gt;" in shown
+    shown = "\n".join(texts(second))
+    assert "rldk resolved: kl.high" in shown
+    assert "KL is back" in shown
+    assert "Lower the learning rate" not in shown
+
+
+def test_it_fires_again_after_it_ended(webhook: Webhook, make_alert: Callable[..., Alert]) -> None:
+    slack = notifier(webhook)
+    for state, severity in [
+        ("firing", "warning"),
+        ("firing", "critical"),
+        ("firing", "critical"),
+        ("resolved", "critical"),
+        ("firing", "warning"),
+    ]:
+        slack.alert(make_alert(state=state, severity=severity))
+    assert len(webhook.messages) == 4
+    slack.close()
+
+
+def test_mild_alerts_stay_out_of_the_channel(webhook: Webhook, make_alert: Callable[..., Alert]) -> None:
+    slack = notifier(webhook)
+    slack.alert(make_alert("reward.saturated", severity="info"))
+    assert webhook.requests == 0
+    slack.close()
+    slack = notifier(webhook, min_severity="info")
+    slack.alert(make_alert("reward.saturated", severity="info"))
+    assert webhook.requests == 1
+    slack.close()
+
+
+def test_end_of_an_alert_from_before_a_resume_is_told(webhook: Webhook, make_alert: Callable[..., Alert]) -> None:
+    slack = notifier(webhook)
+    slack.alert(make_alert(state="resolved"))
+    assert len(webhook.messages) == 1
+    slack.close()
+
+
+def test_a_busy_channel_gets_it_after_the_time_it_asks_for(webhook: Webhook, make_alert: Callable[..., Alert]) -> None:
+    webhook.answers = [(429, {"Retry-After": "1"}), (503, {})]
+    slack = notifier(webhook)
+    before = time.monotonic()
+    slack.alert(make_alert())
+    assert 1.0 <= time.monotonic() - before < 5
+    assert (webhook.requests, len(webhook.messages)) == (3, 1)
+    slack.close()
+
+
+def test_busy_then_fine_with_a_recorded_slack(make_alert: Callable[..., Alert]) -> None:
+    with responses.RequestsMock(registry=registries.OrderedRegistry) as slack_com:
+        slack_com.post(URL, status=429, headers={"Retry-After": "0"})
+        slack_com.post(URL, status=200, body="ok")
+        SlackNotifier(URL).alert(make_alert())
+        assert len(slack_com.calls) == 2
+        assert json.loads(slack_com.calls[1].request.body)["blocks"]
+
+
+@pytest.mark.parametrize(("status", "kind"), [(403, RejectedError), (404, RejectedError), (302, RejectedError)])
+def test_a_refusal_is_final(
+    webhook: Webhook, make_alert: Callable[..., Alert], status: int, kind: type[Exception]
+) -> None:
+    webhook.answers = [(status, {"Location": "https://elsewhere.invalid/"})]
+    slack = notifier(webhook)
+    with pytest.raises(kind, match=str(status)):
+        slack.alert(make_alert())
+    assert webhook.requests == 1
+    slack.close()
+
+
+def test_lasting_overload_is_handed_back(webhook: Webhook, make_alert: Callable[..., Alert]) -> None:
+    webhook.answers = [(500, {})] * 10
+    slack = notifier(webhook, retries=2)
+    with pytest.raises(UnavailableError, match="500"):
+        slack.alert(make_alert())
+    assert webhook.requests == 3
+    webhook.answers = []
+    slack.alert(make_alert())
+    assert len(webhook.messages) == 1, "what was not accepted must not count as sent"
+    slack.close()
+
+
+def test_a_lost_answer_is_not_repeated(
+    webhook: Webhook, make_alert: Callable[..., Alert], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rldk_tracking.trackers.slack._TIMEOUT", (1.0, 0.2))
+    webhook.delay = 0.6
+    slack = notifier(webhook)
+    with pytest.raises(RejectedError, match="may have arrived"):
+        slack.alert(make_alert())
+    time.sleep(0.8)
+    assert (webhook.requests, len(webhook.messages)) == (1, 1)
+    slack.close()
+
+
+def test_a_connection_that_breaks_off_is_not_repeated(make_alert: Callable[..., Alert]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        accepted = []
+
+        def take_and_hang_up() -> None:
+            while len(accepted) < 2:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                accepted.append(connection.recv(100))
+                connection.close()
+
+        thread = threading.Thread(target=take_and_hang_up)
+        thread.start()
+        slack = SlackNotifier(f"http://127.0.0.1:{server.getsockname()[1]}/x", allow_loopback=True, backoff=0.01)
+        with pytest.raises(RejectedError, match="may have arrived"):
+            slack.alert(make_alert())
+        time.sleep(0.1)
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+    assert len(accepted) == 1
+
+
+def test_a_dead_channel_costs_training_nothing(
+    webhook: Webhook, make_alert: Callable[..., Alert], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    webhook.close()
+    slack = notifier(webhook, retries=1)
+    delivery = Delivery(slack, journal=tmp_path / "journal.jsonl", backoff=0.05)
+    delivery.open(RunInfo(name="run"))
+    longest = 0.0
+    for step in range(50):
+        before = time.perf_counter()
+        delivery.put("log", {"rldk/a": 1.0}, step)
+        if step % 10 == 0:
+            delivery.put("alert", make_alert(f"kl.{step}"))
+        longest = max(longest, time.perf_counter() - before)
+        time.sleep(0.002)
+    before = time.monotonic()
+    delivery.close(timeout=1)
+    assert time.monotonic() - before < 1.5
+    assert longest < 0.010
+    assert delivery.errors >= 1
+    assert delivery.lost == 0
+    assert "Slack is not reached" in caplog.text
+    journal = (tmp_path / "journal.jsonl").read_text()
+    assert "kl.40" in journal
+    # The address is nowhere: not in our log, not in urllib3's, whose retries quote it, and not in the journal.
+    assert "Retrying" in caplog.text
+    for place in (caplog.text, journal, repr(slack), str(vars(slack)), repr(delivery.tracker)):
+        assert TOKEN not in place
+
+
+def test_the_address_is_in_no_exception(webhook: Webhook, make_alert: Callable[..., Alert]) -> None:
+    webhook.close()
+    slack = notifier(webhook, retries=0)
+    try:
+        slack.alert(make_alert())
+    except UnavailableError as error:
+        seen: list[BaseException | None] = [error, error.__cause__, error.__context__]
+        report = "".join(traceback.format_exception(error)) + "".join(map(repr, seen))
+    assert "UnavailableError" in report
+    assert TOKEN not in report
+    for bad in (f"http://hooks.slack.com/{TOKEN}", f"ftp://x/{TOKEN}", TOKEN, f"https:///{TOKEN}", f"http://[{TOKEN}"):
+        with pytest.raises(ValueError, match="Slack webhook") as refused:
+            SlackNotifier(bad)
+        assert TOKEN not in str(refused.value)
+
+
+def test_the_address_does_not_travel(webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
+    slack = SlackNotifier(URL)
+    assert TOKEN.encode() not in pickle.dumps(slack)
+    thawed = pickle.loads(pickle.dumps(slack))
+    alert = Alert("kl.high", "warning", "firing", 1, 1, None, None, "m", "a")
+    with pytest.raises(RejectedError, match="RLDK_SLACK_WEBHOOK_URL"):
+        thawed.alert(alert)
+    assert TOKEN not in repr(copy.deepcopy(slack))
+
+
+def test_address_from_the_environment(webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="RLDK_SLACK_WEBHOOK_URL"):
+        SlackNotifier()
+    monkeypatch.setenv("RLDK_SLACK_WEBHOOK_URL", webhook.url)
+    with pytest.raises(ValueError, match="on this machine"):
+        SlackNotifier()
+    monkeypatch.setenv("RLDK_ALLOW_LOOPBACK_WEBHOOK", "1")
+    slack = SlackNotifier()
+    slack.alert(Alert("kl.high", "warning", "firing", 1, 1, None, None, "m", "a"))
+    assert len(webhook.messages) == 1
+    slack.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.com/x",
+        "http://127.0.0.1/x",
+        "http://localhost:80/x",
+        "http://[::1]/x",
+        "https://127.0.0.1/x",
+        "hooks.slack.com/services/x",
+        "",
+    ],
+)
+def test_only_https_elsewhere(url: str) -> None:
+    with pytest.raises(ValueError, match="webhook"):
+        SlackNotifier(url)
+
+
+def test_loopback_flag_does_not_open_other_hosts() -> None:
+    for url in ("http://example.com/x", "http://127.0.0.1.example.com/x", "file:///etc/passwd"):
+        with pytest.raises(ValueError, match="webhook"):
+            SlackNotifier(url, allow_loopback=True)
+
+
+def test_a_strangers_text_cannot_steer_slack(make_alert: Callable[..., Alert]) -> None:
+    nasty = "<!channel> <https://evil.example|click> & done"
+    payload = slack_payload(
+        make_alert(rule=f"x.{nasty}", message=nasty, advice=nasty, evidence={"prompt": "TOP SECRET PROMPT"}),
+        "https://host/#/runs/1?a=1&b=<2>|3",
+        nasty,
+    )
+    for text in texts(payload):
+        assert "<!channel" not in text or text == payload["blocks"][0]["text"]["text"]
+        assert "<https://evil" not in text or text == payload["blocks"][0]["text"]["text"]
+    # A header is plain text, in which Slack reads no markup.
+    assert payload["blocks"][0]["text"]["type"] == "plain_text"
+    assert "TOP SECRET" not in json.dumps(payload)
+    link = payload["blocks"][-1]["elements"][0]["text"]
+    assert link.startswith("<https://host/#/runs/1?a=1&amp;b=%3C2%3E%7C3|")
+    assert link.count("<") == link.count(">") == link.count("|") == 1
+
+
+def test_a_link_must_be_a_page(make_alert: Callable[..., Alert]) -> None:
+    for url in (None, "javascript:alert(1)", "file:///x"):
+        assert slack_payload(make_alert(), url, "name")["blocks"][-1]["elements"][0]["text"] == "name"
+
+
+def test_limits_of_block_kit(make_alert: Callable[..., Alert]) -> None:
+    """https://api.slack.com/reference/block-kit/blocks: header 150, section text 3000, field 2000 characters."""
+    payload = slack_payload(make_alert(rule="r" * 500, message="<" * 9000, advice="&" * 9000), None, "<" * 9000)
+    assert len(payload["blocks"][0]["text"]["text"]) <= 150
+    for block in payload["blocks"][1:]:
+        assert len(block.get("text", {}).get("text", "")) <= 3000
+        for field in block.get("fields", []):
+            assert len(field["text"]) <= 2000
+    unusual = slack_payload(make_alert(value=math.nan, threshold=None, message=""), None, None)
+    assert "nan" in json.dumps(unusual)
+    assert all(text for text in texts(unusual))
+
+
+def test_links_to_the_first_run_that_has_a_page(webhook: Webhook, make_alert: Callable[..., Alert]) -> None:
+    class Paged(InMemoryTracker):
+        page: str | None = None
+
+        def url(self) -> str | None:
+            return self.page
+
+    without, later = Paged(), Paged()
+    slack = notifier(webhook)
+    slack.link_to([without, later, slack])
+    later.page = "https://host/run"
+    slack.alert(make_alert())
+    assert "<https://host/run|the run>" in "\n".join(texts(webhook.messages[0]))
+    slack.close()
