@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
+
+import pytest
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -33,3 +37,35 @@ PRIVATE = (
 os.environ.update(ENVIRONMENT)
 for name in PRIVATE:
     os.environ.pop(name, None)
+
+
+class Results:
+    """Which tests ran and which were skipped, for `tests/union.py` to hold the environments against each other."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.ran: set[str] = set()
+        self.skipped: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._note(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.skipped:
+            self._note(report)
+
+    def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if report.skipped:
+            where = report.longrepr
+            self.skipped[report.nodeid] = str(where[2] if isinstance(where, tuple) else where)
+        elif getattr(report, "when", None) == "call" and report.passed:
+            self.ran.add(report.nodeid)
+
+    def pytest_sessionfinish(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps({"ran": sorted(self.ran), "skipped": self.skipped}, indent=1))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if path := os.environ.get("RLDK_TEST_RESULTS"):
+        config.pluginmanager.register(Results(Path(path)))

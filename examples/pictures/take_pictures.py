@@ -1,0 +1,106 @@
+"""Takes the README's pictures: runs the demo, serves its store on loopback, and photographs pages with Chromium.
+
+    python examples/pictures/take_pictures.py [--store FOLDER_OF_A_FINISHED_DEMO] [--to FOLDER]
+
+Needs Chromium (Debian: apt-get install chromium) and the demo extra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+HERE = Path(__file__).resolve().parent
+FAULT = "lr-jump"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", type=Path, help="a folder in which the demo has run; by default it is run now")
+    parser.add_argument("--to", type=Path, default=HERE)
+    arguments = parser.parse_args()
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        raise SystemExit("Chromium is not installed (Debian: apt-get install chromium).")
+    with tempfile.TemporaryDirectory() as scratch:
+        store = (arguments.store or Path(scratch)).resolve()
+        if arguments.store is None:
+            command = [sys.executable, "-m", "rldk_tracking.cli.main", "demo", "--fault", FAULT, "--output", str(store)]
+            subprocess.run(command, check=True)
+        runs = runs_of(store / "mlflow.db")
+        with served(store / "mlflow.db", Path(scratch)) as address:
+            for name, (experiment, run) in runs.items():
+                page = f"{address}/#/experiments/{experiment}/runs/{run}"
+                photograph(browser, f"{page}/model-metrics", arguments.to / f"{name}-charts.png", (1500, 1500))
+                photograph(browser, page, arguments.to / f"{name}-overview.png", (1500, 1100))
+    return 0
+
+
+def runs_of(database: Path) -> dict[str, tuple[str, str]]:
+    """Name of a run to its experiment and id; the latest of a name."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{database}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = client.search_runs(experiments, order_by=["attributes.start_time ASC"])
+    return {run.info.run_name: (run.info.experiment_id, run.info.run_id) for run in found}
+
+
+@contextmanager
+def served(database: Path, scratch: Path) -> Iterator[str]:
+    """An MLflow server on loopback, in a process group of its own that is ended with the block."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{database}"]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with open(scratch / "server.log", "wb") as log:
+        server = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=database.parent
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(f"{address}/health", server)
+        yield address
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=30)
+
+
+def wait_for(url: str, server: subprocess.Popen[bytes], seconds: float = 90.0) -> None:
+    """Until the server answers."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urlopen(url, timeout=2):  # noqa: S310  an address on loopback, made above
+                return
+        except (URLError, OSError):
+            time.sleep(0.5)
+    raise SystemExit("The MLflow server did not start.")
+
+
+def photograph(browser: str, url: str, to: Path, size: tuple[int, int]) -> None:
+    """One page, after its scripts have had time to draw."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as profile:
+        command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--mute-audio"]
+        command += [f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}", "--virtual-time-budget=40000"]
+        subprocess.run([*command, f"--screenshot={to}", url], check=True, capture_output=True, timeout=180)
+    print(f"{to.name}: {to.stat().st_size // 1024} KiB")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

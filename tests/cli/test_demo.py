@@ -1,0 +1,107 @@
+"""The demo as a person runs it: in a process of its own, in a folder of its own, to the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rldk_tracking.cli import demo
+from rldk_tracking.demo.faults import FAULTS, Fault
+from rldk_tracking.health.alert import Alert
+
+
+def run_demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, "-m", "rldk_tracking.cli.main", "demo", *options]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+
+
+def test_the_first_command_of_the_readme(tmp_path: Path) -> None:
+    """Both runs in MLflow, the right rule, the page's address, in less than two minutes."""
+    began = time.monotonic()
+    result = run_demo(tmp_path)
+    took = time.monotonic() - began
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert took < 120
+    assert "No warning, as it should be." in result.stdout
+    assert "mlflow ui --backend-store-uri sqlite:///mlflow.db" in result.stdout
+    assert "Traceback" not in result.stderr
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    pages = re.findall(r"(\S+)\s+http://127.0.0.1:5000/#/experiments/(\d+)/runs/(\w+)", result.stdout)
+    assert [name for name, _, _ in pages] == ["healthy", demo.DEFAULT_FAULT]
+    for name, experiment, run_id in pages:
+        run = client.get_run(run_id)
+        assert run.info.experiment_id == experiment
+        assert run.info.run_name == name
+        rewards = client.get_metric_history(run_id, "rldk/reward/mean")
+        assert sorted(point.step for point in rewards) == list(range(1, demo.STEPS + 1))
+        if name != "healthy":
+            assert max(point.value for point in client.get_metric_history(run_id, "rldk/alerts/firing")) > 0
+
+
+@pytest.mark.parametrize("name", sorted(set(FAULTS) - {demo.DEFAULT_FAULT}))
+def test_every_other_fault_meets_its_rule_and_not_before(name: str, tmp_path: Path) -> None:
+    result = run_demo(tmp_path, "--fault", name, "--tracker", "jsonl")
+    assert result.returncode == 0, result.stdout + result.stderr
+    lines = [json.loads(line) for line in (tmp_path / "rldk_demo" / f"{name}.jsonl").read_text().splitlines()]
+    assert any(rule in json.dumps(line) for line in lines for rule in FAULTS[name].rules)
+
+
+def test_wandb_offline(tmp_path: Path) -> None:
+    result = run_demo(tmp_path, "--tracker", "wandb", "--fault", "nan", "--steps", "30")
+    assert result.returncode == 0, result.stdout + result.stderr
+    folders = re.findall(r"^  (healthy|nan)\s+(\S+)$", result.stdout, re.MULTILINE)
+    assert [name for name, _ in folders] == ["healthy", "nan"]
+    for _, folder in folders:
+        assert list(Path(folder).glob("*.wandb"))
+
+
+def test_too_few_steps_are_refused(tmp_path: Path) -> None:
+    result = run_demo(tmp_path, "--steps", "3")
+    assert result.returncode == 1
+    assert "--steps must be at least" in result.stderr
+
+
+def alert(rule: str, step: int, severity: str = "warning", state: str = "firing") -> Alert:
+    return Alert(rule, severity, state, step, step, None, None, "message", "advice")  # type: ignore[arg-type]
+
+
+FAULT = Fault("f", "something", ("kl.high", "lr.spike"))
+
+
+@pytest.mark.parametrize(
+    ("alerts", "expected"),
+    [
+        ([], False),
+        ([alert("kl.high", 31)], True),
+        ([alert("kl.high", 30)], True),
+        ([alert("kl.high", 12)], False),
+        ([alert("reward.collapse", 31)], False),
+        ([alert("kl.high", 31, severity="info")], False),
+        ([alert("kl.high", 31, state="resolved")], False),
+    ],
+)
+def test_the_verdict_on_a_fault(alerts: list[Alert], expected: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.fault_as_expected(FAULT, alerts, began=30) == expected
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize(
+    ("alerts", "expected"),
+    [([], True), ([alert("reward.saturated", 50, "info")], True), ([alert("kl.high", 3)], False)],
+)
+def test_the_verdict_on_the_healthy_run(
+    alerts: list[Alert], expected: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert demo.healthy_as_expected(alerts) == expected
+    assert ("kl.high" in capsys.readouterr().out) == (not expected)

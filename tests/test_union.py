@@ -1,0 +1,62 @@
+"""The check that the two tox environments together leave nothing unrun."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("union.py")
+
+
+def check(folder: Path, *environments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(SCRIPT), str(folder), *environments], capture_output=True, text=True)
+
+
+def write(folder: Path, name: str, ran: list[str], skipped: dict[str, str]) -> None:
+    (folder / f"{name}.json").write_text(json.dumps({"ran": ran, "skipped": skipped}))
+
+
+@pytest.mark.parametrize(
+    ("ran_elsewhere", "skipped", "code"),
+    [
+        (["tests/a.py::one"], "tests/a.py::one", 0),
+        (["tests/a.py::two"], "tests/a.py::one", 1),
+        (["tests/a.py::one[x]"], "tests/a.py", 0),
+        (["tests/b.py::one"], "tests/a.py", 1),
+        ([], "tests/a.py::one", 1),
+    ],
+)
+def test_what_one_skips_another_must_run(tmp_path: Path, ran_elsewhere: list[str], skipped: str, code: int) -> None:
+    write(tmp_path, "ppo", ran_elsewhere, {})
+    write(tmp_path, "latest", ["tests/c.py::x"], {skipped: "no PPO here"})
+    result = check(tmp_path, "ppo", "latest")
+    assert result.returncode == code
+    assert ("no PPO here" in result.stdout) == bool(code)
+
+
+def test_one_environment_alone_proves_nothing(tmp_path: Path) -> None:
+    write(tmp_path, "latest", [], {"tests/a.py": "no PPO here"})
+    result = check(tmp_path, "ppo", "latest")
+    assert result.returncode == 0
+    assert "no results of ppo" in result.stdout
+
+
+def test_results_hold_what_ran_and_what_was_skipped(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(Path(__file__).with_name("conftest.py").read_text())
+    (tmp_path / "test_some.py").write_text(
+        "import pytest\n"
+        "def test_runs(): pass\n"
+        "def test_skips(): pytest.skip('not here')\n"
+        "def test_fails(): assert False\n"
+    )
+    (tmp_path / "test_whole.py").write_text("import pytest\npytest.importorskip('no_such_module', reason='absent')\n")
+    code = "import os, sys, pytest; os.environ['RLDK_TEST_RESULTS'] = 'r.json'; sys.exit(pytest.main(['-q', '.']))"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True)
+    results = json.loads((tmp_path / "r.json").read_text())
+    assert results["ran"] == ["test_some.py::test_runs"]
+    assert set(results["skipped"]) == {"test_some.py::test_skips", "test_whole.py"}
+    assert "not here" in results["skipped"]["test_some.py::test_skips"]
