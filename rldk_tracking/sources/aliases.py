@@ -1,0 +1,79 @@
+"""Log names to catalogue keys, as data. The newest name of a trainer stands first."""
+
+from __future__ import annotations
+
+import re
+
+PREFERENCE = {
+    "rewards/margins": "rldk/preference/margin",
+    "rewards/accuracies": "rldk/preference/accuracy",
+    "logps/chosen": "rldk/preference/chosen_logps",
+    "logps/rejected": "rldk/preference/rejected_logps",
+}
+
+OF_FUNCTION = re.compile(r"rewards/(?P<function>(?!chosen$|rejected$).+?)(/(?P<statistic>mean|std))?")
+"""One reward function of TRL's GRPO: `rewards/<name>/mean` and `/std`, up to 0.16 `rewards/<name>`."""
+
+DIVIDED_BY_MINIBATCHES = ("policy/approxkl_avg", "policy/clipfrac_avg", "loss/policy_avg", "loss/value_avg")
+"""TRL's PPO averages over gradient_accumulation_steps slots, of which 1 / num_mini_batches are filled."""
+
+_BY_KEY: dict[str, tuple[str, ...]] = {
+    "rldk/train/loss": ("loss", "actor/pg_loss", "policy_loss", "ppo/loss/total"),
+    "rldk/grad/norm": ("grad_norm", "actor/grad_norm", "actor_grad_norm"),
+    "rldk/update/learning_rate": ("learning_rate", "lr", "actor/lr", "actor_lr", "ppo/learning_rate"),
+    "rldk/throughput/step_seconds": ("step_time", "timing_s/step"),
+    "rldk/reward/mean": ("reward", "objective/scores", "critic/score/mean", "ppo/mean_scores", "env/reward_mean"),
+    "rldk/reward/std": ("env/reward_std", "ppo/std_scores"),
+    "rldk/reward/min": ("critic/score/min",),
+    "rldk/reward/max": ("critic/score/max",),
+    "rldk/reward/group_tied_fraction": ("frac_reward_zero_std",),
+    "rldk/kl/ref_per_sequence": ("objective/kl",),
+    "rldk/kl/ref_k3": ("actor/kl_loss",),
+    "rldk/kl/ref_k1": ("actor/reward_kl_penalty", "critic/kl"),
+    "rldk/policy/entropy": ("entropy", "policy/entropy_avg", "actor/entropy", "actor/entropy_loss", "entropy_loss"),
+    "rldk/policy/clip_fraction": (
+        "clip_ratio/region_mean",
+        "clip_ratio",
+        "policy/clipfrac_avg",
+        "actor/pg_clipfrac",
+        "ppo_clip_ratio",
+        "ppo/policy/clipfrac",
+    ),
+    "rldk/policy/clip_fraction_low": ("clip_ratio/low_mean",),
+    "rldk/policy/clip_fraction_high": ("clip_ratio/high_mean",),
+    "rldk/policy/approx_kl": ("policy/approxkl_avg", "ppo/policy/approxkl"),
+    "rldk/value/loss": ("loss/value_avg", "critic/vf_loss", "critic_loss", "ppo/loss/value"),
+    "rldk/value/clip_fraction": ("val/clipfrac_avg", "critic/vf_clipfrac", "ppo/val/clipfrac"),
+    "rldk/value/explained_variance": ("critic/vf_explained_var", "ppo/val/var_explained"),
+    "rldk/advantage/mean": ("critic/advantages/mean",),
+    "rldk/length/mean": (
+        "completions/mean_length",
+        "completion_length",
+        "response_length/mean",
+        "response_length",
+        "tokens/responses_len_mean",
+    ),
+    "rldk/length/min": ("completions/min_length", "response_length/min"),
+    "rldk/length/max": ("completions/max_length", "response_length/max"),
+    "rldk/length/terminated_mean": ("completions/mean_terminated_length",),
+    "rldk/length/truncated_fraction": (
+        "completions/clipped_ratio",
+        "response_length/clip_ratio",
+        "response_clip_ratio",
+    ),
+    "rldk/sampler/logp_diff_mean": ("sampling/sampling_logp_difference/mean",),
+    "rldk/sampler/logp_diff_max": ("sampling/sampling_logp_difference/max",),
+    **{key: (name,) for name, key in PREFERENCE.items()},
+}
+
+ALIASES: dict[str, str] = {name: key for key, names in _BY_KEY.items() for name in names}
+
+NAN_COUNTERS: dict[str, str] = {
+    "rldk/train/loss": "rldk/nan/loss",
+    "rldk/kl/ref_k1": "rldk/nan/loss",
+    "rldk/kl/ref_k3": "rldk/nan/loss",
+    "rldk/kl/ref_per_sequence": "rldk/nan/loss",
+    "rldk/grad/norm": "rldk/nan/gradients",
+    "rldk/reward/mean": "rldk/nan/reward",
+}
+"""The quantities whose not being finite is a fault of training. A NaN elsewhere may be harmless."""

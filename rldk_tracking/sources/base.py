@@ -1,0 +1,52 @@
+"""What every source offers: one observation a step, in the terms of `Rollout` and the key catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rldk_tracking.rollout import PolicyUpdate, Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a source saw of one step on this rank.
+
+    Attributes:
+        rollout: what was sampled, None in steps that train on an earlier rollout.
+        update: what the optimiser step saw.
+        scalars: canonical keys to numbers that the trainer alone knows; tensors are 0-dimensional, on any device.
+    """
+
+    rollout: Rollout | None = None
+    update: PolicyUpdate | None = None
+    scalars: Mapping[str, float | Tensor] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """Reads one family of trainers.
+
+    Attributes:
+        rows_per_rank: the most completions that a rank delivers in a step; the same on all ranks.
+        honours_stop: whether the trainer obeys `control.should_training_stop`.
+        rollout_seconds: how long this rank sampled and scored for the step that was read last, None where not known.
+        missing: what cannot be read from this trainer and which keys will lack, in words; said once as a warning.
+    """
+
+    rows_per_rank: int
+    honours_stop: bool
+    rollout_seconds: float | None
+    missing: list[str]
+
+    def attach(self, trainer: Any, args: Any) -> None:
+        """Install on this trainer instance what is needed to look. Once, when training begins."""
+
+    def detach(self) -> None:
+        """Take out what was installed and leave nothing behind."""
+
+    def read(self, step: int, logs: Mapping[str, Any]) -> Observation:
+        """What there is to see of the step that has just ended. `logs` is empty where the step was not logged."""

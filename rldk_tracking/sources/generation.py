@@ -1,0 +1,203 @@
+"""One batch of completions as TRL's GRPO and RLOO trainers make it, and the `Rollout` that it amounts to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rldk_tracking.rollout import Rollout
+from rldk_tracking.sources.rows import align, row_keys, stack_rows
+
+PER_ROW = (
+    "mask",
+    "token_ids",
+    "logprobs",
+    "ref_logprobs",
+    "sampler_logprobs",
+    "entropy",
+    "scores",
+    "non_score_rewards",
+    "advantages",
+    "group_ids",
+    "truncated",
+)
+
+
+@dataclass
+class Generation:
+    """What `_generate_and_score_completions` returned, and what the trainer logged while it ran. Rows are this rank's.
+
+    Attributes:
+        step: optimiser steps made before it was sampled.
+        output: token ids, masks, advantages and the log-probabilities that the trainer keeps.
+        rewards: reward function to one number a row, NaN where it returned None; empty where that is not known.
+        weights: reward function to weight.
+        first_row: number of the first row among all ranks' rows of the step, None where rows were shuffled.
+        num_generations: completions of one prompt.
+        all_rows: number of rows over all ranks.
+        stop_ids: tokens that end a completion, or fill the batch after its end.
+        prompts, completions: texts, where the trainer keeps them.
+        old_logprobs, ref_logprobs: (B, T), where they were computed and not kept in `output`.
+        kl_penalty: what one nat of divergence takes off a completion's reward (RLOO's beta).
+    """
+
+    step: int
+    output: Mapping[str, Any]
+    rewards: dict[str, Sequence[float]] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    first_row: int | None = None
+    num_generations: int | None = None
+    all_rows: int = 0
+    stop_ids: tuple[int, ...] = ()
+    prompts: tuple[str, ...] | None = None
+    completions: tuple[str, ...] | None = None
+    old_logprobs: Tensor | None = None
+    ref_logprobs: Tensor | None = None
+    kl_penalty: float = 0.0
+
+    @property
+    def groups(self) -> int:
+        """Number of prompts over all ranks."""
+        return -(-self.all_rows // self.num_generations) if self.num_generations else 0
+
+    @property
+    def token_ids(self) -> Tensor:
+        """(B, T)."""
+        ids: Tensor = self.output["completion_ids"]
+        return ids
+
+    @property
+    def completion_mask(self) -> Tensor:
+        """(B, T) bool."""
+        mask: Tensor = self.output["completion_mask"]
+        return mask.bool()
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """(B,) hashes of prompt and completion, see `rows`."""
+        return row_keys(torch.cat([self.output["prompt_ids"], self.token_ids], dim=1))
+
+    @cached_property
+    def trained(self) -> Tensor:
+        """(B,) bool. False where `mask_truncated_completions` took a truncated completion out of the loss."""
+        return self.completion_mask.any(dim=1)
+
+    @cached_property
+    def present(self) -> Tensor:
+        """(B, T) bool. Every sampled token, also of completions that are not trained on.
+
+        Those were cut off, so neither is their last token padding nor does padding stand before it.
+        """
+        ids, mask = self.token_ids, self.completion_mask
+        if not self.stop_ids:
+            return mask
+        not_padding = ids != self.stop_ids[-1]
+        up_to_last: Tensor = not_padding.flip(1).cumsum(dim=1).flip(1) > 0
+        return torch.where(self.trained[:, None], mask, up_to_last)
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """(B, T) bool. `present` without what tools wrote into the completion."""
+        tool_mask = self.output.get("tool_mask")
+        if tool_mask is None:
+            return self.present
+        return self.present & (tool_mask.bool() | ~self.trained[:, None])
+
+    @cached_property
+    def truncated(self) -> Tensor | None:
+        """(B,) bool. The last token neither ends a completion nor is padding, as TRL's `completions/clipped_ratio`."""
+        if not self.stop_ids or self.token_ids.shape[1] == 0:
+            return None
+        lengths = self.present.sum(dim=1)
+        last = self.token_ids.gather(1, (lengths - 1).clamp(min=0)[:, None]).squeeze(1)
+        ended = torch.zeros_like(lengths, dtype=torch.bool)
+        for token in self.stop_ids:
+            ended |= last == token
+        cut: Tensor = ~ended & (lengths > 0)
+        return cut
+
+    def scores(self) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """(B,) weighted sum over the functions that scored, NaN where none did, as TRL's `reward`; and each one's."""
+        if not self.rewards:
+            return None, {}
+        device = self.token_ids.device
+        table = torch.tensor([list(values) for values in self.rewards.values()], dtype=torch.float32)
+        weights = torch.tensor([self.weights.get(name, 1.0) for name in self.rewards], dtype=torch.float32)
+        total = (table * weights[:, None]).nansum(dim=0)
+        total[table.isnan().all(dim=0)] = math.nan
+        moved = torch.cat([table, total[None]]).to(device)
+        weighed = set(self.weights) >= set(self.rewards)
+        return moved[-1] if weighed else None, dict(zip(self.rewards, moved, strict=False))
+
+    def rollout(self, logprobs: Tensor | None, entropy: Tensor | None, first_group: int = 0) -> Rollout:
+        """As the contract wants it.
+
+        Args:
+            logprobs, entropy: (B, T) of the policy at sampling time, where the trainer does not keep them.
+            first_group: number of the step's first group of this generation.
+        """
+        kept = self.output.get("old_per_token_logps")
+        logprobs = kept if kept is not None else self.old_logprobs if self.old_logprobs is not None else logprobs
+        ref_logprobs = self.output.get("ref_per_token_logps", self.ref_logprobs)
+        scores, rewards = self.scores()
+        group_ids = penalty = None
+        if self.first_row is not None and self.num_generations:
+            rows = torch.arange(len(self.mask), device=self.mask.device) + self.first_row
+            group_ids = rows // self.num_generations + first_group
+        if self.kl_penalty and logprobs is not None and ref_logprobs is not None:
+            counted = self.completion_mask
+            penalty = -self.kl_penalty * (logprobs - ref_logprobs).masked_fill(~counted, 0.0).sum(dim=1)
+        return Rollout(
+            mask=self.mask,
+            token_ids=self.token_ids,
+            logprobs=self._where_trained(logprobs),
+            ref_logprobs=self._where_trained(ref_logprobs),
+            sampler_logprobs=self.output.get("sampling_per_token_logps"),
+            entropy=self._where_trained(entropy),
+            scores=scores,
+            rewards=rewards,
+            reward_weights=dict(self.weights) if rewards else {},
+            non_score_rewards=penalty,
+            advantages=self.output.get("advantages"),
+            group_ids=group_ids,
+            truncated=self.truncated,
+            prompts=self.prompts,
+            completions=self.completions,
+        )
+
+    def _where_trained(self, values: Tensor | None) -> Tensor | None:
+        """NaN in the rows that the trainer hides from the model, where its log-probabilities mean nothing."""
+        return None if values is None else values.detach().masked_fill(~self.trained[:, None], math.nan)
+
+
+def joined(rollouts: Sequence[Rollout]) -> Rollout:
+    """The generations of one optimiser step as one rollout. A field that one of them lacks is left out."""
+    if len(rollouts) == 1:
+        return rollouts[0]
+    fields: dict[str, Any] = {name: stack_rows([getattr(part, name) for part in rollouts]) for name in PER_ROW}
+    names = set.intersection(*(set(part.rewards) for part in rollouts))
+    rewards = {
+        name: torch.cat([part.rewards[name] for part in rollouts]) for name in rollouts[0].rewards if name in names
+    }
+    for name in ("prompts", "completions"):
+        texts = [getattr(part, name) for part in rollouts]
+        fields[name] = None if any(part is None for part in texts) else tuple(text for part in texts for text in part)
+    return Rollout(rewards=rewards, reward_weights=rollouts[0].reward_weights, **fields)
+
+
+def at_sampling(generation: Generation, passes: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor | None:
+    """(B, T) of what the loss computed for shuffled rows, in the generation's order.
+
+    Args:
+        passes: (keys, values) of the micro-batches; None where a micro-batch has no values.
+    """
+    values = stack_rows([part for _, part in passes])
+    if values is None or values.shape[-1] != generation.mask.shape[1]:
+        return None
+    return align(torch.cat([keys for keys, _ in passes]), values, generation.keys)

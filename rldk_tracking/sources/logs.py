@@ -1,0 +1,136 @@
+"""What trainers log, under the names that they have used over the years, as keys of the catalogue.
+
+Names of TRL (PPO, GRPO, RLOO, preference trainers), transformers, verl and OpenRLHF are known, with or without a
+`train/` prefix. Of what an evaluation logs, `eval_<name>`, the loss and the reward are taken, under `rldk/eval/`.
+
+Not translated, because the number is not what its key would promise: `val/ratio` of TRL's PPO (divided by the number
+of minibatches), `objective/entropy` (a sum over a response), verl's `actor/ppo_kl` and `critic/rewards/mean`
+(penalised), `sampling/importance_sampling_ratio/*` (after truncation).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from rldk_tracking.sources.aliases import ALIASES, DIVIDED_BY_MINIBATCHES, NAN_COUNTERS, OF_FUNCTION, PREFERENCE
+from rldk_tracking.sources.base import Observation
+
+EVALUATED = {"rldk/train/loss": "rldk/eval/loss", "rldk/reward/mean": "rldk/eval/reward"}
+
+Kind = Literal["ppo", "grpo", "rloo", "other"]
+
+
+def canonical(
+    logs: Mapping[str, Any],
+    kind: Kind | None = None,
+    *,
+    num_mini_batches: int = 1,
+    reward_std_within_groups: bool | None = None,
+) -> dict[str, float]:
+    """One entry of a trainer's logs under canonical keys; what is unknown, empty or no number is left out.
+
+    A loss, gradient norm, KL or reward that is not finite is counted in `rldk/nan/...`; anything else that is not
+    finite is left out.
+
+    Args:
+        logs: numbers, numbers written as text, tensors of one element, None.
+        kind: the trainer, where it is known. `kl` is Schulman's k3 in GRPO, k1 in RLOO.
+        num_mini_batches: of TRL's PPO, which divides its averages by it.
+        reward_std_within_groups: whether `reward_std` is the mean spread within groups, as up to TRL 0.26, rather
+            than the spread of the batch. By default told from the keys beside it.
+    """
+    names = {_plain(str(name)): value for name, value in logs.items()}
+    if "train_runtime" in names:
+        return {}
+    evaluated = {name[5:]: value for name, value in names.items() if name.startswith(("eval_", "eval/"))}
+    trained = {name: value for name, value in names.items() if not name.startswith(("eval_", "eval/"))}
+    if reward_std_within_groups is None:
+        reward_std_within_groups = "step_time" not in names
+    row = _translated(trained, kind, num_mini_batches, reward_std_within_groups)
+    for key, value in _translated(evaluated, kind, num_mini_batches, reward_std_within_groups).items():
+        if key in EVALUATED:
+            row[EVALUATED[key]] = value
+    return row
+
+
+def number(value: Any) -> float | None:
+    """A number out of whatever a log holds, not finite ones included; None for what is none."""
+    if value is None or isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        try:
+            return float(value.strip().replace(",", ""))
+        except ValueError:
+            return None
+    if hasattr(value, "numel"):
+        return float(value) if value.numel() == 1 else None
+    if isinstance(value, (int, float)) or (hasattr(value, "dtype") and getattr(value, "size", 0) == 1):
+        return float(value)
+    return None
+
+
+def _plain(name: str) -> str:
+    """Without a prefix for training, in the spelling of TRL: notebook tables print `Training Loss` and spaces."""
+    name = re.sub(r"\s*/\s*", "/", name.strip())
+    name = name.removeprefix("train/")
+    known = {"Training Loss": "loss", "Validation Loss": "eval_loss"}
+    return known.get(name, name[:1].lower() + name[1:])
+
+
+def _translated(
+    names: Mapping[str, Any], kind: Kind | None, num_mini_batches: int, within_groups: bool
+) -> dict[str, float]:
+    row: dict[str, float] = {}
+    preference = any(name in names for name in PREFERENCE)
+    for name, raw in names.items():
+        key, value = _key(name, names, kind, within_groups, preference), number(raw)
+        if key is None or value is None:
+            continue
+        counter = NAN_COUNTERS.get(key)
+        if math.isfinite(value):
+            row[key] = value * (num_mini_batches if name in DIVIDED_BY_MINIBATCHES else 1)
+            if counter == "rldk/nan/gradients":
+                # Only the gradient norm is logged unfiltered, so that a finite one means something.
+                row.setdefault(counter, 0.0)
+        elif counter is not None:
+            row[counter] = 1.0
+    return row
+
+
+def _key(name: str, names: Mapping[str, Any], kind: Kind | None, within_groups: bool, preference: bool) -> str | None:
+    if name == "kl":
+        is_k1 = kind == "rloo" or "policy_loss" in names
+        return "rldk/kl/ref_k1" if is_k1 else "rldk/kl/ref_k3"
+    if name == "reward_std":
+        return "rldk/reward/group_std_mean" if within_groups else "rldk/reward/std"
+    if name == "entropy" and (preference or "mean_token_accuracy" in names):
+        return None
+    known = ALIASES.get(name)
+    if known is None and not preference and (match := OF_FUNCTION.fullmatch(name)):
+        return f"rldk/reward/function/{match['function']}/{match['statistic'] or 'mean'}"
+    return known
+
+
+class LogsSource:
+    """Any trainer that is not known: its logs are all there is. See `Source`."""
+
+    honours_stop = True
+    rows_per_rank = 1
+
+    def __init__(self, trainer: Any) -> None:
+        self.missing: list[str] = []
+        self.rollout_seconds: float | None = None
+
+    def attach(self, trainer: Any, args: Any) -> None:
+        """Nothing is installed."""
+
+    def detach(self) -> None:
+        """Nothing was."""
+
+    def read(self, step: int, logs: Mapping[str, Any]) -> Observation:
+        """The logs under canonical keys, but for the speed, which is measured."""
+        found = canonical(logs, "other", reward_std_within_groups=False)
+        return Observation(scalars={key: value for key, value in found.items() if "/throughput/" not in key})

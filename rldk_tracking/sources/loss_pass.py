@@ -1,0 +1,117 @@
+"""What the loss of TRL's GRPO and RLOO trainers computed for one micro-batch, and the `PolicyUpdate` of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rldk_tracking.rollout import PolicyUpdate
+from rldk_tracking.sources.generation import Generation
+from rldk_tracking.sources.rows import align, row_keys, stack_rows
+
+CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
+"""GRPO's losses that clip the ratio on both sides."""
+
+
+@dataclass
+class LossPass:
+    """One micro-batch's forward pass in the loss.
+
+    Attributes:
+        step: optimiser steps made before it.
+        generation: what it trains on, where that was seen.
+        inputs: the micro-batch as the trainer buffers it.
+        input_ids: (N, L) prompts and completions.
+        logprobs, entropy: (N, T), detached.
+    """
+
+    step: int
+    generation: Generation | None
+    inputs: Mapping[str, Any]
+    input_ids: Tensor
+    logprobs: Tensor
+    entropy: Tensor | None
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """(N,) hashes of prompt and completion, see `rows`."""
+        return row_keys(self.input_ids)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether no optimiser step lies between sampling and this loss."""
+        return self.generation is not None and self.generation.step == self.step
+
+    @property
+    def mask(self) -> Tensor:
+        """(N, T) bool, the tokens that the loss counts."""
+        mask: Tensor = self.inputs["completion_mask"].bool()
+        tool_mask = self.inputs.get("tool_mask")
+        return mask if tool_mask is None else mask & tool_mask.bool()
+
+    @property
+    def old_logprobs(self) -> Tensor | None:
+        """(N, T) at sampling time; None where the loss takes its own instead."""
+        kept: Tensor | None = self.inputs.get("old_per_token_logps")
+        if kept is None and self.generation is not None and self.generation.old_logprobs is not None:
+            return align(self.generation.keys, self.generation.old_logprobs, self.keys)
+        return kept
+
+
+def update_of(trainer: Any, passes: Sequence[LossPass]) -> PolicyUpdate | None:
+    """All micro-batches of an optimiser step together; None where they do not fit together."""
+    mask, logprobs = stack_rows([p.mask for p in passes]), stack_rows([p.logprobs for p in passes])
+    if mask is None or logprobs is None:
+        return None
+    first = all(p.is_first for p in passes)
+    low, high = (None, None) if first else clip_range(trainer)
+    return PolicyUpdate(
+        mask=mask,
+        new_logprobs=logprobs,
+        old_logprobs=stack_rows([p.old_logprobs for p in passes]),
+        advantages=stack_rows([p.inputs.get("advantages") for p in passes]),
+        entropy=stack_rows([p.entropy for p in passes]),
+        clip_low=low,
+        clip_high=high,
+        sequence_level=_clips_sequences(trainer),
+        first_epoch=first,
+    )
+
+
+def clip_range(trainer: Any) -> tuple[float | None, float | None]:
+    """How far below and above 1 a ratio may be; None on a side that is not clipped, or not by the ratio itself."""
+    low, high = getattr(trainer, "epsilon_low", None), getattr(trainer, "epsilon_high", None)
+    loss = getattr(trainer, "loss_type", "grpo")
+    if clips_geometric_mean(trainer):
+        return None, None
+    if loss == "cispo":
+        # Here the limit itself is given, not its distance from 1.
+        return None, None if high is None else high - 1
+    return (low, high) if loss in CLIPPED_LOSSES else (None, None)
+
+
+def clips_geometric_mean(trainer: Any) -> bool:
+    """GSPO: the ratio of a completion is the geometric mean over its tokens, not their product."""
+    return getattr(trainer, "importance_sampling_level", "token") == "sequence"
+
+
+def _clips_sequences(trainer: Any) -> bool:
+    names = {cls.__name__ for cls in type(trainer).__mro__}
+    return "RLOOTrainer" in names or clips_geometric_mean(trainer)
+
+
+def at_sampling_time(
+    generation: Generation, passes: Sequence[LossPass], name: str
+) -> list[tuple[Tensor, Tensor | None]]:
+    """Keys and values of the passes over a generation that no optimiser step lies before."""
+    return [(p.keys, getattr(p, name)) for p in passes if p.generation is generation and p.is_first]
+
+
+def detached(values: Any) -> Tensor | None:
+    """A tensor without its graph, None for anything else."""
+    return values.detach() if isinstance(values, torch.Tensor) else None

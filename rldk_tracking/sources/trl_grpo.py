@@ -1,0 +1,239 @@
+"""GRPO and RLOO: completions in groups of one prompt, read where the trainer makes and scores them.
+
+Two methods of the trainer instance are wrapped, and called as before. `_generate_and_score_completions` gives the
+rollout in generation order, before it is shuffled; `_get_per_token_logps_and_entropies` gives, in the loss, the
+log-probabilities of the weights that the optimiser step starts from.
+
+Where the trainer computes no log-probabilities at sampling time, because no optimiser step lies between sampling and
+the loss, those of the loss are the same numbers, and `Rollout.logprobs` holds them; ratios are then 1 by construction,
+so `PolicyUpdate.old_logprobs` is None. Where ratios are computed but no step lies between, the clip range is None:
+nothing can be clipped, and a share of 0 would say nothing.
+
+Without the first method the rollout is read from `_buffered_inputs`, whose rows are shuffled, so that rewards and
+groups cannot be told by completion. Without both only the logs are left.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rldk_tracking.rollout import Rollout
+from rldk_tracking.shield import Shield
+from rldk_tracking.sources.base import Observation
+from rldk_tracking.sources.generation import Generation, at_sampling, joined
+from rldk_tracking.sources.logs import Kind, canonical
+from rldk_tracking.sources.loss_pass import (
+    LossPass,
+    at_sampling_time,
+    clips_geometric_mean,
+    detached,
+    update_of,
+)
+from rldk_tracking.sources.rows import stack_rows
+from rldk_tracking.sources.scoring import stop_ids, with_rewards
+from rldk_tracking.sources.wrapping import Wrapped
+
+logger = logging.getLogger(__name__)
+
+SCORING, LOGPROBS = "_generate_and_score_completions", "_get_per_token_logps_and_entropies"
+MEASURED = ("rldk/reward/", "rldk/kl/", "rldk/length/", "rldk/policy/", "rldk/sampler/", "rldk/throughput/")
+"""Groups that are measured for the one step, where the logs hold means over several."""
+CLIPPING = "rldk/policy/clip_fraction"
+
+
+class GroupSource:
+    """Reads TRL's GRPOTrainer and RLOOTrainer and trainers derived from them. See `Source`.
+
+    Attributes:
+        shield: keeps faults of the reading from the trainer, whose methods it happens in.
+    """
+
+    honours_stop = True
+
+    def __init__(self, trainer: Any) -> None:
+        self.missing: list[str] = []
+        self.shield = Shield()
+        self.rows_per_rank = rows_per_rank(trainer)
+        self.rollout_seconds: float | None = None
+        self._kind: Kind = "rloo" if any(cls.__name__ == "RLOOTrainer" for cls in type(trainer).__mro__) else "grpo"
+        self._trainer: Callable[[], Any] = lambda: None
+        self._wrapped: list[Wrapped] = []
+        self._generation: Generation | None = None
+        self._generations: list[Generation] = []
+        self._passes: list[LossPass] = []
+        self._scored: list[Tensor] = []
+        self._seconds = 0.0
+        self._buffer: Callable[[], Any] = lambda: None
+
+    def attach(self, trainer: Any, args: Any) -> None:
+        """Wrap the two methods; say once what is not there."""
+        self.detach()
+        self._trainer = weakref.ref(trainer)
+        self.missing = what_is_missing(trainer)
+        for name, around in ((SCORING, self._around_scoring), (LOGPROBS, self._around_logprobs)):
+            if callable(getattr(trainer, name, None)):
+                self._wrapped.append(Wrapped(trainer, name, around))
+        if self.missing:
+            logger.warning("rldk: %s cannot be read whole: %s.", type(trainer).__name__, "; ".join(self.missing))
+
+    def detach(self) -> None:
+        """Unwrap, and let go of the last step's tensors."""
+        for wrapped in self._wrapped:
+            wrapped.restore()
+        self._wrapped = []
+        self._trainer = lambda: None
+        self._generation = None
+        self._generations, self._passes, self._scored = [], [], []
+
+    def read(self, step: int, logs: Mapping[str, Any]) -> Observation:
+        """The rollout if it was sampled for this step, what the step's loss saw, and what only the logs say."""
+        trainer = self._trainer()
+        if trainer is None:
+            return Observation(scalars=canonical(logs, self._kind))
+        generations = [g for g in self._generations if g.step == step - 1]
+        passes = [p for p in self._passes if p.step == step - 1]
+        self._generations, self._passes = [], []
+        self.rollout_seconds, self._seconds = self._seconds, 0.0
+        if not callable(getattr(trainer, SCORING, None)):
+            generations = self._unread_buffer(trainer, step)
+        rollout = self._rollout(generations, passes)
+        update = update_of(trainer, passes) if passes else None
+        return Observation(rollout, update, self._scalars(trainer, logs))
+
+    def _rollout(self, generations: list[Generation], passes: list[LossPass]) -> Rollout | None:
+        rollouts, groups = [], 0
+        for generation in generations:
+            found = {
+                n: at_sampling(generation, at_sampling_time(generation, passes, n)) for n in ("logprobs", "entropy")
+            }
+            if generation.output.get("old_per_token_logps") is not None or generation.old_logprobs is not None:
+                # Then the loss may have seen a part of the rows only, in this step.
+                found["entropy"] = None
+            rollouts.append(generation.rollout(found["logprobs"], found["entropy"], groups))
+            groups += generation.groups
+        return joined(rollouts) if rollouts else None
+
+    def _scalars(self, trainer: Any, logs: Mapping[str, Any]) -> dict[str, float]:
+        found = canonical(logs, self._kind)
+        clipping = {key: value for key, value in found.items() if key.startswith(CLIPPING)}
+        found = {key: value for key, value in found.items() if not key.startswith(CLIPPING)}
+        if not self.missing:
+            found = {key: value for key, value in found.items() if not key.startswith(MEASURED)}
+        exact = not self.missing and not clips_geometric_mean(trainer)
+        return found if exact or is_aligned(trainer) else found | clipping
+
+    # Around the trainer's methods.
+
+    def _around_scoring(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def generate_and_score_completions(*args: Any, **kwargs: Any) -> Any:
+            self._scored = []
+            start = time.perf_counter()
+            output = original(*args, **kwargs)
+            self._seconds += time.perf_counter() - start
+            with self.shield.at("reading a rollout"):
+                self._keep_generation(output)
+            return output
+
+        return generate_and_score_completions
+
+    def _around_logprobs(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def get_per_token_logps_and_entropies(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            with self.shield.at("reading log-probabilities"):
+                self._keep_logprobs(result, args, kwargs)
+            return result
+
+        return get_per_token_logps_and_entropies
+
+    def _keep_generation(self, output: Any) -> None:
+        trainer = self._trainer()
+        scored, self._scored = self._scored, []
+        if trainer is None or not trainer.model.training or not isinstance(output, Mapping):
+            return
+        step = int(trainer.state.global_step)
+        generation = Generation(step, dict(output), stop_ids=stop_ids(trainer))
+        if self._kind == "rloo" and scored:
+            # TRL keeps the sums of these only: the policy's come first, the reference's second.
+            generation.old_logprobs = scored[0]
+            if len(scored) > 1 and trainer.beta != 0.0:
+                generation.ref_logprobs, generation.kl_penalty = scored[1], float(trainer.beta)
+        with_rewards(generation, trainer)
+        self._generations = [g for g in self._generations if g.step == step] + [generation]
+        self._generation = generation
+
+    def _keep_logprobs(self, result: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        trainer = self._trainer()
+        if trainer is None or not trainer.model.training:
+            return
+        logprobs = detached(result[0])
+        if logprobs is None:
+            return
+        if not torch.is_grad_enabled():
+            self._scored.append(logprobs)
+            return
+        step = int(trainer.state.global_step)
+        inputs = trainer._buffered_inputs[trainer._step % len(trainer._buffered_inputs)]
+        input_ids = kwargs["input_ids"] if "input_ids" in kwargs else args[1]
+        found = LossPass(step, self._generation, inputs, input_ids, logprobs, detached(result[1]))
+        self._passes = [p for p in self._passes if p.step == step] + [found]
+
+    def _unread_buffer(self, trainer: Any, step: int) -> list[Generation]:
+        """The trainer's shuffled buffer as a generation, once."""
+        buffer = getattr(trainer, "_buffered_inputs", None)
+        if not buffer or self._buffer() is buffer[0]["completion_ids"]:
+            return []
+        self._buffer = weakref.ref(buffer[0]["completion_ids"])
+        names = [name for name, value in buffer[0].items() if isinstance(value, Tensor) and value.ndim > 0]
+        output = {name: stack_rows([batch[name] for batch in buffer]) for name in names}
+        return [Generation(step - 1, output, stop_ids=stop_ids(trainer))]
+
+
+def what_is_missing(trainer: Any) -> list[str]:
+    """What of this trainer cannot be read, each with the keys that will lack."""
+    missing = []
+    if not callable(getattr(trainer, SCORING, None)):
+        if hasattr(trainer, "_buffered_inputs"):
+            missing.append(
+                f"it has no {SCORING}, so rewards cannot be told by completion (no rldk/reward/ keys beyond the logs')"
+            )
+        else:
+            missing.append(f"it has neither {SCORING} nor _buffered_inputs, so only the logs' keys will be there")
+    elif not isinstance(getattr(trainer, "_logs", None), Mapping) or "rewards" not in trainer._logs:
+        missing.append("it has no _logs['rewards'] (no rldk/reward/ keys beyond the logs')")
+    if not callable(getattr(trainer, LOGPROBS, None)) or not hasattr(trainer, "_buffered_inputs"):
+        missing.append(f"it has no {LOGPROBS} (no rldk/policy/ ratios and entropy beyond the logs')")
+    elif getattr(trainer, "use_liger_kernel", False) and hasattr(trainer, "liger_loss"):
+        missing.append(
+            "its fused loss never computes log-probabilities (no rldk/policy/ ratios, no rldk/kl/ on-policy)"
+        )
+    return missing
+
+
+def rows_per_rank(trainer: Any) -> int:
+    """Most completions of a rank in one step: those that are sampled or those that are trained on."""
+    args = trainer.args
+    micro = int(getattr(args, "train_batch_size", None) or args.per_device_train_batch_size)
+    accumulated = int(args.gradient_accumulation_steps)
+    steps = int(getattr(args, "steps_per_generation", None) or accumulated)
+    period = steps * int(getattr(trainer, "num_iterations", 1))
+    generations = -(-accumulated // period)
+    return micro * max(accumulated, generations * steps)
+
+
+def is_aligned(trainer: Any) -> bool:
+    """Whether no optimiser step ever lies between sampling and the loss, so that nothing can be clipped."""
+    args = trainer.args
+    steps = getattr(args, "steps_per_generation", None)
+    if steps is None:
+        return False
+    return int(args.gradient_accumulation_steps) % (int(steps) * int(getattr(trainer, "num_iterations", 1))) == 0

@@ -1,0 +1,197 @@
+"""PPO of `trl.experimental.ppo` (TRL up to 1.12): read from the local variables of the running `PPOTrainer.train`.
+
+That trainer keeps its rollout in local variables, which are all still there when it calls `on_log`. They are taken by
+reference, because it drops them afterwards without changing them; its statistics, which it overwrites in place, are
+reduced at once. Nothing of the frame is kept.
+
+| key | what it is |
+|---|---|
+| rldk/train/loss | mean over micro-batches of policy loss + vf_coef * value loss |
+| rldk/value/loss | mean over micro-batches of half the squared error, clipped, per token |
+| rldk/value/clip_fraction | mean over micro-batches of the share of tokens whose value loss was the clipped one |
+| rldk/policy/clip_fraction | mean over micro-batches of the share of tokens whose policy loss was the clipped one |
+| rldk/policy/approx_kl | mean over tokens and epochs of (log ratio)^2 / 2 |
+| rldk/policy/ratio_mean | mean over tokens and epochs of the ratio |
+| rldk/policy/first_epoch_ratio | mean over tokens of the ratio before the update's first optimiser step; must be 1 |
+
+The trainer's own averages divide by `gradient_accumulation_steps` slots, of which only 1 / num_mini_batches are
+filled, and average the last three over padding, where the squared log-ratio is 0 and the ratio 1. Every epoch visits
+every completion once, so both are undone exactly.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import weakref
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rldk_tracking.rollout import Rollout
+from rldk_tracking.sources.base import Observation
+from rldk_tracking.sources.logs import canonical
+
+logger = logging.getLogger(__name__)
+
+NEEDED = ("padding_mask", "postprocessed_responses", "logprobs", "ref_logprobs", "scores")
+CRITIC = ("values", "returns", "advantages", "padding_mask_p1", "non_score_reward")
+STATISTICS = (
+    "approxkl_stats",
+    "pg_clipfrac_stats",
+    "pg_loss_stats",
+    "vf_loss_stats",
+    "vf_clipfrac_stats",
+    "ratio_stats",
+)
+MEASURED = (
+    "rldk/reward/",
+    "rldk/kl/",
+    "rldk/policy/",
+    "rldk/value/",
+    "rldk/train/",
+    "rldk/length/",
+    "rldk/throughput/",
+)
+
+
+class PPOSource:
+    """Reads TRL's PPOTrainer and trainers derived from it. See `Source`."""
+
+    honours_stop = False
+
+    def __init__(self, trainer: Any) -> None:
+        self.missing: list[str] = []
+        self.rollout_seconds: float | None = None
+        args = trainer.args
+        size = int(args.per_device_train_batch_size) * int(args.gradient_accumulation_steps)
+        self.rows_per_rank = int(getattr(args, "local_batch_size", None) or size)
+        self._trainer: Callable[[], Any] = lambda: None
+        self._warned = False
+
+    def attach(self, trainer: Any, args: Any) -> None:
+        """Nothing is installed: the frame is looked up when it is read."""
+        self._trainer = weakref.ref(trainer)
+
+    def detach(self) -> None:
+        """Forget the trainer."""
+        self._trainer = lambda: None
+
+    def read(self, step: int, logs: Mapping[str, Any]) -> Observation:
+        """The rollout and the update that the trainer is logging. To be called inside its `on_log`."""
+        trainer = self._trainer()
+        if trainer is None:
+            return Observation(scalars=canonical(logs, "ppo"))
+        names = (*NEEDED, *CRITIC, *STATISTICS)
+        found = train_variables(trainer, names)
+        self._say_what_is_missing(trainer, [name for name in names if name not in found])
+        scalars = canonical(logs, "ppo", num_mini_batches=int(getattr(trainer.args, "num_mini_batches", 1)))
+        if not all(name in found for name in NEEDED):
+            return Observation(scalars=scalars)
+        scalars = {key: value for key, value in scalars.items() if not key.startswith(MEASURED)}
+        rollout = rollout_of(trainer, found)
+        return Observation(rollout, scalars=scalars | statistics(trainer, found, rollout.mask))
+
+    def _say_what_is_missing(self, trainer: Any, names: list[str]) -> None:
+        if not names or self._warned:
+            return
+        self._warned = True
+        if any(name in NEEDED for name in names):
+            lack = "only the logs' keys will be there"
+        else:
+            lack = "rldk/value/, rldk/advantage/ and the ratios of rldk/policy/ will be missing or incomplete"
+        self.missing.append(f"its train() has no local variables {', '.join(names)}, so {lack}")
+        logger.warning("rldk: %s cannot be read whole: %s.", type(trainer).__name__, self.missing[-1])
+
+
+def train_variables(trainer: Any, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """Tensors of the running `train` of this trainer, by name; those that are there."""
+    codes = {cls.__dict__["train"].__code__ for cls in type(trainer).__mro__ if _is_plain(cls.__dict__.get("train"))}
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code in codes and NEEDED[0] in (*frame.f_code.co_varnames, *frame.f_code.co_cellvars):
+            variables = frame.f_locals
+            mine = variables.get("self") is trainer
+            found = {name: variables[name] for name in names if isinstance(variables.get(name), Tensor)}
+            if isinstance(variables, dict):
+                # Before Python 3.13 this is a copy that lives as long as the frame and would keep the tensors alive.
+                variables.clear()
+            if mine:
+                return found
+        frame = frame.f_back
+    return {}
+
+
+def _is_plain(function: Any) -> bool:
+    return hasattr(function, "__code__")
+
+
+def rollout_of(trainer: Any, found: Mapping[str, Tensor]) -> Rollout:
+    """The variables in the contract's terms. The end-of-sequence token is the last one that `padding_mask` leaves."""
+    values, returns = found.get("values"), found.get("returns")
+    non_score, value_padding = found.get("non_score_reward"), found.get("padding_mask_p1")
+    return Rollout(
+        mask=~found["padding_mask"],
+        token_ids=found["postprocessed_responses"],
+        logprobs=found["logprobs"],
+        ref_logprobs=found["ref_logprobs"],
+        scores=found["scores"],
+        values=values,
+        returns=returns,
+        value_mask=None if value_padding is None else ~value_padding,
+        advantages=found.get("advantages"),
+        raw_advantages=None if values is None or returns is None else returns - values,
+        non_score_rewards=None if non_score is None else non_score.sum(dim=1),
+        truncated=truncated(trainer, found["postprocessed_responses"]),
+    )
+
+
+def truncated(trainer: Any, responses: Tensor) -> Tensor | None:
+    """(B,) True where the stop token never came. None without a stop token: then every response has full length."""
+    stop = getattr(trainer, "stop_token_id", None)
+    return None if stop is None else ~(responses == stop).any(dim=1)
+
+
+def statistics(trainer: Any, found: Mapping[str, Tensor], mask: Tensor) -> dict[str, float | Tensor]:
+    """The scalars of the module's table, on the device."""
+    if any(name not in found for name in STATISTICS):
+        return {}
+    args = trainer.args
+    local, micro = int(args.local_mini_batch_size), int(args.per_device_train_batch_size)
+    sizes = [min(micro, local - start) for start in range(0, local, micro)]
+    weights = torch.tensor(sizes, dtype=torch.float64) / local
+    policy, value = (_mean(found[f"{name}_loss_stats"], weights) for name in ("pg", "vf"))
+    # How many positions there are for each response token.
+    dilution = mask.numel() / mask.sum().clamp(min=1)
+    ratios = found["ratio_stats"]
+    before = ratios[:1, :1, :1] if _steps_often(trainer) else ratios[:1]
+    return {
+        "rldk/train/loss": policy + float(args.vf_coef) * value,
+        "rldk/value/loss": value,
+        "rldk/value/clip_fraction": _mean(found["vf_clipfrac_stats"], weights),
+        "rldk/policy/clip_fraction": _mean(found["pg_clipfrac_stats"], weights),
+        "rldk/policy/approx_kl": _mean(found["approxkl_stats"], weights) * dilution,
+        "rldk/policy/ratio_mean": 1 + (_mean(ratios, weights) - 1) * dilution,
+        "rldk/policy/first_epoch_ratio": 1 + (_mean(before, weights[: before.shape[2]]) - 1) * dilution,
+    }
+
+
+def _mean(slots: Tensor, weights: Tensor) -> Tensor:
+    """Over epochs, minibatches and the micro-batches that were filled; a larger micro-batch weighs more."""
+    filled = slots[:, :, : len(weights)].double().mean(dim=(0, 1))
+    weights = weights.to(filled.device)
+    return (filled * weights).sum() / weights.sum()
+
+
+def _steps_often(trainer: Any) -> bool:
+    """Whether every micro-batch of this update was an optimiser step, so that only the first one surely has ratio 1.
+
+    Otherwise there is one step an epoch: `accelerate` counts micro-batches, of which an epoch has
+    `gradient_accumulation_steps`, except where the data set has just come to its end. In that case the padding of the
+    first micro-batch is not known, and the batch's is taken: a ratio of 1 stays exactly 1.
+    """
+    state = getattr(trainer.accelerator, "gradient_state", None)
+    return state is None or (state.sync_with_dataloader and state.end_of_dataloader)
