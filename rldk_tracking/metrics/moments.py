@@ -65,5 +65,7 @@ def of_parts(counts: Array, means: Array, deviations: Array) -> Moments | None:
         return None
     count = float(counts.sum())
     mean = float((counts * means).sum()) / count
+    if not math.isfinite(mean):
+        return None
     deviation = float((deviations + counts * np.square(means - mean)).sum())
-    return Moments(count, mean, deviation) if math.isfinite(mean) and math.isfinite(deviation) else None
+    return Moments(count, mean, deviation) if math.isfinite(deviation) else None

@@ -64,7 +64,8 @@ def columns(rollout: Rollout) -> dict[str, Tensor]:
         found["reward/score"] = scores
         found["reward/not_finite"] = precise(~scores.isfinite())
         if rollout.max_score is not None:
-            found["reward/max_score"] = torch.full_like(scores, rollout.max_score)
+            # Rounded as the scores are, so that a completion can reach it.
+            found["reward/max_score"] = precise(torch.full_like(rollout.scores, rollout.max_score))
     if rollout.group_ids is not None:
         found["reward/group"] = precise(rollout.group_ids)
     if rollout.non_score_rewards is not None:
@@ -143,7 +144,7 @@ def _groups(group_ids: Array, scores: Array, table: Table) -> dict[str, float | 
     stated = table.get("reward/max_score")
     lowest = float(groups.values.min())
     highest = float(groups.values.max()) if stated is None else float(np.nanmax(stated))
-    # Scores may have been rounded to a shorter type than the stated highest one.
+    # A score that is a weighted sum may miss the stated highest by a rounding error.
     reach = highest - 1e-6 * max(1.0, abs(highest)) if stated is not None else highest
     if lowest < reach or stated is not None:
         at_top = (tied == 1.0) & (groups.highest >= reach)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from rldk_tracking.metrics import preference
+
+LOGS = {
+    "loss": 0.6,
+    "rewards/chosen": 0.1,
+    "rewards/rejected": -0.3,
+    "rewards/margins": 0.4,
+    "rewards/accuracies": 0.75,
+    "logps/chosen": -52.5,
+    "logps/rejected": -61.0,
+}
+
+
+def test_reads_what_preference_trainers_log() -> None:
+    assert preference.compute(LOGS) == {
+        "rldk/preference/margin": 0.4,
+        "rldk/preference/accuracy": 0.75,
+        "rldk/preference/chosen_logps": -52.5,
+        "rldk/preference/rejected_logps": -61.0,
+    }
+
+
+def test_kto_logs_no_accuracy() -> None:
+    logs = {name: value for name, value in LOGS.items() if name != "rewards/accuracies"}
+    assert "rldk/preference/accuracy" not in preference.compute(logs)
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, "nan", "No Log", [], True])
+def test_what_is_no_number_is_absent(value: object) -> None:
+    assert preference.compute({"rewards/margins": value}) == {}
+
+
+def test_numbers_written_as_text_are_numbers() -> None:
+    assert preference.compute({"rewards/margins": "0.25"}) == {"rldk/preference/margin": 0.25}
+
+
+def test_drift_is_negative_where_the_text_became_less_likely() -> None:
+    assert preference.drift(-60.0, -50.0) == -10.0

@@ -1,0 +1,102 @@
+"""Every series that is emitted is documented, and the other way round."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+import torch
+
+from rldk_tracking.keys import CATALOGUE, Direction, Key, Reduce, Source, lookup
+from rldk_tracking.metrics import catalogue, preference
+from rldk_tracking.metrics.table import Table, merge_tails, tail_of
+from rldk_tracking.rollout import PolicyUpdate, Rollout
+
+KEYS = list(CATALOGUE.values())
+
+
+def emitted() -> set[str]:
+    """All that a batch with every field has."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    mask = torch.arange(12)[None] < torch.tensor([[12], [9], [7], [12], [3], [5]])
+    rollout = Rollout(
+        mask=mask,
+        token_ids=torch.randint(0, 9, (6, 12), generator=generator),
+        logprobs=normal(6, 12),
+        ref_logprobs=normal(6, 12),
+        sampler_logprobs=normal(6, 12),
+        scores=normal(6),
+        rewards={"a": normal(6), "b/c": normal(6)},
+        reward_weights={"a": 1.0, "b/c": 0.5},
+        max_score=1.0,
+        non_score_rewards=normal(6),
+        values=normal(6, 12),
+        returns=normal(6, 12),
+        advantages=normal(6, 12),
+        raw_advantages=normal(6, 12),
+        group_ids=torch.arange(6) // 3,
+        truncated=torch.tensor([True, False, False, True, False, False]),
+    )
+    update = PolicyUpdate(mask, normal(6, 12), normal(6, 12), normal(6), normal(6, 12), 0.2, 0.2, first_epoch=True)
+    tails = {
+        name: merge_tails([(tail_of(values, counts).numpy(), int(counts.sum()), False)])
+        for name, (values, counts) in catalogue.rollout_tails(rollout).items()
+    }
+    columns = {name: column.numpy() for name, column in catalogue.rollout_columns(rollout).items()}
+    steps = {name: column.numpy() for name, column in catalogue.update_columns(update).items()}
+    found = catalogue.compute_rollout(Table(columns, tails, catalogue.names(rollout)))
+    return {*found, *catalogue.compute_update(Table(steps))}
+
+
+def test_what_is_computed_from_tensors_is_what_is_documented() -> None:
+    rows = {name: lookup(name) for name in emitted()}
+    undocumented = sorted(name for name, row in rows.items() if row is None)
+    assert undocumented == []
+    documented = {key.name for key in KEYS if key.source in ("rollout", "update")}
+    assert {row.name for row in rows.values() if row is not None} == documented
+
+
+def test_preference_keys_are_documented() -> None:
+    documented = {name for name in CATALOGUE if name.startswith("rldk/preference/")}
+    drifts = {"rldk/preference/chosen_logps_drift", "rldk/preference/rejected_logps_drift"}
+    assert documented == {*preference.LOGGED.values(), *drifts}
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
+def test_every_row_is_complete(key: Key) -> None:
+    assert re.fullmatch(r"rldk(/(\w+|<\w+>)){2,4}", key.name)
+    assert key.name == key.name.lower()
+    assert key.unit
+    assert key.formula
+    assert key.meaning.endswith(".")
+    assert key.source in get_args(Source)
+    assert key.direction in get_args(Direction)
+    assert key.reduce in get_args(Reduce)
+
+
+def test_no_key_has_two_rows() -> None:
+    from rldk_tracking import keys
+
+    assert len(keys._ROWS) == len(CATALOGUE)
+
+
+def test_templates_are_resolved() -> None:
+    row = lookup("rldk/reward/function/org/judge/mean")
+    assert row is not None
+    assert row.name == "rldk/reward/function/<name>/mean"
+    assert lookup("rldk/reward/function//mean") is None
+    assert lookup("rldk/reward/function/a/median") is None
+    assert lookup("rldk/kl/ref_k1") is CATALOGUE["rldk/kl/ref_k1"]
+    assert lookup("rldk/kl/ref_k4") is None
+
+
+def test_the_catalogue_needs_no_torch() -> None:
+    code = "import sys, rldk_tracking.keys; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
