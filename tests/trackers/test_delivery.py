@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -237,7 +238,7 @@ def test_pauses_double_up_to_the_limit() -> None:
     delivery = Delivery(Timed(), backoff=0.05, backoff_limit=0.2)
     delivery.put("log", {"a": 1.0}, 1)
     assert delivery.flush(10)
-    pauses = [later - earlier for earlier, later in zip(tries, tries[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in pairwise(tries)]
     for pause, expected in zip(pauses, (0.05, 0.1, 0.2, 0.2, 0.2), strict=True):
         assert expected <= pause < expected + 0.15
     delivery.close()

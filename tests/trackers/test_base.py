@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from rldk_tracking.health.alert import Alert
+from rldk_tracking.trackers.base import Row, RunInfo, Tracker
+
+
+class Smallest(Tracker):
+    def __init__(self) -> None:
+        self.rows: list[tuple[dict[str, float], int]] = []
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self.rows.append((dict(metrics), step))
+
+
+def test_log_is_all_that_a_backend_must_have(make_alert: Callable[..., Alert]) -> None:
+    tracker = Smallest()
+    tracker.open(RunInfo())
+    tracker.log_rows([Row({"a": 1.0}, 1, 0.0), Row({"a": 2.0}, 2, 0.0)])
+    tracker.log_table("t", [], [], 1)
+    tracker.log_figure("f", "<svg/>", 1)
+    tracker.alert(make_alert())
+    tracker.status("running", {}, 1)
+    tracker.close()
+    assert tracker.rows == [({"a": 1.0}, 1), ({"a": 2.0}, 2)]
+    assert tracker.joined
+    assert tracker.url() is None
+    assert tracker.address() == {}
+
+
+def test_without_log_it_is_no_tracker() -> None:
+    with pytest.raises(TypeError, match="log"):
+        Tracker()  # type: ignore[abstract]

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rldk_tracking.trackers.base import RunInfo, Tracker
+from rldk_tracking.trackers.delivery import Delivery
+from rldk_tracking.trackers.jsonl import JsonlTracker
+from rldk_tracking.trackers.mlflow import MLflowTracker
+from rldk_tracking.trackers.reporter import ReporterTracker
+from rldk_tracking.trackers.resolve import trackers_for
+from rldk_tracking.trackers.slack import SlackNotifier
+from rldk_tracking.trackers.wandb import WandbTracker
+from tests.trackers.wandb_log import load_finished
+
+transformers = pytest.importorskip("transformers", reason="needs transformers")
+
+WEBHOOK = "https://hooks.slack.com/services/T0/B0/x"
+
+
+def callbacks_of(*names: str) -> list[Any]:
+    """As a trainer has them: its own first, then those that `report_to` names, then a user's and the printer."""
+    from transformers.integrations import integration_utils
+    from transformers.trainer_callback import DefaultFlowCallback, PrinterCallback
+
+    class Users(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_log(self, *args: Any, **kwargs: Any) -> None:
+            return None
+
+    found = [integration_utils.INTEGRATION_TO_CALLBACK[name] for name in names]
+    return [kind() for kind in (DefaultFlowCallback, *found, Users, PrinterCallback)]
+
+
+def kinds(trackers: list[Tracker]) -> list[type[Tracker]]:
+    return [type(tracker) for tracker in trackers]
+
+
+def test_each_backend_has_its_tracker() -> None:
+    callbacks = callbacks_of("mlflow", "wandb", "tensorboard")
+    found = trackers_for(callbacks)
+    assert kinds(found) == [MLflowTracker, WandbTracker, ReporterTracker]
+    assert isinstance(found[2], ReporterTracker)
+    assert found[2].callback is callbacks[3]
+
+
+def test_several_reporters_are_all_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.integrations import integration_utils
+
+    class Other(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_log(self, *args: Any, **kwargs: Any) -> None:
+            return None
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "other", Other)
+    assert kinds(trackers_for(callbacks_of("tensorboard", "other"))) == [ReporterTracker] * 2
+
+
+def test_two_callbacks_of_one_run_are_one_tracker() -> None:
+    from transformers.integrations import MLflowCallback
+
+    class Relative(MLflowCallback):  # type: ignore[misc]
+        """As DagsHub's."""
+
+    assert kinds(trackers_for([MLflowCallback(), Relative()])) == [MLflowTracker]
+
+
+def test_ourselves_and_backends_without_series_are_no_trackers(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.integrations import integration_utils
+
+    class Ours(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_log(self, *args: Any, **kwargs: Any) -> None:
+            return None
+
+    class Quiet(transformers.TrainerCallback):  # type: ignore[misc]
+        pass
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "rldk", Ours)
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "quiet", Quiet)
+    assert kinds(trackers_for([Ours(), Quiet()])) == [JsonlTracker]
+
+
+def test_json_lines_where_there_is_nothing_else_or_where_asked_for(tmp_path: Path) -> None:
+    (alone,) = trackers_for(callbacks_of())
+    alone.open(RunInfo(output_dir=str(tmp_path / "trainer")))
+    assert isinstance(alone, JsonlTracker)
+    assert alone.path == tmp_path / "trainer" / "rldk" / "run.jsonl"
+    _, asked = trackers_for(callbacks_of("mlflow"), output_dir=tmp_path / "logs")
+    assert isinstance(asked, JsonlTracker)
+    assert asked.path == tmp_path / "logs" / "run.jsonl"
+
+
+def test_slack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RLDK_SLACK_WEBHOOK_URL", raising=False)
+    assert kinds(trackers_for([])) == [JsonlTracker]
+    assert kinds(trackers_for([], slack=WEBHOOK)) == [JsonlTracker, SlackNotifier]
+    mine = SlackNotifier(WEBHOOK)
+    assert trackers_for([], slack=mine)[-1] is mine
+    monkeypatch.setenv("RLDK_SLACK_WEBHOOK_URL", WEBHOOK)
+    assert kinds(trackers_for([])) == [JsonlTracker, SlackNotifier]
+    assert kinds(trackers_for([], slack=False)) == [JsonlTracker]
+
+
+def test_slack_links_to_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MLflowTracker, "url", lambda self: "https://host/run")
+    *_, slack = trackers_for(callbacks_of("mlflow"), slack=WEBHOOK)
+    assert isinstance(slack, SlackNotifier)
+    assert slack._page() == "https://host/run"
+
+
+def test_in_a_real_trainer(store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three backends at once, each in the run that transformers opened, each row at its step."""
+    import mlflow
+    import torch
+    import wandb
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    class Users(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            trackers = trackers_for(trainer.callback_handler.callbacks)
+            self.deliveries = [Delivery(tracker) for tracker in trackers]
+            for delivery in self.deliveries:
+                delivery.open(RunInfo(args=args, state=state, control=control))
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            for delivery in self.deliveries:
+                delivery.put("log", {"rldk/a": state.global_step / 2}, state.global_step)
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            # MLflow's run has ended by now.
+            for delivery in self.deliveries:
+                delivery.put("log", {"rldk/last": 1.0}, state.global_step)
+                delivery.close()
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(1, 1)
+
+        def forward(self, x: Any, labels: Any) -> Any:
+            return {"loss": (self.layer(x) - labels).square().mean()}
+
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "tests")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
+    wandb.teardown()
+    users = Users()
+    trainer = transformers.Trainer(
+        model=Model(),
+        args=transformers.TrainingArguments(
+            output_dir=str(tmp_path / "out"),
+            report_to=["mlflow", "wandb", "tensorboard"],
+            max_steps=4,
+            logging_steps=1,
+            use_cpu=True,
+            save_strategy="no",
+            disable_tqdm=True,
+        ),
+        train_dataset=[{"x": torch.ones(1), "labels": torch.ones(1)}] * 32,
+        callbacks=[users],
+    )
+    trainer.train()
+    wandb.finish()
+    wandb.teardown()
+    assert [delivery.errors for delivery in users.deliveries] == [0, 0, 0]
+    expected = [(step, step / 2) for step in range(1, 5)]
+
+    (run,) = store.client.search_runs([store.experiment_id, "0"])
+    assert store.history(run.info.run_id, "rldk/a") == expected
+    assert store.history(run.info.run_id, "rldk/last") == [(4, 1.0)]
+    assert store.history(run.info.run_id, "grad_norm"), "the trainer's own series are in the same run"
+    assert run.info.status == "FINISHED"
+    assert mlflow.active_run() is None
+    log = load_finished(tmp_path)
+    assert log.series("rldk/a") == expected
+    assert log.series("rldk/last") == [(4, 1.0)]
+    assert log.series("train/grad_norm")
+    found = EventAccumulator(str(tmp_path / "events"))
+    found.Reload()
+    assert [(event.step, event.value) for event in found.Scalars("train/rldk/a")] == expected
+
+
+@pytest.mark.parametrize("name", ["mlflow", "wandb"])
+def test_missing_package_names_the_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    callbacks = callbacks_of(name)
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=rf'pip install "rldk-tracking\[{name}\]"'):
+        trackers_for(callbacks)

@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rldk_tracking.health.alert import Alert
+from rldk_tracking.trackers.base import RejectedError, RunInfo
+from rldk_tracking.trackers.delivery import Delivery
+from rldk_tracking.trackers.journal import read
+from rldk_tracking.trackers.wandb import WandbTracker
+from tests.trackers.wandb_backend import WandbBackend
+from tests.trackers.wandb_log import BLOCK, load_finished, messages
+
+wandb = pytest.importorskip("wandb", reason="needs wandb")
+
+
+@pytest.fixture
+def settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """W&B keeps its files in the test's folder, and forgets the test's settings afterwards."""
+    for name in ("WANDB_DIR", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    wandb.teardown()
+    yield monkeypatch
+    if wandb.run is not None:
+        wandb.finish()
+    wandb.teardown()
+
+
+@pytest.fixture
+def offline(settled: pytest.MonkeyPatch) -> None:
+    settled.setenv("WANDB_MODE", "offline")
+
+
+@pytest.fixture
+def backend(settled: pytest.MonkeyPatch) -> Iterator[WandbBackend]:
+    server = WandbBackend()
+    settled.setenv("WANDB_MODE", "online")
+    settled.setenv("WANDB_BASE_URL", server.url)
+    settled.setenv("WANDB_API_KEY", "x" * 40)
+    yield server
+    if wandb.run is not None:
+        wandb.finish()
+    server.close()
+
+
+def like_transformers(run: Any) -> None:
+    """What WandbCallback sets up in every run."""
+    run.define_metric("train/global_step")
+    run.define_metric("*", step_metric="train/global_step", step_sync=True)
+
+
+def test_each_row_arrives_with_its_step(offline: None, tmp_path: Path) -> None:
+    run = wandb.init(project="p")
+    like_transformers(run)
+    delivery = Delivery(WandbTracker())
+    delivery.open(RunInfo())
+    for step in range(1, 301):
+        # TRL logs rows of its own in between, which move W&B's step on.
+        run.log({"profiling/Time taken": 0.1})
+        run.log({"train/loss": 1.0 / step, "train/global_step": step})
+        delivery.put("log", {"rldk/kl/ref_k1": step / 7, "rldk/reward/mean": float(step)}, step)
+    delivery.put("status", "finished", {}, 300)
+    delivery.close()
+    assert delivery.errors == 0
+    assert wandb.run is run, "a run that it did not start must not be ended"
+    wandb.finish()
+    log = load_finished(tmp_path)
+    assert log.series("rldk/kl/ref_k1") == [(step, step / 7) for step in range(1, 301)]
+    assert log.series("rldk/reward/mean") == [(step, float(step)) for step in range(1, 301)]
+    assert len(log.rows) == 900, "our rows are rows of their own"
+    for key in ("rldk/kl/ref_k1", "rldk/reward/mean"):
+        assert log.step_metrics[key] == "train/global_step"
+    assert log.summary["rldk/status"] == "finished"
+
+
+def test_steps_that_go_back_are_kept(offline: None, tmp_path: Path) -> None:
+    wandb.init(project="p")
+    tracker = WandbTracker()
+    tracker.open(RunInfo())
+    for step in (5, 3, 4):
+        tracker.log({"rldk/a": float(step)}, step)
+    wandb.finish()
+    assert load_finished(tmp_path).series("rldk/a") == [(5, 5.0), (3, 3.0), (4, 4.0)]
+
+
+def test_rows_from_before_the_run_wait_for_it(offline: None, tmp_path: Path) -> None:
+    tracker = WandbTracker()
+    delivery = Delivery(tracker)
+    delivery.open(RunInfo())
+    delivery.put("log", {"rldk/a": 1.0}, 1)
+    assert not tracker.joined
+    wandb.init(project="p")
+    delivery.open(RunInfo())
+    delivery.put("log", {"rldk/a": 2.0}, 2)
+    delivery.close()
+    wandb.finish()
+    assert load_finished(tmp_path).series("rldk/a") == [(1, 1.0), (2, 2.0)]
+
+
+def test_alerts_are_recorded_offline(offline: None, tmp_path: Path, make_alert: Callable[..., Alert]) -> None:
+    wandb.init(project="p")
+    tracker = WandbTracker()
+    tracker.open(RunInfo())
+    tracker.alert(make_alert("nan." + "w" * 100, severity="critical"))
+    tracker.alert(make_alert("reward.saturated", severity="info", value=None, threshold=None))
+    tracker.alert(make_alert("kl.high"))
+    tracker.alert(make_alert("kl.high", step=20, state="resolved"))
+    wandb.finish()
+    log = load_finished(tmp_path)
+    assert [level for _, _, level in log.alerts] == ["ERROR", "INFO", "WARN", "INFO"]
+    assert all(len(title) < 64 for title, _, _ in log.alerts)
+    assert log.alerts[3][0] == "rldk resolved: kl.high"
+    title, text, _ = log.alerts[2]
+    assert title == "rldk warning: kl.high"
+    for fact in ("Step: 12", "first seen at 10", "Value: 0.31", "Threshold: 0.2", "Advice: Lower", "rldk/kl/ref_k1"):
+        assert fact in text
+    assert "Value" not in log.alerts[1][1]
+    assert log.summary["rldk/alerts/open"] == "nan." + "w" * 100 + ",reward.saturated"
+
+
+def test_tables_and_figures(offline: None, tmp_path: Path) -> None:
+    wandb.init(project="p")
+    tracker = WandbTracker()
+    tracker.open(RunInfo())
+    tracker.log_table("rldk/samples", ["text", "reward"], [["a", 1.5], ["b", None], [3, "mixed"]], 7)
+    tracker.log_figure("rldk/curve", "<svg xmlns='http://www.w3.org/2000/svg'/>", 7)
+    wandb.finish()
+    log = load_finished(tmp_path)
+    assert log.series("rldk/samples/_type") == [(7, "table-file")]
+    assert log.series("rldk/samples/nrows") == [(7, 3)]
+    assert log.series("rldk/curve/_type") == [(7, "html-file")]
+
+
+def test_after_the_run_was_finished(offline: None, tmp_path: Path, make_alert: Callable[..., Alert]) -> None:
+    wandb.init(project="p")
+    tracker = WandbTracker()
+    delivery = Delivery(tracker, journal=tmp_path / "journal.jsonl", backoff=0.01)
+    delivery.open(RunInfo())
+    delivery.put("log", {"rldk/a": 1.0}, 1)
+    assert delivery.flush(5)
+    wandb.finish()
+    for call in (lambda: tracker.log({"rldk/a": 1.0}, 2), lambda: tracker.alert(make_alert())):
+        with pytest.raises(RejectedError):
+            call()
+    delivery.put("log", {"rldk/a": 2.0}, 2)
+    delivery.put("alert", make_alert())
+    delivery.close()
+    assert [record["type"] for record in read(tmp_path / "journal.jsonl")] == ["metrics", "alert"]
+    assert {"id", "project"} <= set(next(read(tmp_path / "journal.jsonl"))["to"])
+
+
+def test_one_tracker_serves_two_trainings(offline: None, tmp_path: Path) -> None:
+    tracker = WandbTracker()
+    for name in ("first", "second"):
+        run = wandb.init(project="p", dir=tmp_path / name)
+        delivery = Delivery(tracker)
+        delivery.open(RunInfo())
+        delivery.put("log", {"rldk/" + name: 1.0}, 1)
+        delivery.close()
+        run.finish()
+    for name in ("first", "second"):
+        assert load_finished(tmp_path / name).series("rldk/" + name) == [(1, 1.0)]
+
+
+def test_a_run_that_is_given(offline: None, tmp_path: Path) -> None:
+    run = wandb.init(project="p")
+    tracker = WandbTracker(run=run)
+    assert tracker.joined
+    tracker.open(RunInfo())
+    tracker.log({"rldk/a": 1.0}, 1)
+    tracker.close()
+    assert tracker.joined
+    assert tracker.url() is None, "an offline run has no page"
+    wandb.finish()
+    assert load_finished(tmp_path).series("rldk/a") == [(1, 1.0)]
+
+
+def test_online(backend: WandbBackend, make_alert: Callable[..., Alert]) -> None:
+    run = wandb.init(project="p", settings=wandb.Settings(x_file_stream_transmit_interval=1))
+    like_transformers(run)
+    tracker = WandbTracker()
+    delivery = Delivery(tracker)
+    delivery.open(RunInfo())
+    assert tracker.url() is not None
+    assert tracker.url() == run.url
+    for step in range(1, 51):
+        run.log({"profiling/x": 1.0})
+        delivery.put("log", {"rldk/a": float(step)}, step)
+    delivery.put("alert", make_alert(severity="critical"))
+    delivery.close()
+    wandb.finish()
+    ours = [(row["train/global_step"], row["rldk/a"]) for row in backend.rows if "rldk/a" in row]
+    assert ours == [(step, float(step)) for step in range(1, 51)]
+    (alert,) = backend.alerts
+    assert (alert["title"], alert["severity"]) == ("rldk critical: kl.high", "ERROR")
+    assert "Step: 12" in alert["text"]
+    assert backend.operations.count("UpsertBucket") >= 1
+
+
+def test_a_server_that_fails_midway_keeps_nobody_waiting(
+    backend: WandbBackend, make_alert: Callable[..., Alert]
+) -> None:
+    run = wandb.init(project="p", settings=wandb.Settings(x_file_stream_transmit_interval=1, finish_timeout=2))
+    delivery = Delivery(WandbTracker())
+    delivery.open(RunInfo())
+    delivery.put("log", {"rldk/a": 0.0}, 0)
+    assert delivery.flush(5)
+    backend.fail = 500
+    longest = 0.0
+    for step in range(1, 200):
+        before = time.perf_counter()
+        delivery.put("log", {"rldk/a": float(step)}, step)
+        longest = max(longest, time.perf_counter() - before)
+        time.sleep(0.002)
+    delivery.put("alert", make_alert())
+    before = time.monotonic()
+    delivery.close(timeout=3)
+    assert time.monotonic() - before < 3.5
+    assert longest < 0.010
+    assert (delivery.delivered, delivery.lost) == (201, 0), "W&B keeps what it could not send in its own log"
+    backend.fail = None
+    run.finish()
+
+
+def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ImportError, match=r'pip install "rldk-tracking\[wandb\]"'):
+        WandbTracker()
+
+
+def test_the_log_reader_joins_fragments_over_blocks() -> None:
+    """Checked against a file put together by hand: the reader is an oracle of other tests."""
+    from struct import pack
+
+    header = b":W&B" + b"\xe1\xbe\x00"
+    first, second = b"a" * (BLOCK - 7 - 7 - 3), b"b" * 40_000
+    data = header + pack("<IHB", 0, len(first), 1) + first + b"\0" * 3
+    room = BLOCK - 7
+    data += pack("<IHB", 0, room, 2) + second[:room] + pack("<IHB", 0, len(second) - room, 4) + second[room:]
+    assert list(messages(data)) == [first, second]
+    assert list(messages(data[:-1])) == [first], "a tail that is not written yet"
+    with pytest.raises(ValueError, match="transaction log"):
+        list(messages(b"something else"))
