@@ -6,45 +6,19 @@ A monitor is a transformers `TrainerCallback`. A subclass says what it looks at 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.monitors.training import prepare, run_info, trainer_above
 from rldk_tracking.run import OnCritical, Run, Settings
-from rldk_tracking.trackers.base import RunInfo, Tracker
+from rldk_tracking.trackers.base import Tracker
 
 if TYPE_CHECKING:
     from rldk_tracking.health.rules import Rule
     from rldk_tracking.rollout import PolicyUpdate, Rollout
-
-_QUOTED = (
-    "learning_rate",
-    "beta",
-    "kl_coef",
-    "num_generations",
-    "num_iterations",
-    "temperature",
-    "max_completion_length",
-    "response_length",
-    "max_grad_norm",
-    "gradient_accumulation_steps",
-    "per_device_train_batch_size",
-    "steps_per_generation",
-    "num_ppo_epochs",
-    "num_mini_batches",
-    "cliprange",
-    "epsilon",
-    "missing_eos_penalty",
-    "warmup_steps",
-    "lr_scheduler_type",
-    "logging_steps",
-    "max_steps",
-)
-"""Settings of the trainer that alerts quote. None of them is a secret or a path."""
-
 
 class Monitor(TrainerCallback):  # type: ignore[misc]
     """A callback that contributes to the training run's one row a step.
@@ -165,6 +139,7 @@ class Monitor(TrainerCallback):  # type: ignore[misc]
         if not run.honours_stop:  # TRL's PPOTrainer, which tells of no step's beginning
             with run.shield.at("on_step_end"):
                 self.before_step(run, state.global_step)
+                self._stop_if_asked(state, control)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         if self._run is None or not logs or "train_runtime" in logs:
@@ -260,45 +235,3 @@ class Monitor(TrainerCallback):  # type: ignore[misc]
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def trainer_above() -> Any:
-    """The trainer whose event is being handled: `self` of the nearest frame above that is a transformers Trainer."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        candidate = frame.f_locals.get("self") if "self" in frame.f_code.co_varnames else None
-        if isinstance(candidate, Trainer):
-            return candidate
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
-
-
-def run_info(trainer: Any, args: Any, state: Any, control: Any) -> RunInfo:
-    """What trackers and alerts may know of the run."""
-    config = {name: getattr(args, name) for name in _QUOTED if getattr(args, name, None) is not None}
-    plain = {k: v if isinstance(v, (int, float)) else str(getattr(v, "value", v)) for k, v in config.items()}
-    return RunInfo(
-        name=getattr(args, "run_name", None),
-        output_dir=getattr(args, "output_dir", None),
-        trainer="custom" if trainer is None else type(trainer).__name__,
-        config=plain,
-        args=args,
-        state=state,
-        control=control,
-    )
-
-
-def prepare(run: Run, trainer: Any, args: Any) -> None:
-    """Tell the run where its trackers are to be found and where its collectives take place."""
-    from rldk_tracking.trackers.resolve import trackers_for
-
-    settings = run.settings
-    callbacks = list(getattr(getattr(trainer, "callback_handler", None), "callbacks", []))
-
-    def find() -> list[Tracker]:
-        return trackers_for(callbacks, slack=settings.slack, output_dir=settings.output_dir)
-
-    run.find_trackers = find
-    accelerator = getattr(trainer, "accelerator", None)
-    if accelerator is not None:
-        run.device = accelerator.device

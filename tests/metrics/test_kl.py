@@ -17,6 +17,7 @@ from rldk_tracking.rollout import Rollout
 def oracle(rollout: Rollout, tokens_of: Any) -> dict[str, float]:
     policy, reference = tokens_of(rollout.logprobs, rollout.mask), tokens_of(rollout.ref_logprobs, rollout.mask)
     rows = [[p - r for p, r in zip(a, b, strict=True)] for a, b in zip(policy, reference, strict=True)]
+    per_sequence = [sum(row) for row in rows]
     rows = [row for row in rows if row]
     flat = [d for row in rows for d in row]
     if not flat:
@@ -25,7 +26,7 @@ def oracle(rollout: Rollout, tokens_of: Any) -> dict[str, float]:
         "rldk/kl/ref_k1": statistics.fmean(flat),
         "rldk/kl/ref_k2": statistics.fmean(d * d / 2 for d in flat),
         "rldk/kl/ref_k3": statistics.fmean(math.exp(-d) - 1 + d for d in flat),
-        "rldk/kl/ref_per_sequence": statistics.fmean(sum(row) for row in rows),
+        "rldk/kl/ref_per_sequence": statistics.fmean(per_sequence),
         "rldk/kl/ref_p99": float(np.quantile(flat, 0.99)),
     }
     expected["rldk/kl/ref_k1_k3_gap"] = expected["rldk/kl/ref_k1"] - expected["rldk/kl/ref_k3"]

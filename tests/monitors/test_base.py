@@ -37,7 +37,7 @@ def test_a_loop_of_ones_own_hands_over_its_rollouts() -> None:
     assert [step for step, _ in tracker.series["rldk/kl/ref_k1"]] == [1, 2, 3]
     assert tracker.series["rldk/kl/ref_k1"][0][1] == pytest.approx(0.01, rel=1e-4)
     assert tracker.series["rldk/grad/norm"] == [(1, 0.5), (2, 1.0), (3, 1.5)]
-    assert tracker.statuses[-1][0] == "finished"
+    assert tracker.statuses[-1][1] == "finished"
 
 
 def test_a_loop_of_ones_own_can_be_stopped() -> None:

@@ -197,4 +197,4 @@ def test_a_critical_alert_saves_and_stops(tmp_path: Path) -> None:
     assert trainer.state.global_step == 3
     assert (tmp_path / "checkpoint-3").is_dir()
     assert any(alert.rule.startswith("nan.") for alert in tracker.alerts)
-    assert tracker.statuses[-1][0] == "stopped"
+    assert tracker.statuses[-1][1] == "stopped"

@@ -124,4 +124,4 @@ def test_a_critical_alert_saves_and_raises(tmp_path: Path) -> None:
     assert stopped.value.rule.startswith("nan.")
     assert stopped.value.step in (2, 3)
     assert (tmp_path / f"checkpoint-{stopped.value.step}").is_dir()
-    assert tracker.statuses[-1][0] == "stopped"
+    assert tracker.statuses[-1][1] == "stopped"

@@ -1,0 +1,93 @@
+"""What a monitor learns of the training that it is in: the trainer, its settings, its backends."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from transformers import Trainer
+
+from rldk_tracking.run import Run
+from rldk_tracking.trackers.base import RunInfo, Tracker
+
+_QUOTED = (
+    "learning_rate",
+    "beta",
+    "kl_coef",
+    "num_generations",
+    "num_iterations",
+    "temperature",
+    "max_completion_length",
+    "response_length",
+    "max_grad_norm",
+    "gradient_accumulation_steps",
+    "per_device_train_batch_size",
+    "steps_per_generation",
+    "num_ppo_epochs",
+    "num_mini_batches",
+    "cliprange",
+    "epsilon",
+    "missing_eos_penalty",
+    "warmup_steps",
+    "lr_scheduler_type",
+    "logging_steps",
+    "max_steps",
+)
+"""Settings of the trainer that alerts quote. None of them is a secret or a path."""
+
+
+def trainer_above() -> Any:
+    """The trainer whose event is being handled: `self` of the nearest frame above that is a transformers Trainer."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        candidate = frame.f_locals.get("self") if "self" in frame.f_code.co_varnames else None
+        if isinstance(candidate, Trainer):
+            return candidate
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def run_info(trainer: Any, args: Any, state: Any, control: Any) -> RunInfo:
+    """What trackers and alerts may know of the run."""
+    config = {name: getattr(args, name) for name in _QUOTED if getattr(args, name, None) is not None}
+    plain = {k: v if isinstance(v, (int, float)) else str(getattr(v, "value", v)) for k, v in config.items()}
+    return RunInfo(
+        name=getattr(args, "run_name", None),
+        output_dir=getattr(args, "output_dir", None),
+        trainer="custom" if trainer is None else type(trainer).__name__,
+        config=plain,
+        args=args,
+        state=state,
+        control=control,
+    )
+
+
+def prepare(run: Run, trainer: Any, args: Any) -> None:
+    """Tell the run where its trackers are to be found and where its collectives take place."""
+    from rldk_tracking.trackers.resolve import trackers_for
+
+    settings = run.settings
+    callbacks = list(getattr(getattr(trainer, "callback_handler", None), "callbacks", []))
+
+    def find() -> list[Tracker]:
+        if trainer is None:
+            callbacks.extend(_open_backends())
+        return trackers_for(callbacks, slack=settings.slack, output_dir=settings.output_dir)
+
+    run.find_trackers = find
+    accelerator = getattr(trainer, "accelerator", None)
+    if accelerator is not None:
+        run.device = accelerator.device
+
+
+def _open_backends() -> list[Any]:
+    """For a loop without a trainer: the callbacks of the backends in which a run is open in this process."""
+    from transformers.integrations import integration_utils
+
+    found = []
+    if getattr(sys.modules.get("wandb"), "run", None) is not None:
+        found.append(integration_utils.WandbCallback())
+    mlflow = sys.modules.get("mlflow")
+    if mlflow is not None and mlflow.active_run() is not None:
+        found.append(integration_utils.MLflowCallback())
+    return found
