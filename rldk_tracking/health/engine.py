@@ -27,6 +27,8 @@ class Engine:
         settings = dict(context or {})
         self._watches = {rule.id: Watch(rule, settings) for rule in rules}
         self._scores = Scores()
+        self.held_back: dict[str, str] = {}
+        """Rules that would have fired while their cause did: rule id to the cause's id. The last cause stands."""
         self._silenced_by = {
             name: tuple(
                 watch.rule.id
@@ -58,12 +60,19 @@ class Engine:
                 changes.append(watch.resolve(step, was))
         for watch in self._order:
             severity = watch.wants_to_fire(step)
-            if severity is not None and watch.finding is not None and not self._held_back(watch):
+            if severity is None or watch.finding is None:
+                continue
+            cause = self._cause(watch)
+            if cause is None:
                 changes.append(watch.fire(step, severity, watch.finding))
+            elif watch.severity is None:
+                self.held_back[watch.rule.id] = cause
         return changes
 
-    def _held_back(self, watch: Watch) -> bool:
-        return any(self._watches[cause].severity is not None for cause in self._silenced_by[watch.rule.id])
+    def _cause(self, watch: Watch) -> str | None:
+        """The rule that fires and whose consequence this one is."""
+        causes = self._silenced_by[watch.rule.id]
+        return next((cause for cause in causes if self._watches[cause].severity is not None), None)
 
     @property
     def firing(self) -> list[Alert]:
@@ -95,6 +104,7 @@ class Engine:
             "version": VERSION,
             "rules": {name: watch.state() for name, watch in self._watches.items()},
             "scores": self._scores.state(),
+            "held_back": dict(self.held_back),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -111,6 +121,7 @@ class Engine:
             if name in self._watches:
                 self._watches[name].load_state(held)
         self._scores.load_state(state.get("scores", {}))
+        self.held_back = dict(state.get("held_back", {}))
 
 
 def _covers(patterns: Iterable[str], rule: str) -> bool:

@@ -26,7 +26,7 @@ from rldk_tracking.health.watch import Watch
 PENALTY = {"info": 1.0, "warning": 0.5, "critical": 0.1}
 UNSTABLE = (
     "nan.weights", "nan.gradients", "nan.loss", "nan.reward", "kl.spike", "grad.explosion", "value.loss",
-    "update.too_large", "reward.collapse", "entropy.explosion",
+    "update.too_large", "entropy.explosion",
 )  # fmt: skip
 """Rules whose breaches make a row unstable."""
 CONVERGENCE = {"diverging": 0.0, "plateau": 0.5, "improving": 0.75, "solved": 1.0}

@@ -5,39 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from rldk_tracking.health.conditions.base import Condition, Finding, Row
-from rldk_tracking.health.detectors.stateful import Stateful
-
-
-class Change(Stateful):
-    """How far a smoothed series is from its first values, in standard deviations of its noise."""
-
-    STATE: ClassVar[tuple[str, ...]] = ("count", "start", "mean", "noise")
-
-    def __init__(self, early: int = 8, span: float = 5.0) -> None:
-        self.early, self.weight = early, 2.0 / (span + 1.0)
-        self.count = 0
-        self.start = self.mean = self.noise = 0.0
-
-    def add(self, value: float) -> None:
-        """Take a value."""
-        self.count += 1
-        if self.count == 1:
-            self.mean = value
-        else:
-            self.noise += (1.2533 * abs(value - self.mean) - self.noise) / min(self.count - 1, 20)
-        if self.count <= self.early:
-            self.start += (value - self.start) / self.count
-        self.mean += self.weight * (value - self.mean)
-
-    @property
-    def sigmas(self) -> float | None:
-        """The change, None before the start is known."""
-        if self.count <= self.early:
-            return None
-        change = self.mean - self.start
-        if self.noise > 0:
-            return change / self.noise
-        return 0.0 if change == 0 else float("1e9") * (1 if change > 0 else -1)
+from rldk_tracking.health.detectors.change import Change
 
 
 class Hacking(Condition):

@@ -20,6 +20,8 @@ class Jump(Condition):
         threshold: an absolute limit that the user gave, judged from the first value on, in place of all that follows.
         z: robust standard deviations (median, MAD).
         floor: smallest change that matters, in the unit of the value.
+        product: what the value times its multiple of the median must exceed: the larger it is in absolute terms, the
+            smaller the multiple that matters.
         ratio: for "up", the smallest multiple of the median that matters; for "down" the median over the value.
         critical_ratio: multiple of the median at which the breach is critical.
         minimum: values before anything is judged.
@@ -38,6 +40,7 @@ class Jump(Condition):
         z: float = 8.0,
         floor: float = 0.0,
         ratio: float | None = None,
+        product: float | None = None,
         critical_ratio: float | None = None,
         minimum: int = 16,
         window: int = 48,
@@ -47,6 +50,7 @@ class Jump(Condition):
         super().__init__(keys, zero_is_missing=zero_is_missing)
         self.sign, self.threshold = sign_of(direction), threshold
         self.z, self.floor, self.ratio, self.critical_ratio = z, floor, ratio, critical_ratio
+        self.product = product
         self.minimum, self.accept_after = minimum, accept_after
         self.baseline = Baseline(window)
         self.beyond: list[float] = []
@@ -67,6 +71,8 @@ class Jump(Condition):
         if self.ratio is not None:
             share = self.ratio - 1.0 if self.sign > 0 else 1.0 - 1.0 / self.ratio
             margin = max(margin, share * abs(middle))
+        if self.product is not None:
+            margin = max(margin, (self.product * abs(middle)) ** 0.5 - middle)
         distance = self.sign * (value - middle)
         breached = distance > margin
         if breached:

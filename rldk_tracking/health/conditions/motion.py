@@ -16,10 +16,17 @@ class Still(Condition):
     Args:
         unless_above: key to limit; where a row has that key above the limit, another rule knows the cause and this one
             says nothing (a gradient of 0 is no surprise where every group is tied).
+        after_motion: zeros count only once another value was seen; a log that rounds 1e-6 to 0.000 is no schedule.
     """
 
-    def __init__(self, keys: tuple[str, ...], *, unless_above: dict[str, float] | None = None) -> None:
+    STATE: ClassVar[tuple[str, ...]] = (*Condition.STATE, "seen_motion")
+
+    def __init__(
+        self, keys: tuple[str, ...], *, unless_above: dict[str, float] | None = None, after_motion: bool = False
+    ) -> None:
         super().__init__(keys)
+        self.after_motion = after_motion
+        self.seen_motion = False
         self.unless_above = dict(unless_above or {})
 
     def judge(self, step: int, row: Row) -> Finding | None:
@@ -29,7 +36,8 @@ class Still(Condition):
             return None
         explained = any(row.get(key, limit) > limit for key, limit in self.unless_above.items())
         zero = next((key for key in present if row[key] == 0.0), None)
-        breached = zero is not None and not explained
+        self.seen_motion = self.seen_motion or zero is None
+        breached = zero is not None and not explained and (self.seen_motion or not self.after_motion)
         return Finding(breached, zero is None, row[zero or present[0]], 0.0, key=zero or present[0])
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from rldk_tracking.health.conditions.base import Condition, Finding, Row
+from rldk_tracking.health.conditions.level import sign_of
 from rldk_tracking.health.detectors.baseline import median_of_sorted
 
 
 class FromStart(Condition):
-    """Breached where the value is `factor` times the run's first values (`factor` < 1: below that share of them).
+    """Breached where the value is away from the run's first values by `share` of their size.
 
     Args:
-        factor: over 1 for a rise, under 1 for a fall.
-        beyond: an absolute limit that the value must also pass: above it for a rise, below it for a fall.
+        direction: "up" or "down".
+        share: 2.0 upwards is three times the start, 0.9 downwards a tenth of it.
+        beyond: an absolute limit that the value must also pass, on the same side.
         change: smallest absolute change that matters.
-        critical_factor: where it is critical.
         early: how many first values make up the start (their median).
+        skip_zero: an exact 0 is no observation (a gradient of 0 has another rule).
+        capped_key, capped, capped_share: where `capped_key` is above `capped`, a limit outside the policy stops the
+            value, and `capped_share` holds in place of `share`.
     """
 
     STATE: ClassVar[tuple[str, ...]] = (*Condition.STATE, "first", "start")
@@ -25,25 +29,28 @@ class FromStart(Condition):
         self,
         keys: tuple[str, ...],
         *,
-        factor: float,
+        direction: Literal["up", "down"],
+        share: float,
         beyond: float | None = None,
         change: float = 0.0,
-        critical_factor: float | None = None,
         early: int = 8,
         zero_is_missing: bool = False,
+        skip_zero: bool = False,
+        capped_key: str | None = None,
+        capped: float = 0.5,
+        capped_share: float | None = None,
     ) -> None:
         super().__init__(keys, zero_is_missing=zero_is_missing)
-        if factor <= 0 or factor == 1:
-            raise ValueError("factor must be positive and not 1.")
-        self.factor, self.beyond, self.change = factor, beyond, change
-        self.critical_factor, self.early = critical_factor, early
+        self.sign, self.share, self.beyond, self.change = sign_of(direction), share, beyond, change
+        self.early, self.skip_zero = early, skip_zero
+        self.capped_key, self.capped, self.capped_share = capped_key, capped, capped_share
         self.first: list[float] = []
         self.start: float | None = None
 
     def judge(self, step: int, row: Row) -> Finding | None:
         """Hold the value to the start."""
         value = self.read(row)
-        if value is None:
+        if value is None or (self.skip_zero and value == 0.0):
             return None
         if self.start is None:
             self.first.append(value)
@@ -51,54 +58,65 @@ class FromStart(Condition):
                 self.start = median_of_sorted(sorted(self.first))
                 self.first = []
             return Finding(False, True, value, key=self.key)
-        rising = self.factor > 1
-        limit = self.start * self.factor
-        if rising:
-            limit = max(limit, self.start + self.change, limit if self.beyond is None else self.beyond)
-        else:
-            limit = min(limit, self.start - self.change, limit if self.beyond is None else self.beyond)
-        breached = value > limit if rising else value < limit
-        halfway = (limit + self.start) / 2 if (self.start < limit) == rising else limit
-        clear = value <= halfway if rising else value >= halfway
-        critical = False
-        if breached and self.critical_factor is not None:
-            edge = self.start * self.critical_factor
-            critical = value > edge if rising else value < edge
-        return Finding(breached, clear and not breached, value, limit, critical, {"start": self.start}, self.key)
+        sign, share = self.sign, self.share
+        if self.capped_share is not None and self.capped_key is not None and row.get(self.capped_key, 0) > self.capped:
+            share = self.capped_share
+        limit = self.start + sign * max(share * abs(self.start), self.change)
+        if self.beyond is not None:
+            limit = sign * max(sign * limit, sign * self.beyond)
+        breached = sign * (value - limit) > 0
+        clear = sign * (value - (limit + self.start) / 2) <= 0
+        return Finding(breached, clear and not breached, value, limit, False, {"start": self.start}, self.key)
 
 
 class First(Condition):
-    """Breached where the first value of the run, at step `latest` or before, is beyond `above` in absolute terms.
+    """Breached where the run's first value is beyond a limit, which depends on how surely it is the first.
 
     A run that is joined later (a log that begins at step 50, a resume without state) is not judged.
 
     Args:
-        above: the limit.
-        critical_above: where it is critical.
+        exact: the limit where `exact_key` is there too: the value was measured on this very step's rollout.
+        at_once: the limit where the step is 0 or 1.
+        above: the limit at a step up to `latest`: a log's mean over its first interval, in which the policy moved.
+        critical: where it is critical.
         latest: the last step whose value still tells of the beginning.
-        clear_after: further values after which the finding is over; it describes a moment.
+        sequence_key, sequence_above: the same quantity as a sum over a response, and its limit, where nothing else is.
     """
 
-    STATE: ClassVar[tuple[str, ...]] = (*Condition.STATE, "seen", "value")
+    STATE: ClassVar[tuple[str, ...]] = (*Condition.STATE, "seen")
 
     def __init__(
-        self, keys: tuple[str, ...], *, above: float, critical_above: float | None = None, latest: int = 10
+        self,
+        keys: tuple[str, ...],
+        *,
+        exact: float,
+        exact_key: str,
+        at_once: float,
+        above: float,
+        critical: float | None = None,
+        latest: int = 10,
+        sequence_key: str | None = None,
+        sequence_above: float = 5.0,
     ) -> None:
-        super().__init__(keys)
-        self.above, self.critical_above, self.latest = above, critical_above, latest
+        super().__init__((*keys, sequence_key) if sequence_key else keys)
+        self.exact, self.exact_key, self.at_once, self.above = exact, exact_key, at_once, above
+        self.critical, self.latest = critical, latest
+        self.sequence_key, self.sequence_above = sequence_key, sequence_above
         self.seen = 0
-        self.value: float | None = None
 
     def judge(self, step: int, row: Row) -> Finding | None:
-        """Judge the first value, then keep that verdict while values stay that far off."""
+        """Judge the first value; later ones only say when the difference is gone."""
         value = self.read(row)
         if value is None:
             return None
         self.seen += 1
-        if self.seen == 1 and step <= self.latest:
-            self.value = value
-        if self.value is None:
-            return Finding(False, True, None, self.above, key=self.key)
-        breached = abs(self.value) > self.above and self.seen == 1
-        critical = breached and self.critical_above is not None and abs(self.value) > self.critical_above
-        return Finding(breached, abs(value) <= self.above / 2, value, self.above, critical, key=self.key)
+        if self.key == self.sequence_key:
+            limit = self.sequence_above
+        elif self.exact_key in row:
+            limit = self.exact
+        else:
+            limit = self.at_once if step <= 1 else self.above
+        breached = self.seen == 1 and step <= self.latest and abs(value) > limit
+        critical = breached and self.key != self.sequence_key and self.critical is not None
+        critical = critical and abs(value) > (self.critical or 0.0)
+        return Finding(breached, abs(value) <= limit / 2, value, limit, critical, key=self.key)

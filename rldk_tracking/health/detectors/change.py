@@ -1,0 +1,56 @@
+"""How far a series has come since its first values, in units of its own noise."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rldk_tracking.health.detectors.stateful import Stateful
+
+ABSOLUTE_DEVIATION_TO_SIGMA = 1.2533
+"""The mean absolute deviation of a normal distribution times this is its standard deviation."""
+MANY = 1e9
+"""Standard deviations of a change in a series without noise."""
+
+
+class Change(Stateful):
+    """Exponential mean against the mean of the first values; the noise is the mean deviation from that mean.
+
+    Args:
+        early: first values that make up the start.
+        span: observations of the exponential mean.
+        memory: observations over which the noise is averaged.
+    """
+
+    STATE: ClassVar[tuple[str, ...]] = ("count", "start", "mean", "noise")
+
+    def __init__(self, early: int = 8, span: float = 5.0, memory: int = 100) -> None:
+        self.early, self.weight, self.memory = early, 2.0 / (span + 1.0), memory
+        self.count = 0
+        self.start = self.mean = self.noise = 0.0
+
+    def add(self, value: float) -> None:
+        """Take a value."""
+        self.count += 1
+        if self.count == 1:
+            self.mean = value
+        else:
+            deviation = ABSOLUTE_DEVIATION_TO_SIGMA * abs(value - self.mean)
+            self.noise += (deviation - self.noise) / min(self.count - 1, self.memory)
+        if self.count <= self.early:
+            self.start += (value - self.start) / self.count
+        self.mean += self.weight * (value - self.mean)
+
+    @property
+    def change(self) -> float | None:
+        """The smoothed value less the start, None before the start is known."""
+        return self.mean - self.start if self.count > self.early else None
+
+    @property
+    def sigmas(self) -> float | None:
+        """The same in standard deviations of the noise."""
+        change = self.change
+        if change is None:
+            return None
+        if self.noise > 0:
+            return change / self.noise
+        return 0.0 if change == 0 else (MANY if change > 0 else -MANY)

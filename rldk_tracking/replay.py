@@ -1,0 +1,97 @@
+"""Judge a past run: the same rules and the same engine as live, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rldk_tracking.health.alert import Alert
+from rldk_tracking.health.engine import Engine
+from rldk_tracking.health.presets import rules_for
+from rldk_tracking.health.rules import Rule
+from rldk_tracking.sources.history import History, read
+
+VERDICTS = ("healthy", "warning", "critical")
+"""In the order of the exit codes 0, 1, 2."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the rules say of a run.
+
+    Attributes:
+        source: what was read.
+        rows: how many rows were judged.
+        alerts: every transition, with the 0-based index of the source's entry at which it happened.
+        unknown: ids of the rules whose data never came.
+        scores: `rldk/health/...` as of the last row.
+        convergence: "improving", "plateau", "solved" or "diverging", None where it is not known.
+        held_back: ids of rules that were breached while another rule that is their cause fired, with that cause.
+    """
+
+    source: str
+    rows: int
+    alerts: list[tuple[int, Alert]]
+    unknown: list[str]
+    scores: dict[str, float]
+    convergence: str | None
+    held_back: dict[str, str]
+
+    @property
+    def verdict(self) -> str:
+        """The most severe alert of the run: "healthy", "warning" or "critical". Info does not count."""
+        severities = {alert.severity for _, alert in self.alerts if alert.state == "firing"}
+        return next((word for word in ("critical", "warning") if word in severities), "healthy")
+
+    @property
+    def exit_code(self) -> int:
+        """0 healthy, 1 warning, 2 critical."""
+        return VERDICTS.index(self.verdict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {
+            "verdict": self.verdict,
+            "convergence": self.convergence,
+            "source": self.source,
+            "rows": self.rows,
+            "alerts": [alert.as_dict() | {"row": row} for row, alert in self.alerts],
+            "held_back": self.held_back,
+            "unknown": self.unknown,
+            "scores": self.scores,
+        }
+
+
+def replay(
+    source: str | Path | History,
+    rules: str | Iterable[Rule] = "safe",
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    context: Mapping[str, Any] | None = None,
+    aliases: Mapping[str, str] | None = None,
+) -> Report:
+    """Judge a past run.
+
+    Args:
+        source: what `rldk_tracking.sources.history.read` reads, or what it returned.
+        rules, overrides: see `rldk_tracking.health.presets.rules_for`.
+        context: the run's settings, beside those that the source knows.
+        aliases: names in the source to catalogue keys.
+
+    Raises:
+        UnreadableSource: there is nothing to read.
+        ValueError: unknown rules or fields.
+    """
+    past = source if isinstance(source, History) else read(source, aliases)
+    engine = Engine(rules_for(rules, overrides), {**past.settings, **(context or {})})
+    alerts = [(entry.index, alert) for entry in past.entries for alert in engine.update(entry.step, entry.row)]
+    return Report(
+        source=past.source,
+        rows=len(past.entries),
+        alerts=alerts,
+        unknown=engine.unknown(),
+        scores=engine.scores(),
+        convergence=engine.convergence,
+        held_back=engine.held_back,
+    )
