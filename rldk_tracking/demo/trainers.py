@@ -91,7 +91,7 @@ def ppo_trainer(
 
     The reward model computes the task's reward from the tokens; the value model learns.
     """
-    from transformers import Qwen2ForSequenceClassification
+    from transformers import Qwen2ForSequenceClassification, set_seed
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     settings = {
@@ -109,6 +109,8 @@ def ppo_trainer(
         "num_sample_generations": 0,
         **config,
     }
+    # Its trainer shuffles with NumPy and seeds only torch.
+    set_seed(seed)
     batch = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
     settings.setdefault("total_episodes", batch * int(os.environ.get("WORLD_SIZE", "1")) * max_steps)
     policy = model if model is not None else tiny_model(seed)

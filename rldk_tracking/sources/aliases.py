@@ -14,7 +14,7 @@ PREFERENCE = {
 OF_FUNCTION = re.compile(r"rewards/(?P<function>(?!chosen$|rejected$).+?)(/(?P<statistic>mean|std))?")
 """One reward function of TRL's GRPO: `rewards/<name>/mean` and `/std`, up to 0.16 `rewards/<name>`."""
 
-DIVIDED_BY_MINIBATCHES = ("policy/approxkl_avg", "policy/clipfrac_avg", "loss/policy_avg", "loss/value_avg")
+DIVIDED_BY_MINIBATCHES = ("policy/approxkl_avg", "policy/clipfrac_avg", "loss/value_avg", "val/clipfrac_avg")
 """TRL's PPO averages over gradient_accumulation_steps slots, of which 1 / num_mini_batches are filled."""
 
 _BY_KEY: dict[str, tuple[str, ...]] = {

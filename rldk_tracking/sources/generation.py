@@ -107,7 +107,8 @@ class Generation:
         tool_mask = self.output.get("tool_mask")
         if tool_mask is None:
             return self.present
-        return self.present & (tool_mask.bool() | ~self.trained[:, None])
+        written: Tensor = self.present & (tool_mask.bool() | ~self.trained[:, None])
+        return written
 
     @cached_property
     def truncated(self) -> Tensor | None:

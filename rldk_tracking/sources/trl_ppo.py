@@ -9,23 +9,27 @@ reduced at once. Nothing of the frame is kept.
 | rldk/train/loss | mean over micro-batches of policy loss + vf_coef * value loss |
 | rldk/value/loss | mean over micro-batches of half the squared error, clipped, per token |
 | rldk/value/clip_fraction | mean over micro-batches of the share of tokens whose value loss was the clipped one |
-| rldk/policy/clip_fraction | mean over micro-batches of the share of tokens whose policy loss was the clipped one |
-| rldk/policy/approx_kl | mean over tokens and epochs of (log ratio)^2 / 2 |
-| rldk/policy/ratio_mean | mean over tokens and epochs of the ratio |
 | rldk/policy/first_epoch_ratio | mean over tokens of the ratio before the update's first optimiser step; must be 1 |
 
 The trainer's own averages divide by `gradient_accumulation_steps` slots, of which only 1 / num_mini_batches are
-filled, and average the last three over padding, where the squared log-ratio is 0 and the ratio 1. Every epoch visits
-every completion once, so both are undone exactly.
+filled. Ratios and clipping come from the log-probabilities of every micro-batch, see `ppo_update`. Where those cannot
+be had, they come from the trainer's statistics:
+
+| key | what it is |
+|---|---|
+| rldk/policy/clip_fraction | mean over micro-batches of the share of tokens whose policy loss was the clipped one |
+| rldk/policy/approx_kl | mean over tokens and epochs of (log ratio)^2 / 2 |
+| rldk/policy/ratio_mean | mean over tokens and epochs of the ratio |
+
+The trainer averages the last two over padding, where the squared log-ratio is 0 and the ratio 1. Every epoch visits
+every completion once, so this is undone exactly.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 import weakref
 from collections.abc import Callable, Mapping
-from types import FrameType
 from typing import Any
 
 import torch
@@ -34,6 +38,8 @@ from torch import Tensor
 from rldk_tracking.rollout import Rollout
 from rldk_tracking.sources.base import Observation
 from rldk_tracking.sources.logs import canonical
+from rldk_tracking.sources.ppo_frame import train_variables
+from rldk_tracking.sources.ppo_update import UpdateWatch, first_ratio, update_of
 
 logger = logging.getLogger(__name__)
 
@@ -68,32 +74,47 @@ class PPOSource:
         self.rollout_seconds: float | None = None
         args = trainer.args
         size = int(args.per_device_train_batch_size) * int(args.gradient_accumulation_steps)
-        self.rows_per_rank = int(getattr(args, "local_batch_size", None) or size)
+        self.rows_per_rank = int(getattr(args, "local_batch_size", None) or size) * int(args.num_ppo_epochs)
         self._trainer: Callable[[], Any] = lambda: None
+        self._watch: UpdateWatch | None = None
         self._warned = False
 
     def attach(self, trainer: Any, args: Any) -> None:
-        """Nothing is installed: the frame is looked up when it is read."""
+        """Wrap `accelerator.backward`. The rollout needs nothing: the frame is looked up when it is read."""
+        self.detach()
         self._trainer = weakref.ref(trainer)
+        if callable(getattr(getattr(trainer, "accelerator", None), "backward", None)):
+            self._watch = UpdateWatch(trainer, self._trainer)
 
     def detach(self) -> None:
-        """Forget the trainer."""
+        """Unwrap, and forget the trainer."""
         self._trainer = lambda: None
+        if self._watch is not None:
+            self._watch.detach()
+            self._watch = None
 
     def read(self, step: int, logs: Mapping[str, Any]) -> Observation:
         """The rollout and the update that the trainer is logging. To be called inside its `on_log`."""
         trainer = self._trainer()
         if trainer is None:
             return Observation(scalars=canonical(logs, "ppo"))
+        batches = self._watch.take() if self._watch is not None else []
         names = (*NEEDED, *CRITIC, *STATISTICS)
         found = train_variables(trainer, names)
         self._say_what_is_missing(trainer, [name for name in names if name not in found])
-        scalars = canonical(logs, "ppo", num_mini_batches=int(getattr(trainer.args, "num_mini_batches", 1)))
+        logged = canonical(logs, "ppo", num_mini_batches=int(getattr(trainer.args, "num_mini_batches", 1)))
         if not all(name in found for name in NEEDED):
-            return Observation(scalars=scalars)
-        scalars = {key: value for key, value in scalars.items() if not key.startswith(MEASURED)}
+            return Observation(scalars=logged)
+        scalars: dict[str, float | Tensor] = {}
+        scalars.update((key, value) for key, value in logged.items() if not key.startswith(MEASURED))
         rollout = rollout_of(trainer, found)
-        return Observation(rollout, scalars=scalars | statistics(trainer, found, rollout.mask))
+        measured = statistics(trainer, found, rollout.mask)
+        if not batches:
+            scalars.update(measured)
+            return Observation(rollout, None, scalars)
+        scalars.update((key, value) for key, value in measured.items() if not key.startswith("rldk/policy/"))
+        scalars["rldk/policy/first_epoch_ratio"] = first_ratio(batches)
+        return Observation(rollout, update_of(trainer, batches), scalars)
 
     def _say_what_is_missing(self, trainer: Any, names: list[str]) -> None:
         if not names or self._warned:
@@ -105,28 +126,6 @@ class PPOSource:
             lack = "rldk/value/, rldk/advantage/ and the ratios of rldk/policy/ will be missing or incomplete"
         self.missing.append(f"its train() has no local variables {', '.join(names)}, so {lack}")
         logger.warning("rldk: %s cannot be read whole: %s.", type(trainer).__name__, self.missing[-1])
-
-
-def train_variables(trainer: Any, names: tuple[str, ...]) -> dict[str, Tensor]:
-    """Tensors of the running `train` of this trainer, by name; those that are there."""
-    codes = {cls.__dict__["train"].__code__ for cls in type(trainer).__mro__ if _is_plain(cls.__dict__.get("train"))}
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code in codes and NEEDED[0] in (*frame.f_code.co_varnames, *frame.f_code.co_cellvars):
-            variables = frame.f_locals
-            mine = variables.get("self") is trainer
-            found = {name: variables[name] for name in names if isinstance(variables.get(name), Tensor)}
-            if isinstance(variables, dict):
-                # Before Python 3.13 this is a copy that lives as long as the frame and would keep the tensors alive.
-                variables.clear()
-            if mine:
-                return found
-        frame = frame.f_back
-    return {}
-
-
-def _is_plain(function: Any) -> bool:
-    return hasattr(function, "__code__")
 
 
 def rollout_of(trainer: Any, found: Mapping[str, Tensor]) -> Rollout:
@@ -155,8 +154,8 @@ def truncated(trainer: Any, responses: Tensor) -> Tensor | None:
     return None if stop is None else ~(responses == stop).any(dim=1)
 
 
-def statistics(trainer: Any, found: Mapping[str, Tensor], mask: Tensor) -> dict[str, float | Tensor]:
-    """The scalars of the module's table, on the device."""
+def statistics(trainer: Any, found: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
+    """The scalars of the module's tables, on the device."""
     if any(name not in found for name in STATISTICS):
         return {}
     args = trainer.args

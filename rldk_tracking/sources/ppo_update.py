@@ -1,0 +1,110 @@
+"""What the losses of one PPO update saw: the log-probabilities of every micro-batch of every epoch.
+
+TRL's PPO deletes them after each minibatch, so they are taken where it calls `accelerator.backward`, which is wrapped
+on the trainer's accelerator and called as before.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rldk_tracking.rollout import PolicyUpdate
+from rldk_tracking.shield import Shield
+from rldk_tracking.sources.ppo_frame import train_variables
+from rldk_tracking.sources.wrapping import Wrapped
+
+NAMES = ("new_logprobs", "mb_logprobs", "mb_advantage")
+INVALID_LOGPROB = 1.0
+"""What the trainer writes over log-probabilities of padding; no log-probability is above 0."""
+
+
+@dataclass
+class MicroBatch:
+    """(n, T) of one backward pass; `is_first` where no optimiser step of this update lies before it."""
+
+    new_logprobs: Tensor
+    old_logprobs: Tensor
+    advantages: Tensor
+    is_first: bool
+
+    @property
+    def mask(self) -> Tensor:
+        """(n, T) bool, the tokens that the policy loss counts."""
+        mask: Tensor = self.old_logprobs != INVALID_LOGPROB
+        return mask
+
+
+class UpdateWatch:
+    """Collects micro-batches from construction to `detach`; `take` hands over those of an update."""
+
+    def __init__(self, trainer: Any, get_trainer: Callable[[], Any]) -> None:
+        self.shield = Shield()
+        self._get_trainer = get_trainer
+        self._micro_batches: list[MicroBatch] = []
+        self._stepped = False
+        self._capacity = int(trainer.args.num_ppo_epochs) * int(trainer.args.gradient_accumulation_steps)
+        self._wrapped = Wrapped(trainer.accelerator, "backward", self._around)
+
+    def take(self) -> list[MicroBatch]:
+        """All since the last call. To be called when an update is over."""
+        taken, self._micro_batches, self._stepped = self._micro_batches, [], False
+        return taken
+
+    def detach(self) -> None:
+        """Unwrap and forget."""
+        self._wrapped.restore()
+        self._get_trainer = lambda: None
+        self._micro_batches = []
+
+    def _around(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def backward(*args: Any, **kwargs: Any) -> Any:
+            with self.shield.at("reading a micro-batch"):
+                self._keep()
+            return original(*args, **kwargs)
+
+        return backward
+
+    def _keep(self) -> None:
+        trainer = self._get_trainer()
+        if trainer is None:
+            return
+        found = train_variables(trainer, NAMES)
+        if len(found) < len(NAMES):
+            return
+        new, old, advantages = (found[name].detach() for name in NAMES)
+        if len(self._micro_batches) >= self._capacity:
+            # Nobody took the last update's.
+            self.take()
+        self._micro_batches.append(MicroBatch(new, old, advantages, not self._stepped))
+        self._stepped = self._stepped or bool(trainer.accelerator.sync_gradients)
+
+
+def update_of(trainer: Any, batches: list[MicroBatch]) -> PolicyUpdate:
+    """The whole update: every epoch's pass over every completion is a row.
+
+    Where no optimiser step lies before any of them, nothing can be clipped, and there is no clip range.
+    """
+    cliprange = None if all(batch.is_first for batch in batches) else float(trainer.args.cliprange)
+    return PolicyUpdate(
+        mask=torch.cat([batch.mask for batch in batches]),
+        new_logprobs=torch.cat([batch.new_logprobs for batch in batches]),
+        old_logprobs=torch.cat([batch.old_logprobs for batch in batches]),
+        advantages=torch.cat([batch.advantages for batch in batches]),
+        clip_low=cliprange,
+        clip_high=cliprange,
+    )
+
+
+def first_ratio(batches: list[MicroBatch]) -> Tensor:
+    """Mean over tokens of the ratio in the micro-batches that no optimiser step lies before; a scalar on the device."""
+    first = [batch for batch in batches if batch.is_first]
+    ratios = [(b.new_logprobs.double() - b.old_logprobs.double()).exp().masked_fill(~b.mask, 0.0).sum() for b in first]
+    tokens = torch.stack([batch.mask.sum() for batch in first]).sum()
+    return torch.stack(ratios).sum() / tokens
