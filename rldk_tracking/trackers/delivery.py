@@ -303,7 +303,7 @@ class Delivery:
         if kind in self._logged:
             return
         self._logged.add(kind)
-        cause = _CREDENTIALS.sub("***", f"{kind}: {fault}")[:2000]
+        cause = _CREDENTIALS.sub("***", f"{kind}: {fault}")[:500]
         logger.warning(
             "%s does not take what it is given: %s. Training goes on; this is said once.", self.tracker.name, cause
         )

@@ -19,6 +19,8 @@ from datetime import datetime, timezone
 from typing import Any, ClassVar
 from urllib.parse import urlsplit, urlunsplit
 
+import requests
+
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.base import RejectedError, Row, RunInfo, Tracker, UnavailableError
 from rldk_tracking.trackers.journal import dumps
@@ -79,7 +81,6 @@ class MLflowTracker(Tracker):
         self._given = (run_id, tracking_uri, experiment)
         self._info = RunInfo()
         self._names = _Names()
-        self._probe: Any = None
         self._reset()
 
     def _reset(self) -> None:
@@ -185,9 +186,6 @@ class MLflowTracker(Tracker):
                 with _translated(self._mlflow):
                     self._client.set_terminated(self.run_id, _FINAL.get(self._status or "", "FINISHED"))
         finally:
-            if self._probe is not None:
-                self._probe.close()
-                self._probe = None
             if self._given[0] is None:
                 self._reset()
 
@@ -220,18 +218,10 @@ class MLflowTracker(Tracker):
 
     def _knock(self) -> None:
         """Raises UnavailableError when the server does not answer anything at all within seconds."""
-        import requests
-        from requests.adapters import HTTPAdapter
-
-        if self._probe is None:
-            self._probe = requests.Session()
-            # One retry, for a kept connection that the server has closed in the meantime.
-            for scheme in ("http://", "https://"):
-                self._probe.mount(scheme, HTTPAdapter(max_retries=1))
         place = _without_credentials(self.tracking_uri or "").rstrip("/")
         reason = None
         try:
-            self._probe.get(f"{place}/health", timeout=(3.05, 5), allow_redirects=False)
+            requests.get(f"{place}/health", timeout=(3.05, 5), allow_redirects=False)
         except requests.exceptions.SSLError:
             # It speaks, if not to us: MLflow has its own settings for certificates.
             return
@@ -314,7 +304,8 @@ def _translated(mlflow: Any) -> Iterator[None]:
     try:
         yield
     except mlflow.exceptions.MlflowException as error:
-        kind = RejectedError if str(error.error_code) in _HOPELESS else UnavailableError
+        too_large = "error code 413" in str(error)
+        kind = RejectedError if too_large or str(error.error_code) in _HOPELESS else UnavailableError
         raise kind(f"{error.error_code}: {error}") from error
 
 

@@ -112,7 +112,7 @@ class SlackNotifier(Tracker):
         # has them as its context.
         fault: Exception | None = None
         status = 0
-        with _redacted_logs(url):
+        with _discreet_logs(url):
             try:
                 # A session for each message: alerts are rare, and a kept connection may be dead by the next one.
                 with self._new_session() as session:
@@ -250,26 +250,22 @@ def _is_loopback(host: str) -> bool:
 
 
 @contextmanager
-def _redacted_logs(url: str) -> Iterator[None]:
-    """While a request is under way, take the address out of what urllib3 logs (its retries are logged as warnings)."""
+def _discreet_logs(url: str) -> Iterator[None]:
+    """While a request is under way, drop what urllib3 logs about it: its retries quote the address, as warnings."""
     parts = urlsplit(url)
     secrets = [
         part for part in (url, parts.path + (f"?{parts.query}" if parts.query else ""), parts.path) if len(part) > 1
     ]
 
-    def redact(record: logging.LogRecord) -> bool:
+    def discreet(record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        if any(secret in message for secret in secrets):
-            for secret in secrets:
-                message = message.replace(secret, "/***")
-            record.msg, record.args = message, ()
-        return True
+        return not any(secret in message for secret in secrets)
 
     loggers = [logging.getLogger(name) for name in _URLLIB3_LOGGERS]
     for logger in loggers:
-        logger.addFilter(redact)
+        logger.addFilter(discreet)
     try:
         yield
     finally:
         for logger in loggers:
-            logger.removeFilter(redact)
+            logger.removeFilter(discreet)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.trackers.base import Row, RunInfo, UnavailableError
+from rldk_tracking.trackers.base import RejectedError, Row, RunInfo, UnavailableError
 from rldk_tracking.trackers.delivery import Delivery
 from rldk_tracking.trackers.journal import decode, read
 from rldk_tracking.trackers.mlflow import MLflowTracker, _Names, sanitised
@@ -244,8 +246,8 @@ def test_a_run_that_is_gone_goes_to_the_journal(store: Any, tmp_path: Path) -> N
     assert delivery.errors == 1
 
 
-def test_a_locked_store_loses_nothing(store: Any, run: Any, tmp_path: Path) -> None:
-    """A read-only database is written to again as soon as it can be."""
+def test_a_store_that_is_full_for_a_while_loses_nothing(store: Any, run: Any, tmp_path: Path) -> None:
+    """The store refuses every row, and is written to again as soon as it can be."""
     database = tmp_path / "mlflow.db"
     delivery = Delivery(MLflowTracker(), backoff=0.05)
     delivery.open(RunInfo())
@@ -380,6 +382,62 @@ def test_a_server_that_dies_and_comes_back(mlflow_server: Any, remote: Any) -> N
     delivery.close()
     assert delivery.healthy
     assert server_history(mlflow_server, remote.run_id, "rldk/b") == [(step, float(step)) for step in range(50)]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (403, b"forbidden", RejectedError),
+        (401, b"who?", RejectedError),
+        (404, b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such run"}', RejectedError),
+        (400, b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "bad key"}', RejectedError),
+        (413, b"too large", RejectedError),
+        (429, b"slow down", UnavailableError),
+        (500, b"oops", UnavailableError),
+        (503, b"later", UnavailableError),
+    ],
+)
+def test_answers_that_are_final_and_those_that_are_not(
+    status: int, body: bytes, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            alive = self.path == "/health"
+            self.send_response(200 if alive else status)
+            self.send_header("Content-Length", "2" if alive else str(len(body)))
+            self.end_headers()
+            self.wfile.write(b"OK" if alive else body)
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *args: Any) -> None:
+            return None
+
+    # MLflow's own repetitions, which would take minutes.
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        tracker = MLflowTracker(run_id="0" * 32, tracking_uri=f"http://127.0.0.1:{server.server_port}")
+        tracker.open(RunInfo())
+        with pytest.raises(kind):
+            tracker.log({"rldk/a": 1.0}, 1)
+        server.shutdown()
+
+
+def test_credentials_in_the_servers_address_stay_here(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from tests.trackers.conftest import free_port
+
+    caplog.set_level(logging.DEBUG)
+    tracker = MLflowTracker(run_id="0" * 32, tracking_uri=f"http://me:hunter2@127.0.0.1:{free_port()}")
+    delivery = Delivery(tracker, journal=tmp_path / "journal.jsonl")
+    delivery.open(RunInfo())
+    delivery.put("log", {"rldk/a": 1.0}, 1)
+    delivery.close(timeout=0.5)
+    assert "does not answer" in caplog.text
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 2
+    assert "hunter2" not in caplog.text + (tmp_path / "journal.jsonl").read_text() + str(tracker.url())
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
