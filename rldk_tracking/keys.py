@@ -800,6 +800,23 @@ _ROWS = (
         "rules",
         "lower",
     ),
+    Key(
+        "rldk/health/convergence_slope",
+        "reward/step",
+        "How fast the reward moves.",
+        "Theil-Sen slope over the rows that are kept",
+        "rules",
+    ),
+    Key("rldk/health/convergence_slope_low", "reward/step", "Lower end of the slope's interval.", "95 %", "rules"),
+    Key("rldk/health/convergence_slope_high", "reward/step", "Upper end of the slope's interval.", "95 %", "rules"),
+    Key(
+        "rldk/health/<family>",
+        SCORE,
+        "Health in one family of rules (nan, kl, reward, ...); absent where none of its rules has data.",
+        "1; halved by a warning, a tenth with a critical alert",
+        "rules",
+        "higher",
+    ),
     Key("rldk/health/memory_efficiency", SCORE, "Use that is made of the memory.", "see its page", "rules", "higher"),
     Key("rldk/alerts/firing", "alerts", "Alerts that are open.", "count", "rules", "lower", "max"),
     Key(
@@ -810,6 +827,15 @@ _ROWS = (
         "host",
         "lower",
         "sum",
+    ),
+    Key(
+        "rldk/system/trackers_down",
+        "trackers",
+        "Trackers that do not take our writes at present.",
+        "count",
+        "host",
+        "lower",
+        "max",
     ),
     Key("rldk/system/overhead_fraction", "1", "What these diagnostics cost.", "time here / wall time", "host", "lower"),
     Key("rldk/checkpoint/score", SCORE, "Health of the last checkpoint.", "from its parts", "checkpoint", "higher"),
@@ -837,6 +863,15 @@ _ROWS = (
         "max",
     ),
     Key("rldk/checkpoint/size_gib", GIB, "Size on disk.", "sum over files", "checkpoint", "none", "max"),
+    Key(
+        "rldk/<group>/limit",
+        "that of the series",
+        "A limit that the user gave for a series of the group, to be seen beside it.",
+        "the threshold of the rule",
+        "user",
+        "none",
+        "max",
+    ),
 )
 
 CATALOGUE: dict[str, Key] = {key.name: key for key in _ROWS}

@@ -90,7 +90,7 @@ class Run:
         self._ranks: Ranks | None = None
         self._status = ""
         self._resume: dict[str, Any] | None = None
-        self._first_seconds = time.monotonic()
+        self._measured = (time.perf_counter(), 0.0)
 
     @classmethod
     def of(cls, trainer: Any, settings: Settings, info: RunInfo) -> Run:
@@ -230,6 +230,7 @@ class Run:
         return {key: value for key, value in row.items() if _is_finite(value)}
 
     def _judge(self, engine: Engine, step: int, row: dict[str, float]) -> list[Alert]:
+        row.update(self._overhead())
         if self._deliveries:  # rank 0's own affair, and no reason for a stop
             row["rldk/system/tracker_errors"] = float(sum(delivery.errors for delivery in self._deliveries))
             row["rldk/system/trackers_down"] = float(sum(not delivery.healthy for delivery in self._deliveries))
@@ -240,6 +241,12 @@ class Run:
         if self.settings.on_critical == "stop" and self.stop is None:
             self.stop = next((a for a in alerts if a.severity == "critical" and a.state == "firing"), None)
         return alerts
+
+    def _overhead(self) -> dict[str, float]:
+        """Share of the wall time since the last row that went into these diagnostics, on this rank."""
+        (then, before), now = self._measured, time.perf_counter()
+        self._measured = (now, self.shield.seconds)
+        return {"rldk/system/overhead_fraction": (self.shield.seconds - before) / (now - then)} if now > then else {}
 
     def _deliver(self, step: int, row: Mapping[str, float], alerts: Iterable[Alert]) -> None:
         for delivery in self._deliveries:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from types import TracebackType
 
 logger = logging.getLogger(__name__)
@@ -30,34 +31,41 @@ class Shield:
 
     Attributes:
         faults: how many exceptions were kept from the trainer.
+        seconds: time spent inside so far, nested contexts counted once.
     """
 
     def __init__(self, strict: bool = False) -> None:
         self.strict = strict
         self.faults = 0
-        self._place = ""
+        self.seconds = 0.0
+        self._places: list[str] = []
+        self._entered = 0.0
         self._seen: set[tuple[str, str]] = set()
 
     def at(self, place: str) -> Shield:
         """Name the event that is about to be handled; use as `with shield.at("on_log"):`."""
-        self._place = place
+        self._places.append(place)
         return self
 
     def __enter__(self) -> None:
-        return None
+        if len(self._places) == 1:
+            self._entered = time.perf_counter()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
+        place = self._places.pop()
+        if not self._places:
+            self.seconds += time.perf_counter() - self._entered
         if error is None or self.strict or isinstance(error, TrainingStopped) or not isinstance(error, Exception):
             return False
         self.faults += 1
-        seen = (self._place, type(error).__name__)
+        seen = (place, type(error).__name__)
         if seen not in self._seen:
             self._seen.add(seen)
             logger.error(
                 "rldk: a diagnostic failed in %s and is skipped; training goes on. Further %s here stay silent.",
-                self._place,
+                place,
                 type(error).__name__,
                 exc_info=error,
             )

@@ -37,3 +37,13 @@ def test_what_ends_a_program_is_never_kept(kind: type[BaseException]) -> None:
 def test_a_wanted_stop_passes() -> None:
     with pytest.raises(TrainingStopped, match="step 7 by nan.weights"), Shield().at("on_save"):
         raise TrainingStopped("nan.weights", 7, "3 tensors are not finite")
+
+
+def test_time_inside_is_counted_once() -> None:
+    import time
+
+    shield = Shield()
+    begin = time.perf_counter()
+    with shield.at("outer"), shield.at("inner"):
+        time.sleep(0.02)
+    assert 0.02 <= shield.seconds <= time.perf_counter() - begin
