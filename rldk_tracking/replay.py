@@ -80,7 +80,7 @@ def replay(
         aliases: names in the source to catalogue keys.
 
     Raises:
-        UnreadableSource: there is nothing to read.
+        UnreadableSourceError: there is nothing to read.
         ValueError: unknown rules or fields.
     """
     past = source if isinstance(source, History) else read(source, aliases)

@@ -5,7 +5,7 @@
 | a `trainer_state.json`, or a folder with one, also inside `checkpoint-*` | its log history |
 | `*.jsonl`, `*.json`, `*.csv` | log entries; our own journal's rows as they are |
 | a TensorBoard folder (`events.out.tfevents.*`) | scalars, see `rldk_tracking.sources.tensorboard` |
-| a folder of TRL completions (`completions/*.parquet`) | rewards, lengths and ties, see `rldk_tracking.sources.completions` |
+| TRL's completions (`completions/*.parquet`) | rewards and ties, see `rldk_tracking.sources.completions` |
 | `mlflow:RUN_ID`, `wandb:ENTITY/PROJECT/RUN` | metrics, see `rldk_tracking.sources.stores` |
 """
 
@@ -24,7 +24,7 @@ from rldk_tracking.sources.logs import canonical, number
 STEP_NAMES = ("step", "global_step", "train/global_step", "_step", "Step", "iteration")
 
 
-class UnreadableSource(ValueError):
+class UnreadableSourceError(ValueError):
     """The source is not there, or holds nothing that can be read; the message says what was looked for."""
 
 
@@ -68,7 +68,7 @@ def read(source: str | Path, aliases: Mapping[str, str] | None = None) -> Histor
         aliases: names in the source to catalogue keys, where the source has names of its own.
 
     Raises:
-        UnreadableSource: there is nothing to read.
+        UnreadableSourceError: there is nothing to read.
     """
     name = str(source)
     if name.startswith(("mlflow:", "wandb:")):
@@ -79,7 +79,7 @@ def read(source: str | Path, aliases: Mapping[str, str] | None = None) -> Histor
     if path.is_dir():
         return _read_folder(path, aliases)
     if not path.is_file():
-        raise UnreadableSource(f"{source}: no such file or folder.")
+        raise UnreadableSourceError(f"{source}: no such file or folder.")
     if path.suffix == ".csv":
         with path.open(newline="", encoding="utf-8") as lines:
             return history(name, csv.DictReader(lines), aliases=aliases)
@@ -87,7 +87,7 @@ def read(source: str | Path, aliases: Mapping[str, str] | None = None) -> Histor
         return history(name, _json_lines(path), aliases=aliases)
     if path.suffix == ".json":
         return _read_json(path, aliases)
-    raise UnreadableSource(f"{source}: known are .json, .jsonl and .csv files, and folders.")
+    raise UnreadableSourceError(f"{source}: known are .json, .jsonl and .csv files, and folders.")
 
 
 def history(
@@ -99,7 +99,7 @@ def history(
     """Log entries as rows.
 
     Raises:
-        UnreadableSource: not one entry has a known name.
+        UnreadableSourceError: not one entry has a known name.
     """
     found: list[Entry] = []
     unknown: set[str] = set()
@@ -113,7 +113,9 @@ def history(
             unknown |= set(map(str, entry))
     if not found:
         seen = ", ".join(sorted(unknown)[:12]) or "nothing"
-        raise UnreadableSource(f"{source}: {count} entries, and no name in them that stands for a known key ({seen}).")
+        raise UnreadableSourceError(
+            f"{source}: {count} entries, and no name in them that stands for a known key ({seen})."
+        )
     return History(source, found, dict(settings or {}), tuple(sorted(unknown)))
 
 
@@ -141,9 +143,9 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError as error:
-                raise UnreadableSource(f"{path}:{number_of_line}: not JSON ({error.msg}).") from error
+                raise UnreadableSourceError(f"{path}:{number_of_line}: not JSON ({error.msg}).") from error
             if not isinstance(entry, dict):
-                raise UnreadableSource(f"{path}:{number_of_line}: not a JSON object.")
+                raise UnreadableSourceError(f"{path}:{number_of_line}: not a JSON object.")
             if "type" in entry and "time" in entry:
                 if entry["type"] == "metrics":
                     yield {"step": entry["step"], **entry["metrics"]}
@@ -155,13 +157,13 @@ def _read_json(path: Path, aliases: Mapping[str, str] | None) -> History:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UnreadableSource(f"{path}: not JSON ({error}).") from error
+        raise UnreadableSourceError(f"{path}: not JSON ({error}).") from error
     settings: dict[str, Any] = {}
     if isinstance(data, dict) and isinstance(data.get("log_history"), list):
         settings = {name: data[name] for name in ("max_steps", "num_train_epochs", "train_batch_size") if name in data}
         data = data["log_history"]
     if not isinstance(data, list) or not all(isinstance(entry, dict) for entry in data):
-        raise UnreadableSource(f"{path}: neither a trainer_state.json nor a list of log entries.")
+        raise UnreadableSourceError(f"{path}: neither a trainer_state.json nor a list of log entries.")
     return history(str(path), data, settings, aliases)
 
 
@@ -182,7 +184,7 @@ def _read_folder(folder: Path, aliases: Mapping[str, str] | None) -> History:
     journals = sorted([*folder.glob("*.jsonl"), *folder.glob("rldk/*.jsonl")])
     if journals:
         return read(journals[0], aliases)
-    raise UnreadableSource(
+    raise UnreadableSourceError(
         f"{folder}: no trainer_state.json, checkpoint-*, events.out.tfevents.*, completions/*.parquet or *.jsonl."
     )
 

@@ -12,9 +12,9 @@ class UnpaidDrift(Condition):
     """Breached where the KL is above the user's `threshold`, above `ceiling`, or above `soft` without a gain in reward.
 
     A policy must leave its reference to learn, so how far is too far depends on what it got for it. Each time the
-    smoothed reward rises by `pay` standard deviations of its noise over what it was, the KL of that moment is paid
-    for; drift is unpaid beyond `soft` and beyond twice what was paid for. Where the reward is not known, `blind` is
-    the limit in place of `soft`.
+    smoothed reward rises by `pay` standard deviations of its noise (the largest so far) over what it was, the KL of
+    that moment is paid for; drift is unpaid beyond `soft` and beyond 1.5 times what was paid for. Where the reward is
+    not known, `blind` is the limit in place of `soft`.
 
     Args:
         threshold: an absolute limit that the user gave, nats per token. It replaces the others.
@@ -27,7 +27,7 @@ class UnpaidDrift(Condition):
         span: observations of the exponential mean of the KL.
     """
 
-    STATE: ClassVar[tuple[str, ...]] = (*Condition.STATE, "kl", "reward_key", "reward", "paid_kl", "paid_at")
+    STATE: ClassVar[tuple[str, ...]] = (*Condition.STATE, "kl", "reward_key", "reward", "noise", "paid_kl", "paid_at")
 
     def __init__(
         self,
@@ -52,8 +52,9 @@ class UnpaidDrift(Condition):
         self.kl: float | None = None
         self.reward_key: str | None = None
         self.reward = Change()
+        self.noise = 0.0
         self.paid_kl = 0.0
-        self.paid_at = 0.0
+        self.paid_at: float | None = None
 
     def judge(self, step: int, row: Row) -> Finding | None:
         """Smooth both, then hold the divergence to the limit that applies."""
@@ -73,7 +74,7 @@ class UnpaidDrift(Condition):
         elif gain is None:
             limit = self.blind * scale
         else:
-            limit = min(ceiling, max(self.soft * scale, 2.0 * self.paid_kl))
+            limit = min(ceiling, max(self.soft * scale, 1.5 * self.paid_kl))
         breached = self.kl > limit
         critical = breached and self.kl > ceiling
         return Finding(breached, self.kl <= 0.7 * limit, value, limit, critical, evidence, self.key)
@@ -86,7 +87,11 @@ class UnpaidDrift(Condition):
             return None
         if self.reward_key in row:
             self.reward.add(row[self.reward_key])
-        gain = self.reward.sigmas
-        if gain is not None and gain >= self.paid_at + self.pay:
-            self.paid_at, self.paid_kl = gain, max(self.paid_kl, self.kl or 0.0)
-        return gain
+        if self.reward.change is None:
+            return None
+        self.noise = max(self.noise, self.reward.noise)
+        if self.paid_at is None:
+            self.paid_at = self.reward.start
+        if self.reward.mean > self.paid_at and self.reward.mean >= self.paid_at + self.pay * self.noise:
+            self.paid_at, self.paid_kl = self.reward.mean, max(self.paid_kl, self.kl or 0.0)
+        return self.reward.sigmas

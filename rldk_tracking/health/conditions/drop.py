@@ -7,17 +7,21 @@ from typing import ClassVar
 from rldk_tracking.health.conditions.base import Condition, Finding, Row
 from rldk_tracking.health.detectors.baseline import Baseline
 
+SETTLED = 8
+"""Values before the best level is kept; the median of fewer is now here, now there."""
+
 
 class Drop(Condition):
     """Breached where the smoothed value is below the best level of the run by more than it wanders, and by much.
 
-    The level is the median of the last `window` normal values, its wander their MAD: unlike the difference of
-    neighbours it contains slow swings. The best level stays when the level sinks, so a slow fall counts as well.
+    The level is the median of the last `window` normal values, its wander their deviation from it: unlike the
+    difference of neighbours it contains slow swings. The best level stays when the level sinks, so a slow fall counts.
 
     Args:
-        z: how many standard deviations of the wander.
+        z: how many standard deviations of single values.
         share: of the best level's height over the origin that must be lost.
         critical_share: where it is critical.
+        relative: of the best level's size that must be lost.
         floor: smallest fall that matters, in the unit of the value.
         span: observations of the exponential mean that is held to the best level.
         origin: the value that stands for nothing achieved. By default the lowest value seen, or 0 where none was
@@ -32,9 +36,10 @@ class Drop(Condition):
         self,
         keys: tuple[str, ...],
         *,
-        z: float = 5.0,
+        z: float = 2.5,
         share: float = 0.35,
         critical_share: float | None = None,
+        relative: float = 0.1,
         floor: float = 0.0,
         span: float = 5.0,
         origin: float | None = None,
@@ -42,7 +47,7 @@ class Drop(Condition):
         window: int = 32,
     ) -> None:
         super().__init__(keys)
-        self.z, self.share, self.critical_share, self.floor = z, share, critical_share, floor
+        self.z, self.share, self.critical_share, self.relative, self.floor = z, share, critical_share, relative, floor
         self.weight, self.origin, self.minimum = 2.0 / (span + 1.0), origin, minimum
         self.baseline = Baseline(window, delay=3)
         self.mean: float | None = None
@@ -59,10 +64,10 @@ class Drop(Condition):
         self.lowest = value if self.lowest is None else min(self.lowest, value)
         if len(self.baseline) >= self.minimum:
             level = self.baseline.median
-            wander = self.baseline.spread * (1.0 + 6.0 / len(self.baseline))
-            if self.best is None or level > self.best:
+            if self.best is None or level > self.best or len(self.baseline) < SETTLED:
                 self.best = level
-            self.wander = wander
+            if self.mean >= level - self.wander or len(self.baseline) < SETTLED:
+                self.wander = self.baseline.wander * (1.0 + 6.0 / len(self.baseline))
         if self.best is None:
             self.baseline.add(value)
             return Finding(False, True, value, key=self.key)
@@ -70,7 +75,7 @@ class Drop(Condition):
         if self.best <= 0.0 and self.origin is None:
             origin = self.lowest
         height = self.best - origin
-        limit = max(self.z * self.wander, self.share * height, self.floor)
+        limit = max(self.z * self.wander, self.share * height, self.relative * abs(self.best), self.floor)
         fall = self.best - self.mean
         breached = fall > limit
         if breached:

@@ -11,7 +11,8 @@ from rldk_tracking.health.detectors.change import Change
 class Hacking(Condition):
     """Breached where the reward rose and a second signal contradicts it. Without a second signal there is no verdict.
 
-    Signals: a held-out or gold score that did not rise with the reward, or fell; a correlation of reward and length
+    Signals: a held-out or gold score that did not rise with the reward, or fell; a held-out perplexity that rose; a
+    correlation of reward and length
     within groups; a KL beyond `kl`; diversity that fell; reward functions that contradict each other (Gao et al. 2022,
     arXiv:2210.10760, for the divergence of proxy and gold with KL; Singhal et al. 2023, arXiv:2310.03716, for length).
 
@@ -20,10 +21,13 @@ class Hacking(Condition):
         pay: rise of the reward, in standard deviations of its noise, that counts as a rise.
         held_out: keys of scores that are not optimised, any of them.
         lag: share of the reward's rise, in each one's own noise, below which a held-out score has not followed.
+        perplexity: a held-out perplexity of so many times its first values has risen.
         signals: how many of the weaker signals must agree where there is no held-out score.
     """
 
-    STATE: ClassVar[tuple[str, ...]] = (*Condition.STATE, "proxy", "gold", "gold_key", "diversity", "latest", "risk")
+    STATE: ClassVar[tuple[str, ...]] = (
+        *Condition.STATE, "proxy", "gold", "gold_key", "perplexity", "diversity", "latest", "risk",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -34,6 +38,7 @@ class Hacking(Condition):
         lag: float = 0.25,
         length_corr: float = 0.5,
         kl: float = 0.7,
+        perplexity: float = 1.5,
         signals: int = 2,
     ) -> None:
         super().__init__(keys)
@@ -43,7 +48,9 @@ class Hacking(Condition):
             "rldk/kl/ref_k3": kl,
             "rldk/reward/pairwise_corr": 0.3,
         }
-        self.proxy, self.gold, self.diversity = Change(), Change(), Change()
+        self.proxy, self.diversity = Change(), Change()
+        self.gold, self.perplexity = Change(early=3), Change(early=2, span=2)
+        self.worse_perplexity = perplexity
         self.gold_key: str | None = None
         self.latest: dict[str, float] = {}
         self.risk: float | None = None
@@ -61,6 +68,8 @@ class Hacking(Condition):
         diverse = row.get("rldk/diversity/unique_fraction", row.get("rldk/diversity/distinct_2"))
         if diverse is not None:
             self.diversity.add(diverse)
+        if "rldk/eval/perplexity" in row:
+            self.perplexity.add(row["rldk/eval/perplexity"])
         if value is None:
             return None
         self.proxy.add(value)
@@ -85,6 +94,10 @@ class Hacking(Condition):
             known += 1
             if rise is not None and gold < self.lag * rise:
                 against.append("held-out score")
+        if self.perplexity.change is not None:
+            known += 1
+            if self.perplexity.mean > self.worse_perplexity * self.perplexity.start:
+                against.append("held-out perplexity")
         if self.diversity.sigmas is not None:
             known += 1
             if self.diversity.sigmas < -self.pay:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from rldk_tracking.health.conditions.base import Condition, Finding, Row
 
 
 class Level(Condition):
-    """Breached where the value is beyond `threshold`.
+    """Breached where the value, or its exponential mean over `span` observations, is beyond `threshold`.
 
     Args:
         direction: "above" or "below" is the bad side.
@@ -16,7 +16,10 @@ class Level(Condition):
         clear: where the breach ends; the threshold by default.
         critical: beyond which the breach is critical.
         zero_is_missing: zeros before the first other value are not a measurement.
+        span: observations of the exponential mean; 1 judges single values.
     """
+
+    STATE: ClassVar[tuple[str, ...]] = (*Condition.STATE, "mean")
 
     def __init__(
         self,
@@ -27,17 +30,22 @@ class Level(Condition):
         clear: float | None = None,
         critical: float | None = None,
         zero_is_missing: bool = False,
+        span: float = 1.0,
     ) -> None:
         super().__init__(keys, zero_is_missing=zero_is_missing)
         self.sign = sign_of(direction)
         self.threshold, self.critical = threshold, critical
         self.clear = threshold if clear is None else clear
+        self.weight = 2.0 / (span + 1.0)
+        self.mean: float | None = None
 
     def judge(self, step: int, row: Row) -> Finding | None:
         """Compare the value with the limits."""
         value = self.read(row)
         if value is None:
             return None
+        if self.weight < 1.0:
+            value = self.mean = value if self.mean is None else self.mean + self.weight * (value - self.mean)
         sign = self.sign
         breached = sign * (value - self.threshold) > 0
         clear = not breached and sign * (value - self.clear) <= 0

@@ -6,30 +6,41 @@ from typing import ClassVar
 
 from rldk_tracking.health.conditions.base import Condition, Finding, Row
 
+PRIOR_ROWS, PRIOR_TIED = 4.0, 1.0
+"""What is believed of a run before its first row: one row in four is all tied."""
+
 
 class Ties(Condition):
     """Breached where hardly any group has a spread in reward: no advantage, no gradient from the reward.
 
-    What is smoothed is the share of tied groups. Where the log has no such share, a batch counts as tied if its
-    standard deviation is at most `threshold` or `negligible` of the largest that was seen; where it has no standard
-    deviation either, if the mean repeats exactly. Groups that are half tied count as tied where what is left of the
-    spread is below `negligible_of_mean` of the mean: a reward that says nearly always the same.
+    Judged is the share of groups that are tied. Where a log has no such share, a batch counts as tied if its standard
+    deviation is at most `threshold` or `negligible` of the largest that was seen; where it has no standard deviation
+    either, if the mean is what it was. A mean that stands at one exact value most of the time, and hardly leaves it,
+    counts as tied as well: the reward function nearly always says the same.
+
+    It is breached in two ways. *Now*: so many rows in a row with all groups tied are improbable for a run in which that
+    used to happen as often as it did before (a run of one group a row is often tied, one of a hundred groups never).
+    *On average*: the mean share, exponential over `span`, is above `often`; a run that is near the ceiling of its task
+    (see `_near_ceiling`) may have `nearly_all` tied and still learn from the rest.
 
     `solved` chooses which half of these cases to report. Solved means that the smoothed mean is at the task's ceiling:
     `ceiling` where it is given, else the highest mean of the run if the reward had to climb there.
 
     Args:
         solved: True reports tied groups at the ceiling, False those elsewhere.
-        tied: share of groups that are tied.
         threshold: a standard deviation of the reward at or below which the batch counts as tied.
+        improbable: the probability below which a row of tied rows is not chance. A hundred times that is enough where
+            the reward is at the lowest of the run.
+        often, nearly_all: shares of tied groups; the lower end of a one-sided 95 % interval is held to them.
         ceiling: the highest reward that the task can give.
         margin: how near the ceiling counts as there, as a share of the range of mean rewards.
         climb: the rise of the mean that makes a highest mean a ceiling, in units of the largest standard deviation.
-        span: observations of the exponential means.
+        minimum: observations before an average is judged.
     """
 
     STATE: ClassVar[tuple[str, ...]] = (
-        *Condition.STATE, "tied", "mean", "spread", "widest", "highest", "lowest", "first", "last", "count",
+        *Condition.STATE, "tied", "variance", "usual", "votes", "at_usual", "off_usual", "in_a_row", "before", "before_tied", "mean", "spread", "widest",
+        "highest", "lowest", "last", "count",
     )  # fmt: skip
 
     def __init__(
@@ -37,35 +48,41 @@ class Ties(Condition):
         keys: tuple[str, ...],
         *,
         solved: bool,
-        tied: float = 0.8,
         threshold: float = 0.0,
+        improbable: float = 1e-5,
+        often: float = 0.75,
+        nearly_all: float = 0.93,
         negligible: float = 0.02,
-        negligible_of_mean: float = 0.05,
         ceiling: float | None = None,
         margin: float = 0.15,
         climb: float = 1.0,
-        span: float = 10.0,
+        span: float = 50.0,
+        minimum: int = 20,
         spread_keys: tuple[str, ...] = ("rldk/reward/group_std_mean", "rldk/reward/std"),
         mean_key: str = "rldk/reward/mean",
     ) -> None:
         super().__init__(keys)
-        self.solved, self.limit, self.threshold = solved, tied, threshold
-        self.negligible, self.negligible_of_mean = negligible, negligible_of_mean
-        self.ceiling, self.margin, self.climb = ceiling, margin, climb
+        self.solved, self.threshold, self.improbable = solved, threshold, improbable
+        self.often, self.nearly_all, self.negligible = often, nearly_all, negligible
+        self.ceiling, self.margin, self.climb, self.minimum = ceiling, margin, climb, minimum
         self.weight = 2.0 / (span + 1.0)
         self.spread_keys, self.mean_key = tuple(spread_keys), mean_key
-        self.tied: float | None = None
+        self.tied = self.variance = 0.0
+        self.usual: float | None = None
+        self.votes = 0
+        self.at_usual = self.off_usual = 0.0
+        self.in_a_row = 0
+        self.before, self.before_tied = PRIOR_ROWS, PRIOR_TIED
         self.mean: float | None = None
         self.spread: float | None = None
         self.highest: float | None = None
         self.lowest: float | None = None
-        self.first: float | None = None
         self.last: float | None = None
         self.widest = 0.0
         self.count = 0
 
     def judge(self, step: int, row: Row) -> Finding | None:
-        """Smooth the share of tied groups and ask whether the reward is at its ceiling."""
+        """Count rows that are all tied, follow the average, and ask whether the reward is at its ceiling."""
         mean = row.get(self.mean_key)
         spread = next((row[key] for key in self.spread_keys if key in row), None)
         value = self._tied_share(row, mean, spread)
@@ -73,17 +90,27 @@ class Ties(Condition):
         if value is None:
             return None
         self.count += 1
-        self.tied = value if self.tied is None else self.tied + max(self.weight, 1 / self.count) * (value - self.tied)
-        tied = self.tied
-        if tied > 0.4 and self.spread is not None and self.mean is not None:
-            tied = 1.0 if self.spread <= self.negligible_of_mean * abs(self.mean) else tied
+        weight = max(self.weight, 1.0 / self.count)
+        self.variance += weight * ((value - self.tied) ** 2 * (1.0 - weight) - self.variance)
+        self.tied += weight * (value - self.tied)
+        if value >= self.nearly_all:
+            self.in_a_row += 1
+        else:
+            self.before += 1 + self.in_a_row
+            self.before_tied += self.in_a_row
+            self.in_a_row = 0
+        chance = (self.before_tied / self.before) ** self.in_a_row
+        now = self.in_a_row >= 4 and chance < self.improbable * (100.0 if self._at_lowest() else 1.0)
+        limit = self.nearly_all if self._near_ceiling() else self.often
+        surely = self.tied - 1.64 * (self.variance * weight) ** 0.5
+        average = self.count >= self.minimum and (surely > limit or self._frozen())
         there = self._at_ceiling()
-        breached = tied > self.limit and there == self.solved
-        clear = tied < self.limit - 0.1 or there != self.solved
-        evidence: dict[str, float | str] = {"tied": tied}
+        breached = (now or average) and there == self.solved
+        clear = there != self.solved or (value < self.nearly_all and self.tied < limit and not self._frozen())
+        evidence: dict[str, float | str] = {"tied": self.tied, "rows_in_a_row": self.in_a_row}
         if self.mean is not None:
             evidence["reward"] = self.mean
-        return Finding(breached, clear, value, self.limit, False, evidence, self.key)
+        return Finding(breached, clear, value if now else self.tied, limit, False, evidence, self.key)
 
     def _tied_share(self, row: Row, mean: float | None, spread: float | None) -> float | None:
         value = self.read(row)
@@ -92,23 +119,56 @@ class Ties(Condition):
         if value is not None or self.key is not None:
             return value
         if spread is not None:
-            return float(spread <= self.negligible * self.widest)
+            return float(spread <= self.negligible * max(self.widest, spread))
         if mean is not None and self.spread is None and self.last is not None:
-            return float(mean == self.last)
+            return float(abs(mean - self.last) <= 1e-6 * abs(mean))
         return None
 
     def _follow(self, mean: float | None, spread: float | None) -> None:
         if spread is not None:
-            self.spread = spread if self.spread is None else self.spread + self.weight * (spread - self.spread)
+            self.spread = spread if self.spread is None else self.spread + 0.2 * (spread - self.spread)
             self.widest = max(self.widest, spread)
         if mean is None:
             return
         self.last = mean
-        self.mean = mean if self.mean is None else self.mean + self.weight * (mean - self.mean)
-        if self.first is None:
-            self.first = mean
+        self._follow_usual(mean)
+        self.mean = mean if self.mean is None else self.mean + 0.2 * (mean - self.mean)
         self.highest = self.mean if self.highest is None else max(self.highest, self.mean)
         self.lowest = self.mean if self.lowest is None else min(self.lowest, self.mean)
+
+    def _follow_usual(self, mean: float) -> None:
+        """The value that most means have, by majority vote (Boyer and Moore 1981), and how often it is met."""
+        if self.usual is None:
+            self.usual = mean
+            return
+        distance = abs(mean - self.usual)
+        met = distance <= 1e-6 * abs(mean)
+        self.at_usual += 0.05 * (met - self.at_usual)
+        self.off_usual += 0.05 * (distance - self.off_usual)
+        if met:
+            self.votes = min(self.votes + 1, 50)
+        elif self.votes > 0:
+            self.votes -= 1
+        else:
+            self.usual = mean
+
+    def _frozen(self) -> bool:
+        """Whether about half of the means are one exact value and the others are within a tenth of it."""
+        return self.usual is not None and self.at_usual > 0.4 and self.off_usual <= 0.1 * abs(self.usual)
+
+    def _at_lowest(self) -> bool:
+        if self.mean is None or self.lowest is None or self.highest is None:
+            return False
+        return self.mean <= self.lowest + 0.1 * (self.highest - self.lowest)
+
+    def _near_ceiling(self) -> bool:
+        """Whether most of what can be had is had, if rewards are 0 or R: then m / R = m² / (m² + s²).
+
+        A reward that hardly varies at all tells nothing of the kind.
+        """
+        if self.mean is None or self.spread is None or self.mean <= 0 or self.spread <= 0.02 * self.mean:
+            return False
+        return self.mean**2 / (self.mean**2 + self.spread**2) > 0.5
 
     def _at_ceiling(self) -> bool:
         if self.mean is None or self.highest is None or self.lowest is None:

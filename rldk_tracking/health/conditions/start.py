@@ -18,12 +18,13 @@ class FromStart(Condition):
         beyond: an absolute limit that the value must also pass, on the same side.
         change: smallest absolute change that matters.
         early: how many first values make up the start (their median).
+        span: observations of the exponential mean that is held to the start; 1 judges single values.
         skip_zero: an exact 0 is no observation (a gradient of 0 has another rule).
         capped_key, capped, capped_share: where `capped_key` is above `capped`, a limit outside the policy stops the
             value, and `capped_share` holds in place of `share`.
     """
 
-    STATE: ClassVar[tuple[str, ...]] = (*Condition.STATE, "first", "start")
+    STATE: ClassVar[tuple[str, ...]] = (*Condition.STATE, "first", "start", "mean")
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class FromStart(Condition):
         beyond: float | None = None,
         change: float = 0.0,
         early: int = 8,
+        span: float = 1.0,
         zero_is_missing: bool = False,
         skip_zero: bool = False,
         capped_key: str | None = None,
@@ -44,6 +46,8 @@ class FromStart(Condition):
         self.sign, self.share, self.beyond, self.change = sign_of(direction), share, beyond, change
         self.early, self.skip_zero = early, skip_zero
         self.capped_key, self.capped, self.capped_share = capped_key, capped, capped_share
+        self.weight = 2.0 / (span + 1.0)
+        self.mean: float | None = None
         self.first: list[float] = []
         self.start: float | None = None
 
@@ -52,12 +56,15 @@ class FromStart(Condition):
         value = self.read(row)
         if value is None or (self.skip_zero and value == 0.0):
             return None
+        if self.weight < 1.0:
+            self.mean = value if self.mean is None else self.mean + self.weight * (value - self.mean)
         if self.start is None:
             self.first.append(value)
             if len(self.first) >= self.early:
                 self.start = median_of_sorted(sorted(self.first))
                 self.first = []
             return Finding(False, True, value, key=self.key)
+        value = value if self.mean is None else self.mean
         sign, share = self.sign, self.share
         if self.capped_share is not None and self.capped_key is not None and row.get(self.capped_key, 0) > self.capped:
             share = self.capped_share

@@ -11,6 +11,8 @@ from rldk_tracking.health.detectors.stateful import Stateful
 
 MAD_TO_SIGMA = 1.4826
 """The median absolute deviation of a normal distribution times this is its standard deviation."""
+ABSOLUTE_DEVIATION_TO_SIGMA = 1.2533
+"""The same for the mean absolute deviation."""
 
 
 def median_of_sorted(values: Sequence[float]) -> float:
@@ -68,6 +70,13 @@ class Baseline(Stateful):
             middle = self.median
             self._spread = MAD_TO_SIGMA * median_of_sorted(sorted(abs(value - middle) for value in self._sorted))
         return self._spread
+
+    @property
+    def wander(self) -> float:
+        """A standard deviation that far values count in as well: the larger of `spread` and the mean deviation's."""
+        middle = self.median
+        mean_deviation = sum(abs(value - middle) for value in self._sorted) / len(self._sorted)
+        return max(self.spread, ABSOLUTE_DEVIATION_TO_SIGMA * mean_deviation)
 
     def _accept(self, value: float) -> None:
         if len(self.values) == self.values.maxlen:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from rldk_tracking.health.detectors.baseline import ABSOLUTE_DEVIATION_TO_SIGMA
 from rldk_tracking.health.detectors.stateful import Stateful
 
-ABSOLUTE_DEVIATION_TO_SIGMA = 1.2533
-"""The mean absolute deviation of a normal distribution times this is its standard deviation."""
 MANY = 1e9
 """Standard deviations of a change in a series without noise."""
 
