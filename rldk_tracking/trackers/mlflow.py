@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -24,6 +23,7 @@ import requests
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.base import RejectedError, Row, RunInfo, Tracker, UnavailableError
 from rldk_tracking.trackers.journal import dumps
+from rldk_tracking.trackers.mlflow_names import Names
 
 METRICS_PER_REQUEST = 1000
 ALERTS_FILE = "rldk/alerts.json"
@@ -33,7 +33,6 @@ TABLES_TAG = "mlflow.loggedArtifacts"
 
 _FINAL = {"finished": "FINISHED", "stopped": "KILLED", "crashed": "FAILED"}
 _TAG_LENGTH = 8000
-_KEY_LENGTH = 250
 _HOPELESS = frozenset(
     {
         "INVALID_PARAMETER_VALUE",
@@ -80,7 +79,7 @@ class MLflowTracker(Tracker):
         self._mlflow: Any = mlflow
         self._given = (run_id, tracking_uri, experiment)
         self._info = RunInfo()
-        self._names = _Names()
+        self._names = Names()
         self._reset()
 
     def _reset(self) -> None:
@@ -108,6 +107,8 @@ class MLflowTracker(Tracker):
         """Look for the active run, which MLflow keeps for each thread apart: to be called on the training thread."""
         if self.joined:
             return
+        # Nothing is kept of an earlier look: MLflow's store may be set only when the run is opened.
+        self._reset()
         self._info = run
         self._opened = True
         store = self._mlflow.get_tracking_uri()
@@ -180,14 +181,13 @@ class MLflowTracker(Tracker):
         return {name: value for name, value in found.items() if value}
 
     def close(self) -> None:
-        """End the run if it is ours. Afterwards the tracker may be opened for another training."""
+        """End the run if it is ours. `run_id` and `url` stay known until the tracker is opened for another training."""
         try:
             if self._owns_run and self._client is not None:
                 with _translated(self._mlflow):
                     self._client.set_terminated(self.run_id, _FINAL.get(self._status or "", "FINISHED"))
         finally:
-            if self._given[0] is None:
-                self._reset()
+            self._opened = False
 
     def _connect(self) -> Any:
         """The client, after a look whether its server answers; makes the run where one was asked for.
@@ -263,39 +263,6 @@ class MLflowTracker(Tracker):
         return [
             [row[places[column]] if column in places else None for column in ALERT_COLUMNS] for row in table["data"]
         ]
-
-
-class _Names:
-    """Keys as MLflow takes them. One illegal key would make it refuse the whole batch.
-
-    Allowed are letters, digits, `_ - . : /` and blank, in a path without empty, `.` or `..` parts, 250 characters long.
-    Two keys that come out the same are told apart by a number, in the order in which they are first seen.
-    """
-
-    def __init__(self) -> None:
-        self._name_of: dict[str, str] = {}
-        self._taken: set[str] = set()
-
-    def __getitem__(self, key: str) -> str:
-        name = self._name_of.get(key)
-        if name is None:
-            name = self._name_of[key] = self._unused(sanitised(key))
-            self._taken.add(name)
-        return name
-
-    def _unused(self, wanted: str) -> str:
-        name, number = wanted, 2
-        while name in self._taken:
-            suffix = f"_{number}"
-            name, number = wanted[: _KEY_LENGTH - len(suffix)] + suffix, number + 1
-        return name
-
-
-def sanitised(key: str) -> str:
-    """The nearest legal name: illegal characters become `_`, empty path parts go, parts of dots alone become `_`."""
-    parts = [part for part in re.sub(r"[^\w./\- :]", "_", str(key)).split("/") if part]
-    legal = "/".join(part if part.strip(".") else "_" for part in parts)
-    return legal[:_KEY_LENGTH].rstrip("/") or "_"
 
 
 @contextmanager

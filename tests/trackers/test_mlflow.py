@@ -15,14 +15,12 @@ from typing import Any
 
 import pytest
 import requests
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.base import RejectedError, Row, RunInfo, UnavailableError
 from rldk_tracking.trackers.delivery import Delivery
 from rldk_tracking.trackers.journal import decode, read
-from rldk_tracking.trackers.mlflow import MLflowTracker, _Names, sanitised
+from rldk_tracking.trackers.mlflow import MLflowTracker
 
 mlflow = pytest.importorskip("mlflow", reason="needs mlflow")
 
@@ -72,6 +70,21 @@ def test_rows_from_before_the_run_are_written_once_there_is_one(store: Any) -> N
     assert delivery.errors == 0
 
 
+def test_a_store_that_is_set_with_the_run(store: Any, tmp_path: Path) -> None:
+    """MLflow's address may be set between train begin and the first row, by the callback that opens the run."""
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'elsewhere.db'}")
+    tracker = MLflowTracker()
+    tracker.open(RunInfo())
+    mlflow.set_tracking_uri(store.uri)
+    with mlflow.start_run(experiment_id=store.experiment_id) as active:
+        tracker.open(RunInfo())
+        tracker.log({"rldk/a": 1.0}, 1)
+        tracker.close()
+        assert tracker.run_id == active.info.run_id, "for those who print where it went"
+        assert not tracker.joined
+    assert store.history(active.info.run_id, "rldk/a") == [(1, 1.0)]
+
+
 def test_the_last_row_reaches_a_run_that_has_ended(store: Any) -> None:
     tracker = MLflowTracker()
     delivery = Delivery(tracker)
@@ -110,27 +123,6 @@ def test_ten_thousand_keys_and_illegal_ones(store: Any, run: Any) -> None:
     assert stored["x/_/y"] == 3.0
     assert stored["é" * 250] == 4.0
     assert stored["rldk/group/key_2499"] == 2499.0
-
-
-@given(st.text(min_size=0, max_size=300))
-def test_any_key_becomes_one_that_mlflow_takes(key: str) -> None:
-    from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, _validate_length_limit, _validate_metric_name
-
-    name = sanitised(key)
-    _validate_metric_name(name)
-    _validate_length_limit("name", MAX_ENTITY_KEY_LENGTH, name)
-
-
-@given(st.lists(st.text(alphabet="a(%/. ", max_size=6), unique=True, max_size=30))
-def test_two_keys_never_share_a_name(keys: list[str]) -> None:
-    names = _Names()
-    assert len({names[key] for key in keys}) == len(keys)
-    assert [names[key] for key in keys] == [names[key] for key in keys]
-
-
-def test_legal_keys_stay_as_they_are() -> None:
-    for key in ("rldk/kl/ref_k1", "rldk/rewards/my.fn-2/mean", "train loss"):
-        assert sanitised(key) == key
 
 
 def test_alerts_become_tags_and_a_table(store: Any, run: Any, make_alert: Callable[..., Alert]) -> None:

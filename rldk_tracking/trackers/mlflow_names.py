@@ -1,0 +1,40 @@
+"""Metric names that MLflow takes. One illegal name in a batch, and it stores nothing of the batch."""
+
+from __future__ import annotations
+
+import re
+
+LONGEST = 250
+
+
+class Names:
+    """Keys to names, each key always to the same one.
+
+    Allowed are letters, digits, `_ - . : /` and blank, in a path without empty, `.` or `..` parts, 250 characters long.
+    Two keys that come out the same are told apart by a number, in the order in which they are first seen.
+    """
+
+    def __init__(self) -> None:
+        self._name_of: dict[str, str] = {}
+        self._taken: set[str] = set()
+
+    def __getitem__(self, key: str) -> str:
+        name = self._name_of.get(key)
+        if name is None:
+            name = self._name_of[key] = self._unused(sanitised(key))
+            self._taken.add(name)
+        return name
+
+    def _unused(self, wanted: str) -> str:
+        name, number = wanted, 2
+        while name in self._taken:
+            suffix = f"_{number}"
+            name, number = wanted[: LONGEST - len(suffix)] + suffix, number + 1
+        return name
+
+
+def sanitised(key: str) -> str:
+    """The nearest legal name: illegal characters become `_`, empty path parts go, parts of dots alone become `_`."""
+    parts = [part for part in re.sub(r"[^\w./\- :]", "_", str(key)).split("/") if part]
+    legal = "/".join(part if part.strip(".") else "_" for part in parts)
+    return legal[:LONGEST].rstrip("/") or "_"
