@@ -3,8 +3,8 @@
     python examples/advanced_monitoring.py                                            # JSON lines only
     RLDK_SLACK_WEBHOOK_URL=https://... python examples/advanced_monitoring.py         # and Slack
 
-At step 10 this script breaks its own run, by putting a NaN into one weight, as a bad kernel or an overflow would. The
-logged loss stays clean, because the trainer filters it; the diagnostics see it, save, and stop the run.
+After step 10 this script breaks its own run, by putting a NaN into one weight of the critic, as a bad kernel or an
+overflow would. The diagnostics see it in the next step, save, and stop the run.
 """
 
 from typing import Any
@@ -23,9 +23,8 @@ class Break(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step == BREAK_AT:
-            policy = getattr(model, "policy", model)
             with torch.no_grad():
-                policy.get_output_embeddings().weight[-1, 0] = float("nan")
+                model.value_model.score.weight[0, 0] = float("nan")
 
 
 memory = InMemoryTracker()

@@ -33,6 +33,8 @@ def python(code: str) -> str:
         "import transformers, rldk_tracking, transformers.trainer",
         "import transformers.integrations, rldk_tracking, transformers.trainer",
         "import rldk_tracking.callback",
+        "import rldk_tracking.monitors.base",
+        "from rldk_tracking import CheckpointMonitor, PPOMonitor",
         "import rldk_tracking; from trl import GRPOTrainer",
     ],
 )
@@ -62,6 +64,11 @@ from transformers.integrations import INTEGRATION_TO_CALLBACK
 assert "rldk" not in INTEGRATION_TO_CALLBACK
 """
     python(code)
+
+
+def test_a_module_still_runs_as_a_script() -> None:
+    command = [sys.executable, "-m", "rldk_tracking.cli.main", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True).stdout.startswith("rldk-tracking ")
 
 
 def test_install_twice_adds_one_finder() -> None:

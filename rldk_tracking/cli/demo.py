@@ -115,8 +115,9 @@ def fault_as_expected(fault: Fault, alerts: list[Alert], began: int) -> bool:
         print(f"  One of {', '.join(fault.rules)} should have fired, but {seen} did.")
         return False
     rule, step = min(right.items(), key=lambda item: item[1])
-    delay = step - began
-    print(f"  {rule} fired {'in the very step' if delay == 0 else f'{delay} steps after the fault'}, as it should.")
+    late = step - began
+    when = "in the very step of the fault" if late == 0 else f"{late} step{'s' if late > 1 else ''} after the fault"
+    print(f"  {rule} fired {when}, as it should.")
     return True
 
 
@@ -143,6 +144,7 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", category=UserWarning)
     for name in ("alembic", "mlflow", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("trl").setLevel(logging.ERROR)
     # The alerts are shown beside the progress bar, so their log lines are not needed.
     logging.getLogger("rldk_tracking.run").setLevel(logging.ERROR)
 
