@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from rldk_tracking.metrics import advantage, diversity, kl, length, policy, ratio, reward, sampler, value
@@ -48,11 +49,13 @@ def names(rollout: Rollout) -> tuple[str, ...]:
     return reward.names(rollout)
 
 
+@torch.no_grad()
 def rollout_columns(rollout: Rollout) -> dict[str, Tensor]:
     """(B,) per-completion statistics of all groups; names are among `ROLLOUT_COLUMNS`."""
     return {name: column for group in ROLLOUT_GROUPS for name, column in group.columns(rollout).items()}
 
 
+@torch.no_grad()
 def rollout_tails(rollout: Rollout) -> dict[str, tuple[Tensor, Tensor]]:
     """Values and mask of all quantities whose high quantiles over tokens are wanted; names are among `TAILS`."""
     return {name: tail for group in TAIL_GROUPS for name, tail in group.tails(rollout).items()}
@@ -63,6 +66,7 @@ def compute_rollout(table: Table) -> dict[str, float]:
     return {key: number for group in ROLLOUT_GROUPS for key, number in group.compute(table).items()}
 
 
+@torch.no_grad()
 def update_columns(update: PolicyUpdate) -> dict[str, Tensor]:
     """(N,) per-completion statistics of an optimiser step; names are among `UPDATE_COLUMNS`."""
     return ratio.columns(update)

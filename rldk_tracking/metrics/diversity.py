@@ -54,7 +54,7 @@ def columns(rollout: Rollout) -> dict[str, Tensor]:
     bigrams, pairs = (tokens[:, :-1] << 32) + tokens[:, 1:], mask[:, 1:]
     scrambled = _scrambled(tokens)
     prefix = _prefix_hashes(scrambled, mask)
-    identity = _scrambled(prefix[:, -1] + _wrapped(_BASE) * mask.sum(dim=1))
+    identity = _scrambled(prefix[:, -1])
     found = {
         "diversity/hash_high": precise((identity >> 40) & _LOW_24_BITS),
         "diversity/hash_low": precise((identity >> 16) & _LOW_24_BITS),

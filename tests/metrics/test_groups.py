@@ -36,6 +36,9 @@ def test_equals_plain_loops(rows: list[tuple[float, float]]) -> None:
 
 
 def test_large_equal_scores_are_tied() -> None:
-    groups = Groups.of(np.zeros(3), np.full(3, 1e12 / 3))
+    """The mean of eleven equal numbers may be another number."""
+    score = 1e12 / 3
+    groups = Groups.of(np.zeros(11), np.full(11, score))
+    assert np.bincount(np.zeros(11, dtype=int), weights=np.full(11, score))[0] / 11 != score
     assert groups.tied.tolist() == [1.0]
     assert groups.std.tolist() == [0.0]
