@@ -15,7 +15,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from rldk_tracking.metrics.layers import Layout, Summary, spread, squares
+from rldk_tracking.metrics.layers import Layout, Summary, squares
+from rldk_tracking.metrics.quantiles import spread
 
 
 def measure(parameters: Sequence[Tensor]) -> Tensor:

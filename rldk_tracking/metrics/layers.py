@@ -9,35 +9,19 @@ no optimizer survives that either, so it counts as not finite).
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from rldk_tracking.metrics.layer_names import layer_of, plain_name
 from rldk_tracking.metrics.table import precise
 
-QUANTILES = (("p10", 0.1), ("p50", 0.5), ("p90", 0.9))
 EXTRA = 3
 """Numbers before the layers' norms in a summary: steps measured, tensors not finite, total norm."""
 
-_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128)
-
-
-def layer_of(name: str) -> str:
-    """The layer of a parameter: its name up to the first number, or without its last part where it has none.
-
-    `model.layers.3.mlp.up_proj.weight` belongs to `model.layers.3`, `model.embed_tokens.weight` to
-    `model.embed_tokens`. What DDP, FSDP, torch.compile and activation checkpointing put into names is left out.
-    """
-    parts = _WRAPPERS.sub("", name).split(".")
-    for position, part in enumerate(parts):
-        if part.isdigit():
-            return ".".join(parts[: position + 1])
-    return ".".join(parts[:-1]) or parts[0]
 
 
 @dataclass(frozen=True)
@@ -72,7 +56,7 @@ class Layout:
             copies = [_copies(tensor) for _, tensor in pairs]
             shares = 1.0 / precise(torch.tensor(copies, device=device))
         return cls(
-            names=tuple(_WRAPPERS.sub("", name) for name, _ in pairs),
+            names=tuple(plain_name(name) for name, _ in pairs),
             numels=tuple(tensor.numel() for _, tensor in pairs),
             layers=layers,
             index=torch.tensor([number[layer] for layer in layer_names], dtype=torch.long, device=device),
@@ -155,17 +139,6 @@ class Summary:
             total=values[2] if math.isfinite(values[2]) else None,
             layers={layer: norm for layer, norm in norms.items() if math.isfinite(norm)},
         )
-
-
-def spread(prefix: str, values: Iterable[float], *, extremes: bool = True) -> dict[str, float]:
-    """Quantiles over layers (linear interpolation), with the extremes; empty without a finite value."""
-    finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        return {}
-    points = dict(zip((name for name, _ in QUANTILES), np.quantile(finite, [q for _, q in QUANTILES]), strict=True))
-    if extremes:
-        points |= {"max": max(finite), "min": min(finite)}
-    return {f"{prefix}/{name}": float(value) for name, value in points.items()}
 
 
 def _device(tensors: Iterable[Tensor]) -> torch.device:

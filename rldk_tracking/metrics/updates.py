@@ -26,7 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rldk_tracking.metrics.layers import Layout, Summary, local, spread
+from rldk_tracking.metrics.layers import Layout, Summary, local
+from rldk_tracking.metrics.quantiles import spread
 from rldk_tracking.metrics.table import precise
 
 SAMPLE = 16_384

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from rldk_tracking.metrics.layers import Layout, Summary, has_norm, spread, squares
+from rldk_tracking.metrics.layers import Layout, Summary, has_norm, squares
+from rldk_tracking.metrics.quantiles import spread
 
 
 def measure(parameters: Sequence[Tensor]) -> Tensor:

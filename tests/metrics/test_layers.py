@@ -10,24 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rldk_tracking.metrics.layers import EXTRA, Layout, Summary, layer_of, spread, squares, summarise
-
-
-@pytest.mark.parametrize(
-    ("name", "layer"),
-    [
-        ("model.layers.3.mlp.up_proj.weight", "model.layers.3"),
-        ("module.transformer.h.11.attn.c_attn.bias", "transformer.h.11"),
-        ("_orig_mod.model.layers.0._checkpoint_wrapped_module.w", "model.layers.0"),
-        ("base_model.model.model.layers.2.q_proj.lora_A.default.weight", "base_model.model.model.layers.2"),
-        ("model.layers.3.mlp.experts.7.w1.weight", "model.layers.3"),
-        ("model.embed_tokens.weight", "model.embed_tokens"),
-        ("submodule.weight", "submodule"),
-        ("weight", "weight"),
-    ],
-)
-def test_layer_names(name: str, layer: str) -> None:
-    assert layer_of(name) == layer
+from rldk_tracking.metrics.layers import EXTRA, Layout, Summary, squares, summarise
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -85,11 +68,3 @@ def test_summary_matches_loops(values: list[list[float]], broken: set[tuple[int,
 def test_nothing_measured_is_none() -> None:
     layout = Layout.of([("w", torch.zeros(1))])
     assert Summary.read([math.nan] * (EXTRA + 1), layout) is None
-
-
-def test_spread_is_numpys() -> None:
-    values = [3.0, 1.0, 2.0, 10.0, math.nan]
-    found = spread("k", values)
-    assert found["k/p10"] == pytest.approx(np.quantile([1, 2, 3, 10], 0.1))
-    assert (found["k/min"], found["k/max"]) == (1.0, 10.0)
-    assert spread("k", [math.nan]) == {}

@@ -81,7 +81,7 @@ def test_every_number_against_copies(make: Callable[[Any], torch.optim.Optimizer
         count = sum(p.numel() for p in model.parameters())
         assert found["rldk/grad/norm"] == pytest.approx(gradient, rel=1e-4)
         assert found["rldk/weight/norm"] == pytest.approx(norm(list(model.parameters())), rel=1e-4)
-        # Tensors of this size are copied whole. In float32 the difference itself is rounded, in Adam's first steps most.
+        # Tensors of this size are copied whole. In float32 the difference itself is rounded.
         assert found["rldk/update/effective_lr"] == pytest.approx(norm(change) / math.sqrt(count), rel=1e-3)
         assert found["rldk/update/learning_rate"] == pytest.approx(optimizer.param_groups[0]["lr"])
         assert found["rldk/nan/gradients"] == found["rldk/nan/weights"] == 0

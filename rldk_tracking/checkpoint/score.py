@@ -1,0 +1,52 @@
+"""Is a checkpoint any good? A score in [0, 1] that is as low as its worst part.
+
+| part | 1 | 0 |
+|---|---|---|
+| intact | every file can be read | one cannot |
+| complete | nothing is missing | 1 / (1 + n) with n files or tensors missing |
+| finite | every tensor holds numbers only | one does not |
+| similar | the weights point where the previous checkpoint's do | at a right angle or away: another model |
+| balanced | no layer's norm has changed | some layer's norm has changed beyond all bounds |
+
+`similar` is the cosine, `balanced` the smallest ratio of a layer's two norms: a layer at 100 times its norm gives 0.01.
+A part that cannot be known is left out, and without a part there is no score.
+"""
+
+from __future__ import annotations
+
+import math
+
+from rldk_tracking.checkpoint.scan import Scan
+
+PARTS = ("intact", "complete", "finite", "similar", "balanced")
+
+
+def parts(found: Scan) -> dict[str, float]:
+    """The parts of the score that are known."""
+    corrupt = sum(problem.kind == "corrupt" for problem in found.problems)
+    lacking = sum(problem.kind == "incomplete" for problem in found.problems)
+    known = {"intact": float(corrupt == 0), "complete": 1.0 / (1.0 + lacking)}
+    if found.tensors:
+        known["finite"] = float(not found.nonfinite)
+    drift = found.drift("previous")
+    if drift is not None and drift.cosine is not None:
+        known["similar"] = max(0.0, drift.cosine)
+    ratios = list(norm_ratios(found, "previous").values())
+    if ratios:
+        known["balanced"] = min(min(ratio, 1.0 / ratio) if ratio > 0 else 0.0 for ratio in ratios)
+    return known
+
+
+def score(known: dict[str, float]) -> float | None:
+    """The lowest part, None without any."""
+    return min(known.values(), default=None)
+
+
+def norm_ratios(found: Scan, label: str) -> dict[str, float]:
+    """Layer to its norm over what it was in the other checkpoint; layers that were zero there have none."""
+    ratios = {}
+    for layer in found.layers():
+        drift = found.drift(label, layer)
+        if drift is not None and drift.norm > 0 and math.isfinite(drift.own):
+            ratios[layer] = drift.own / drift.norm
+    return ratios

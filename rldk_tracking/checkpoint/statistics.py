@@ -1,0 +1,208 @@
+"""What can be said of one saved tensor, and of how far it has moved, in one pass over its blocks.
+
+A block is small enough to stay in the processor's cache, so that the memory is read once for all statistics together.
+Sums are taken in float32 within a block and in float64 over blocks (all in float64 for float64 tensors and for tensors
+of at most SMALL elements). 16-bit tensors are converted block by block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rldk_tracking.checkpoint.formats import Array, decode
+
+BLOCK = 1 << 17
+"""Elements: what a block needs stays in the cache, and calls are few."""
+SMALL = 1 << 14
+"""Elements up to which float64 costs nothing that counts: the gains of normalisation layers, with a mean near 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How far a tensor is from the same tensor of another checkpoint.
+
+    Attributes:
+        distance: |a - b|, Euclidean, over elements finite in both.
+        norm: |b|.
+        product: the inner product of a and b.
+        own: |a| over the same elements.
+    """
+
+    distance: float
+    norm: float
+    product: float
+    own: float
+
+    @property
+    def relative(self) -> float | None:
+        """|a - b| / |b|; None where b is zero."""
+        return self.distance / self.norm if self.norm > 0 else None
+
+    @property
+    def cosine(self) -> float | None:
+        """Of the angle between a and b; None where one of them is zero."""
+        scale = self.norm * self.own
+        return max(-1.0, min(1.0, self.product / scale)) if scale > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorStatistics:
+    """Of one tensor, over its finite elements.
+
+    Attributes:
+        count: elements, the others too.
+        norm: Euclidean.
+        mean, std: None without a finite element; std divides by n.
+        largest: max |element|, 0 without one.
+        zeros: share of elements that are exactly 0.
+        nan, infinite: how many elements are NaN, and how many infinite.
+        drift: one for each other checkpoint, None where that lacks the tensor or has another shape.
+        spectral_norm: largest singular value as a (rows, rest) matrix, where it was asked for.
+        stable_rank: |W|_F^2 / |W|_2^2, likewise.
+    """
+
+    count: int
+    norm: float
+    mean: float | None
+    std: float | None
+    largest: float
+    zeros: float
+    nan: int = 0
+    infinite: int = 0
+    drift: tuple[Drift | None, ...] = ()
+    spectral_norm: float | None = None
+    stable_rank: float | None = None
+
+    @property
+    def finite(self) -> bool:
+        """Whether every element is a number."""
+        return self.nan == 0 and self.infinite == 0
+
+    def with_spectrum(self, largest: float) -> TensorStatistics:
+        """The same with its largest singular value."""
+        stable_rank = (self.norm / largest) ** 2 if largest > 0 else None
+        return replace(self, spectral_norm=largest, stable_rank=stable_rank)
+
+
+class Workspace:
+    """The buffers that a scan reuses: about 2 MiB, whatever the model."""
+
+    def __init__(self, block: int = BLOCK) -> None:
+        self.block = block
+        self._mask = np.empty(block, dtype=np.bool_)
+        self._difference = np.empty(block, dtype=np.float32)
+        self._decoded = [np.empty(block, dtype=np.float32) for _ in range(2)]
+
+    def numbers(self, raw: Array, dtype: str, slot: int, *, wide: bool, ordered: bool) -> Array:
+        """A block as float32, in the buffer `slot` where it is of another type; as float64 where `wide`."""
+        values = decode(raw, dtype, self._decoded[slot], ordered=ordered)
+        return values.astype(np.float64) if wide else values
+
+    def zeros(self, values: Array) -> int:
+        """How many elements are exactly 0."""
+        return int(np.count_nonzero(np.equal(values, 0, out=self._mask[: len(values)])))
+
+    def squared_distance(self, a: Array, b: Array) -> float:
+        """|a - b|^2, from the difference itself: expanding the square would cancel for small drifts."""
+        single = a.dtype == b.dtype == np.float32
+        difference = np.subtract(a, b, out=self._difference[: len(a)] if single else None)
+        return float(np.dot(difference, difference))
+
+
+@dataclass
+class _Pair:
+    """Sums over the elements that are finite in both tensors."""
+
+    distance: float = 0.0
+    own: float = 0.0
+    other: float = 0.0
+
+    def add(self, values: Array, square: float, other: Array, workspace: Workspace, exact: bool) -> None:
+        """A block of each; `square` is |values|^2. Not `exact` where some element was not a number."""
+        norm = float(np.dot(other, other))
+        if not exact or not math.isfinite(norm):
+            finite = np.isfinite(values) & np.isfinite(other)
+            values, other = np.where(finite, values, 0.0).astype(float), np.where(finite, other, 0.0).astype(float)
+            square, norm = float(np.dot(values, values)), float(np.dot(other, other))
+        self.distance += workspace.squared_distance(values, other)
+        self.own += square
+        self.other += norm
+
+    def drift(self) -> Drift:
+        """2 ab = a^2 + b^2 - (a - b)^2, exact enough: what cancels is what makes the cosine 0."""
+        product = (self.own + self.other - self.distance) / 2
+        return Drift(math.sqrt(self.distance), math.sqrt(self.other), product, math.sqrt(self.own))
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The undecoded blocks of one tensor, of the workspace's size, and their format."""
+
+    blocks: Iterator[Array]
+    dtype: str
+
+
+def measure(own: Source, others: Sequence[Source | None], count: int, workspace: Workspace) -> TensorStatistics:
+    """The statistics of one tensor of `count` elements.
+
+    Args:
+        own: its elements.
+        others: the same tensor in other checkpoints, of any format; None where there is none to compare with.
+        count: number of elements.
+        workspace: buffers.
+    """
+    wide = own.dtype == "F64" or count <= SMALL
+    ordered = any(other is not None and other.dtype != own.dtype for other in others)
+    total = squares = largest = 0.0
+    zeros = nan = infinite = 0
+    pairs = [None if other is None else _Pair() for other in others]
+    for block in own.blocks:
+        values = workspace.numbers(block, own.dtype, 0, wide=wide, ordered=ordered)
+        square = float(np.dot(values, values))
+        kept, exact = values, math.isfinite(square)
+        if not exact:  # also where the square of a number exceeds float32
+            finite = np.isfinite(values)
+            nan += int(np.isnan(values).sum())
+            infinite += int(np.isinf(values).sum())
+            zeros -= len(values) - int(finite.sum())
+            kept = np.where(finite, values, 0.0).astype(np.float64)
+        squares += square if exact else float(np.dot(kept, kept))
+        total += float(np.einsum("i->", kept))
+        zeros += workspace.zeros(kept)
+        largest = max(largest, float(kept.max()), -float(kept.min()))
+        for pair, other in zip(pairs, others, strict=True):
+            if pair is not None and other is not None:
+                compared = workspace.numbers(next(other.blocks), other.dtype, 1, wide=wide, ordered=ordered)
+                pair.add(values, square, compared, workspace, exact)
+    drifts = [None if pair is None else pair.drift() for pair in pairs]
+    return _result(count, total, squares, largest, zeros, nan, infinite, drifts)
+
+
+def _result(
+    count: int,
+    total: float,
+    squares: float,
+    largest: float,
+    zeros: int,
+    nan: int,
+    infinite: int,
+    drift: Sequence[Drift | None],
+) -> TensorStatistics:
+    finite = count - nan - infinite
+    mean = total / finite if finite else None
+    std = None if mean is None else math.sqrt(max(0.0, squares / finite - mean**2))
+    return TensorStatistics(
+        count=count,
+        norm=math.sqrt(squares),
+        mean=mean,
+        std=std,
+        largest=largest,
+        zeros=zeros / count if count else 0.0,
+        nan=nan,
+        infinite=infinite,
+        drift=tuple(drift),
+    )
