@@ -43,12 +43,12 @@ class MicroBatch:
 class UpdateWatch:
     """Collects micro-batches from construction to `detach`; `take` hands over those of an update."""
 
-    def __init__(self, trainer: Any, get_trainer: Callable[[], Any]) -> None:
-        self.shield = Shield()
+    def __init__(self, trainer: Any, get_trainer: Callable[[], Any], shield: Shield) -> None:
+        self._shield = shield
         self._get_trainer = get_trainer
         self._micro_batches: list[MicroBatch] = []
         self._stepped = False
-        self._capacity = int(trainer.args.num_ppo_epochs) * int(trainer.args.gradient_accumulation_steps)
+        self._capacity = micro_batches(trainer.args)
         self._wrapped = Wrapped(trainer.accelerator, "backward", self._around)
 
     def take(self) -> list[MicroBatch]:
@@ -65,7 +65,7 @@ class UpdateWatch:
     def _around(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def backward(*args: Any, **kwargs: Any) -> Any:
-            with self.shield.at("reading a micro-batch"):
+            with self._shield.at("reading a micro-batch"):
                 self._keep()
             return original(*args, **kwargs)
 
@@ -84,6 +84,12 @@ class UpdateWatch:
             self.take()
         self._micro_batches.append(MicroBatch(new, old, advantages, not self._stepped))
         self._stepped = self._stepped or bool(trainer.accelerator.sync_gradients)
+
+
+def micro_batches(args: Any) -> int:
+    """Backward passes in one update."""
+    a_minibatch = -(-int(args.local_mini_batch_size) // int(args.per_device_train_batch_size))
+    return int(args.num_ppo_epochs) * int(args.num_mini_batches) * a_minibatch
 
 
 def update_of(trainer: Any, batches: list[MicroBatch]) -> PolicyUpdate:

@@ -36,10 +36,11 @@ import torch
 from torch import Tensor
 
 from rldk_tracking.rollout import Rollout
+from rldk_tracking.shield import Shield
 from rldk_tracking.sources.base import Observation
 from rldk_tracking.sources.logs import canonical
 from rldk_tracking.sources.ppo_frame import train_variables
-from rldk_tracking.sources.ppo_update import UpdateWatch, first_ratio, update_of
+from rldk_tracking.sources.ppo_update import UpdateWatch, first_ratio, micro_batches, update_of
 
 logger = logging.getLogger(__name__)
 
@@ -65,13 +66,18 @@ MEASURED = (
 
 
 class PPOSource:
-    """Reads TRL's PPOTrainer and trainers derived from it. See `Source`."""
+    """Reads TRL's PPOTrainer and trainers derived from it. See `Source`.
+
+    Attributes:
+        shield: keeps faults of the reading from the trainer, whose methods it happens in.
+    """
 
     honours_stop = False
 
     def __init__(self, trainer: Any) -> None:
         self.missing: list[str] = []
         self.rollout_seconds: float | None = None
+        self.shield = Shield()
         args = trainer.args
         size = int(args.per_device_train_batch_size) * int(args.gradient_accumulation_steps)
         self.rows_per_rank = int(getattr(args, "local_batch_size", None) or size) * int(args.num_ppo_epochs)
@@ -84,7 +90,7 @@ class PPOSource:
         self.detach()
         self._trainer = weakref.ref(trainer)
         if callable(getattr(getattr(trainer, "accelerator", None), "backward", None)):
-            self._watch = UpdateWatch(trainer, self._trainer)
+            self._watch = UpdateWatch(trainer, self._trainer, self.shield)
 
     def detach(self) -> None:
         """Unwrap, and forget the trainer."""
@@ -186,11 +192,13 @@ def _mean(slots: Tensor, weights: Tensor) -> Tensor:
 
 
 def _steps_often(trainer: Any) -> bool:
-    """Whether every micro-batch of this update was an optimiser step, so that only the first one surely has ratio 1.
+    """Whether optimiser steps may lie within the first epoch, so that only the first micro-batch surely has ratio 1.
 
-    Otherwise there is one step an epoch: `accelerate` counts micro-batches, of which an epoch has
-    `gradient_accumulation_steps`, except where the data set has just come to its end. In that case the padding of the
-    first micro-batch is not known, and the batch's is taken: a ratio of 1 stays exactly 1.
+    `accelerate` steps once in `gradient_accumulation_steps` micro-batches, which are an epoch's where they divide the
+    minibatches evenly; but after every one of them while the data set has come to its end. Where only the first
+    micro-batch counts, its padding is not known and the batch's is taken: a ratio of 1 stays exactly 1.
     """
     state = getattr(trainer.accelerator, "gradient_state", None)
-    return state is None or (state.sync_with_dataloader and state.end_of_dataloader)
+    at_end = state is None or (state.sync_with_dataloader and state.end_of_dataloader)
+    an_epoch = micro_batches(trainer.args) // int(trainer.args.num_ppo_epochs)
+    return bool(at_end) or an_epoch != int(trainer.args.gradient_accumulation_steps)

@@ -1,0 +1,57 @@
+"""A callback that reads a source as the package does, and keeps what it saw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from rldk_tracking.sources.base import Observation
+from rldk_tracking.sources.detect import source_for
+
+
+class Reader(TrainerCallback):
+    """Attaches the trainer's source, reads it once a step, and calls `self.look(step, observation, logs)`."""
+
+    def __init__(self) -> None:
+        self.trainer: Any = None
+        self.source: Any = None
+        self.observations: dict[int, Observation] = {}
+        self.logs: dict[int, dict[str, Any]] = {}
+
+    def watch(self, trainer: Any) -> Any:
+        self.trainer = trainer
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(self)
+        return trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.source = source_for(self.trainer)
+        if hasattr(self.source, "shield"):
+            self.source.shield.strict = True
+        self.source.attach(self.trainer, args)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not control.should_log and state.global_step not in self.logs:
+            self._read(state.global_step, {})
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if "train_runtime" not in logs and not any(key.startswith("eval_") for key in logs):
+            self._read(state.global_step, logs)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.source.detach()
+
+    def _read(self, step: int, logs: dict[str, Any]) -> None:
+        self.logs[step] = dict(logs)
+        self.look(step, self.source.read(step, logs), logs)
+
+    def look(self, step: int, observation: Observation, logs: dict[str, Any]) -> None:
+        self.observations[step] = observation
+
+
+@pytest.fixture
+def reader() -> Reader:
+    return Reader()
