@@ -42,6 +42,8 @@ class Watch(Stateful):
         self.ended: int | None = None
         self.ended_severity: Severity | None = None
         self.finding: Finding | None = None
+        self.part = f"rldk/health/part/{rule.family}"
+        """The series of the family's score."""
 
     @property
     def known(self) -> bool:

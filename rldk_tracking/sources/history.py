@@ -74,7 +74,7 @@ def read(source: str | Path, aliases: Mapping[str, str] | None = None) -> Histor
     if name.startswith(("mlflow:", "wandb:")):
         from rldk_tracking.sources.stores import read_store
 
-        return read_store(name)
+        return read_store(name, aliases)
     path = Path(source)
     if path.is_dir():
         return _read_folder(path, aliases)

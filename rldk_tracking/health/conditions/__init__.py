@@ -11,7 +11,9 @@ from rldk_tracking.health.conditions.growth import Growth
 from rldk_tracking.health.conditions.hacking import Hacking
 from rldk_tracking.health.conditions.jump import Jump
 from rldk_tracking.health.conditions.level import Level
+from rldk_tracking.health.conditions.levels import Levels, ShareOf
 from rldk_tracking.health.conditions.motion import RateResponse, Still
+from rldk_tracking.health.conditions.shift import Shift
 from rldk_tracking.health.conditions.signal import Ties
 from rldk_tracking.health.conditions.start import First, FromStart
 
@@ -25,7 +27,10 @@ CONDITIONS: dict[str, type[Condition]] = {
     "hacking": Hacking,
     "jump": Jump,
     "level": Level,
+    "levels": Levels,
     "rate_response": RateResponse,
+    "share_of": ShareOf,
+    "shift": Shift,
     "still": Still,
     "ties": Ties,
     "unpaid_drift": UnpaidDrift,

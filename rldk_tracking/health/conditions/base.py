@@ -42,6 +42,9 @@ class Condition(Stateful, ABC):
     """
 
     STATE: ClassVar[tuple[str, ...]] = ("key", "moved")
+    risk_key: ClassVar[str | None] = None
+    """The series under which the condition's `risk` goes into the row, where it has one."""
+    risk: float | None = None
 
     def __init__(self, keys: tuple[str, ...], *, zero_is_missing: bool = False) -> None:
         self.keys = keys

@@ -40,6 +40,7 @@ class Collapse(Condition):
         good: a smoothed reward within this share of the range it has covered below its best counts as solved.
     """
 
+    risk_key = "rldk/health/policy_collapse_risk"
     STATE: ClassVar[tuple[str, ...]] = (
         *Condition.STATE, "entropy", "diversity", "spread", "risk", "reward", "best", "lowest", "gone",
     )  # fmt: skip
@@ -63,7 +64,7 @@ class Collapse(Condition):
         self.entropy, self.diversity, self.spread = Share(), Share(), Share()
         self.reward: float | None = None
         self.best = self.lowest = 0.0
-        self.risk: float | None = None
+        self.risk = None
         self.gone: dict[str, float] = {}
 
     def judge(self, step: int, row: Row) -> Finding | None:

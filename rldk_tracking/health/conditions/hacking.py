@@ -25,6 +25,7 @@ class Hacking(Condition):
         signals: how many of the weaker signals must agree where there is no held-out score.
     """
 
+    risk_key = "rldk/health/reward_hacking_risk"
     STATE: ClassVar[tuple[str, ...]] = (
         *Condition.STATE, "proxy", "gold", "gold_key", "perplexity", "diversity", "latest", "risk",
     )  # fmt: skip
@@ -42,6 +43,7 @@ class Hacking(Condition):
         signals: int = 2,
     ) -> None:
         super().__init__(keys)
+        self.risk = None
         self.pay, self.held_out, self.lag, self.signals = pay, tuple(held_out), lag, signals
         self.limits = {
             "rldk/reward/within_group_length_corr": length_corr,
@@ -53,7 +55,6 @@ class Hacking(Condition):
         self.worse_perplexity = perplexity
         self.gold_key: str | None = None
         self.latest: dict[str, float] = {}
-        self.risk: float | None = None
 
     def judge(self, step: int, row: Row) -> Finding | None:
         """Follow the reward and its witnesses."""

@@ -39,8 +39,8 @@ class Ties(Condition):
     """
 
     STATE: ClassVar[tuple[str, ...]] = (
-        *Condition.STATE, "tied", "variance", "usual", "votes", "at_usual", "off_usual", "in_a_row", "before", "before_tied", "mean", "spread", "widest",
-        "highest", "lowest", "last", "count",
+        *Condition.STATE, "tied", "variance", "count", "in_a_row", "before", "before_tied", "mean", "spread", "widest",
+        "highest", "lowest", "last", "usual", "votes", "at_usual", "off_usual",
     )  # fmt: skip
 
     def __init__(

@@ -1,0 +1,53 @@
+"""Several values with a limit each, and a value whose limit is a share of what there is."""
+
+from __future__ import annotations
+
+from rldk_tracking.health.conditions.base import Condition, Finding, Row
+
+
+class Levels(Condition):
+    """Breached where any key is above its limit; what is reported is the one that is furthest above, in proportion.
+
+    Args:
+        limits: key to limit, above 0.
+        clear: share of the limit below which every value is clear.
+    """
+
+    def __init__(self, keys: tuple[str, ...], *, limits: dict[str, float], clear: float = 1.0) -> None:
+        super().__init__(keys)
+        if not limits or not all(limit > 0 for limit in limits.values()) or set(limits) - set(keys):
+            raise ValueError("limits must give a limit above 0 to some of the rule's keys.")
+        self.limits, self.share = dict(limits), clear
+
+    def judge(self, step: int, row: Row) -> Finding | None:
+        """Hold each value that is there to its limit."""
+        shares = {key: row[key] / limit for key, limit in self.limits.items() if key in row}
+        if not shares:
+            return None
+        worst = max(shares, key=lambda key: shares[key])
+        evidence = {key: row[key] for key in shares if key != worst}
+        clear = shares[worst] <= self.share
+        return Finding(shares[worst] > 1.0, clear, row[worst], self.limits[worst], False, evidence, worst)
+
+
+class ShareOf(Condition):
+    """Breached where the value is above a share of `total`. Without a total there is no verdict.
+
+    Args:
+        share: of the total.
+        clear: share of the total below which it is clear.
+        total: in the unit of the value, out of the run's settings.
+    """
+
+    def __init__(self, keys: tuple[str, ...], *, share: float, clear: float = 0.9, total: float | None = None) -> None:
+        super().__init__(keys)
+        self.share, self.clear, self.total = share, clear, total
+
+    def judge(self, step: int, row: Row) -> Finding | None:
+        """Hold the value to its share."""
+        value = self.read(row)
+        if value is None or self.total is None:
+            return None
+        limit = self.share * self.total
+        clear = value <= self.clear * self.total
+        return Finding(value > limit, clear, value, limit, False, {"total": self.total}, self.key)
