@@ -14,7 +14,8 @@ from rldk_tracking.monitors.optimizer import OptimizerMonitor
 from rldk_tracking.monitors.preference import PreferenceMonitor
 from rldk_tracking.monitors.resources import ResourceMonitor
 from rldk_tracking.monitors.rollouts import RolloutMonitor
-from rldk_tracking.run import OnCritical, Run
+from rldk_tracking.run import Run
+from rldk_tracking.settings import OnCritical
 from rldk_tracking.snapshot import Snapshot, of
 from rldk_tracking.trackers.base import Tracker
 

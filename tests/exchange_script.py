@@ -14,7 +14,7 @@ from rldk_tracking.keys import CATALOGUE
 from rldk_tracking.metrics import catalogue
 from rldk_tracking.ranks import Part, Ranks, Schema
 from rldk_tracking.rollout import PolicyUpdate, Rollout
-from rldk_tracking.run import merge_scalars
+from rldk_tracking.row import merge_scalars
 
 ROWS, TOKENS, GROUP = 12, 9, 4
 

@@ -13,7 +13,8 @@ from transformers import TrainerCallback
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.monitors.training import prepare, run_info, trainer_above
-from rldk_tracking.run import OnCritical, Run, Settings
+from rldk_tracking.run import Run
+from rldk_tracking.settings import OnCritical, Settings
 from rldk_tracking.trackers.base import Tracker
 
 if TYPE_CHECKING:
@@ -112,9 +113,8 @@ class Monitor(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self._given_trainer if self._given_trainer is not None else trainer_above()
-        if self._run is None or self._run.closed:
-            info = run_info(trainer, args, state, control)
-            self._run = Run.of(trainer, self._settings, info) if trainer is not None else Run(self._settings, info)
+        info = run_info(trainer, args, state, control)
+        self._run = Run.of(trainer, self._settings, info) if trainer is not None else Run(self._settings, info)
         self._closed_step, self._stopping_since = -1, None
         with self._run.shield.at("on_train_begin"):
             self._run.join(self, self._settings)
@@ -219,7 +219,8 @@ class Monitor(TrainerCallback):  # type: ignore[misc]
             if metrics:
                 run.add_logs(metrics)
             self.collect(run, step, {})
-            row = run.finish(step)
+            run.finish(step, wait=True)
+            row = run.latest
         if run.stop is not None:
             run.raise_stop()
         return row
@@ -228,7 +229,7 @@ class Monitor(TrainerCallback):  # type: ignore[misc]
         """Flush the trackers of a training loop of the user's own. A transformers Trainer does this at train end."""
         if self._run is not None:
             self.end(self._run)
-            self._run.close("finished", max(0, self._closed_step))
+            self._run.close("finished")
 
     def __enter__(self) -> Monitor:
         return self

@@ -36,7 +36,7 @@ class OptimizerMonitor(Monitor):
             accelerator=getattr(trainer, "accelerator", None),
             micro_batch_size=getattr(args, "per_device_train_batch_size", None),
         )
-        run.probe_reader = self._probe.read
+        run.read_probe = self._probe.read
 
     def before_step(self, run: Run, step: int) -> None:
         # Before the next rollout: sampling from weights with a NaN ends in an exception deep in torch.

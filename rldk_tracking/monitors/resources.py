@@ -10,9 +10,6 @@ from rldk_tracking.metrics.throughput import ThroughputMeter
 from rldk_tracking.monitors.base import Monitor
 from rldk_tracking.run import Run
 
-TOKENS = "length/tokens"
-"""The column of response tokens a completion."""
-
 
 class ResourceMonitor(Monitor):
     """Logs `rldk/resources/*` and `rldk/throughput/*`, see the key catalogue."""
@@ -33,11 +30,11 @@ class ResourceMonitor(Monitor):
         if self._resources is None or self._throughput is None:
             return
         run.add(self._resources.read(step))
-        tokens = run.part.rollout.get(TOKENS)
+        mask = None if run.rollout is None else run.rollout.mask
         speed = self._throughput.read(
             step,
-            tokens=None if tokens is None else tokens.sum(),
-            samples=None if tokens is None else len(tokens),
+            tokens=None if mask is None else mask.sum(),
+            samples=None if mask is None else len(mask),
             rollout_seconds=run.rollout_seconds,
         )
         run.add(speed)

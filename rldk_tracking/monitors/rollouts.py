@@ -45,7 +45,8 @@ class RolloutMonitor(Monitor):
         run.add(observation.scalars)
         run.rollout_seconds = getattr(self._source, "rollout_seconds", None)
         if self._samples is not None and observation.rollout is not None:
-            self._samples.offer(run, observation.rollout, step)
+            samples, rollout = self._samples, observation.rollout
+            run.later(lambda: samples.offer(run, rollout, step))
 
     def end(self, run: Run) -> None:
         if self._source is not None:

@@ -64,6 +64,8 @@ class Tracker(ABC):
     name: ClassVar[str] = "tracker"
     threaded: ClassVar[bool] = True
     """False where the calls are quick and local, or where the backend must be called on the training thread."""
+    on_training_thread: ClassVar[bool] = False
+    """True where the backend expects all calls from the thread that trains."""
     batch: ClassVar[int] = 1
     """How many consecutive rows `log_rows` takes at once; more than one only where they are written all or none."""
 

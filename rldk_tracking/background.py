@@ -1,0 +1,71 @@
+"""One thread that computes and judges beside the training, in order, with a bound on how far it may fall behind."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from rldk_tracking.shield import Shield
+
+BEHIND = 4
+"""Steps that may wait. Each holds its rollout, so a worker that is slower than the training must slow it down."""
+
+
+class Background:
+    """Runs what it is given, one after the other, on one daemon thread that is started when there is work.
+
+    Args:
+        shield: keeps faults of the work from ending the thread.
+    """
+
+    def __init__(self, shield: Shield) -> None:
+        self._shield = shield
+        self._work: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._busy = False
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Have `work` run soon. Waits while `BEHIND` steps are waiting already, so that memory stays bounded."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._work) < BEHIND or self._closed)
+            self._work.append(work)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="rldk-judge", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def settle(self) -> None:
+        """Wait until everything that was submitted has run. From within the work itself this returns at once."""
+        if threading.current_thread() is self._thread:
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: not self._work and not self._busy)
+
+    def close(self) -> None:
+        """Finish what waits and end the thread."""
+        self.settle()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread is not None and threading.current_thread() is not self._thread:
+            self._thread.join()
+        self._thread = None
+        self._closed = False
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._work) or self._closed)
+                if not self._work:
+                    return
+                work = self._work.popleft()
+                self._busy = True
+            with self._shield.at("judging a step"):
+                work()
+            del work
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()

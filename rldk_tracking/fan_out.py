@@ -1,0 +1,98 @@
+"""From one run to all of its trackers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from rldk_tracking.trackers.base import RunInfo, Tracker
+from rldk_tracking.trackers.delivery import Delivery
+
+logger = logging.getLogger(__name__)
+
+Call = tuple[Delivery, str, tuple[Any, ...]]
+
+
+class FanOut:
+    """Hands everything to every tracker, whichever thread it comes from.
+
+    Args:
+        trackers: the backends.
+        folder: where rows wait that a tracker did not take; None keeps no such journal.
+    """
+
+    def __init__(self, trackers: Iterable[Tracker], folder: str | None) -> None:
+        self._deliveries = [Delivery(tracker, journal=_journal(tracker, folder)) for tracker in trackers]
+        # Callbacks of other backends expect the training thread, and get their calls when it next comes by.
+        self._later: deque[Call] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._deliveries)
+
+    def __len__(self) -> int:
+        return len(self._deliveries)
+
+    @property
+    def errors(self) -> int:
+        """Writes that a tracker has not taken so far."""
+        return sum(delivery.errors for delivery in self._deliveries)
+
+    @property
+    def down(self) -> int:
+        """Trackers that do not take what they are given at present."""
+        return sum(not delivery.healthy for delivery in self._deliveries)
+
+    def join(self, info: RunInfo) -> None:
+        """Let the trackers that have no run yet join it, and make the calls that waited for the training thread."""
+        for delivery in self._deliveries:
+            if not delivery.tracker.joined:
+                delivery.open(info)
+        self.catch_up()
+
+    def open(self, info: RunInfo) -> None:
+        """Let every tracker join the run, at train begin and on the training thread."""
+        for delivery in self._deliveries:
+            delivery.open(info)
+
+    def put(self, method: str, *args: Any) -> None:
+        """Have `tracker.<method>(*args)` called on each tracker."""
+        for delivery in self._deliveries:
+            if delivery.tracker.on_training_thread:
+                self._later.append((delivery, method, args))
+            else:
+                delivery.put(method, *args)
+
+    def catch_up(self) -> None:
+        """Make the calls that waited for the training thread, on which this must be called."""
+        while self._later:
+            delivery, method, args = self._later.popleft()
+            delivery.put(method, *args)
+
+    def urls(self) -> dict[str, str]:
+        """Addresses of the run's pages, by tracker."""
+        found = {delivery.tracker.name: delivery.tracker.url() for delivery in self._deliveries}
+        return {name: url for name, url in found.items() if url}
+
+    def close(self, timeout: float) -> None:
+        """Flush all at once, so that one that hangs takes no time from the others."""
+        self.catch_up()
+        closing = [_in_thread(delivery.close, timeout) for delivery in self._deliveries if delivery.tracker.threaded]
+        for delivery in self._deliveries:
+            if not delivery.tracker.threaded:
+                delivery.close(timeout)
+        for thread in closing:
+            thread.join()
+
+
+def _in_thread(close: Callable[[float], None], timeout: float) -> threading.Thread:
+    thread = threading.Thread(target=close, args=(timeout,), name="rldk-close", daemon=True)
+    thread.start()
+    return thread
+
+
+def _journal(tracker: Tracker, folder: str | None) -> Path | None:
+    return Path(folder) / "rldk" / f"undelivered-{tracker.name}.jsonl" if folder and tracker.threaded else None

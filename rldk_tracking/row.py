@@ -1,0 +1,46 @@
+"""From what the ranks delivered to the one row of a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+from rldk_tracking.keys import lookup
+from rldk_tracking.metrics import catalogue
+from rldk_tracking.ranks import Merged
+
+ProbeReader = Callable[[list[float]], dict[str, float]]
+
+
+def row_of(merged: Merged, read_probe: ProbeReader | None = None) -> dict[str, float]:
+    """Every key that exists for the step. What was computed from a rollout wins over what a trainer logged.
+
+    Args:
+        merged: the step over all ranks.
+        read_probe: turns the optimizer probe's numbers into keys.
+    """
+    row = merge_scalars(merged.scalars)
+    if read_probe is not None and merged.probes:
+        row |= merge_scalars([read_probe(values) for values in merged.probes])
+    row |= catalogue.compute_rollout(merged.rollout)
+    row |= catalogue.compute_update(merged.update)
+    return {key: value for key, value in row.items() if math.isfinite(value)}
+
+
+def merge_scalars(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Per-rank numbers as one, in the way that the key's row in the catalogue says ("mean" for a key without one)."""
+    gathered: dict[str, list[float]] = {}
+    for part in parts:
+        for key, value in part.items():
+            gathered.setdefault(key, []).append(float(value))
+    return {key: values[0] if len(values) == 1 else _reduce(key, values) for key, values in gathered.items()}
+
+
+def _reduce(key: str, values: list[float]) -> float:
+    known = lookup(key)
+    reduce = known.reduce if known is not None else "mean"
+    if reduce == "max":
+        return max(values)
+    if reduce == "min":
+        return min(values)
+    return math.fsum(values) / (len(values) if reduce == "mean" else 1)
