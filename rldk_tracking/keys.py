@@ -318,7 +318,7 @@ _ROWS = (
         "lower",
     ),
     Key(
-        "rldk/reward/group_tied_fraction/all_max",
+        "rldk/reward/group_tied_fraction_all_max",
         "1",
         "Share of groups tied at the highest score: solved prompts. The highest is the task's where it is stated, else "
         "the batch's.",
@@ -326,7 +326,7 @@ _ROWS = (
         "rollout",
     ),
     Key(
-        "rldk/reward/group_tied_fraction/all_min",
+        "rldk/reward/group_tied_fraction_all_min",
         "1",
         "Share of groups tied at the batch's lowest score: prompts that are too hard.",
         "share of groups",

@@ -5,6 +5,7 @@
 | rows | metrics, at the trainer's step |
 | status | tags `rldk.status`, `rldk.step`, `rldk.heartbeat` (UTC) |
 | alerts | tag `rldk.alerts.open` (rule ids), artifact `rldk/alerts.json` (a table, one row a transition) |
+| note, colour, report, the experiment's charts | see `rldk_tracking.charts.page` |
 | tables, figures | artifacts `<key>/step-<step>.json`, `.svg` |
 """
 
@@ -20,9 +21,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 import requests
 
+from rldk_tracking.charts.page import RunPage
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.base import RejectedError, Row, RunInfo, Tracker, UnavailableError
-from rldk_tracking.trackers.journal import dumps
+from rldk_tracking.trackers.journal import decode, dumps
 from rldk_tracking.trackers.mlflow_names import Names
 
 METRICS_PER_REQUEST = 1000
@@ -92,6 +94,7 @@ class MLflowTracker(Tracker):
         self._step = 0
         self._alerts: list[list[Any]] | None = None
         self._open_alerts: dict[str, str] = {}
+        self._page: RunPage | None = None
 
     @property
     def joined(self) -> bool:
@@ -136,6 +139,10 @@ class MLflowTracker(Tracker):
         for start in range(0, len(metrics), METRICS_PER_REQUEST):
             with _translated(self._mlflow):
                 client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_PER_REQUEST])
+        page = self._run_page()
+        for row in rows:
+            taken = {self._names[key]: value for key, value in row.metrics.items() if math.isfinite(value)}
+            page.row(taken, int(row.step))
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         self._write_table(f"{self._names[key]}/step-{step:08d}.json", columns, rows)
@@ -163,11 +170,15 @@ class MLflowTracker(Tracker):
             severities = set(self._open_alerts.values())
             tags["rldk.status"] = next((word for word in ("critical", "warning") if word in severities), "running")
         self._set_tags(tags)
+        self._run_page().alert(self._alerts_so_far())
 
     def status(self, status: str, metrics: Mapping[str, float], step: int) -> None:
         self._status = status
         self._step = int(step)
         self._set_tags({"rldk.status": status})
+        if self._alerts is None:
+            self._alerts = self._earlier_alerts()
+        self._run_page().status(status, self._alerts_so_far())
 
     def url(self) -> str | None:
         """The run's page on an http(s) server; a local store has no page until somebody serves it."""
@@ -248,6 +259,17 @@ class MLflowTracker(Tracker):
             # MLflow cuts a longer tag, which would take the tables away that it lists already.
             if entry not in known and len(tag) <= _TAG_LENGTH:
                 client.set_tag(self.run_id, TABLES_TAG, tag)
+
+    def _run_page(self) -> RunPage:
+        if self._page is None:
+            place = _without_credentials(self.tracking_uri or "")
+            run_id, experiment_id = str(self.run_id), str(self.experiment_id)
+            self._page = RunPage(self._mlflow, self._client, run_id, experiment_id, self._info, place)
+        return self._page
+
+    def _alerts_so_far(self) -> list[Alert]:
+        entries = [dict(zip(ALERT_COLUMNS, row, strict=True)) for row in self._alerts or ()]
+        return [decode({"type": "alert"} | entry)[1][0] for entry in entries]
 
     def _earlier_alerts(self) -> list[list[Any]]:
         """The table that an earlier process left in this run, so that a resumed run goes on with it."""

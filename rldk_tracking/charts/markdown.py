@@ -1,0 +1,26 @@
+"""Text of unknown origin in Markdown: names of reward functions, runs and settings may hold anything."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+_MARKS = re.compile(r"([\\`*_{}\[\]<>()#|~$!&:@])")
+_LINK = re.compile(r"\bwww\.", re.IGNORECASE)
+
+
+def escaped(text: object, most: int = 400) -> str:
+    """The text as it stands, on one line, without any meaning in Markdown or HTML; at most `most` characters of it."""
+    plain = " ".join(str(text).split())
+    plain = "".join(character for character in plain if character.isprintable())
+    if len(plain) > most:
+        plain = plain[: most - 1] + "…"
+    # A bare address becomes a link by itself where its colon or dot is not escaped.
+    return _LINK.sub(lambda found: found.group()[:-1] + "\\.", _MARKS.sub(r"\\\1", plain))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are escaped already."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines)

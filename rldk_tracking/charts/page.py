@@ -1,0 +1,202 @@
+"""What a run's page in MLflow shows beyond its series: a note on its health, its colour, the way to the charts.
+
+| what | where | when |
+|---|---|---|
+| charts | the experiment's saved view, see `rldk_tracking.charts.mlflow` | where a run has data for new charts |
+| note | `mlflow.note.content`, where that is empty or ours | first row, status, alerts, every minute |
+| colour | `mlflow.runColor`, where that is empty or ours | with the note |
+| report | artifact `rldk/report.html` | at the end |
+
+Everything here is an addition to the series: where a store does not take it, that is said once and training's own rows
+go on. All calls come from the tracker's own thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import requests
+
+from rldk_tracking.charts.episodes import episodes, worst_open
+from rldk_tracking.charts.mlflow import SINCE, View, run_path, view_path
+from rldk_tracking.charts.note import note
+from rldk_tracking.charts.report import Report
+from rldk_tracking.charts.series import Thinned
+from rldk_tracking.health.alert import Alert, Severity
+from rldk_tracking.trackers.base import RunInfo
+
+logger = logging.getLogger(__name__)
+
+NOTE = "mlflow.note.content"
+NOTE_MARK = "rldk.note"
+COLOUR = "mlflow.runColor"
+REPORT_FILE = "rldk/report.html"
+REFRESH_SECONDS = 60.0
+ENDED = ("finished", "stopped", "crashed")
+
+COLOURS: dict[Severity | None, tuple[str, ...]] = {
+    None: ("#1b7837", "#2ca02c", "#5aae61", "#00897b", "#7cb342"),
+    "info": ("#1b7837", "#2ca02c", "#5aae61", "#00897b", "#7cb342"),
+    "warning": ("#ff7f0e", "#e6ab02", "#d95f02", "#fb8c00", "#b8860b"),
+    "critical": ("#d62728", "#a50f15", "#e7298a", "#ef5350", "#8b0000"),
+}
+"""Health to shades: the charts take a run's colour, and two healthy runs must be told apart."""
+
+
+def colour(severity: Severity | None, run_id: str) -> str:
+    """The run's colour: its health gives the hue, its id the shade."""
+    shades = COLOURS[severity]
+    return shades[hashlib.sha256(run_id.encode()).digest()[0] % len(shades)]
+
+
+class RunPage:
+    """The page of one run.
+
+    Args:
+        mlflow: the module.
+        client: an `MlflowClient`.
+        run_id, experiment_id: the run.
+        info: what is known of the training.
+        place: address of the server without credentials, or of a local store.
+    """
+
+    def __init__(self, mlflow: Any, client: Any, run_id: str, experiment_id: str, info: RunInfo, place: str) -> None:
+        self._refusals = (mlflow.exceptions.MlflowException, OSError)
+        self._client = client
+        self._tag = mlflow.entities.RunTag
+        self._run_id = run_id
+        self._experiment_id = experiment_id
+        self._info = info
+        self._place = place
+        version = server_version(place) if is_server(place) else str(mlflow.__version__)
+        self._view = View(client, experiment_id, info.trainer) if shows_views(version) else None
+        if self._view is None:
+            logger.info("MLflow %s shows no saved views (3.15 does); the run's own page groups the charts.", version)
+        self._past = Thinned()
+        self._alerts: list[Alert] = []
+        self._status = "running"
+        self._due = 0.0
+        self._said: set[str] = set()
+
+    def row(self, metrics: Mapping[str, float], step: int) -> None:
+        """A row that the store has taken, under the names that it has there."""
+        first = self._past.step is None
+        self._past.add(metrics, step)
+        view = self._view
+        if view is not None:
+            self._shielded("the view", lambda: view.show(metrics))
+        if first:
+            self._point_out()
+        if first or time.monotonic() >= self._due:
+            self.refresh()
+
+    def alert(self, alerts: Sequence[Alert]) -> None:
+        """All alerts of the run so far."""
+        self._alerts = list(alerts)
+        self.refresh()
+
+    def status(self, status: str, alerts: Sequence[Alert]) -> None:
+        """The run's state; a state that ends it brings the report."""
+        self._status = status
+        self._alerts = list(alerts)
+        if self._past.step is None:
+            return
+        if status in ENDED:
+            self._shielded("the report", self._store_report)
+        self.refresh()
+        if status in ENDED:
+            self._point_out()
+
+    def refresh(self) -> None:
+        """Write note and colour anew."""
+        self._due = time.monotonic() + REFRESH_SECONDS
+        self._shielded("the note", self._write_note)
+
+    def links(self) -> dict[str, str]:
+        """Text to address below the server's, for the note."""
+        found = {}
+        if self._view is not None and self._view.there:
+            found["Charts of all runs"] = view_path(self._experiment_id)
+        found["Charts of this run"] = run_path(self._experiment_id, self._run_id)
+        if self._alerts:
+            found["Alerts"] = self._artifact("rldk/alerts.json")
+        if self._status in ENDED:
+            found["Report"] = self._artifact(REPORT_FILE)
+        return found
+
+    def _artifact(self, path: str) -> str:
+        return f"#/experiments/{self._experiment_id}/runs/{self._run_id}/artifacts/{quote(path)}"
+
+    def _point_out(self) -> None:
+        path = next(iter(self.links().values()))
+        if is_server(self._place):
+            logger.info("RL health in MLflow: %s/%s", self._place.rstrip("/"), path)
+        else:
+            command = f"mlflow ui --backend-store-uri {self._place}"
+            logger.info("RL health in MLflow: run `%s` and open http://127.0.0.1:5000/%s", command, path)
+
+    def _write_note(self) -> None:
+        tags = self._client.get_run(self._run_id).data.tags
+        told = episodes(self._alerts)
+        wanted: dict[str, str] = {}
+        present = tags.get(NOTE, "")
+        if not present.strip() or tags.get(NOTE_MARK) == _digest(present):
+            text = note(self._status, self._past.step, self._past.row, told, self.links())
+            wanted |= {NOTE: text, NOTE_MARK: _digest(text)}
+        ours = {shade for shades in COLOURS.values() for shade in shades}
+        if tags.get(COLOUR, "") in {"", *ours}:
+            wanted[COLOUR] = colour(worst_open(told), self._run_id)
+        changed = [self._tag(key, value) for key, value in wanted.items() if tags.get(key) != value]
+        if changed:
+            self._client.log_batch(self._run_id, tags=changed)
+
+    def _store_report(self) -> None:
+        page = Report(
+            title=self._info.name or self._run_id,
+            status=self._status,
+            trainer=self._info.trainer,
+            series=self._past.series,
+            alerts=self._alerts,
+            settings=self._info.config,
+        )
+        self._client.log_text(self._run_id, page.html(), REPORT_FILE)
+
+    def _shielded(self, what: str, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except self._refusals as fault:
+            if what not in self._said:
+                self._said.add(what)
+                logger.info("MLflow does not take %s (%s). The series are not concerned.", what, type(fault).__name__)
+
+
+def is_server(place: str) -> bool:
+    """Whether a tracking address is that of an MLflow server."""
+    return place.startswith(("http://", "https://"))
+
+
+def server_version(place: str) -> str | None:
+    """The version of the server, whose pages they are; None where it does not say."""
+    try:
+        answer = requests.get(f"{place.rstrip('/')}/version", timeout=(3.05, 5), allow_redirects=False)
+    except requests.exceptions.RequestException:
+        return None
+    version = answer.text.strip()
+    return version if answer.ok and version[:1].isdigit() and len(version) < 40 else None
+
+
+def shows_views(version: str | None) -> bool:
+    """Whether an MLflow of this version shows saved views; one whose version is not known may."""
+    if version is None:
+        return True
+    numbers = tuple(int(part) if part.isdigit() else 0 for part in version.split(".")[:2])
+    return numbers >= SINCE
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

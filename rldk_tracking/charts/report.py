@@ -1,0 +1,189 @@
+"""One page on one run, to be read anywhere and mailed: the verdict, the alerts on a time line, the charts, what to try.
+
+As HTML with SVG, without scripts and without anything from elsewhere; or as Markdown, with the series drawn as a line
+of blocks. Names and texts of the run are escaped, and the HTML forbids the browser to load or run anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+from rldk_tracking.charts.episodes import Episode, by_weight, episodes, verdict, worst_open
+from rldk_tracking.charts.markdown import escaped, table
+from rldk_tracking.charts.series import Points
+from rldk_tracking.charts.spec import Chart, Section, sections
+from rldk_tracking.charts.svg import SEVERITY_COLOURS, line_chart, time_line
+from rldk_tracking.health.alert import Alert
+from rldk_tracking.keys import lookup
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_STYLE = """
+body { font: 14px/1.45 sans-serif; color: #222; max-width: 1240px; margin: 2em auto; padding: 0 1em }
+h1 { font-size: 22px } h2 { font-size: 17px; margin-top: 2em; border-bottom: 1px solid #ddd }
+.verdict { padding: .7em 1em; border-left: 6px solid; background: #f6f6f6; font-size: 16px }
+table { border-collapse: collapse } td, th { text-align: left; vertical-align: top; padding: 4px 10px 4px 0 }
+tr + tr td { border-top: 1px solid #eee }
+.charts { display: flex; flex-wrap: wrap; gap: 14px } figure { margin: 0 } figcaption { font-weight: bold }
+svg { max-width: 100%; height: auto } .small { color: #666; font-size: 12px }
+"""
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known of a run.
+
+    Attributes:
+        title: its name.
+        series: key to (step, value) points.
+        alerts: every transition, in order.
+        status: "running", "finished", "stopped" or "crashed"; empty where it is not known.
+        trainer: class name, "custom" where there is none.
+        settings: the run's settings that alerts may quote.
+        unknown: ids of rules whose data never came, where that is known.
+    """
+
+    title: str
+    series: Mapping[str, Points]
+    alerts: Sequence[Alert] = ()
+    status: str = ""
+    trainer: str = "custom"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    unknown: Sequence[str] = ()
+
+    @property
+    def told(self) -> list[Episode]:
+        """The alerts as episodes."""
+        return episodes(self.alerts)
+
+    @property
+    def row(self) -> dict[str, float]:
+        """The last value of each series."""
+        return {key: points[-1][1] for key, points in self.series.items() if points}
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First and last step."""
+        steps = [step for points in self.series.values() for step, _ in (*points[:1], *points[-1:])]
+        return (min(steps), max(steps)) if steps else (0, 0)
+
+    @property
+    def verdict(self) -> str:
+        """The run in a sentence."""
+        return verdict(self.status or "finished", self.span[1], self.row, self.told)
+
+    def html(self) -> str:
+        """The page as HTML."""
+        told = self.told
+        severity = worst_open(told)
+        hue = "#2ca02c" if severity is None else SEVERITY_COLOURS[severity]
+        parts = [
+            "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+            f"<title>{escape(self.title)}: RL health</title><style>{_STYLE}</style></head><body>",
+            f"<h1>{escape(self.title)}</h1>",
+            f'<p class="verdict" style="border-color: {hue}">{escape(self.verdict)}</p>',
+        ]
+        if told:
+            parts += ["<h2>Alerts</h2>", time_line(told, *self.span), _alert_table(by_weight(told))]
+        for section in self.sections():
+            parts.append(f"<h2>{escape(section.name)}</h2><div class='charts'>")
+            parts += [self._figure(chart, told) for chart in section.charts]
+            parts.append("</div>")
+        parts += [self._settings(), self._not_judged(), "</body></html>"]
+        return "".join(parts)
+
+    def markdown(self) -> str:
+        """The page as Markdown."""
+        told = self.told
+        parts = [f"# {escaped(self.title)}", f"**{escaped(self.verdict)}**"]
+        if told:
+            columns = ("alert", "severity", "first seen", "over", "what", "what to try")
+            parts += ["## Alerts", table(columns, [_markdown_row(episode) for episode in by_weight(told)])]
+        for section in self.sections():
+            names = [key for chart in section.charts for key in chart.series(self.series)]
+            parts += [f"## {section.name}", table(_SERIES_COLUMNS, [self._series_row(key) for key in names])]
+        if self.settings:
+            rows = [(escaped(name), escaped(value)) for name, value in sorted(self.settings.items())]
+            parts += ["## Settings", table(("name", "value"), rows)]
+        if self.unknown:
+            parts.append("Not judged, because their data never came: " + ", ".join(map(escaped, self.unknown)) + ".")
+        return "\n\n".join(parts) + "\n"
+
+    def sections(self) -> list[Section]:
+        """What there is to see."""
+        return sections({key for key, points in self.series.items() if points}, self.trainer)
+
+    def _figure(self, chart: Chart, told: Sequence[Episode]) -> str:
+        names = chart.series(self.series)
+        limit = self.series.get(chart.limit) if chart.limit is not None else None
+        drawing = line_chart(
+            [(name, self.series[name]) for name in names if name != chart.limit],
+            limit=limit,
+            bounds=chart.bounds,
+            logarithmic=chart.logarithmic,
+            marked=[episode for episode in told if episode.key in names and episode.severity != "info"],
+        )
+        known = lookup(names[0])
+        unit = "" if known is None or known.unit == "1" else f" ({known.unit})"
+        return f"<figure><figcaption>{escape(chart.title + unit)}</figcaption>{drawing}</figure>"
+
+    def _series_row(self, key: str) -> tuple[str, ...]:
+        values = [value for _, value in self.series[key]]
+        numbers = (values[0], values[-1], min(values), max(values))
+        return (escaped(key), *(f"{number:.4g}" for number in numbers), blocks(values))
+
+    def _settings(self) -> str:
+        if not self.settings:
+            return ""
+        rows = "".join(
+            f"<tr><td>{escape(str(name))}</td><td>{escape(str(value))}</td></tr>"
+            for name, value in sorted(self.settings.items())
+        )
+        return f"<h2>Settings</h2><table>{rows}</table>"
+
+    def _not_judged(self) -> str:
+        if not self.unknown:
+            return ""
+        return f"<p class='small'>Not judged, because their data never came: {escape(', '.join(self.unknown))}.</p>"
+
+
+_SERIES_COLUMNS = ("series", "first", "last", "lowest", "highest", "over the run")
+
+
+def blocks(values: Sequence[float], width: int = 32) -> str:
+    """A line of at most `width` blocks, each the mean of its part of the values."""
+    count = min(width, len(values))
+    means = []
+    for number in range(count):
+        part = values[number * len(values) // count : (number + 1) * len(values) // count]
+        means.append(math.fsum(part) / len(part))
+    low, high = min(means), max(means)
+    if high <= low:
+        return _BLOCKS[3] * count
+    return "".join(_BLOCKS[min(7, int(8 * (mean - low) / (high - low)))] for mean in means)
+
+
+def _alert_table(told: Sequence[Episode]) -> str:
+    heads = ("alert", "severity", "first seen", "over", "what", "what to try")
+    rows = [
+        (
+            f"<td>{escape(episode.rule)}</td>"
+            f'<td style="color: {SEVERITY_COLOURS[episode.severity]}">{episode.severity}</td>'
+            f"<td>{episode.first_step}</td><td>{'' if episode.ended is None else episode.ended}</td>"
+            f"<td>{escape(episode.message)}</td><td>{escape(episode.advice)}</td>"
+        )
+        for episode in told
+    ]
+    head = "".join(f"<th>{name}</th>" for name in heads)
+    return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+
+
+def _markdown_row(episode: Episode) -> tuple[str, ...]:
+    over = "" if episode.ended is None else str(episode.ended)
+    texts = (escaped(episode.message), escaped(episode.advice))
+    return (escaped(episode.rule, 80), episode.severity, str(episode.first_step), over, *texts)
