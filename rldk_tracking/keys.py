@@ -125,7 +125,7 @@ _ROWS = (
         NATS,
         "How undecided the policy is. Exact on GRPO and RLOO, which compute it; on PPO the unbiased estimate from the "
         "sampled tokens.",
-        "mean over tokens of the entropy of pi, or of -log pi(token)",
+        "mean over forward passes of each one's mean over tokens of the entropy of pi; on PPO mean of -log pi(token)",
         "rollout",
     ),
     Key(

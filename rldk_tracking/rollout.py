@@ -59,7 +59,7 @@ class Rollout:
         group_ids: (B,) integers, unique over all ranks. Completions of one prompt carry one number.
         truncated: (B,) bool. The finish reason: True where the length limit ended the completion, False where the
             completion ended by itself.
-        prompts, completions: B texts each, for sample tables. They never leave the process unless samples are asked for.
+        prompts, completions: B texts each, for sample tables. They leave the process only where samples are asked for.
 
     Raises:
         ValueError: a field's shape does not fit the mask's; the message names the field.
@@ -126,6 +126,7 @@ class PolicyUpdate:
         clip_low, clip_high: the clip range, ratios within [1 - clip_low, 1 + clip_high] are not clipped.
         sequence_level: True where the trainer clips one ratio a sequence (RLOO, GSPO).
         entropy: (N, T) nats. Exact entropy of the policy's distribution at each position.
+        micro_batch: (N,) which forward pass each row was in. Trainers average over passes, each a mean over its tokens.
         first_epoch: True where no optimiser step lies between sampling and this loss, so that every ratio must be 1.
     """
 
@@ -134,6 +135,7 @@ class PolicyUpdate:
     old_logprobs: Tensor | None = None
     advantages: Tensor | None = None
     entropy: Tensor | None = None
+    micro_batch: Tensor | None = None
     clip_low: float | None = None
     clip_high: float | None = None
     sequence_level: bool = False
@@ -144,6 +146,7 @@ class PolicyUpdate:
         _check_shape("new_logprobs", self.new_logprobs, [(rows, tokens)])
         _check_shape("old_logprobs", self.old_logprobs, [(rows, tokens)])
         _check_shape("entropy", self.entropy, [(rows, tokens)])
+        _check_shape("micro_batch", self.micro_batch, [(rows,)])
         _check_shape("advantages", self.advantages, [(rows,), (rows, tokens)])
 
 

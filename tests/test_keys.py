@@ -44,7 +44,9 @@ def emitted() -> set[str]:
         group_ids=torch.arange(6) // 3,
         truncated=torch.tensor([True, False, False, True, False, False]),
     )
-    update = PolicyUpdate(mask, normal(6, 12), normal(6, 12), normal(6), normal(6, 12), 0.2, 0.2, first_epoch=True)
+    update = PolicyUpdate(
+        mask, normal(6, 12), normal(6, 12), normal(6), normal(6, 12), clip_low=0.2, clip_high=0.2, first_epoch=True
+    )
     tails = {
         name: merge_tails([(tail_of(values, counts).numpy(), int(counts.sum()), False)])
         for name, (values, counts) in catalogue.rollout_tails(rollout).items()

@@ -4,7 +4,7 @@ With w = pi_new(token) / pi_old(token) over the tokens that the loss counts:
 
 | key | formula |
 |---|---|
-| rldk/policy/entropy | mean over tokens of the exact entropy, where the trainer computes it |
+| rldk/policy/entropy | exact: mean over the step's forward passes of each one's mean over tokens, as TRL logs it |
 | rldk/policy/clip_fraction_low | share with w < 1 - clip_low and advantage < 0 |
 | rldk/policy/clip_fraction_high | share with w > 1 + clip_high and advantage > 0 |
 | rldk/policy/clip_fraction | the two together: the share that the objective gives no gradient |
@@ -33,6 +33,7 @@ from rldk_tracking.rollout import PolicyUpdate
 UPDATE_COLUMNS = (
     "ratio/tokens",
     "ratio/entropy",
+    "ratio/micro_batch",
     "ratio/clip_units",
     "ratio/clipped_low",
     "ratio/clipped_high",
@@ -53,6 +54,8 @@ def columns(update: PolicyUpdate) -> dict[str, Tensor]:
     found = {"ratio/tokens": tokens}
     if update.entropy is not None:
         found["ratio/entropy"] = masked_sum(update.entropy, mask)
+        if update.micro_batch is not None:
+            found["ratio/micro_batch"] = precise(update.micro_batch)
     if update.old_logprobs is None:
         return found
     log_ratio = precise(update.new_logprobs) - precise(update.old_logprobs)
@@ -73,7 +76,7 @@ def columns(update: PolicyUpdate) -> dict[str, Tensor]:
 def compute(table: Table) -> dict[str, float]:
     """The keys of this group that exist for this table."""
     metrics: dict[str, float | None] = {
-        "rldk/policy/entropy": table.ratio("ratio/entropy", "ratio/tokens"),
+        "rldk/policy/entropy": _entropy(table),
         "rldk/policy/clip_fraction_low": table.ratio("ratio/clipped_low", "ratio/clip_units"),
         "rldk/policy/clip_fraction_high": table.ratio("ratio/clipped_high", "ratio/clip_units"),
         "rldk/policy/approx_kl": table.ratio("ratio/square", "ratio/tokens"),
@@ -98,6 +101,18 @@ def compute(table: Table) -> dict[str, float]:
     first = known & (first_epoch == 1.0)
     metrics["rldk/policy/first_epoch_ratio"] = _mean_of_exp(log_sum[first], float(tokens[first].sum()))
     return _finite(metrics)
+
+
+def _entropy(table: Table) -> float | None:
+    passes = table.get("ratio/micro_batch")
+    if passes is None:
+        return table.ratio("ratio/entropy", "ratio/tokens")
+    parts = [
+        Table({name: table.columns[name][passes == one] for name in ("ratio/entropy", "ratio/tokens")})
+        for one in sorted(set(passes))
+    ]
+    means = [mean for part in parts if (mean := part.ratio("ratio/entropy", "ratio/tokens")) is not None]
+    return sum(means) / len(means) if means else None
 
 
 def _clip_columns(update: PolicyUpdate, mask: Tensor, log_ratio: Tensor, product: Tensor) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@
 | rldk/reward/function/<name>/mean, std, weight | of one reward function, over the completions that it scored |
 | rldk/reward/pairwise_corr/min, mean | lowest and mean Pearson correlation over all pairs of reward functions |
 | rldk/reward/group_tied_fraction | share of groups in which all scores are equal, so that they carry no gradient |
-| rldk/reward/group_tied_fraction/all_max, all_min | share of groups tied at the highest, at the lowest score |
+| rldk/reward/group_tied_fraction_all_max, group_tied_fraction_all_min | share of groups tied at the highest, at the lowest score |
 | rldk/reward/group_std_mean | mean over groups of the standard deviation within |
 | rldk/reward/effective_batch_fraction | share of all completions that have a score and a group with a spread |
 | rldk/reward/within_group_length_corr | mean over groups of Spearman's correlation of score with length |
@@ -149,8 +149,8 @@ def _groups(group_ids: Array, scores: Array, table: Table) -> dict[str, float | 
     if lowest < reach or stated is not None:
         at_top = (tied == 1.0) & (groups.highest >= reach)
         at_bottom = (tied == 1.0) & (groups.lowest <= lowest) & ~at_top
-        metrics["rldk/reward/group_tied_fraction/all_max"] = float(at_top[several].mean())
-        metrics["rldk/reward/group_tied_fraction/all_min"] = float(at_bottom[several].mean())
+        metrics["rldk/reward/group_tied_fraction_all_max"] = float(at_top[several].mean())
+        metrics["rldk/reward/group_tied_fraction_all_min"] = float(at_bottom[several].mean())
     lengths = table.get("length/tokens")
     if lengths is not None:
         known = np.isfinite(group_ids) & np.isfinite(scores) & np.isfinite(lengths)

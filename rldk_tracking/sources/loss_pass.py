@@ -76,6 +76,7 @@ def update_of(trainer: Any, passes: Sequence[LossPass]) -> PolicyUpdate | None:
         old_logprobs=stack_rows([p.old_logprobs for p in passes]),
         advantages=stack_rows([p.inputs.get("advantages") for p in passes]),
         entropy=stack_rows([p.entropy for p in passes]),
+        micro_batch=torch.cat([torch.full_like(p.mask[:, 0], i, dtype=torch.long) for i, p in enumerate(passes)]),
         clip_low=low,
         clip_high=high,
         sequence_level=_clips_sequences(trainer),

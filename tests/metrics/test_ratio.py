@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rldk_tracking.metrics import ratio
+from rldk_tracking.metrics.table import Table
 from rldk_tracking.rollout import PolicyUpdate
 
 
@@ -133,3 +134,14 @@ def test_a_row_without_a_number_counts_nowhere(tabulate_updates: Any) -> None:
     assert found["rldk/policy/clip_fraction"] == 1.0
     assert found["rldk/policy/ratio_max"] == pytest.approx(math.exp(0.5))
     assert found["rldk/policy/ess"] == pytest.approx(1.0)
+
+
+def test_entropy_is_the_mean_over_passes_of_the_mean_over_tokens() -> None:
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]], dtype=torch.bool)
+    entropy = torch.tensor([[1.0, 2.0, 3.0], [5.0, 9.0, 9.0], [0.5, 0.7, 9.0]])
+    update = PolicyUpdate(
+        mask=mask, new_logprobs=torch.zeros(3, 3), entropy=entropy, micro_batch=torch.tensor([0, 0, 1])
+    )
+    table = Table({name: column.numpy() for name, column in ratio.columns(update).items()})
+    expected = ((1.0 + 2.0 + 3.0 + 5.0) / 4 + (0.5 + 0.7) / 2) / 2
+    assert ratio.compute(table)["rldk/policy/entropy"] == pytest.approx(expected, rel=1e-6)

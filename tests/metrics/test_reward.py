@@ -57,8 +57,8 @@ def group_oracle(rollout: Rollout) -> dict[str, float]:
     if min(known) < top or rollout.max_score is not None:
         at_top = sum(group[0][0] >= top for group in tied)
         at_bottom = sum(group[0][0] == min(known) and group[0][0] < top for group in tied)
-        expected["rldk/reward/group_tied_fraction/all_max"] = at_top / len(several)
-        expected["rldk/reward/group_tied_fraction/all_min"] = at_bottom / len(several)
+        expected["rldk/reward/group_tied_fraction_all_max"] = at_top / len(several)
+        expected["rldk/reward/group_tied_fraction_all_min"] = at_bottom / len(several)
     return expected
 
 
@@ -129,8 +129,8 @@ def grouped(scores: list[list[float]], **fields: Any) -> Rollout:
 def test_the_batch_says_what_the_extremes_are(tabulate: Any) -> None:
     found = reward.compute(tabulate(grouped([[1.0, 1.0], [0.0, 0.0], [0.0, 0.0], [0.0, 1.0]])))
     assert found["rldk/reward/group_tied_fraction"] == 0.75
-    assert found["rldk/reward/group_tied_fraction/all_max"] == 0.25
-    assert found["rldk/reward/group_tied_fraction/all_min"] == 0.5
+    assert found["rldk/reward/group_tied_fraction_all_max"] == 0.25
+    assert found["rldk/reward/group_tied_fraction_all_min"] == 0.5
     assert found["rldk/reward/effective_batch_fraction"] == 0.25
 
 
@@ -144,8 +144,8 @@ def test_nobody_knows_whether_a_constant_reward_is_the_best(tabulate: Any) -> No
 @pytest.mark.parametrize(("best", "all_max", "all_min"), [(0.5, 1.0, 0.0), (1.0, 0.0, 1.0)])
 def test_unless_the_task_says_so(tabulate: Any, best: float, all_max: float, all_min: float) -> None:
     found = reward.compute(tabulate(grouped([[0.5, 0.5], [0.5, 0.5]], max_score=best)))
-    assert found["rldk/reward/group_tied_fraction/all_max"] == all_max
-    assert found["rldk/reward/group_tied_fraction/all_min"] == all_min
+    assert found["rldk/reward/group_tied_fraction_all_max"] == all_max
+    assert found["rldk/reward/group_tied_fraction_all_min"] == all_min
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -153,7 +153,7 @@ def test_unless_the_task_says_so(tabulate: Any, best: float, all_max: float, all
 def test_a_stated_highest_score_survives_rounding(tabulate: Any, dtype: torch.dtype, best: float) -> None:
     scores = torch.tensor([best, best, 0.0, 0.05]).to(dtype)
     rollout = Rollout(torch.ones(4, 1), scores=scores, group_ids=torch.tensor([0, 0, 1, 1]), max_score=best)
-    assert reward.compute(tabulate(rollout))["rldk/reward/group_tied_fraction/all_max"] == 0.5
+    assert reward.compute(tabulate(rollout))["rldk/reward/group_tied_fraction_all_max"] == 0.5
 
 
 def test_length_is_judged_inside_groups_and_not_across_them(tabulate: Any) -> None:
