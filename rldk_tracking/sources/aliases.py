@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import re
 
-PREFERENCE = {
-    "rewards/margins": "rldk/preference/margin",
-    "rewards/accuracies": "rldk/preference/accuracy",
-    "logps/chosen": "rldk/preference/chosen_logps",
-    "logps/rejected": "rldk/preference/rejected_logps",
-}
+from rldk_tracking.metrics.preference import LOGGED as PREFERENCE
 
 OF_FUNCTION = re.compile(r"rewards/(?P<function>(?!chosen$|rejected$).+?)(/(?P<statistic>mean|std))?")
 """One reward function of TRL's GRPO: `rewards/<name>/mean` and `/std`, up to 0.16 `rewards/<name>`."""
@@ -67,6 +62,16 @@ _BY_KEY: dict[str, tuple[str, ...]] = {
 }
 
 ALIASES: dict[str, str] = {name: key for key, names in _BY_KEY.items() for name in names}
+
+EVALUATED: dict[str, str] = {
+    "loss": "rldk/eval/loss",
+    "reward": "rldk/eval/reward",
+    "objective/scores": "rldk/eval/reward",
+    "rewards/accuracies": "rldk/eval/accuracy",
+    "accuracy": "rldk/eval/accuracy",
+    "perplexity": "rldk/eval/perplexity",
+}
+"""What an evaluation logs, without the `eval_`."""
 
 NAN_COUNTERS: dict[str, str] = {
     "rldk/train/loss": "rldk/nan/loss",

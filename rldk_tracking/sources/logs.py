@@ -1,7 +1,7 @@
 """What trainers log, under the names that they have used over the years, as keys of the catalogue.
 
 Names of TRL (PPO, GRPO, RLOO, preference trainers), transformers, verl and OpenRLHF are known, with or without a
-`train/` prefix. Of what an evaluation logs, `eval_<name>`, the loss and the reward are taken, under `rldk/eval/`.
+`train/` prefix. Of what an evaluation logs, `eval_<name>`, loss, reward and accuracy are taken.
 
 Not translated, because the number is not what its key would promise: `val/ratio` of TRL's PPO (divided by the number
 of minibatches), `objective/entropy` (a sum over a response), verl's `actor/ppo_kl` and `critic/rewards/mean`
@@ -15,10 +15,15 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from rldk_tracking.sources.aliases import ALIASES, DIVIDED_BY_MINIBATCHES, NAN_COUNTERS, OF_FUNCTION, PREFERENCE
+from rldk_tracking.sources.aliases import (
+    ALIASES,
+    DIVIDED_BY_MINIBATCHES,
+    EVALUATED,
+    NAN_COUNTERS,
+    OF_FUNCTION,
+    PREFERENCE,
+)
 from rldk_tracking.sources.base import Observation
-
-EVALUATED = {"rldk/train/loss": "rldk/eval/loss", "rldk/reward/mean": "rldk/eval/reward"}
 
 Kind = Literal["ppo", "grpo", "rloo", "other"]
 
@@ -50,9 +55,10 @@ def canonical(
     if reward_std_within_groups is None:
         reward_std_within_groups = "step_time" not in names
     row = _translated(trained, kind, num_mini_batches, reward_std_within_groups)
-    for key, value in _translated(evaluated, kind, num_mini_batches, reward_std_within_groups).items():
-        if key in EVALUATED:
-            row[EVALUATED[key]] = value
+    for name, raw in evaluated.items():
+        value = number(raw)
+        if name in EVALUATED and value is not None and math.isfinite(value):
+            row[EVALUATED[name]] = value
     return row
 
 
@@ -65,11 +71,12 @@ def number(value: Any) -> float | None:
             return float(value.strip().replace(",", ""))
         except ValueError:
             return None
-    if hasattr(value, "numel"):
-        return float(value) if value.numel() == 1 else None
-    if isinstance(value, (int, float)) or (hasattr(value, "dtype") and getattr(value, "size", 0) == 1):
+    if isinstance(value, (int, float)):
         return float(value)
-    return None
+    if not hasattr(value, "dtype"):
+        return None
+    elements = value.numel() if hasattr(value, "numel") else value.size
+    return float(value.reshape(-1)[0]) if elements == 1 else None
 
 
 def _plain(name: str) -> str:

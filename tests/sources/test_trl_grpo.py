@@ -122,7 +122,8 @@ def test_rollouts_and_updates_are_what_the_weights_and_the_task_say(name: str, t
 
 def check_rollout(rollout: Any, witness: Witness, step: int, settings: dict[str, Any]) -> None:
     texts = [
-        TOKENIZER.decode(ids[mask], skip_special_tokens=True) for ids, mask in zip(rollout.token_ids, rollout.mask, strict=True)
+        TOKENIZER.decode(ids[mask], skip_special_tokens=True)
+        for ids, mask in zip(rollout.token_ids, rollout.mask, strict=True)
     ]
     assert rollout.completions == tuple(texts)
     # Scores stand at the completions that earned them.

@@ -273,16 +273,25 @@ def test_tensors_of_a_step_are_let_go(tmp_path: Path, reader: Any) -> None:
     assert alive == [0, 0, 0] and len(kept) == 9
 
 
-def test_the_frame_keeps_no_copy_of_the_logits(tmp_path: Path, reader: Any) -> None:
+def test_the_last_rollout_is_gone_when_the_next_is_sampled(tmp_path: Path, reader: Any) -> None:
     """Before Python 3.13 a look at a frame's variables leaves a dictionary of them on the frame."""
-    graphs: list[weakref.ref[Tensor]] = []
+    kept: list[weakref.ref[Tensor]] = []
     alive: list[int] = []
-    trainer = demo.ppo_trainer(tmp_path, max_steps=1, **TWO_AND_TWO)
-    hook = trainer.model.register_forward_hook(lambda _, __, output: graphs.append(weakref.ref(output[0].logits)))
-    reader.look = lambda step, observation, logs: alive.append(sum(graph() is not None for graph in graphs))
+    trainer = demo.ppo_trainer(tmp_path, max_steps=2, **TWO_AND_TWO)
+
+    def sampling(*_: Any) -> None:
+        if len(kept) == 3:
+            alive.append(sum(tensor() is not None for tensor in kept))
+
+    def look(step: int, observation: Any, logs: Any) -> None:
+        rollout = observation.rollout
+        kept.extend(weakref.ref(tensor) for tensor in (rollout.logprobs, rollout.returns, rollout.advantages))
+
+    hook = trainer.policy_model.register_forward_pre_hook(sampling)
+    reader.look = look
     reader.watch(trainer).train()
     hook.remove()
-    assert len(graphs) >= 4 and alive == [0]
+    assert len(alive) > 4 and set(alive) == {0}
 
 
 def test_without_a_stop_token_no_response_is_called_truncated(tmp_path: Path, reader: Any) -> None:

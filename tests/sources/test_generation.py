@@ -1,0 +1,119 @@
+"""A batch of completions in the contract's terms, by hand; real trainings are in test_trl_grpo.py."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from rldk_tracking.sources.generation import Generation, at_sampling, joined
+
+PAD, EOS = 0, 1
+IDS = torch.tensor([[5, 6, EOS, PAD], [5, 6, 7, 8], [7, PAD, 8, 9], [EOS, PAD, PAD, PAD]])
+MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0]])
+
+
+def generation(**fields: Any) -> Generation:
+    output = {
+        "prompt_ids": torch.tensor([[PAD, 3], [PAD, 3], [3, 4], [3, 4]]),
+        "completion_ids": IDS,
+        "completion_mask": MASK,
+        "advantages": torch.tensor([1.0, -1.0, 0.5, -0.5]),
+        **fields.pop("output", {}),
+    }
+    return Generation(0, output, stop_ids=(EOS, PAD), **fields)
+
+
+def test_truncated_are_those_whose_last_token_ends_nothing() -> None:
+    rollout = generation().rollout(None, None)
+    assert rollout.truncated is not None and rollout.truncated.tolist() == [False, True, True, False]
+    assert rollout.mask.sum(dim=1).tolist() == [3, 4, 4, 1]
+
+
+def test_several_tokens_may_end_a_completion() -> None:
+    several = Generation(0, generation().output, stop_ids=(EOS, 8, PAD)).truncated
+    assert several is not None and several.tolist() == [False, False, True, False]
+
+
+def test_without_a_tokenizer_nobody_knows_what_is_truncated() -> None:
+    assert Generation(0, generation().output).rollout(None, None).truncated is None
+
+
+def test_completions_taken_out_of_the_loss_keep_their_tokens() -> None:
+    """A padding token that was sampled in the middle is one of them."""
+    masked = generation(output={"completion_mask": MASK * torch.tensor([[1], [0], [0], [1]])})
+    logprobs = torch.full((4, 4), -1.0)
+    rollout = masked.rollout(logprobs, logprobs)
+    assert torch.equal(rollout.mask, MASK.bool())
+    assert rollout.truncated is not None and rollout.truncated.tolist() == [False, True, True, False]
+    for values in (rollout.logprobs, rollout.entropy):
+        assert values is not None and values.isnan().all(dim=1).tolist() == [False, True, True, False]
+
+
+def test_what_a_tool_wrote_does_not_count() -> None:
+    tools = torch.tensor([[1, 0, 1, 1], [1, 1, 1, 1], [0, 0, 1, 1], [1, 1, 1, 1]])
+    rollout = generation(output={"tool_mask": tools}).rollout(None, None)
+    assert rollout.mask.sum(dim=1).tolist() == [2, 4, 2, 1]
+    # How a completion ends is seen on all of its tokens.
+    assert rollout.truncated is not None and rollout.truncated.tolist() == [False, True, True, False]
+
+
+def test_scores_are_weighted_sums_over_those_that_scored() -> None:
+    nan = math.nan
+    scored = generation(
+        rewards={"a": [1.0, nan, nan, 0.0], "b": [2.0, 4.0, nan, nan]}, weights={"a": 1.0, "b": 0.5}
+    ).rollout(None, None)
+    assert (
+        scored.scores is not None and torch.equal(scored.scores, torch.tensor([2.0, 2.0, nan, 0.0])) is False
+    )  # NaN is not equal to itself
+    assert scored.scores.nan_to_num(-1.0).tolist() == [2.0, 2.0, -1.0, 0.0]
+    assert scored.rewards["b"].isnan().tolist() == [False, False, True, True]
+
+
+def test_without_weights_there_is_no_score() -> None:
+    rollout = generation(rewards={"a": [1.0] * 4}).rollout(None, None)
+    assert rollout.scores is None and set(rollout.rewards) == {"a"}
+
+
+def test_groups_are_numbered_over_all_ranks() -> None:
+    second_rank = generation(first_row=4, num_generations=2, all_rows=8)
+    ids = second_rank.rollout(None, None).group_ids
+    assert ids is not None and ids.tolist() == [2, 2, 3, 3] and second_rank.groups == 4
+    later = second_rank.rollout(None, None, first_group=4).group_ids
+    assert later is not None and later.tolist() == [6, 6, 7, 7]
+
+
+def test_kept_log_probabilities_win_over_the_losss() -> None:
+    kept, from_loss = torch.full((4, 4), -2.0), torch.full((4, 4), -1.0)
+    assert torch.equal(generation().rollout(from_loss, None).logprobs, from_loss)  # type: ignore[arg-type]
+    rollout = generation(output={"old_per_token_logps": kept}).rollout(from_loss, None)
+    assert torch.equal(rollout.logprobs, kept)  # type: ignore[arg-type]
+
+
+def test_the_penalty_is_the_weighted_divergence_of_the_counted_tokens() -> None:
+    policy, reference = torch.full((4, 4), -1.0), torch.full((4, 4), -1.5)
+    rollout = generation(old_logprobs=policy, ref_logprobs=reference, kl_penalty=0.1).rollout(None, None)
+    assert rollout.non_score_rewards is not None
+    assert torch.allclose(rollout.non_score_rewards, torch.tensor([-0.15, -0.2, -0.2, -0.05]))
+
+
+def test_the_losss_order_is_undone() -> None:
+    made = generation()
+    shuffle = torch.tensor([2, 0, 3, 1])
+    values = torch.arange(16.0).reshape(4, 4)
+    passes = [(made.keys[shuffle[:2]], values[shuffle[:2]]), (made.keys[shuffle[2:]], values[shuffle[2:]])]
+    found = at_sampling(made, passes)
+    assert found is not None and torch.equal(found, values)
+    assert at_sampling(made, [(made.keys, None)]) is None
+    assert at_sampling(made, []) is None
+
+
+def test_generations_of_one_step_are_joined() -> None:
+    short = {name: value[:2, :3] if value.ndim == 2 else value[:2] for name, value in generation().output.items()}
+    first = generation(rewards={"a": [1.0] * 4, "b": [2.0] * 4}, weights={"a": 1.0, "b": 1.0})
+    second = Generation(0, short, rewards={"a": [0.0, 0.5]}, weights={"a": 1.0}, stop_ids=(EOS, PAD))
+    both = joined([first.rollout(None, None), second.rollout(None, None)])
+    assert both.mask.shape == (6, 4) and both.mask[4:].sum().item() == 6
+    assert both.scores is not None and both.scores.tolist() == [3.0] * 4 + [0.0, 0.5]
+    assert set(both.rewards) == {"a"} and both.logprobs is None

@@ -1,0 +1,160 @@
+"""Log entries of trainers, old and new, as keys of the catalogue."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rldk_tracking import demo
+from rldk_tracking.keys import lookup
+from rldk_tracking.sources.logs import LogsSource, canonical, number
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (1, 1.0),
+        (0.5, 0.5),
+        ("0.69", 0.69),
+        (" 1e-3 ", 1e-3),
+        ("1,024", 1024.0),
+        ("nan", math.nan),
+        ("inf", math.inf),
+        (torch.tensor(2.5), 2.5),
+        (torch.tensor([2.5]), 2.5),
+        (np.float32(0.25), 0.25),
+        (np.array([0.25]), 0.25),
+        ("No Log", None),
+        ("", None),
+        (None, None),
+        (True, None),
+        (torch.ones(2), None),
+        (np.ones(2), None),
+        ({"a": 1}, None),
+        ([1.0], None),
+    ],
+)
+def test_numbers_are_found_in_whatever_a_log_holds(value: Any, expected: float | None) -> None:
+    found = number(value)
+    assert found is None if expected is None else found == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("logs", "expected"),
+    [
+        ({"loss": 0.1, "learning_rate": 1e-6}, {"rldk/train/loss": 0.1, "rldk/update/learning_rate": 1e-6}),
+        ({"train/loss": "0.1", "train/global_step": 3}, {"rldk/train/loss": 0.1}),
+        ({"Training Loss": "0.5", "Validation Loss": "0.7"}, {"rldk/train/loss": 0.5, "rldk/eval/loss": 0.7}),
+        ({"completion_length": 9.0}, {"rldk/length/mean": 9.0}),
+        ({"completions / mean_length": 9.0}, {"rldk/length/mean": 9.0}),
+        ({"completions/clipped_ratio": 0.5}, {"rldk/length/truncated_fraction": 0.5}),
+        ({"clip_ratio": 0.1}, {"rldk/policy/clip_fraction": 0.1}),
+        ({"clip_ratio/region_mean": 0.1}, {"rldk/policy/clip_fraction": 0.1}),
+        ({"frac_reward_zero_std": 1.0}, {"rldk/reward/group_tied_fraction": 1.0}),
+        ({"rewards/fmt": 0.5}, {"rldk/reward/function/fmt/mean": 0.5}),
+        ({"rewards/fmt/std": 0.5}, {"rldk/reward/function/fmt/std": 0.5}),
+        ({"rewards/margins": 0.2, "rewards/chosen": 0.1}, {"rldk/preference/margin": 0.2}),
+        ({"Rewards/accuracies": 0.2}, {"rldk/preference/accuracy": 0.2}),
+        ({"objective/kl": 4.0, "objective/entropy": 30.0}, {"rldk/kl/ref_per_sequence": 4.0}),
+        ({"val/ratio": 0.5}, {}),
+        ({"actor/entropy_loss": 0.4, "actor/ppo_kl": 0.1}, {"rldk/policy/entropy": 0.4}),
+        ({"response_length": 20.0, "policy_loss": 0.1, "kl": 0.2}, {
+            "rldk/length/mean": 20.0, "rldk/train/loss": 0.1, "rldk/kl/ref_k1": 0.2,
+        }),
+        ({"eval_reward": 0.7, "eval_kl": 0.1, "eval_runtime": 3.0}, {"rldk/eval/reward": 0.7}),
+        ({"eval_rewards/accuracies": 0.7}, {"rldk/eval/accuracy": 0.7}),
+        ({"train_runtime": 9.0, "train_loss": 0.3, "loss": 0.1}, {}),
+        ({"reward": None, "kl": None, "anything": 1.0}, {}),
+        # An entropy that is not of a policy in reinforcement learning.
+        ({"loss": 2.0, "entropy": 1.0, "mean_token_accuracy": 0.6}, {"rldk/train/loss": 2.0}),
+        ({"rewards/margins": 0.2, "entropy": 1.0}, {"rldk/preference/margin": 0.2}),
+    ],
+)  # fmt: skip
+def test_names_old_and_new(logs: dict[str, Any], expected: dict[str, float]) -> None:
+    assert canonical(logs) == expected
+
+
+def test_kl_means_what_the_trainer_computes() -> None:
+    assert canonical({"kl": 0.2}, "grpo") == {"rldk/kl/ref_k3": 0.2}
+    assert canonical({"kl": 0.2}, "rloo") == {"rldk/kl/ref_k1": 0.2}
+
+
+def test_reward_std_changed_its_meaning() -> None:
+    # From TRL 0.26 there is a step_time; the meaning changed at 0.27.
+    assert canonical({"reward_std": 0.3}) == {"rldk/reward/group_std_mean": 0.3}
+    assert canonical({"reward_std": 0.3, "step_time": 1.0})["rldk/reward/std"] == 0.3
+    assert canonical({"reward_std": 0.3}, reward_std_within_groups=False) == {"rldk/reward/std": 0.3}
+
+
+def test_ppo_averages_are_multiplied_by_what_they_were_divided_by() -> None:
+    logs = {"policy/clipfrac_avg": 0.1, "loss/value_avg": 0.2, "objective/scores": 1.0}
+    assert canonical(logs, "ppo", num_mini_batches=4) == {
+        "rldk/policy/clip_fraction": pytest.approx(0.4),
+        "rldk/value/loss": pytest.approx(0.8),
+        "rldk/reward/mean": 1.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "counter"),
+    [
+        ("loss", "rldk/nan/loss"),
+        ("kl", "rldk/nan/loss"),
+        ("grad_norm", "rldk/nan/gradients"),
+        ("reward", "rldk/nan/reward"),
+        ("objective/scores", "rldk/nan/reward"),
+    ],
+)
+@pytest.mark.parametrize("value", [math.nan, math.inf, "nan"])
+def test_what_is_not_finite_is_counted_where_it_is_a_fault(name: str, counter: str, value: Any) -> None:
+    assert canonical({name: value}) == {counter: 1.0}
+
+
+@pytest.mark.parametrize("name", ["entropy", "logps/chosen", "rewards/fmt/mean", "eval_loss", "lr"])
+def test_what_is_not_finite_elsewhere_is_left_out(name: str) -> None:
+    assert canonical({name: math.nan}) == {}
+
+
+def test_only_a_gradient_norm_proves_that_nothing_is_wrong() -> None:
+    """The loss is filtered before it is logged, and TRL leaves NaN out of the mean of rewards."""
+    assert canonical({"loss": 0.1, "reward": 0.5, "grad_norm": 1.0}) == {
+        "rldk/train/loss": 0.1,
+        "rldk/reward/mean": 0.5,
+        "rldk/grad/norm": 1.0,
+        "rldk/nan/gradients": 0.0,
+    }
+
+
+@pytest.mark.parametrize("kind", ["grpo", "rloo"])
+def test_what_a_real_trainer_logs_is_known(kind: str, tmp_path: Path, reader: Any) -> None:
+    trainer = getattr(demo, f"{kind}_trainer")(tmp_path, max_steps=1, beta=0.04)
+    reader.watch(trainer).train()
+    row = canonical(reader.logs[1], kind)  # type: ignore[arg-type]
+    assert all(lookup(key) is not None for key in row)
+    wanted = {"train/loss", "grad/norm", "update/learning_rate", "reward/mean", "reward/std", "length/mean"}
+    wanted |= {"reward/group_tied_fraction", "policy/entropy", "policy/clip_fraction", "length/truncated_fraction"}
+    wanted |= {"kl/ref_k1" if kind == "rloo" else "kl/ref_k3", "reward/function/reward/mean"}
+    assert {f"rldk/{key}" for key in wanted} <= set(row)
+
+
+def test_an_unknown_trainer_has_its_logs(caplog: pytest.LogCaptureFixture) -> None:
+    source = LogsSource(object())
+    with caplog.at_level(logging.DEBUG):
+        source.attach(object(), None)
+        observation = source.read(1, {"loss": 2.0, "grad_norm": 1.0, "step_time": 0.5, "reward_std": 0.1})
+        source.detach()
+    assert observation.rollout is None and observation.update is None
+    # The time of a step is measured, so the trainer's own is not repeated.
+    assert observation.scalars == {
+        "rldk/train/loss": 2.0,
+        "rldk/grad/norm": 1.0,
+        "rldk/nan/gradients": 0.0,
+        "rldk/reward/std": 0.1,
+    }
+    assert source.missing == [] and not caplog.records
