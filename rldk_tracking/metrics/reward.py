@@ -6,7 +6,7 @@
 | rldk/reward/function/<name>/mean, std, weight | of one reward function, over the completions that it scored |
 | rldk/reward/pairwise_corr/min, mean | lowest and mean Pearson correlation over all pairs of reward functions |
 | rldk/reward/group_tied_fraction | share of groups in which all scores are equal, so that they carry no gradient |
-| rldk/reward/group_tied_fraction_all_max, group_tied_fraction_all_min | share of groups tied at the highest, at the lowest score |
+| rldk/reward/group_tied_fraction_all_max, _all_min | share of groups tied at the highest, at the lowest score |
 | rldk/reward/group_std_mean | mean over groups of the standard deviation within |
 | rldk/reward/effective_batch_fraction | share of all completions that have a score and a group with a spread |
 | rldk/reward/within_group_length_corr | mean over groups of Spearman's correlation of score with length |
