@@ -53,6 +53,6 @@ RULES = (
         "{value:.0f} completions got a reward that is not a finite number at step {step}.",
         "Look at what the reward function returns for empty, cut or malformed completions; return None or a finite "
         "worst score there.",
-        ("reward.*", "advantage.*"),
+        CONSEQUENCES,
     ),
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rldk_tracking.health.rules import Rule
 
-KL = ("rldk/kl/ref_k3", "rldk/kl/ref_k1")
+KL = ("rldk/kl/ref_k1", "rldk/kl/ref_k3")
+"""k1 where rollouts are read: once the policy is far away, k3 is dominated by the few tokens that the policy avoids."""
 
 RULES = (
     Rule(
@@ -20,6 +21,7 @@ RULES = (
             "sequence_key": "rldk/kl/ref_per_sequence",
         },
         clear_after=10,
+        silences=("kl.high", "kl.spike"),
         message="KL to the reference is {value:.3g} nats per token at the first step, where it should be 0.",
         advice="Check that the reference is the model that training began from: same checkpoint, adapter, dtype and "
         "chat template, dropout off.",
@@ -88,7 +90,14 @@ RULES = (
         condition="collapse",
         warm_up_samples=5,
         persistence=(3, 4),
-        silences=("entropy.collapse", "diversity.collapse"),
+        silences=(
+            "entropy.collapse",
+            "diversity.collapse",
+            "reward.no_signal",
+            "length.collapse",
+            "grad.vanishing",
+            "update.none",
+        ),
         critical_after=50,
         message="The policy has lost its variety without having solved the task, since step {first_step}.",
         advice="Go back to a checkpoint from before, raise the sampling temperature or the KL weight, lower the "
@@ -99,7 +108,7 @@ RULES = (
         id="entropy.collapse",
         keys=("rldk/policy/entropy",),
         condition="from_start",
-        parameters={"direction": "down", "share": 0.9, "beyond": 0.15, "zero_is_missing": True},
+        parameters={"direction": "down", "share": 0.9, "beyond": 0.15, "zero_is_missing": True, "unless_learned": True},
         warm_up_samples=5,
         persistence=(6, 6),
         cooldown_steps=20,

@@ -30,9 +30,15 @@ RULES = (
     ),
     Rule(
         id="throughput.drop",
-        keys=("rldk/throughput/tokens_per_second", "rldk/throughput/samples_per_second"),
+        keys=("rldk/throughput/tokens_per_second",),
         condition="shift",
-        parameters={"direction": "down", "share": 0.6, "log": True, "accept_after": 200},
+        parameters={
+            "direction": "down",
+            "share": 0.6,
+            "log": True,
+            "agree": "rldk/throughput/samples_per_second",
+            "accept_after": 200,
+        },
         persistence=(3, 3),
         cooldown_steps=100,
         message="{value:.3g} per second, usually {normal:.3g}.",

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from rldk_tracking.health.conditions.base import Condition, Finding, Row
 from rldk_tracking.health.detectors.baseline import median_of_sorted
+from rldk_tracking.health.detectors.progress import Progress
 from rldk_tracking.health.detectors.stateful import Stateful
 
 
@@ -31,18 +32,19 @@ class Share(Stateful):
 
 
 class Collapse(Condition):
-    """Breached where at least two of entropy, diversity and reward spread are gone and the reward is not at its best.
+    """Breached where at least two of entropy, diversity and reward spread are gone and the reward does not excuse it.
+
+    See `Progress.excuses`.
 
     Args:
         keys: entropy.
         remains: a share of the start at or below which a quantity is gone.
         tied: share of tied groups from which the reward spread is gone.
-        good: a smoothed reward within this share of the range it has covered below its best counts as solved.
     """
 
     risk_key = "rldk/health/policy_collapse_risk"
     STATE: ClassVar[tuple[str, ...]] = (
-        *Condition.STATE, "entropy", "diversity", "spread", "risk", "reward", "best", "lowest", "gone",
+        *Condition.STATE, "entropy", "diversity", "spread", "risk", "progress", "gone",
     )  # fmt: skip
 
     def __init__(
@@ -51,19 +53,16 @@ class Collapse(Condition):
         *,
         remains: float = 0.1,
         tied: float = 0.9,
-        good: float = 0.2,
         diversity_keys: tuple[str, ...] = ("rldk/diversity/unique_fraction", "rldk/diversity/distinct_2"),
         spread_keys: tuple[str, ...] = ("rldk/reward/group_std_mean", "rldk/reward/std"),
         tied_key: str = "rldk/reward/group_tied_fraction",
-        reward_key: str = "rldk/reward/mean",
     ) -> None:
         super().__init__(keys, zero_is_missing=True)
-        self.remains, self.tied, self.good = remains, tied, good
+        self.remains, self.tied = remains, tied
         self.diversity_keys, self.spread_keys = tuple(diversity_keys), tuple(spread_keys)
-        self.tied_key, self.reward_key = tied_key, reward_key
+        self.tied_key = tied_key
         self.entropy, self.diversity, self.spread = Share(), Share(), Share()
-        self.reward: float | None = None
-        self.best = self.lowest = 0.0
+        self.progress = Progress()
         self.risk = None
         self.gone: dict[str, float] = {}
 
@@ -81,7 +80,8 @@ class Collapse(Condition):
                 self._note(name, share.add(row[key]))
         if row.get(self.tied_key, 0.0) >= self.tied:
             self._note("reward spread", 0.0)
-        solved = self._follow_reward(row)
+        self.progress.add(row)
+        solved = self.progress.excuses
         if len(self.gone) < 2:
             return None
         lost = [name for name, left in self.gone.items() if left <= self.remains]
@@ -94,14 +94,3 @@ class Collapse(Condition):
     def _note(self, name: str, left: float | None) -> None:
         if left is not None:
             self.gone[name] = left
-
-    def _follow_reward(self, row: Row) -> bool:
-        value = row.get(self.reward_key)
-        if value is not None:
-            if self.reward is None:
-                self.reward = self.best = self.lowest = value
-            self.reward += (value - self.reward) / 2.0
-            self.best, self.lowest = max(self.best, self.reward), min(self.lowest, self.reward)
-        if self.reward is None or self.best <= self.lowest:
-            return False
-        return self.reward >= self.best - self.good * (self.best - self.lowest)

@@ -7,27 +7,38 @@ from typing import ClassVar
 from rldk_tracking.health.conditions.base import Condition, Finding, Row
 from rldk_tracking.health.detectors.change import Change
 
+LENGTH, LENGTH_CORR = "rldk/length/mean", "rldk/reward/within_group_length_corr"
+DISAGREEMENT = "rldk/reward/pairwise_corr/min"
+PERPLEXITY = "rldk/eval/perplexity"
+KL = ("rldk/kl/ref_k1", "rldk/kl/ref_k3")
+DIVERSITY = ("rldk/diversity/unique_fraction", "rldk/diversity/distinct_2")
+
 
 class Hacking(Condition):
-    """Breached where the reward rose and a second signal contradicts it. Without a second signal there is no verdict.
+    """Breached where the reward rose and other signals contradict it. Without such a signal there is no verdict.
 
-    Signals: a held-out or gold score that did not rise with the reward, or fell; a held-out perplexity that rose; a
-    correlation of reward and length
-    within groups; a KL beyond `kl`; diversity that fell; reward functions that contradict each other (Gao et al. 2022,
-    arXiv:2210.10760, for the divergence of proxy and gold with KL; Singhal et al. 2023, arXiv:2310.03716, for length).
+    One that decides alone: a held-out score that did not follow the reward, or fell. Those that need a second one
+    beside them: a held-out perplexity that rose; completions that grew while length correlates with reward within
+    groups (Singhal et al. 2023, arXiv:2310.03716); reward functions that contradict each other. Those that only
+    support, because learning has them too: a KL beyond `kl` (Gao et al. 2022, arXiv:2210.10760: what the proxy gains
+    beyond some divergence the gold score loses), diversity that fell.
 
     Args:
         keys: the reward that is optimised.
         pay: rise of the reward, in standard deviations of its noise, that counts as a rise.
-        held_out: keys of scores that are not optimised, any of them.
-        lag: share of the reward's rise, in each one's own noise, below which a held-out score has not followed.
-        perplexity: a held-out perplexity of so many times its first values has risen.
-        signals: how many of the weaker signals must agree where there is no held-out score.
+        held_out: keys of scores that are not optimised; the first that appears is used.
+        lag: share of the reward's rise, each in its own noise, below which a held-out score has not followed. One whose
+            rise is within its noise has not followed a reward that rose by twice `pay`.
+        length_corr, length_growth: rank correlation (averaged), and the length as a multiple of the first rows'.
+        disagreement: the lowest correlation between two reward functions (averaged) below which they contradict.
+        perplexity: multiple of its first values.
+        kl: nats per token.
     """
 
     risk_key = "rldk/health/reward_hacking_risk"
     STATE: ClassVar[tuple[str, ...]] = (
-        *Condition.STATE, "proxy", "gold", "gold_key", "perplexity", "diversity", "latest", "risk",
+        *Condition.STATE, "proxy", "gold", "gold_key", "perplexity", "length", "length_corr", "disagreement", "kl",
+        "diversity", "risk",
     )  # fmt: skip
 
     def __init__(
@@ -38,79 +49,81 @@ class Hacking(Condition):
         held_out: tuple[str, ...] = ("rldk/reward/gold", "rldk/eval/reward"),
         lag: float = 0.25,
         length_corr: float = 0.5,
-        kl: float = 0.7,
+        length_growth: float = 1.5,
+        disagreement: float = -0.3,
         perplexity: float = 1.5,
-        signals: int = 2,
+        kl: float = 0.7,
     ) -> None:
         super().__init__(keys)
         self.risk = None
-        self.pay, self.held_out, self.lag, self.signals = pay, tuple(held_out), lag, signals
-        self.limits = {
-            "rldk/reward/within_group_length_corr": length_corr,
-            "rldk/kl/ref_k3": kl,
-            "rldk/reward/pairwise_corr": 0.3,
-        }
-        self.proxy, self.diversity = Change(), Change()
-        self.gold, self.perplexity = Change(early=3), Change(early=2, span=2)
-        self.worse_perplexity = perplexity
+        self.pay, self.held_out, self.lag = pay, tuple(held_out), lag
+        self.most_length_corr, self.length_growth = length_corr, length_growth
+        self.least_agreement, self.worse_perplexity, self.far = disagreement, perplexity, kl
         self.gold_key: str | None = None
-        self.latest: dict[str, float] = {}
+        self.proxy, self.gold = Change(), Change(early=3)
+        self.perplexity = Change(early=2, span=2)
+        self.length, self.diversity = Change(), Change()
+        self.length_corr, self.disagreement, self.kl = Change(span=15), Change(span=15), Change()
 
     def judge(self, step: int, row: Row) -> Finding | None:
         """Follow the reward and its witnesses."""
         value = self.read(row)
-        if self.gold_key is None:
-            self.gold_key = next((key for key in self.held_out if key in row), None)
-        if self.gold_key is not None and self.gold_key in row:
-            self.gold.add(row[self.gold_key])
-        for key in self.limits:
-            if key in row:
-                self.latest[key] = row[key]
-        diverse = row.get("rldk/diversity/unique_fraction", row.get("rldk/diversity/distinct_2"))
-        if diverse is not None:
-            self.diversity.add(diverse)
-        if "rldk/eval/perplexity" in row:
-            self.perplexity.add(row["rldk/eval/perplexity"])
+        self._follow(row)
         if value is None:
             return None
         self.proxy.add(value)
         rise = self.proxy.sigmas
-        against, known = self._witnesses(rise)
-        if rise is None or not known:
+        if rise is None:
             return None
-        decisive = "held-out score" in against
-        doubt = 1.0 if decisive else len(against) / max(self.signals, known)
+        alone, paired, known = self._witnesses(rise)
+        if not known:
+            return None
+        supporting = self._supporting()
+        together = bool(paired) and len(paired) + len(supporting) >= 2
+        doubt = 1.0 if alone else min(1.0, 0.4 * len(paired) + (0.2 * len(supporting) if paired else 0.0))
         self.risk = doubt * min(1.0, max(0.0, rise / self.pay))
-        breached = rise > self.pay and (decisive or len(against) >= self.signals)
-        evidence: dict[str, float | str] = {"reward rise": rise, **self.latest}
-        if against:
-            evidence["against"] = ", ".join(against)
-        return Finding(breached, not against or rise < self.pay / 2, value, None, False, evidence, self.key)
+        against = [*alone, *paired, *(supporting if paired else [])]
+        evidence: dict[str, float | str] = {"reward_rise_sigmas": rise, "against": ", ".join(against) or "nothing"}
+        breached = rise > self.pay and (bool(alone) or together)
+        clear = not (alone or together) or rise < self.pay / 2
+        return Finding(breached, clear, value, None, False, evidence, self.key)
 
-    def _witnesses(self, rise: float | None) -> tuple[list[str], int]:
-        """Names of the signals that contradict the reward, and how many signals there are."""
-        against, known = [], 0
+    def _follow(self, row: Row) -> None:
+        if self.gold_key is None:
+            self.gold_key = next((key for key in self.held_out if key in row), None)
+        for change, keys in (
+            (self.gold, (self.gold_key,)),
+            (self.perplexity, (PERPLEXITY,)),
+            (self.length, (LENGTH,)),
+            (self.length_corr, (LENGTH_CORR,)),
+            (self.disagreement, (DISAGREEMENT,)),
+            (self.kl, KL),
+            (self.diversity, DIVERSITY),
+        ):
+            key = next((key for key in keys if key in row), None)
+            if key is not None:
+                change.add(row[key])
+
+    def _witnesses(self, rise: float) -> tuple[list[str], list[str], bool]:
+        """Those that decide alone, those that need a second, and whether there is any to be asked."""
+        alone, paired = [], []
         gold = self.gold.sigmas
-        if gold is not None:
-            known += 1
-            if rise is not None and gold < self.lag * rise:
-                against.append("held-out score")
-        if self.perplexity.change is not None:
-            known += 1
-            if self.perplexity.mean > self.worse_perplexity * self.perplexity.start:
-                against.append("held-out perplexity")
-        if self.diversity.sigmas is not None:
-            known += 1
-            if self.diversity.sigmas < -self.pay:
-                against.append("diversity")
-        words = {
-            "rldk/reward/within_group_length_corr": "length",
-            "rldk/kl/ref_k3": "KL",
-            "rldk/reward/pairwise_corr": "disagreement of rewards",
-        }
-        for key, value in self.latest.items():
-            known += 1
-            bad = value < -self.limits[key] if key.endswith("pairwise_corr") else value > self.limits[key]
-            if bad:
-                against.append(words[key])
-        return against, known
+        if gold is not None and (gold < self.lag * rise or (gold < 1.0 and rise > 2.0 * self.pay)):
+            alone.append("held-out score")
+        if self.perplexity.change is not None and self.perplexity.mean > self.worse_perplexity * self.perplexity.start:
+            paired.append("held-out perplexity")
+        grown = self.length.change is not None and self.length.mean > self.length_growth * self.length.start
+        if grown and self.length_corr.change is not None and self.length_corr.mean > self.most_length_corr:
+            paired.append("length")
+        if self.disagreement.change is not None and self.disagreement.mean < self.least_agreement:
+            paired.append("disagreement of the reward functions")
+        asked = (self.gold, self.perplexity, self.length_corr, self.disagreement)
+        return alone, paired, any(change.change is not None for change in asked)
+
+    def _supporting(self) -> list[str]:
+        found = []
+        if self.kl.change is not None and self.kl.mean > self.far:
+            found.append("KL")
+        if self.diversity.sigmas is not None and self.diversity.sigmas < -self.pay:
+            found.append("diversity")
+        return found

@@ -50,7 +50,8 @@ class RateResponse(Condition):
         settled: a rise counts from this share of the highest rate so far; below it the schedule is warming up.
         answers: the series that may answer.
         z, ratio: how far an answer leaves its baseline: robust standard deviations, and multiple of the median's size.
-        patience: observations after the change in which an answer is put down to it.
+        patience: observations after the change in which an answer is put down to it. What answered stays its
+            consequence until it is back.
         minimum: observations of an answer before it is judged.
     """
 
@@ -89,13 +90,12 @@ class RateResponse(Condition):
             self.baselines.freeze()
         self.last, self.highest = value, max(self.highest, value)
         answer = None
-        if self.left > 0:
-            self.left -= 1
+        if self.left > 0 or self.hit:
             answer = self.baselines.beyond(row, self.z, self.ratio, self.minimum)
-            self.hit = self.hit or answer is not None
+            self.left = max(0, self.left - 1)
+            self.hit = answer is not None or (self.hit and self.left > 0)
         else:
             self.baselines.add(row)
-            self.hit = False
         evidence: dict[str, float | str] = {"rise": self.rise}
         if answer is not None:
             evidence["answer"] = answer

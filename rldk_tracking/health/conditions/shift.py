@@ -9,12 +9,38 @@ from rldk_tracking.health.conditions.base import Condition, Finding, Row
 from rldk_tracking.health.conditions.level import sign_of
 from rldk_tracking.health.detectors.baseline import Baseline
 from rldk_tracking.health.detectors.charts import Cusum, Ewma, PageHinkley, inflation
+from rldk_tracking.health.detectors.stateful import Stateful
 
 CHARTS: dict[str, type[Cusum] | type[Ewma] | type[PageHinkley]] = {
     "cusum": Cusum,
     "ewma": Ewma,
     "page_hinkley": PageHinkley,
 }
+
+
+class Moved(Stateful):
+    """Whether a series's exponential mean is away from the median of its past by a share of it."""
+
+    STATE: ClassVar[tuple[str, ...]] = ("past", "mean")
+
+    def __init__(self, key: str, sign: float, share: float) -> None:
+        self.key, self.sign, self.share = key, sign, share
+        self.past = Baseline(64, delay=16)
+        self.mean: float | None = None
+
+    def add(self, row: Row) -> bool:
+        """Take the row; True while the mean is away. False where nothing is known."""
+        value = row.get(self.key)
+        if value is not None:
+            self.mean = value if self.mean is None else self.mean + 0.2 * (value - self.mean)
+        if self.mean is None or not len(self.past):
+            moved = False
+        else:
+            limit = self.past.median * (1.0 + self.share) ** self.sign
+            moved = self.sign * (self.mean - limit) > 0
+        if value is not None and not moved:
+            self.past.add(value)
+        return moved
 
 
 class Shift(Condition):
@@ -33,11 +59,12 @@ class Shift(Condition):
             then no observation.
         minimum: values that make up the first baseline.
         window: values that the baseline remembers.
+        agree: another series whose level must have shifted the same way, by half the share.
         accept_after: so many breaches in a row are a new level, which becomes the baseline. None: never.
     """
 
     STATE: ClassVar[tuple[str, ...]] = (
-        *Condition.STATE, "baseline", "chart", "last", "product", "square", "recent", "beyond",
+        *Condition.STATE, "baseline", "chart", "last", "product", "square", "recent", "beyond", "agree",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +78,7 @@ class Shift(Condition):
         log: bool = False,
         minimum: int = 24,
         window: int = 64,
+        agree: str | None = None,
         accept_after: int | None = None,
         zero_is_missing: bool = False,
     ) -> None:
@@ -65,9 +93,11 @@ class Shift(Condition):
         self.product = self.square = 0.0
         self.recent: float | None = None
         self.beyond: list[float] = []
+        self.agree = None if agree is None else Moved(agree, self.sign, share / 2)
 
     def judge(self, step: int, row: Row) -> Finding | None:
         """Standardise the value and put it on the chart."""
+        agreed = self.agree is None or self.agree.add(row)
         value = self.read(row)
         if value is None or (self.log and value <= 0.0):
             return None
@@ -83,7 +113,7 @@ class Shift(Condition):
         self.recent = level if self.recent is None else self.recent + 0.2 * (level - self.recent)
         shift = self.sign * (self.recent - middle)
         smallest = math.log1p(self.share) if self.log else self.share * abs(middle)
-        breached = beyond and shift > smallest
+        breached = beyond and shift > smallest and agreed
         self._learn(level, breached, standard)
         normal = math.exp(middle) if self.log else middle
         limit = math.exp(middle + self.sign * smallest) if self.log else middle + self.sign * smallest

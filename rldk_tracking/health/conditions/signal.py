@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from rldk_tracking.health.conditions.base import Condition, Finding, Row
+from rldk_tracking.health.detectors.progress import Progress
 
 PRIOR_ROWS, PRIOR_TIED = 4.0, 1.0
 """What is believed of a run before its first row: one row in four is all tied."""
@@ -21,10 +22,9 @@ class Ties(Condition):
     It is breached in two ways. *Now*: so many rows in a row with all groups tied are improbable for a run in which that
     used to happen as often as it did before (a run of one group a row is often tied, one of a hundred groups never).
     *On average*: the mean share, exponential over `span`, is above `often`; a run that is near the ceiling of its task
-    (see `_near_ceiling`) may have `nearly_all` tied and still learn from the rest.
+    (`Progress.near_ceiling`) may have `nearly_all` tied and still learn from the rest.
 
-    `solved` chooses which half of these cases to report. Solved means that the smoothed mean is at the task's ceiling:
-    `ceiling` where it is given, else the highest mean of the run if the reward had to climb there.
+    `solved` chooses which half of these cases to report, see `Progress.solved`.
 
     Args:
         solved: True reports tied groups at the ceiling, False those elsewhere.
@@ -33,14 +33,12 @@ class Ties(Condition):
             the reward is at the lowest of the run.
         often, nearly_all: shares of tied groups; the lower end of a one-sided 95 % interval is held to them.
         ceiling: the highest reward that the task can give.
-        margin: how near the ceiling counts as there, as a share of the range of mean rewards.
-        climb: the rise of the mean that makes a highest mean a ceiling, in units of the largest standard deviation.
         minimum: observations before an average is judged.
     """
 
     STATE: ClassVar[tuple[str, ...]] = (
-        *Condition.STATE, "tied", "variance", "count", "in_a_row", "before", "before_tied", "mean", "spread", "widest",
-        "highest", "lowest", "last", "usual", "votes", "at_usual", "off_usual",
+        *Condition.STATE, "tied", "variance", "count", "in_a_row", "before", "before_tied", "progress", "last",
+        "usual", "votes", "at_usual", "off_usual",
     )  # fmt: skip
 
     def __init__(
@@ -54,8 +52,6 @@ class Ties(Condition):
         nearly_all: float = 0.93,
         negligible: float = 0.02,
         ceiling: float | None = None,
-        margin: float = 0.15,
-        climb: float = 1.0,
         span: float = 50.0,
         minimum: int = 20,
         spread_keys: tuple[str, ...] = ("rldk/reward/group_std_mean", "rldk/reward/std"),
@@ -64,7 +60,8 @@ class Ties(Condition):
         super().__init__(keys)
         self.solved, self.threshold, self.improbable = solved, threshold, improbable
         self.often, self.nearly_all, self.negligible = often, nearly_all, negligible
-        self.ceiling, self.margin, self.climb, self.minimum = ceiling, margin, climb, minimum
+        self.minimum = minimum
+        self.progress = Progress(ceiling)
         self.weight = 2.0 / (span + 1.0)
         self.spread_keys, self.mean_key = tuple(spread_keys), mean_key
         self.tied = self.variance = 0.0
@@ -73,12 +70,7 @@ class Ties(Condition):
         self.at_usual = self.off_usual = 0.0
         self.in_a_row = 0
         self.before, self.before_tied = PRIOR_ROWS, PRIOR_TIED
-        self.mean: float | None = None
-        self.spread: float | None = None
-        self.highest: float | None = None
-        self.lowest: float | None = None
         self.last: float | None = None
-        self.widest = 0.0
         self.count = 0
 
     def judge(self, step: int, row: Row) -> Finding | None:
@@ -86,7 +78,9 @@ class Ties(Condition):
         mean = row.get(self.mean_key)
         spread = next((row[key] for key in self.spread_keys if key in row), None)
         value = self._tied_share(row, mean, spread)
-        self._follow(mean, spread)
+        self.progress.add(row)
+        if mean is not None:
+            self._follow_usual(mean)
         if value is None:
             return None
         self.count += 1
@@ -100,16 +94,16 @@ class Ties(Condition):
             self.before_tied += self.in_a_row
             self.in_a_row = 0
         chance = (self.before_tied / self.before) ** self.in_a_row
-        now = self.in_a_row >= 4 and chance < self.improbable * (100.0 if self._at_lowest() else 1.0)
-        limit = self.nearly_all if self._near_ceiling() else self.often
+        now = self.in_a_row >= 4 and chance < self.improbable * (100.0 if self.progress.at_lowest else 1.0)
+        limit = self.nearly_all if self.progress.near_ceiling else self.often
         surely = self.tied - 1.64 * (self.variance * weight) ** 0.5
         average = self.count >= self.minimum and (surely > limit or self._frozen())
-        there = self._at_ceiling()
+        there = self.progress.solved
         breached = (now or average) and there == self.solved
         clear = there != self.solved or (value < self.nearly_all and self.tied < limit and not self._frozen())
         evidence: dict[str, float | str] = {"tied": self.tied, "rows_in_a_row": self.in_a_row}
-        if self.mean is not None:
-            evidence["reward"] = self.mean
+        if self.progress.mean is not None:
+            evidence["reward"] = self.progress.mean
         return Finding(breached, clear, value if now else self.tied, limit, False, evidence, self.key)
 
     def _tied_share(self, row: Row, mean: float | None, spread: float | None) -> float | None:
@@ -119,25 +113,14 @@ class Ties(Condition):
         if value is not None or self.key is not None:
             return value
         if spread is not None:
-            return float(spread <= self.negligible * max(self.widest, spread))
-        if mean is not None and self.spread is None and self.last is not None:
+            return float(spread <= self.negligible * max(self.progress.widest, spread))
+        if mean is not None and self.progress.spread is None and self.last is not None:
             return float(abs(mean - self.last) <= 1e-6 * abs(mean))
         return None
 
-    def _follow(self, mean: float | None, spread: float | None) -> None:
-        if spread is not None:
-            self.spread = spread if self.spread is None else self.spread + 0.2 * (spread - self.spread)
-            self.widest = max(self.widest, spread)
-        if mean is None:
-            return
-        self.last = mean
-        self._follow_usual(mean)
-        self.mean = mean if self.mean is None else self.mean + 0.2 * (mean - self.mean)
-        self.highest = self.mean if self.highest is None else max(self.highest, self.mean)
-        self.lowest = self.mean if self.lowest is None else min(self.lowest, self.mean)
-
     def _follow_usual(self, mean: float) -> None:
         """The value that most means have, by majority vote (Boyer and Moore 1981), and how often it is met."""
+        self.last = mean
         if self.usual is None:
             self.usual = mean
             return
@@ -155,27 +138,3 @@ class Ties(Condition):
     def _frozen(self) -> bool:
         """Whether about half of the means are one exact value and the others are within a tenth of it."""
         return self.usual is not None and self.at_usual > 0.4 and self.off_usual <= 0.1 * abs(self.usual)
-
-    def _at_lowest(self) -> bool:
-        if self.mean is None or self.lowest is None or self.highest is None:
-            return False
-        return self.mean <= self.lowest + 0.1 * (self.highest - self.lowest)
-
-    def _near_ceiling(self) -> bool:
-        """Whether most of what can be had is had, if rewards are 0 or R: then m / R = m² / (m² + s²).
-
-        A reward that hardly varies at all tells nothing of the kind.
-        """
-        if self.mean is None or self.spread is None or self.mean <= 0 or self.spread <= 0.02 * self.mean:
-            return False
-        return self.mean**2 / (self.mean**2 + self.spread**2) > 0.5
-
-    def _at_ceiling(self) -> bool:
-        if self.mean is None or self.highest is None or self.lowest is None:
-            return False
-        if self.ceiling is not None:
-            extent = max(self.ceiling - self.lowest, 0.1 * abs(self.ceiling))
-            return self.mean >= self.ceiling - self.margin * extent
-        extent = self.highest - self.lowest
-        climbed = self.widest > 0 and extent >= self.climb * self.widest
-        return climbed and self.mean >= self.highest - self.margin * extent

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from rldk_tracking.health.conditions.base import Condition, Finding, Row
 from rldk_tracking.health.conditions.level import sign_of
 from rldk_tracking.health.detectors.baseline import median_of_sorted
+from rldk_tracking.health.detectors.progress import Progress
 
 
 class FromStart(Condition):
@@ -20,11 +21,12 @@ class FromStart(Condition):
         early: how many first values make up the start (their median).
         span: observations of the exponential mean that is held to the start; 1 judges single values.
         skip_zero: an exact 0 is no observation (a gradient of 0 has another rule).
+        unless_learned: a change that learning explains (`Progress.excuses`) is no breach.
         capped_key, capped, capped_share: where `capped_key` is above `capped`, a limit outside the policy stops the
             value, and `capped_share` holds in place of `share`.
     """
 
-    STATE: ClassVar[tuple[str, ...]] = (*Condition.STATE, "first", "start", "mean")
+    STATE: ClassVar[tuple[str, ...]] = (*Condition.STATE, "first", "start", "mean", "progress")
 
     def __init__(
         self,
@@ -38,6 +40,7 @@ class FromStart(Condition):
         span: float = 1.0,
         zero_is_missing: bool = False,
         skip_zero: bool = False,
+        unless_learned: bool = False,
         capped_key: str | None = None,
         capped: float = 0.5,
         capped_share: float | None = None,
@@ -47,12 +50,15 @@ class FromStart(Condition):
         self.early, self.skip_zero = early, skip_zero
         self.capped_key, self.capped, self.capped_share = capped_key, capped, capped_share
         self.weight = 2.0 / (span + 1.0)
+        self.progress = Progress() if unless_learned else None
         self.mean: float | None = None
         self.first: list[float] = []
         self.start: float | None = None
 
     def judge(self, step: int, row: Row) -> Finding | None:
         """Hold the value to the start."""
+        if self.progress is not None:
+            self.progress.add(row)
         value = self.read(row)
         if value is None or (self.skip_zero and value == 0.0):
             return None
@@ -71,8 +77,9 @@ class FromStart(Condition):
         limit = self.start + sign * max(share * abs(self.start), self.change)
         if self.beyond is not None:
             limit = sign * max(sign * limit, sign * self.beyond)
-        breached = sign * (value - limit) > 0
-        clear = sign * (value - (limit + self.start) / 2) <= 0
+        excused = self.progress is not None and self.progress.excuses
+        breached = sign * (value - limit) > 0 and not excused
+        clear = sign * (value - (limit + self.start) / 2) <= 0 or excused
         return Finding(breached, clear and not breached, value, limit, False, {"start": self.start}, self.key)
 
 

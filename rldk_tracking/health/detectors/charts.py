@@ -35,7 +35,7 @@ class Cusum(Stateful):
         self.total = 0.0
 
     def add(self, value: float) -> bool:
-        """Take a value; True while the sum is beyond the limit. It grows to twice the limit at most, so that it can end."""
+        """Take a value; True while the sum is beyond the limit. It grows to twice the limit, so that it can end."""
         self.total = min(max(0.0, self.total + value - self.half), 2.0 * self.limit)
         return self.total > self.limit
 
