@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
+import os
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -369,3 +373,28 @@ def test_a_trainer_that_has_nothing_is_read_from_its_logs(caplog: pytest.LogCapt
     assert all(observation.rollout is None and observation.update is None for observation in seen)
     assert seen[0].scalars == {"rldk/reward/mean": 0.5, "rldk/kl/ref_k3": 0.1}
     source.detach()
+
+
+@pytest.mark.parametrize("kind", ["grpo", "rloo"])
+def test_each_of_two_ranks_reads_its_own_rows(kind: str, tmp_path: Path) -> None:
+    script = Path(__file__).with_name("ranks_script.py")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    done = subprocess.run(
+        [*launch, str(script), kind, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = [json.loads((tmp_path / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
+    assert all(rank["scores_are_earned"] and rank["logprobs_known"] for rank in seen)
+    assert [rank["update_rows"] for rank in seen] == [rank["rows"] for rank in seen] == [8, 8]
+    prompts: dict[int, set[str]] = {}
+    for rank in seen:
+        for group, prompt in zip(rank["groups"], rank["prompts"], strict=True):
+            prompts.setdefault(group, set()).add(prompt)
+    assert sorted(prompts) == [0, 1, 2, 3] and all(len(same) == 1 for same in prompts.values())
+    scores = [score for rank in seen for score in rank["scores"]]
+    assert sum(scores) / len(scores) == pytest.approx(seen[0]["logged"], rel=1e-5)
