@@ -768,6 +768,15 @@ _ROWS = (
         "max",
     ),
     Key(
+        "rldk/resources/gpu_memory_fraction",
+        "1",
+        "Share of the GPU's memory that cannot be had, whoever holds it.",
+        "1 - (free + reserved by torch and not held by tensors) / total",
+        "host",
+        "lower",
+        "max",
+    ),
+    Key(
         "rldk/resources/gpu_utilisation",
         "1",
         "Share of the time in which a kernel ran.",
@@ -885,13 +894,22 @@ _ROWS = (
     ),
     Key("rldk/system/overhead_fraction", "1", "What these diagnostics cost.", "time here / wall time", "host", "lower"),
     Key("rldk/checkpoint/score", SCORE, "Health of the last checkpoint.", "its lowest part", "checkpoint", "higher"),
-    Key(
-        "rldk/checkpoint/part/<name>",
-        SCORE,
-        "A part of the score: intact, complete, finite, similar to the previous one, balanced over layers.",
-        "see the checkpoint's report",
-        "checkpoint",
-        "higher",
+    *(
+        Key(
+            f"rldk/checkpoint/part/{part}",
+            SCORE,
+            meaning,
+            "see rldk_tracking/checkpoint/score.py",
+            "checkpoint",
+            "higher",
+        )
+        for part, meaning in (
+            ("intact", "1 where every file can be read."),
+            ("complete", "1 where nothing is missing."),
+            ("finite", "1 where every tensor holds numbers only."),
+            ("similar", "Whether the weights point where the previous checkpoint's do."),
+            ("balanced", "Whether the layers have kept their norms since the previous checkpoint."),
+        )
     ),
     Key("rldk/checkpoint/corrupt", "files", "Files that cannot be read whole.", "count", "checkpoint", "lower", "max"),
     Key(
@@ -992,6 +1010,33 @@ _ROWS = (
     Key("rldk/checkpoint/zero_fraction", "1", "Share of the saved weights that are 0.", "share", "checkpoint"),
     Key("rldk/checkpoint/scan_seconds", "s", "Time that reading took.", "wall time", "checkpoint", "lower", "max"),
     Key("rldk/checkpoint/size_gib", GIB, "Size on disk.", "sum over files", "checkpoint", "none", "max"),
+    Key(
+        "rldk/checkpoint/step",
+        "steps",
+        "Which checkpoint these numbers are of.",
+        "its step",
+        "checkpoint",
+        "none",
+        "max",
+    ),
+    Key(
+        "rldk/checkpoint/room_for_saves",
+        "checkpoints",
+        "How many further checkpoints of this size the disk has room for.",
+        "free space / size",
+        "checkpoint",
+        "higher",
+        "min",
+    ),
+    Key(
+        "rldk/checkpoint/disk_short",
+        "1",
+        "1 where the disk has no room for the checkpoints that are to come.",
+        "room_for_saves < saves to come (3 where that is not known)",
+        "checkpoint",
+        "lower",
+        "max",
+    ),
     Key(
         "rldk/<group>/limit",
         "that of the series",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
-from rldk_tracking.cli.main import main
+from rldk_tracking.cli import checkpoint
 
-sys.exit(main(["checkpoint", *sys.argv[1:]]))
+parser = argparse.ArgumentParser(prog="python -m rldk_tracking.checkpoint", description=checkpoint.__doc__)
+checkpoint.add_arguments(parser)
+sys.exit(checkpoint.run(parser.parse_args()))

@@ -104,15 +104,17 @@ class Checkpoint:
             return
         mapped, stream, size = self._map(entry.file), self._streams[entry.file], itemsize(entry.dtype)
         released = entry.start
-        for start in range(entry.start, entry.stop, elements * size):
-            # Reading a mapped page beyond the end of its file would end the process.
-            if os.fstat(stream.fileno()).st_size < entry.stop:
-                raise DamagedFileError(f"{entry.file.name} was cut short while it was read.")
-            count = min(elements, (entry.stop - start) // size)
-            yield np.frombuffer(mapped, dtype=RAW[entry.dtype], count=count, offset=start)
-            if start - released >= RELEASE_BYTES:
-                released = _release(mapped, released, start)
-        _release(mapped, released, entry.stop)
+        try:
+            for start in range(entry.start, entry.stop, elements * size):
+                # Reading a mapped page beyond the end of its file would end the process.
+                if os.fstat(stream.fileno()).st_size < entry.stop:
+                    raise DamagedFileError(f"{entry.file.name} was cut short while it was read.")
+                count = min(elements, (entry.stop - start) // size)
+                yield np.frombuffer(mapped, dtype=RAW[entry.dtype], count=count, offset=start)
+                if start - released >= RELEASE_BYTES:
+                    released = _release(mapped, released, start)
+        finally:  # also where the reader stops before the end
+            _release(mapped, released, entry.stop)
 
     def close(self) -> None:
         """Let go of the files."""

@@ -111,14 +111,20 @@ def text(found: Scan, label: str = "previous", limit: int = 5) -> str:
             lines.append(f"  {drift.relative:.3g} of its norm away from {other}{angle}")
     if found.unchanged(label):
         lines.append(f"  every tensor is that of {label}: nothing was learnt in between")
-    lines += [f"  {problem.kind}: {problem.message}" for problem in found.problems]
-    lines += [f"  not finite: {name}" for name in found.nonfinite]
+    for kind in ("corrupt", "incomplete", "changed", "disk"):
+        lines += _first([f"  {kind}: {problem.message}" for problem in found.problems if problem.kind == kind])
+    lines += _first([f"  not finite: {name}" for name in found.nonfinite])
     for row in layer_rows(found, label, limit) if label in found.compared else []:
         values = ", ".join(
             f"{name} {value:.3g}" for name, value in zip(LAYER_COLUMNS[1:], row[1:], strict=True) if value is not None
         )
         lines.append(f"  {row[0]}: {values}")
     return "\n".join(lines)
+
+
+def _first(lines: list[str], limit: int = 5) -> list[str]:
+    rest = len(lines) - limit
+    return lines if rest <= 1 else [*lines[:limit], f"  ... and {rest} more"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -120,18 +120,20 @@ def scan(
     began = time.perf_counter()
     found = Scan(Path(path), step_of(Path(path)))
     with Checkpoint.open(path) as checkpoint:
-        others = _open_others(against or {})
+        labels, others = _open_others(against or {})
         try:
             found.entries = dict(checkpoint.entries)
-            found.compared = tuple(others)
-            previous = others["previous"].entries if "previous" in others else None
+            found.compared = tuple(labels)
+            previous = others[labels["previous"]].entries if "previous" in labels else None
             found.problems = integrity.check(checkpoint, previous, resumable=resumable)
             found.nbytes = integrity.folder_bytes(found.path)
             if level != "light":
-                _measure_all(found, checkpoint, list(others.values()), level, share, vectors or {}, cancelled)
+                _measure_all(found, checkpoint, others, level, share, vectors or {}, cancelled)
         finally:
-            for other in others.values():
+            for other in others:
                 other.close()
+        for name, statistics in found.tensors.items():
+            found.tensors[name] = replace(statistics, drift=tuple(statistics.drift[at] for at in labels.values()))
     found.seconds = time.perf_counter() - began
     return found
 
@@ -153,14 +155,35 @@ def shares(entries: Mapping[str, Entry], ranks: int) -> list[list[str]]:
     return parts
 
 
-def _open_others(against: Mapping[str, str | os.PathLike[str]]) -> dict[str, Checkpoint]:
-    opened = {}
+def load_vectors(file: Path | None) -> dict[str, NDArray[np.float32]]:
+    """What `save_vectors` wrote; empty where there is no such file."""
+    if file is None or not file.exists():
+        return {}
+    with np.load(file, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def save_vectors(file: Path, vectors: Mapping[str, NDArray[np.float32]]) -> None:
+    """Keep singular vectors for the next scan."""
+    with file.open("wb") as stream:
+        np.savez(stream, **dict(vectors))  # type: ignore[arg-type]
+
+
+def _open_others(against: Mapping[str, str | os.PathLike[str]]) -> tuple[dict[str, int], list[Checkpoint]]:
+    """Label to position, and the opened checkpoints; one that bears two labels is opened, and read, once."""
+    labels: dict[str, int] = {}
+    positions: dict[Path, int] = {}
+    opened: list[Checkpoint] = []
     for label, path in against.items():
-        try:
-            opened[label] = Checkpoint.open(path)
-        except FileNotFoundError:
-            continue
-    return opened
+        place = Path(path).resolve()
+        if place not in positions:
+            try:
+                opened.append(Checkpoint.open(place))
+            except FileNotFoundError:
+                continue
+            positions[place] = len(opened) - 1
+        labels[label] = positions[place]
+    return labels, opened
 
 
 def _measure_all(

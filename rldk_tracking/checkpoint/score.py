@@ -15,9 +15,12 @@ A part that cannot be known is left out, and without a part there is no score.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from rldk_tracking.checkpoint.scan import Scan
 
+LOW = 0.5
+"""A score below this is a warning: a layer at twice its norm, weights at 60 degrees to what they were."""
 PARTS = ("intact", "complete", "finite", "similar", "balanced")
 
 
@@ -40,6 +43,15 @@ def parts(found: Scan) -> dict[str, float]:
 def score(known: dict[str, float]) -> float | None:
     """The lowest part, None without any."""
     return min(known.values(), default=None)
+
+
+def verdict(found: Scan) -> Literal["healthy", "warning", "critical"]:
+    """ "critical" where it cannot be used, "warning" where something is wrong or it is far from what it was."""
+    known = parts(found)
+    if known["intact"] == 0 or known.get("finite") == 0:
+        return "critical"
+    low = (score(known) or 0.0) < LOW
+    return "warning" if found.problems or low or found.unchanged("previous") else "healthy"
 
 
 def norm_ratios(found: Scan, label: str) -> dict[str, float]:

@@ -5,6 +5,7 @@
 | rldk/resources/gpu_memory_gib | GiB | held by tensors |
 | rldk/resources/gpu_memory_reserved_gib | GiB | taken from the driver by torch's allocator |
 | rldk/resources/gpu_memory_peak_gib | GiB | most that was held by tensors so far |
+| rldk/resources/gpu_memory_fraction | share | of the GPU's memory that cannot be had, whoever holds it |
 | rldk/resources/gpu_utilisation | share | of the last sampling period in which a kernel ran (NVML) |
 | rldk/resources/host_rss_gib | GiB | resident memory of the process |
 | rldk/resources/host_rss_slope_gib_per_100_steps | GiB / 100 steps | trend of it, see `ResistantSlope` |
@@ -94,6 +95,9 @@ class ResourceMeter:
             "rldk/resources/gpu_memory_reserved_gib": stats.get("reserved_bytes.all.current", 0) / GIB,
             "rldk/resources/gpu_memory_peak_gib": stats.get("allocated_bytes.all.peak", 0) / GIB,
         }
+        free, total = torch.cuda.mem_get_info(self._device)
+        reusable = stats.get("reserved_bytes.all.current", 0) - stats.get("allocated_bytes.all.current", 0)
+        self._gpu["rldk/resources/gpu_memory_fraction"] = 1.0 - (free + reusable) / total
         if self._nvml is not None:
             import pynvml
 

@@ -52,6 +52,7 @@ class OptimizerProbe:
     Attributes:
         layout: the parameters of the optimizer and their layers.
         missing: what cannot be read from this optimizer, in words.
+        latest: the last that `read` saw of `layers`.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class OptimizerProbe:
             raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}.")
         self.level = level
         self.missing: list[str] = []
+        self.latest: dict[str, dict[str, float]] = {}
         self._model = weakref.ref(model) if isinstance(model, torch.nn.Module) else lambda: None
         self._optimizer = unwrap(optimizer)
         self._interval = interval
@@ -127,6 +129,7 @@ class OptimizerProbe:
         if len(values) < len(HEADER):
             return {}
         header, parts = dict(zip(HEADER, values, strict=False)), self._parts(values)
+        self.latest.update(self.layers(values))
         metrics = gradients.read(parts["gradients"], self.layout) | weights.read(parts["weights"], self.layout)
         metrics |= updates.read(parts["updates"], parts["adam"], parts["weights"], self.layout)
         for name, key in (
