@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from rldk_tracking.monitors.resources import ResourceMonitor
+from rldk_tracking.rollout import Rollout
+
+
+def test_memory_and_speed_of_this_process(run: Any) -> None:
+    monitor = ResourceMonitor()
+    monitor.begin_within(run, None, None, None, None)
+    for step in (1, 2):
+        run.observe(Rollout(mask=torch.ones(4, 5, dtype=torch.bool)))
+        monitor.collect(run, step, {})
+        run.finish(step)
+    resident = psutil.Process(os.getpid()).memory_info().rss / 2**30
+    assert run.latest["rldk/resources/host_rss_gib"] == pytest.approx(resident, rel=0.2)
+    seconds = run.latest["rldk/throughput/step_seconds"]
+    assert run.latest["rldk/throughput/tokens_per_second"] == pytest.approx(20 / seconds, rel=0.05)
+    assert run.latest["rldk/throughput/samples_per_second"] == pytest.approx(4 / seconds, rel=0.05)
+    assert "rldk/resources/gpu_memory_gib" not in run.latest, "there is no GPU to tell of"
+    assert [step for step, _ in run.seen.series["rldk/throughput/step_seconds"]] == [2]
+
+
+def test_two_do_not_measure_twice(run: Any) -> None:
+    first, second = ResourceMonitor(), ResourceMonitor()
+    for monitor in (first, second):
+        monitor.begin_within(run, None, None, None, None)
+    second.collect(run, 1, {})
+    assert run.part.scalars == {}

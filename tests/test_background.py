@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import pytest
+
+from rldk_tracking.background import BEHIND, Background
+from rldk_tracking.shield import Shield
+
+
+def test_work_runs_in_order_on_another_thread() -> None:
+    background, seen = Background(Shield()), []
+    for number in range(50):
+        background.submit(lambda number=number: seen.append((number, threading.current_thread().name)))  # type: ignore[misc]
+    background.settle()
+    assert [number for number, _ in seen] == list(range(50))
+    assert {name for _, name in seen} == {"rldk-judge"}
+    background.close()
+
+
+def test_it_may_not_fall_behind_without_bound() -> None:
+    background, gate = Background(Shield()), threading.Event()
+    background.submit(lambda: gate.wait(5) and None)
+    time.sleep(0.05)
+    for _ in range(BEHIND):
+        background.submit(lambda: None)
+    waited = threading.Thread(target=lambda: background.submit(lambda: None))
+    waited.start()
+    waited.join(0.2)
+    assert waited.is_alive(), "one more must wait"
+    gate.set()
+    waited.join(5)
+    assert not waited.is_alive()
+    background.close()
+
+
+def test_a_fault_is_logged_and_the_next_step_is_judged(caplog: pytest.LogCaptureFixture) -> None:
+    background, seen = Background(Shield()), []
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    with caplog.at_level(logging.ERROR):
+        background.submit(fail)
+        background.submit(lambda: seen.append(1))
+        background.settle()
+    assert seen == [1]
+    assert "judging a step" in caplog.text
+    background.close()
+
+
+def test_nothing_is_left_after_close_and_it_can_begin_again() -> None:
+    background, seen = Background(Shield()), []
+    for round_ in range(2):
+        background.submit(lambda round_=round_: seen.append(round_))  # type: ignore[misc]
+        background.close()
+    assert seen == [0, 1]
+    assert [t for t in threading.enumerate() if t.name == "rldk-judge"] == []
+
+
+def test_settling_from_within_the_work_does_not_wait_for_itself() -> None:
+    background = Background(Shield())
+    background.submit(background.settle)
+    begin = time.monotonic()
+    background.settle()
+    assert time.monotonic() - begin < 5
+    background.close()

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from rldk_tracking.fan_out import FanOut
+from rldk_tracking.trackers.base import RunInfo, Tracker
+from rldk_tracking.trackers.memory import InMemoryTracker
+
+
+class Here(Tracker):
+    """Notes which thread it is called on, as a transformers callback would want to know."""
+
+    name = "here"
+    threaded: ClassVar[bool] = False
+    on_training_thread: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[int, str]] = []
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self.calls.append((step, threading.current_thread().name))
+
+
+class Hanging(Tracker):
+    name = "hanging"
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self.release.wait(30)
+
+
+def test_everything_reaches_every_tracker() -> None:
+    one, two = InMemoryTracker(), InMemoryTracker()
+    fan_out = FanOut([one, two], None)
+    fan_out.open(RunInfo())
+    fan_out.put("log", {"rldk/reward/mean": 1.0}, 3)
+    fan_out.put("log_table", "rldk/samples", ["a"], [[1]], 3)
+    fan_out.close(1.0)
+    for tracker in (one, two):
+        assert tracker.series == {"rldk/reward/mean": [(3, 1.0)]}
+        assert tracker.tables == {"rldk/samples": [(3, ["a"], [[1]])]}
+
+
+def test_a_backend_that_wants_the_training_thread_gets_it() -> None:
+    here = Here()
+    fan_out = FanOut([here], None)
+    thread = threading.Thread(target=lambda: fan_out.put("log", {"rldk/reward/mean": 1.0}, 1))
+    thread.start()
+    thread.join()
+    assert here.calls == []
+    fan_out.join(RunInfo())
+    assert here.calls == [(1, threading.current_thread().name)]
+
+
+def test_one_that_hangs_takes_no_time_from_the_others(tmp_path: Path) -> None:
+    class Slow(InMemoryTracker):
+        name = "slow"
+        threaded: ClassVar[bool] = True
+
+        def log(self, metrics: Mapping[str, float], step: int) -> None:
+            time.sleep(0.3)
+            super().log(metrics, step)
+
+    slow, hanging = Slow(), Hanging()
+    fan_out = FanOut([hanging, slow], str(tmp_path))
+    for step in (1, 2):
+        fan_out.put("log", {"rldk/reward/mean": 1.0}, step)
+    begin = time.monotonic()
+    fan_out.close(2.0)
+    hanging.release.set()
+    assert time.monotonic() - begin < 3.0
+    assert [step for step, _ in slow.series["rldk/reward/mean"]] == [1, 2]
+    assert (tmp_path / "rldk" / "undelivered-hanging.jsonl").exists()
+
+
+def test_no_tracker_is_false() -> None:
+    assert not FanOut([], None)
+    assert len(FanOut([InMemoryTracker()], None)) == 1

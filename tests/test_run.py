@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from typing import Any
+
+import pytest
+import torch
+
+from rldk_tracking.rollout import Rollout
+from rldk_tracking.run import Run
+from rldk_tracking.settings import Settings
+from rldk_tracking.shield import TrainingStopped
+from rldk_tracking.trackers.base import RunInfo
+from rldk_tracking.trackers.memory import InMemoryTracker
+
+
+class Trainer:
+    """Stands for a trainer as a key, nothing else."""
+
+
+def run_of(**settings: Any) -> tuple[Run, InMemoryTracker]:
+    tracker = InMemoryTracker()
+    return Run(Settings(trackers=[tracker], **settings)), tracker
+
+
+def test_a_step_is_closed_when_every_monitor_has_reported() -> None:
+    run, tracker = run_of(strict=True)
+    one, two = object(), object()
+    run.join(one, run.settings)
+    run.join(two, run.settings)
+    run.add({"rldk/train/loss": 1.0})
+    run.reported(one, 1)
+    assert tracker.series == {}
+    run.add({"rldk/grad/norm": 2.0})
+    run.reported(two, 1)
+    assert tracker.series["rldk/train/loss"] == [(1, 1.0)]
+    assert tracker.series["rldk/grad/norm"] == [(1, 2.0)]
+    run.close("finished")
+
+
+def test_a_task_belongs_to_the_first_that_claims_it() -> None:
+    run, _ = run_of()
+    one, two = Trainer(), Trainer()
+    assert run.claim("rollouts", one)
+    assert not run.claim("rollouts", two)
+    assert run.claim("rollouts", one)
+    del one
+    gc.collect()
+    assert run.claim("rollouts", two), "its holder is gone"
+
+
+def test_the_verdict_comes_beside_the_training_and_reading_waits_for_it() -> None:
+    run, tracker = run_of()
+    for step in (1, 2, 3):
+        run.add({"rldk/train/loss": float(step)})
+        run.finish(step)
+    assert run.latest["rldk/train/loss"] == 3.0
+    assert run.latest_step == 3
+    run.close("finished")
+    assert [step for step, _ in tracker.series["rldk/train/loss"]] == [1, 2, 3]
+    assert [t.name for t in threading.enumerate() if t.name.startswith("rldk")] == []
+
+
+def test_a_step_with_nothing_in_it_makes_no_row() -> None:
+    run, tracker = run_of(strict=True)
+    run.finish(1)
+    assert tracker.series == {}
+    run.close("finished")
+
+
+def test_what_is_not_finite_is_no_value() -> None:
+    run, tracker = run_of(strict=True)
+    run.add({"rldk/train/loss": float("nan"), "rldk/grad/norm": 1.0})
+    run.finish(1)
+    assert "rldk/train/loss" not in tracker.series
+    run.close("finished")
+
+
+def test_the_status_follows_the_alerts() -> None:
+    run, tracker = run_of(strict=True)
+    run.add({"rldk/nan/weights": 0.0})
+    run.finish(1)
+    run.add({"rldk/nan/weights": 2.0})
+    run.finish(2)
+    run.close("finished")
+    assert [status for _, status in tracker.statuses] == ["running", "critical", "finished"]
+    assert [alert.rule for alert in run.alerts] == ["nan.weights"]
+    assert run.latest["rldk/alerts/firing"] == 1.0
+
+
+def test_a_stop_is_known_when_the_step_is_closed() -> None:
+    run, tracker = run_of(on_critical="stop")
+    run.add({"rldk/nan/weights": 1.0})
+    run.finish(4)
+    assert run.stop is not None and run.stop.rule == "nan.weights"
+    with pytest.raises(TrainingStopped, match="step 4"):
+        run.raise_stop()
+    assert run.closed
+    assert tracker.statuses[-1] == (4, "stopped")
+
+
+def test_no_stop_no_exception_of_that_kind() -> None:
+    run, _ = run_of()
+    with pytest.raises(ValueError, match="No alert"):
+        run.raise_stop()
+
+
+def test_a_trainer_that_trains_twice_has_two_runs() -> None:
+    trainer = Trainer()
+    settings = Settings(trackers=[InMemoryTracker()])
+    first = Run.of(trainer, settings, RunInfo())
+    assert Run.of(trainer, settings, RunInfo()) is first, "before the first step another monitor may join"
+    first.open()
+    second = Run.of(trainer, settings, RunInfo())
+    assert second is not first
+    assert first.closed, "an exception had ended it"
+
+
+def test_a_rollout_is_let_go_after_its_step() -> None:
+    run, _ = run_of()
+    scores = torch.rand(4)
+    alive = weakref.ref(scores)
+    run.observe(Rollout(mask=torch.ones(4, 2, dtype=torch.bool), scores=scores))
+    run.finish(1)
+    assert run.latest["rldk/reward/mean"] > 0
+    del scores
+    gc.collect()
+    assert alive() is None
+    run.close("finished")
+
+
+def test_the_state_goes_on_in_another_run() -> None:
+    run, _ = run_of(strict=True)
+    run.add({"rldk/nan/weights": 1.0})
+    run.finish(7)
+    state = run.state()
+    run.close("finished")
+    resumed, tracker = run_of(strict=True)
+    resumed.load_state(state)
+    resumed.add({"rldk/nan/weights": 1.0})
+    resumed.finish(8)
+    assert tracker.alerts == [], "it was said already"
+    assert tracker.series["rldk/alerts/firing"] == [(8, 1.0)]
+    resumed.close("finished")
