@@ -112,6 +112,7 @@ RULES = (
         warm_up_samples=5,
         persistence=(6, 6),
         cooldown_steps=20,
+        silences=("diversity.collapse",),
         message="Entropy is {value:.3g} nats per token, against {start:.3g} when the run began.",
         advice="The policy hardly samples any more: raise temperature or the KL weight, lower the learning rate, or "
         "clip upwards less tightly (epsilon_high).",

@@ -17,9 +17,11 @@ class Level(Condition):
         critical: beyond which the breach is critical.
         zero_is_missing: zeros before the first other value are not a measurement.
         span: observations of the exponential mean; 1 judges single values.
+        unless_improving: a value that is on its way back is no breach: the exponential mean is nearer to the threshold
+            than one over four times the span, by this share of the latter's distance.
     """
 
-    STATE: ClassVar[tuple[str, ...]] = (*Condition.STATE, "mean")
+    STATE: ClassVar[tuple[str, ...]] = (*Condition.STATE, "mean", "slow")
 
     def __init__(
         self,
@@ -31,13 +33,17 @@ class Level(Condition):
         critical: float | None = None,
         zero_is_missing: bool = False,
         span: float = 1.0,
+        unless_improving: float | None = None,
     ) -> None:
         super().__init__(keys, zero_is_missing=zero_is_missing)
         self.sign = sign_of(direction)
         self.threshold, self.critical = threshold, critical
         self.clear = threshold if clear is None else clear
         self.weight = 2.0 / (span + 1.0)
+        self.slow_weight = 2.0 / (4.0 * span + 1.0)
+        self.unless_improving = unless_improving
         self.mean: float | None = None
+        self.slow: float | None = None
 
     def judge(self, step: int, row: Row) -> Finding | None:
         """Compare the value with the limits."""
@@ -48,6 +54,10 @@ class Level(Condition):
             value = self.mean = value if self.mean is None else self.mean + self.weight * (value - self.mean)
         sign = self.sign
         breached = sign * (value - self.threshold) > 0
+        if self.unless_improving is not None:
+            self.slow = value if self.slow is None else self.slow + self.slow_weight * (value - self.slow)
+            gained = sign * (self.slow - value)
+            breached = breached and gained <= self.unless_improving * sign * (self.slow - self.threshold)
         clear = not breached and sign * (value - self.clear) <= 0
         critical = breached and self.critical is not None and sign * (value - self.critical) > 0
         return Finding(breached, clear, value, self.threshold, critical, key=self.key)

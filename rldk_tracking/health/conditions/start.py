@@ -21,12 +21,13 @@ class FromStart(Condition):
         early: how many first values make up the start (their median).
         span: observations of the exponential mean that is held to the start; 1 judges single values.
         skip_zero: an exact 0 is no observation (a gradient of 0 has another rule).
-        unless_learned: a change that learning explains (`Progress.excuses`) is no breach.
+        unless_learned: a change that learning explains (`Progress.excuses`) is no breach, if it came gradually: not
+            within a few rows from `sudden` times as much.
         capped_key, capped, capped_share: where `capped_key` is above `capped`, a limit outside the policy stops the
             value, and `capped_share` holds in place of `share`.
     """
 
-    STATE: ClassVar[tuple[str, ...]] = (*Condition.STATE, "first", "start", "mean", "progress")
+    STATE: ClassVar[tuple[str, ...]] = (*Condition.STATE, "first", "start", "mean", "slow", "progress")
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class FromStart(Condition):
         zero_is_missing: bool = False,
         skip_zero: bool = False,
         unless_learned: bool = False,
+        sudden: float = 5.0,
         capped_key: str | None = None,
         capped: float = 0.5,
         capped_share: float | None = None,
@@ -51,6 +53,8 @@ class FromStart(Condition):
         self.capped_key, self.capped, self.capped_share = capped_key, capped, capped_share
         self.weight = 2.0 / (span + 1.0)
         self.progress = Progress() if unless_learned else None
+        self.sudden = sudden
+        self.slow: float | None = None
         self.mean: float | None = None
         self.first: list[float] = []
         self.start: float | None = None
@@ -77,7 +81,9 @@ class FromStart(Condition):
         limit = self.start + sign * max(share * abs(self.start), self.change)
         if self.beyond is not None:
             limit = sign * max(sign * limit, sign * self.beyond)
-        excused = self.progress is not None and self.progress.excuses
+        self.slow = value if self.slow is None else self.slow + 0.1 * (value - self.slow)
+        gradual = abs(value) * self.sudden > abs(self.slow)
+        excused = gradual and self.progress is not None and self.progress.excuses
         breached = sign * (value - limit) > 0 and not excused
         clear = sign * (value - (limit + self.start) / 2) <= 0 or excused
         return Finding(breached, clear and not breached, value, limit, False, {"start": self.start}, self.key)
