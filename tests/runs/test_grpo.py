@@ -157,7 +157,8 @@ def test_two_monitors_write_nothing_twice(tmp_path: Path) -> None:
         CheckpointMonitor(),
     ]
     grpo_trainer(tmp_path, max_steps=3, callbacks=callbacks).train()
-    assert {key: [step for step, _ in points] for key, points in tracker.series.items()}["rldk/reward/mean"] == [1, 2, 3]
+    steps = {key: [step for step, _ in points] for key, points in tracker.series.items()}
+    assert steps["rldk/reward/mean"] == [1, 2, 3]
     assert [step for step, _ in tracker.series["rldk/grad/norm"]] == [1, 2, 3]
 
 

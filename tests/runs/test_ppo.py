@@ -27,7 +27,8 @@ class Spy(TrainerCallback):
         self.steps: dict[int, dict[str, Any]] = {}
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        (frame,) = [info.frame for info in inspect.stack() if info.function == "train" and "ref_logprobs" in info.frame.f_locals]
+        frames = [info.frame for info in inspect.stack() if info.function == "train"]
+        (frame,) = [frame for frame in frames if "ref_logprobs" in frame.f_locals]
         names = "logprobs ref_logprobs padding_mask padding_mask_p1 values returns advantages scores sequence_lengths"
         self.steps[state.global_step] = {name: frame.f_locals[name].clone() for name in names.split()}
 
@@ -102,7 +103,8 @@ def test_values_equal_the_trainers_tensors(run: tuple[InMemoryTracker, Spy]) -> 
 
 def test_the_monitor_alone_with_the_users_limit(tmp_path: Path) -> None:
     tracker = InMemoryTracker()
-    monitor = PPOMonitor(kl_threshold=0.0, reward_threshold=0.05, gradient_threshold=1e9, trackers=[tracker], strict=True)
+    limits = {"kl_threshold": 0.0, "reward_threshold": 0.05, "gradient_threshold": 1e9}
+    monitor = PPOMonitor(**limits, trackers=[tracker], strict=True)
     assert monitor.metrics.policy_kl_mean is None
     ppo_trainer(tmp_path, max_steps=8, learning_rate=5e-3, callbacks=[monitor]).train()
     assert monitor.metrics.policy_kl_mean == tracker.series["rldk/kl/ref_k1"][-1][1]
