@@ -15,6 +15,7 @@ from importlib import import_module
 import rldk_tracking
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "checkpoint": ("rldk_tracking.cli.checkpoint", "say whether saved weights are any good"),
     "demo": ("rldk_tracking.cli.demo", "train a tiny model, healthy and with a fault, and show what is seen"),
     "doctor": ("rldk_tracking.cli.doctor", "say what is installed and what can be watched with it"),
     "keys": ("rldk_tracking.cli.keys", "print the catalogue of series"),
