@@ -189,7 +189,7 @@ class View:
             self.there = False
             logger.info("The view %r was deleted from the experiment, and stays away.", VIEW_NAME)
             return
-        self.there = True
+        self.there = present is not None
         if present is not None and (mark is None or mark["written"] != _digest(present)):
             logger.info("The view %r was changed by somebody, and stays as it is.", VIEW_NAME)
             return
@@ -207,6 +207,7 @@ class View:
             return
         self._client.set_experiment_tag(self._experiment_id, VIEW_TAG, tag)
         self._client.set_experiment_tag(self._experiment_id, MARK, note)
+        self.there = True
 
 
 def _mark(tag: str | None) -> dict[str, Any] | None:

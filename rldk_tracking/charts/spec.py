@@ -185,10 +185,8 @@ SECTIONS: tuple[Section, ...] = (
         "Checkpoints",
         (
             Chart("rldk/checkpoint/score", "Checkpoint health", bounds=SHARE),
-            Chart(
-                "rldk/checkpoint/drift_first", "Drift of the weights", beside=("rldk/checkpoint/drift_previous",)
-            ),
-            Chart("rldk/checkpoint/nonfinite_tensors", "Tensors that are not finite"),
+            Chart("rldk/checkpoint/drift", "Drift of the weights", beside=("rldk/checkpoint/drift_previous",)),
+            Chart("rldk/checkpoint/nonfinite", "Tensors that are not finite"),
             Chart("rldk/checkpoint/size_gib", "Size on disk"),
         ),
     ),
@@ -199,6 +197,11 @@ SECTIONS: tuple[Section, ...] = (
                 "rldk/resources/gpu_memory_gib",
                 "GPU memory",
                 beside=("rldk/resources/gpu_memory_reserved_gib", "rldk/resources/gpu_memory_peak_gib"),
+            ),
+            Chart(
+                "rldk/memory/parameters_gib",
+                "What the memory holds",
+                beside=("rldk/memory/optimizer_gib", "rldk/memory/gradients_gib", "rldk/memory/activations_gib"),
             ),
             Chart("rldk/resources/host_rss_gib", "Host memory"),
             Chart("rldk/resources/gpu_utilisation", "GPU utilisation", bounds=SHARE),
@@ -212,9 +215,7 @@ SECTIONS: tuple[Section, ...] = (
 )
 
 
-def sections(
-    keys: Collection[str], trainer: str | None = None, given: Sequence[Section] = SECTIONS
-) -> list[Section]:
+def sections(keys: Collection[str], trainer: str | None = None, given: Sequence[Section] = SECTIONS) -> list[Section]:
     """The sections for which there is data, with the charts for which there is.
 
     Args:

@@ -102,8 +102,8 @@ def _range(values: Sequence[float], bounds: tuple[float, float] | None, logarith
     places = [math.log10(value) for value in values] if logarithmic else [*values, *(bounds or ())]
     low, high = min(places), max(places)
     if high - low < 1e-12 * max(1.0, abs(high)):
-        around = max(abs(high) * 0.1, 1e-3)
-        return low - around, high + around
+        around = abs(high) * 0.1 or 1.0
+        return (low - around if low else -0.04), high + around
     margin = 0.04 * (high - low)
     return low - margin, high + margin
 

@@ -1,0 +1,57 @@
+"""Alerts to draw, and an MLflow store to write pages into."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rldk_tracking.health.alert import Alert
+
+
+@pytest.fixture
+def make_alert() -> Callable[..., Alert]:
+    def make(rule: str = "kl.high", **changes: Any) -> Alert:
+        fields: dict[str, Any] = {
+            "rule": rule,
+            "severity": "warning",
+            "state": "firing",
+            "step": 12,
+            "first_step": 10,
+            "value": 0.31,
+            "threshold": 0.2,
+            "message": "KL to the reference is 0.31 nats per token, above 0.2.",
+            "advice": "Lower the learning rate or raise beta.",
+            "key": "rldk/kl/ref_k3",
+        }
+        return Alert(**(fields | changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty sqlite store: making its tables takes seconds, copying it none."""
+    mlflow = pytest.importorskip("mlflow")
+    path = tmp_path_factory.mktemp("mlflow-template") / "mlflow.db"
+    mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def client(mlflow_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client of a store of this test's own."""
+    import mlflow
+
+    shutil.copy(mlflow_template, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    yield mlflow.MlflowClient(tracking_uri=uri)
+    while mlflow.active_run() is not None:
+        mlflow.end_run()
+    mlflow.set_tracking_uri(before)

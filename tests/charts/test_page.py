@@ -1,0 +1,235 @@
+"""A run's page in MLflow: note, colour, report and links, and whose they are."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+
+from rldk_tracking.charts.mlflow import VIEW_TAG
+from rldk_tracking.charts.page import (
+    COLOUR,
+    COLOURS,
+    NOTE,
+    REPORT_FILE,
+    RunPage,
+    colour,
+    is_server,
+    server_version,
+    shows_views,
+)
+from rldk_tracking.health.alert import Alert
+from rldk_tracking.trackers.base import RunInfo
+
+Make = Callable[..., Alert]
+ROW = {"rldk/health/score": 1.0, "rldk/reward/mean": 0.4, "rldk/kl/ref_k3": 0.01}
+
+
+class Run:
+    """A run and its page."""
+
+    def __init__(self, client: Any, **about: Any) -> None:
+        import mlflow
+
+        self.client = client
+        self.mlflow = mlflow
+        self.experiment = client.create_experiment("tests")
+        self.id = client.create_run(self.experiment).info.run_id
+        self.info = RunInfo(name="try", trainer="GRPOTrainer", config={"beta": 0.02})
+        self.page = self.new_page(**about)
+
+    def new_page(self, place: str = "sqlite:///mlflow.db") -> RunPage:
+        return RunPage(self.mlflow, self.client, self.id, self.experiment, self.info, place)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return dict(self.client.get_run(self.id).data.tags)
+
+    def report(self) -> str:
+        return str(self.mlflow.artifacts.load_text(f"runs:/{self.id}/{REPORT_FILE}"))
+
+
+@pytest.fixture
+def run(client: Any) -> Run:
+    return Run(client)
+
+
+def test_the_first_row_brings_view_note_and_colour(run: Run) -> None:
+    run.page.status("running", [])
+    assert NOTE not in run.tags
+    run.page.row(ROW, 1)
+    assert VIEW_TAG in run.client.get_experiment(run.experiment).tags
+    assert run.tags[NOTE].startswith("**Running, step 1. No alert so far.**")
+    assert "viewStateShareKey=rldk-rl-health" in run.tags[NOTE]
+    assert run.tags[COLOUR] in COLOURS[None]
+
+
+def test_an_alert_turns_note_and_colour_and_its_end_turns_them_back(run: Run, make_alert: Make) -> None:
+    run.page.row(ROW, 1)
+    firing = make_alert(severity="critical", step=1, first_step=1)
+    run.page.alert([firing])
+    assert "Critical\\: kl.high since step 1" in run.tags[NOTE]
+    assert "Lower the learning rate" in run.tags[NOTE]
+    assert "artifacts/rldk/alerts.json" in run.tags[NOTE]
+    assert run.tags[COLOUR] in COLOURS["critical"]
+    run.page.alert([firing, make_alert(state="resolved", step=2)])
+    assert "1 earlier one is over" in run.tags[NOTE]
+    assert run.tags[COLOUR] in COLOURS[None]
+
+
+def test_the_note_follows_the_run_but_not_at_every_step(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("rldk_tracking.charts.page.time.monotonic", lambda: now[0])
+    run.page.row(ROW, 1)
+    for step in range(2, 50):
+        now[0] += 1.0
+        run.page.row(ROW, step)
+    assert "step 1\\." in run.tags[NOTE] or "step 1." in run.tags[NOTE]
+    now[0] += 60.0
+    run.page.row(ROW, 50)
+    assert "step 50." in run.tags[NOTE]
+
+
+@pytest.mark.parametrize("status", ["finished", "stopped", "crashed"])
+def test_the_end_brings_the_report(run: Run, make_alert: Make, status: str) -> None:
+    for step in range(1, 6):
+        run.page.row(ROW | {"rldk/kl/ref_k3": 0.1 * step}, step)
+    run.page.status(status, [make_alert(step=4, first_step=3)])
+    page = run.report()
+    assert f"{status.capitalize()}, step 5. Warning: kl.high since step 3." in page
+    assert page.count("<svg") >= 4
+    assert "beta" in page
+    assert f"artifacts/{REPORT_FILE}" in run.tags[NOTE]
+    assert run.tags[NOTE].startswith(f"**{status.capitalize()}, step 5.")
+
+
+def test_a_run_without_rows_gets_nothing(run: Run) -> None:
+    run.page.status("running", [])
+    run.page.status("finished", [])
+    assert NOTE not in run.tags
+    assert run.client.list_artifacts(run.id) == []
+
+
+def test_a_note_of_the_user_stays(run: Run) -> None:
+    run.client.set_tag(run.id, NOTE, "My hypothesis: beta is too low.")
+    run.client.set_tag(run.id, COLOUR, "#123456")
+    run.page.row(ROW, 1)
+    run.page.status("finished", [])
+    assert run.tags[NOTE] == "My hypothesis: beta is too low."
+    assert run.tags[COLOUR] == "#123456"
+
+
+def test_a_note_that_the_user_has_changed_stays(run: Run) -> None:
+    run.page.row(ROW, 1)
+    run.client.set_tag(run.id, NOTE, run.tags[NOTE] + "\n\nStopped because of the noise.")
+    run.page.status("finished", [])
+    assert run.tags[NOTE].endswith("Stopped because of the noise.")
+    assert run.tags[NOTE].startswith("**Running")
+
+
+def test_a_resumed_run_goes_on_with_its_note(run: Run) -> None:
+    run.page.row(ROW, 1)
+    later = run.new_page()
+    later.row(ROW, 2)
+    assert "step 2." in run.tags[NOTE]
+
+
+def test_the_link_is_said_at_the_beginning_and_at_the_end(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "rldk_tracking"):
+        for step in range(1, 4):
+            run.page.row(ROW, step)
+        run.page.status("finished", [])
+    said = [record.getMessage() for record in caplog.records if "RL health" in record.getMessage()]
+    assert len(said) == 2
+    assert all("mlflow ui --backend-store-uri sqlite:///mlflow.db" in line for line in said)
+    assert all("viewStateShareKey=rldk-rl-health" in line for line in said)
+
+
+def test_what_the_store_does_not_take_is_said_once_and_hurts_nothing(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise run.mlflow.exceptions.MlflowException("no edit rights")
+
+    run.client.set_experiment_tag = refuse
+    run.client.log_batch = refuse
+    with caplog.at_level(logging.INFO, "rldk_tracking"):
+        for number in range(5):
+            run.page.row(ROW | {f"rldk/reward/function/f{number}/mean": 1.0}, number)
+            run.page.refresh()
+    said = [record.getMessage() for record in caplog.records if "does not take" in record.getMessage()]
+    assert VIEW_TAG not in run.client.get_experiment(run.experiment).tags
+    assert "Charts of all runs" not in run.page.links()
+    assert [line.split("(")[0] for line in said] == ["MLflow does not take the view ", "MLflow does not take the note "]
+
+
+@pytest.mark.parametrize(
+    ("version", "shown"),
+    [("3.15.0", True), ("3.17.2", True), ("4.0.0", True), ("3.14.9", False), ("2.22.0", False), (None, True)],
+)
+def test_which_mlflow_shows_views(version: str | None, shown: bool) -> None:
+    assert shows_views(version) is shown
+
+
+class Old(BaseHTTPRequestHandler):
+    """A server that says a version."""
+
+    version = "3.8.1"
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(self.version.encode())
+
+    def log_message(self, *args: Any) -> None:
+        return None
+
+
+@pytest.fixture
+def old_server() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), Old)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_old_server_gets_no_view_and_one_line(
+    client: Any, old_server: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "rldk_tracking"):
+        run = Run(client, place=old_server)
+        run.page.row(ROW, 1)
+        run.page.row(ROW, 2)
+    assert VIEW_TAG not in client.get_experiment(run.experiment).tags
+    assert len([record for record in caplog.records if "saved views" in record.getMessage()]) == 1
+    assert f"RL health in MLflow: {old_server}/#/experiments/{run.experiment}/runs/{run.id}" in caplog.text
+    assert "Charts of this run" in run.tags[NOTE]
+
+
+def test_the_version_of_a_server(old_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert server_version(old_server) == "3.8.1"
+    monkeypatch.setattr(Old, "version", "<html>a proxy's page</html>")
+    assert server_version(old_server) is None
+    monkeypatch.setattr(Old, "version", "3.17.2")
+    monkeypatch.setattr(Old, "status", 401)
+    assert server_version(old_server) is None
+    assert server_version("http://127.0.0.1:9") is None
+
+
+def test_what_a_server_is() -> None:
+    assert is_server("https://mlflow.example.org")
+    assert not is_server("sqlite:///mlflow.db")
+    assert not is_server("databricks")
+
+
+def test_healthy_runs_differ_in_shade() -> None:
+    shades = {colour(None, f"run-{number}") for number in range(40)}
+    assert shades == set(COLOURS[None])
+    assert colour("critical", "a") == colour("critical", "a")
+    assert not set(COLOURS["warning"]) & set(COLOURS["critical"])

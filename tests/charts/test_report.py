@@ -1,0 +1,119 @@
+"""The report says what happened, stands alone, and lets no name speak."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from rldk_tracking.charts.report import Report, blocks
+from rldk_tracking.health.alert import Alert
+
+Make = Callable[..., Alert]
+HOSTILE = "<script>alert('x')</script>|[a](javascript:b)"
+
+
+class Page(HTMLParser):
+    """Tags, attributes and texts of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def report(**changes: Any) -> Report:
+    steps = range(1, 41)
+    series = {
+        "rldk/health/score": [(step, 1.0 if step < 20 else 0.5) for step in steps],
+        "rldk/kl/ref_k3": [(step, 0.01 * step) for step in steps],
+        "rldk/kl/limit": [(step, 0.2) for step in steps],
+        "rldk/reward/mean": [(step, 0.5) for step in steps],
+        "loss": [(step, 1.0) for step in steps],
+    }
+    fields: dict[str, Any] = {"title": "try", "series": series, "status": "finished", "trainer": "GRPOTrainer"}
+    return Report(**(fields | changes))
+
+
+def test_verdict_time_line_alerts_and_charts(make_alert: Make) -> None:
+    page = Page(report(alerts=[make_alert(step=22, first_step=20)], settings={"beta": 0.02}).html())
+    text = "\n".join(page.texts)
+    assert "Finished, step 40. Warning: kl.high since step 20." in text
+    assert "Lower the learning rate or raise beta." in text
+    headings = re.findall(r"<h2>(.*?)</h2>", report(alerts=[make_alert()], settings={"beta": 0.02}).html())
+    assert headings == ["Alerts", "Health and alerts", "Rollouts", "KL and policy", "Settings"]
+    assert "Value and advantage" not in text
+    assert sum(tag == "svg" for tag, _ in page.tags) == 4
+    dashed = [attributes for tag, attributes in page.tags if tag == "polyline" and "stroke-dasharray" in attributes]
+    assert len(dashed) == 1
+    assert sum(tag == "rect" and "opacity" in attributes for tag, attributes in page.tags) == 1
+
+
+def test_it_stands_alone() -> None:
+    page = Page(report().html())
+    assert not {"script", "link", "iframe", "object", "embed", "img", "form"} & {tag for tag, _ in page.tags}
+    for _, attributes in page.tags:
+        assert not {"href", "src", "srcset", "action"} & set(attributes)
+        assert not any(name.startswith("on") for name in attributes)
+    policy = next(a["content"] for tag, a in page.tags if tag == "meta" and "http-equiv" in a)
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'"
+    assert not re.search(r"url\(|@import", report().html())
+
+
+def test_hostile_names_are_shown_and_do_nothing(make_alert: Make) -> None:
+    alert = make_alert(HOSTILE, message=HOSTILE, advice=HOSTILE, key="rldk/kl/ref_k3")
+    key = f"rldk/reward/function/{HOSTILE}/mean"
+    hostile = report(
+        title=HOSTILE,
+        alerts=[alert],
+        settings={HOSTILE: HOSTILE},
+        unknown=[HOSTILE],
+        series={**report().series, key: [(1, 1.0), (2, 2.0)]},
+    )
+    text = hostile.html()
+    page = Page(text)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert text.count(html.escape(HOSTILE)) >= 6
+    assert HOSTILE not in text
+    assert "<script>" not in hostile.markdown()
+
+
+def test_the_markdown_has_the_same_facts(make_alert: Make) -> None:
+    text = report(alerts=[make_alert(step=22, first_step=20)], settings={"beta": 0.02}, unknown=["lr.zero"]).markdown()
+    assert text.startswith("# try\n\n**Finished, step 40. Warning\\: kl.high since step 20.**")
+    assert "| rldk/kl/ref\\_k3 | 0.01 | 0.4 | 0.01 | 0.4 | ▁" in text
+    assert "Lower the learning rate or raise beta." in text
+    assert "| beta | 0.02 |" in text
+    assert "lr.zero" in text
+    assert "## Value" not in text
+
+
+def test_a_run_without_data_is_not_called_healthy() -> None:
+    empty = report(series={}, status="")
+    assert "Nothing is known about its health" in empty.html()
+    assert "Nothing is known about its health" in empty.markdown()
+    assert empty.span == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([0.0, 1.0], "▁█"), ([1.0, 1.0, 1.0], "▄▄▄"), ([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], "▁▂▃▄▅▆▇█")],
+)
+def test_blocks(values: list[float], expected: str) -> None:
+    assert blocks(values) == expected
+
+
+def test_many_values_are_as_many_blocks_as_fit() -> None:
+    line = blocks([float(n) for n in range(1000)], 8)
+    assert line == "▁▂▃▄▅▆▇█"
