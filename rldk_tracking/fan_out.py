@@ -22,11 +22,11 @@ class FanOut:
 
     Args:
         trackers: the backends.
-        folder: where rows wait that a tracker did not take; None keeps no such journal.
+        folder: where calls wait, under `rldk`, until a tracker takes them; with None they wait in memory alone.
     """
 
     def __init__(self, trackers: Iterable[Tracker], folder: str | None) -> None:
-        self._deliveries = [Delivery(tracker, journal=_journal(tracker, folder)) for tracker in trackers]
+        self._deliveries = [Delivery(tracker, spool=_spool(tracker, folder)) for tracker in trackers]
         # Callbacks of other backends expect the training thread, and get their calls when it next comes by.
         self._later: deque[Call] = deque()
 
@@ -94,5 +94,5 @@ def _in_thread(close: Callable[[float], None], timeout: float) -> threading.Thre
     return thread
 
 
-def _journal(tracker: Tracker, folder: str | None) -> Path | None:
+def _spool(tracker: Tracker, folder: str | None) -> Path | None:
     return Path(folder) / "rldk" / f"undelivered-{tracker.name}.jsonl" if folder and tracker.threaded else None

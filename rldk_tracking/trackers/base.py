@@ -66,6 +66,10 @@ class Tracker(ABC):
     """False where the calls are quick and local, or where the backend must be called on the training thread."""
     on_training_thread: ClassVar[bool] = False
     """True where the backend expects all calls from the thread that trains."""
+    takes_rows: ClassVar[bool] = True
+    """False where rows are of no interest (a channel for alerts)."""
+    repeatable: ClassVar[bool] = True
+    """False where a call that is made twice is seen twice. Such a call is not made again when it may have arrived."""
     batch: ClassVar[int] = 1
     """How many consecutive rows `log_rows` takes at once; more than one only where they are written all or none."""
 

@@ -1,8 +1,9 @@
 """Hands calls to one tracker without making the training wait for it or fall with it.
 
-`put` appends to a bounded queue; one daemon thread hands the queue on, in order. A tracker that fails is asked again
-after a pause that doubles, while the queue holds what is produced meanwhile. What does not fit, what the tracker
-rejects, and what is left when the time limit of `close` is over goes to a journal, where there is one.
+`put` writes the call to a spool on disk, where there is one, and appends it to a bounded queue; one daemon thread hands
+the queue on, in order. A tracker that fails is asked again after a pause that doubles. What does not fit into the queue
+meanwhile waits on disk alone and is read back when the tracker has returned. What is left when the time limit of
+`close` is over stays in the spool, for `rldk-tracking sync`; what the tracker rejects goes to a journal beside it.
 
 A tracker with `threaded = False` is called on the caller's thread, with the same shield.
 """
@@ -17,16 +18,20 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rldk_tracking.trackers.base import RejectedError, Row, RunInfo, Tracker, UnavailableError
-from rldk_tracking.trackers.journal import Journal, encode
+from rldk_tracking.trackers.journal import Journal, decode, encode
+from rldk_tracking.trackers.spool import Spool
 
 logger = logging.getLogger(__name__)
 
 _AT_EXIT_SECONDS = 5.0
 _DIRECT_BACKLOG = 20
 """How many overdue calls an unthreaded tracker may get in one `put`, so that its recovery costs no long step."""
+_READ_BACK = 50
+"""Calls that are read back from disk at once: a batch's worth, in little time."""
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@|(?<=hooks\.slack\.com/)[^\s'\")]+")
 
@@ -36,6 +41,8 @@ class _Call:
     method: str
     args: tuple[Any, ...]
     time: float
+    position: int | None
+    """Behind it in the spool; None where it is not there."""
 
 
 class Delivery:
@@ -44,7 +51,7 @@ class Delivery:
     Args:
         tracker: the backend; `open` it on the training thread, here or directly.
         capacity: rows that wait at most. Alerts, tables and statuses are few and are always taken.
-        journal: JSON-lines file (mode 600) for calls that could not be delivered.
+        spool: file for the calls that the tracker has not taken yet, or such a file that another process left.
         backoff: pause after the first fault in seconds; it doubles with every further one.
         backoff_limit: longest pause in seconds.
         attempts: how often a call is tried that fails in an unknown way. `UnavailableError` and OSError are retried for
@@ -52,10 +59,10 @@ class Delivery:
         stall: seconds after which a call that has not come back counts as a fault of health.
 
     Attributes:
-        errors: faults so far, the tracker's and the journal's.
+        errors: faults so far, the tracker's and the spool's.
         delivered: calls that the tracker took.
-        journaled: calls that went to the journal instead.
-        lost: calls that went nowhere. With a journal that can be written, 0.
+        kept: calls that are on disk instead: rejected, or left when time was up.
+        lost: calls that went nowhere. With a spool that can be written, 0.
     """
 
     def __init__(
@@ -63,7 +70,7 @@ class Delivery:
         tracker: Tracker,
         *,
         capacity: int = 1000,
-        journal: str | os.PathLike[str] | None = None,
+        spool: str | os.PathLike[str] | Spool | None = None,
         backoff: float = 0.5,
         backoff_limit: float = 30.0,
         attempts: int = 5,
@@ -74,10 +81,16 @@ class Delivery:
         self.tracker = tracker
         self.errors = 0
         self.delivered = 0
-        self.journaled = 0
+        self.kept = 0
         self.lost = 0
         self._capacity = capacity
-        self._journal = None if journal is None else Journal(journal)
+        self._spool = Spool(spool, tracker.name) if isinstance(spool, (str, os.PathLike)) else spool
+        self._spilled = 0
+        self._spilled_from = 0
+        self._rejected: Path | None = None
+        if isinstance(spool, Spool):
+            self._spilled_from = spool.first
+            self._spilled = sum(record["type"] != "address" for record, _ in spool.read(spool.first))
         self._backoff = backoff
         self._backoff_limit = backoff_limit
         self._attempts = attempts
@@ -104,7 +117,7 @@ class Delivery:
     @property
     def waiting(self) -> int:
         """Calls that the tracker has not taken yet."""
-        return len(self._queue) + len(self._in_flight)
+        return len(self._queue) + len(self._in_flight) + self._spilled
 
     def open(self, run: RunInfo) -> None:
         """Let the tracker join the run, on this thread."""
@@ -113,20 +126,30 @@ class Delivery:
         except Exception as fault:  # noqa: BLE001 - no fault of a backend may reach the training
             self._count(fault)
         with self._changed:
+            self._note_address()
             self._changed.notify_all()
 
     def put(self, method: str, *args: Any) -> None:
         """Have `tracker.<method>(*args)` called soon. Never waits nor raises; the caller changes no argument later."""
-        call = _Call(method, args, time.time())
+        if not self._is_taken_at_all(method):
+            return
+        now = time.time()
         with self._changed:
-            closed = self._deadline is not None
-            full = method == "log" and len(self._queue) + len(self._in_flight) >= self._capacity
-            if not closed and not full:
+            start = self._spilled_from if self._spool is None or self._spilled else self._spool.end
+            call = _Call(method, args, now, self._store(method, args, now))
+            if self._deadline is not None:
+                self._leave([call])
+                return
+            full = self._spilled > 0 or (method == "log" and self.waiting >= self._capacity)
+            if full and call.position is not None:
+                self._spilled_from = start
+                self._spilled += 1
+            elif full and method == "log":
+                self.lost += 1
+            else:
                 self._queue.append(call)
-                self._changed.notify_all()
-        if closed or full:
-            self._give_up([call], uncertain=False)
-        elif self.tracker.threaded:
+            self._changed.notify_all()
+        if self.tracker.threaded:
             self._start()
         else:
             self._drain(_DIRECT_BACKLOG)
@@ -137,10 +160,10 @@ class Delivery:
         if not self.tracker.threaded:
             self._drain(None)
         with self._changed:
-            return self._changed.wait_for(lambda: not self._queue and not self._in_flight, deadline - time.monotonic())
+            return self._changed.wait_for(lambda: not self.waiting, deadline - time.monotonic())
 
     def close(self, timeout: float = 15.0) -> None:
-        """Deliver what waits and close the tracker, for at most `timeout` seconds; journal the rest."""
+        """Deliver what waits and close the tracker, for at most `timeout` seconds; the rest stays on disk."""
         with self._changed:
             if self._deadline is not None:
                 return
@@ -158,14 +181,17 @@ class Delivery:
         atexit.unregister(self._close_at_exit)
         with self._changed:
             self._abandoned = True
-            uncertain, rest = self._in_flight, list(self._queue)
+            self._leave([*self._in_flight, *self._queue])
+            self.kept += self._spilled
             self._in_flight = []
             self._queue.clear()
-        self._give_up(uncertain, uncertain=True)
-        self._give_up(rest, uncertain=False)
+            self._spilled = 0
+            if self._spool is not None:
+                try:
+                    self._spool.close()
+                except OSError as fault:
+                    self._count(fault)
         self._report()
-        if self._journal is not None:
-            self._journal.close()
 
     def _start(self) -> None:
         if self._thread is None:
@@ -173,7 +199,7 @@ class Delivery:
             try:
                 thread.start()
             except RuntimeError as fault:
-                # No more threads, or the interpreter is ending: what waits is journaled at close.
+                # No more threads, or the interpreter is ending: what waits is on disk, or lost at close.
                 self._count(fault)
                 return
             self._thread = thread
@@ -202,23 +228,28 @@ class Delivery:
             taken += 1
 
     def _is_due(self) -> bool:
-        return bool(self._queue) and self.tracker.joined and time.monotonic() >= self._retry_at
+        return bool(self._queue or self._spilled) and self.tracker.joined and time.monotonic() >= self._retry_at
 
     def _is_done(self) -> bool:
         if self._deadline is None:
             return False
-        return not self._queue or not self.tracker.joined or time.monotonic() >= self._deadline
+        nothing = not self._queue and not self._spilled
+        return nothing or not self.tracker.joined or time.monotonic() >= self._deadline
 
     def _pause(self) -> float | None:
         """Seconds until something may have become due without anybody's notice, None for never."""
-        if not self._queue or not self.tracker.joined:
+        if not (self._queue or self._spilled) or not self.tracker.joined:
             return None
         until = self._retry_at if self._deadline is None else min(self._retry_at, self._deadline)
         return max(0.0, until - time.monotonic())
 
     def _attempt(self) -> None:
         with self._changed:
+            self._read_back()
+            if not self._queue:
+                return
             calls = self._in_flight = self._take()
+            self._mark(calls, taken=False)
             self._in_flight_since = time.monotonic()
         try:
             self._hand_on(calls)
@@ -233,6 +264,8 @@ class Delivery:
             self.delivered += len(calls)
             self._tries = self._faults_in_row = 0
             self._single = max(0, self._single - 1)
+            self._mark(calls, taken=True)
+            self._note_address()
             self._changed.notify_all()
 
     def _take(self) -> list[_Call]:
@@ -251,7 +284,6 @@ class Delivery:
 
     def _failed(self, calls: list[_Call], fault: Exception) -> None:
         self._count(fault)
-        hopeless: list[_Call] = []
         with self._changed:
             self._in_flight_since = None
             if self._abandoned:
@@ -267,12 +299,12 @@ class Delivery:
                 self._queue.extendleft(reversed(calls))
                 self._single, self._tries = len(calls), 0
             else:
-                hopeless, self._tries = calls, 0
+                self._tries = 0
+                self._reject(calls)
                 self._single = max(0, self._single - 1)
             pause = min(self._backoff * 2.0 ** min(self._faults_in_row - 1, 30), self._backoff_limit)
             self._retry_at = time.monotonic() + pause
             self._changed.notify_all()
-        self._give_up(hopeless, uncertain=False)
 
     def _close_tracker(self) -> None:
         try:
@@ -280,22 +312,87 @@ class Delivery:
         except Exception as fault:  # noqa: BLE001 - no fault of a backend may reach the training
             self._count(fault)
 
-    def _give_up(self, calls: list[_Call], uncertain: bool) -> None:
-        if not calls:
-            return
-        if self._journal is None:
-            self.lost += len(calls)
+    # On disk.
+
+    def _is_taken_at_all(self, method: str) -> bool:
+        own = getattr(type(self.tracker), method, None)
+        return own is None or (own is not getattr(Tracker, method) and (method != "log" or self.tracker.takes_rows))
+
+    def _store(self, method: str, args: tuple[Any, ...], now: float) -> int | None:
+        """Write the call to the spool; the position behind it, None where that cannot be."""
+        if self._spool is None:
+            return None
+        try:
+            if method == "log":
+                self._spool.note(step=int(args[1]))
+            self._note_address()
+            return self._spool.append([encode(method, args, now)])
+        except Exception as fault:  # noqa: BLE001 - a full disk is no reason to end a training either
+            self._count(fault)
+            return None
+
+    def _note_address(self) -> None:
+        if self._spool is None:
             return
         try:
-            origin: dict[str, Any] = {"tracker": self.tracker.name, "to": dict(self.tracker.address())}
-            if uncertain:
-                origin["uncertain"] = True
-            self._journal.append([origin | encode(call.method, call.args, call.time) for call in calls])
+            self._spool.note(to=self.tracker.address())
+        except Exception as fault:  # noqa: BLE001 - a full disk is no reason to end a training either
+            self._count(fault)
+
+    def _mark(self, calls: list[_Call], taken: bool) -> None:
+        position = max((call.position for call in calls if call.position is not None), default=None)
+        if self._spool is None or position is None:
+            return
+        try:
+            if taken:
+                self._spool.taken(position)
+            else:
+                self._spool.trying(position)
+        except OSError as fault:
+            self._count(fault)
+
+    def _read_back(self) -> None:
+        """What waits on disk alone, into the queue, when the queue is empty."""
+        if self._queue or not self._spilled or self._spool is None:
+            return
+        calls = []
+        try:
+            for record, position in self._spool.read(self._spilled_from, limit=_READ_BACK):
+                self._spilled_from = position
+                if record["type"] != "address":
+                    calls.append(_Call(*decode(record), record["time"], position))
+        except Exception as fault:  # noqa: BLE001 - whatever was done to the file
+            self._count(fault)
+        if not calls:
+            self.kept, self._spilled = self.kept + self._spilled, 0
+        self._queue.extend(calls)
+        self._spilled = max(0, self._spilled - len(calls))
+
+    def _reject(self, calls: list[_Call]) -> None:
+        """Put aside what the tracker will never take."""
+        if self._spool is None:
+            self.lost += len(calls)
+            return
+        origin: dict[str, Any] = {"tracker": self.tracker.name, "to": dict(self.tracker.address())}
+        journal = Journal(self._spool.path.with_name(f"rejected-{self.tracker.name}.jsonl"))
+        try:
+            journal.append([origin | encode(call.method, call.args, call.time) for call in calls])
         except Exception as fault:  # noqa: BLE001 - a full disk is no reason to end a training either
             self.lost += len(calls)
             self._count(fault)
         else:
-            self.journaled += len(calls)
+            self.kept += len(calls)
+            self._rejected = journal.path
+        finally:
+            journal.close()
+        self._mark(calls, taken=True)
+
+    def _leave(self, calls: list[_Call]) -> None:
+        """Count what stays in the spool, after another try to get it there."""
+        for call in calls:
+            stored = call.position is not None or self._store(call.method, call.args, call.time) is not None
+            self.kept += stored
+            self.lost += not stored
 
     def _count(self, fault: Exception) -> None:
         self.errors += 1
@@ -309,9 +406,14 @@ class Delivery:
         )
 
     def _report(self) -> None:
-        if self.journaled and self._journal is not None:
+        places = [place for place in (self._spool and self._spool.path, self._rejected) if place and place.exists()]
+        if self.kept and places:
             logger.warning(
-                "%d calls did not reach %s and wait in %s.", self.journaled, self.tracker.name, self._journal.path
+                "%d calls did not reach %s and wait in %s; `rldk-tracking sync %s` sends them when it answers.",
+                self.kept,
+                self.tracker.name,
+                " and ".join(map(str, places)),
+                places[0].parent,
             )
         if self.lost:
             logger.warning("%d calls did not reach %s and are lost.", self.lost, self.tracker.name)

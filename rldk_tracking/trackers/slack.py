@@ -47,6 +47,8 @@ class SlackNotifier(Tracker):
     """
 
     name: ClassVar[str] = "slack"
+    takes_rows: ClassVar[bool] = False
+    repeatable: ClassVar[bool] = False
 
     def __init__(
         self,

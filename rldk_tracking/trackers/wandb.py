@@ -28,6 +28,7 @@ class WandbTracker(Tracker):
     """
 
     name: ClassVar[str] = "wandb"
+    repeatable: ClassVar[bool] = False
 
     def __init__(self, run: Any = None) -> None:
         try:

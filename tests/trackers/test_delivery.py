@@ -19,6 +19,7 @@ from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.base import RejectedError, Row, RunInfo, Tracker, UnavailableError
 from rldk_tracking.trackers.delivery import Delivery
 from rldk_tracking.trackers.journal import decode, read
+from rldk_tracking.trackers.spool import Spool
 
 
 class Recorder(Tracker):
@@ -103,6 +104,14 @@ def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
         time.sleep(0.005)
 
 
+def left_in(path: Path) -> list[dict[str, Any]]:
+    """The calls in a spool that its tracker has not taken."""
+    spool = Spool.reopen(path)
+    records = [record for record, _ in spool.read(spool.first) if record["type"] != "address"]
+    spool.close()
+    return records
+
+
 @pytest.mark.parametrize("kind", [Recorder, Direct, Batching])
 def test_hands_on_everything_once_and_in_order(kind: type[Recorder], make_alert: Callable[..., Alert]) -> None:
     tracker = kind()
@@ -147,51 +156,70 @@ def test_put_is_fast_while_the_tracker_hangs() -> None:
     assert len(tracker.steps) == 2001
 
 
-def test_close_is_bounded_when_the_tracker_hangs_and_the_journal_holds_the_rest(tmp_path: Path) -> None:
+def test_close_is_bounded_when_the_tracker_hangs_and_the_spool_holds_the_rest(tmp_path: Path) -> None:
     tracker = Hanging()
-    journal = tmp_path / "folder" / "journal.jsonl"
-    delivery = Delivery(tracker, journal=journal)
+    spool = tmp_path / "folder" / "spool.jsonl"
+    delivery = Delivery(tracker, spool=spool)
     for step in range(5):
         delivery.put("log", {"a": float(step)}, step)
     assert tracker.entered.wait(5)
     before = time.monotonic()
     delivery.close(timeout=0.4)
     assert time.monotonic() - before < 0.8
-    records = list(read(journal))
-    assert [decode(record) for record in records] == [("log", ({"a": float(s)}, s)) for s in range(5)]
-    # The call that was under way may have arrived: whoever sends the journal has to look.
-    assert [record.get("uncertain", False) for record in records] == [True, False, False, False, False]
-    assert {record["tracker"] for record in records} == {"recorder"}
-    assert (delivery.lost, delivery.journaled) == (0, 5)
+    file = Spool.reopen(spool)
+    assert (file.head.tracker, file.head.step) == ("recorder", 4)
+    records = list(file.read(file.first))
+    assert [decode(record) for record, _ in records] == [("log", ({"a": float(s)}, s)) for s in range(5)]
+    # The call that was under way may have arrived: whoever sends the spool has to look.
+    assert [position <= file.head.trying for _, position in records] == [True, False, False, False, False]
+    assert file.close()
+    assert (delivery.lost, delivery.kept) == (0, 5)
     tracker.release.set()
     time.sleep(0.05)
-    assert tracker.steps == [0], "what went to the journal must not be delivered as well"
+    assert tracker.steps == [0], "what went to the spool must not be delivered as well"
 
 
-def test_overflow_goes_to_the_journal_and_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
+def test_overflow_waits_on_disk_and_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
     tracker = Hanging()
-    journal = tmp_path / "journal.jsonl"
-    delivery = Delivery(tracker, capacity=10, journal=journal)
+    spool = tmp_path / "spool.jsonl"
+    delivery = Delivery(tracker, capacity=10, spool=spool)
     for step in range(50):
         delivery.put("log", {"a": float(step)}, step)
-    assert delivery.journaled == 40
+    assert delivery.waiting == 50
+    assert stat.S_IMODE(os.stat(spool).st_mode) == 0o600
+    tracker.release.set()
+    assert delivery.flush(5)
+    for step in range(50, 60):
+        delivery.put("log", {"a": float(step)}, step)
+    delivery.close()
+    assert tracker.steps == list(range(60))
+    assert (delivery.lost, delivery.kept, delivery.delivered) == (0, 0, 60)
+    assert not spool.exists()
+
+
+def test_alerts_keep_their_place_among_rows_that_wait_on_disk(
+    tmp_path: Path, make_alert: Callable[..., Alert]
+) -> None:
+    tracker = Hanging()
+    delivery = Delivery(tracker, capacity=3, spool=tmp_path / "spool.jsonl")
+    for step in range(5):
+        delivery.put("log", {"a": float(step)}, step)
+    delivery.put("alert", make_alert())
+    delivery.put("log", {"a": 5.0}, 5)
     tracker.release.set()
     delivery.close()
-    stored = tracker.steps
-    spooled = [record["step"] for record in read(journal)]
-    assert sorted(stored + spooled) == list(range(50))
-    assert stored == list(range(10))
-    assert stat.S_IMODE(os.stat(journal).st_mode) == 0o600
+    assert [call[-1] if call[0] == "log" else "alert" for call in tracker.calls] == [0, 1, 2, 3, 4, "alert", 5]
+    assert tracker.calls[5] == ("alert", make_alert())
 
 
-def test_overflow_without_a_journal_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+def test_overflow_without_a_spool_is_counted(caplog: pytest.LogCaptureFixture) -> None:
     tracker = Hanging()
     delivery = Delivery(tracker, capacity=10)
     for step in range(50):
         delivery.put("log", {"a": float(step)}, step)
     tracker.release.set()
     delivery.close()
-    assert (delivery.lost, delivery.journaled, len(tracker.steps)) == (40, 0, 10)
+    assert (delivery.lost, delivery.kept, len(tracker.steps)) == (40, 0, 10)
     assert "40 calls did not reach recorder and are lost" in caplog.text
 
 
@@ -266,7 +294,7 @@ def test_unhealthy_while_it_fails_and_while_it_hangs() -> None:
 
 @pytest.mark.parametrize("fault", [RejectedError("forbidden"), TypeError("not a number")])
 def test_a_call_that_cannot_pass_does_not_hold_up_the_others(fault: Exception, tmp_path: Path) -> None:
-    journal = tmp_path / "journal.jsonl"
+    spool = tmp_path / "spool.jsonl"
 
     class Picky(Recorder):
         def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -275,24 +303,25 @@ def test_a_call_that_cannot_pass_does_not_hold_up_the_others(fault: Exception, t
             super().log(metrics, step)
 
     tracker = Picky()
-    delivery = Delivery(tracker, journal=journal, backoff=0.001)
+    delivery = Delivery(tracker, spool=spool, backoff=0.001)
     for step in range(5):
         delivery.put("log", {"a": 1.0}, step)
     assert delivery.flush(5)
     delivery.close()
     assert tracker.steps == [0, 1, 3, 4]
-    assert [record["step"] for record in read(journal)] == [2]
+    assert [record["step"] for record in read(tmp_path / "rejected-recorder.jsonl")] == [2]
+    assert not spool.exists()
     assert delivery.errors == (1 if isinstance(fault, RejectedError) else 5)
 
 
 def test_one_bad_row_does_not_take_its_batch_with_it(tmp_path: Path) -> None:
     tracker = Batching(poison=7)
-    delivery = Delivery(tracker, journal=tmp_path / "journal.jsonl", backoff=0.001)
+    delivery = Delivery(tracker, spool=tmp_path / "spool.jsonl", backoff=0.001)
     for step in range(100):
         delivery.put("log", {"a": 1.0}, step)
     delivery.close()
     assert tracker.steps == [step for step in range(100) if step != 7]
-    assert [record["step"] for record in read(tmp_path / "journal.jsonl")] == [7]
+    assert [record["step"] for record in read(tmp_path / "rejected-recorder.jsonl")] == [7]
     assert max(tracker.sizes) > 1
 
 
@@ -321,29 +350,29 @@ def test_rows_wait_for_a_tracker_that_found_no_run_yet() -> None:
     delivery.close()
 
 
-def test_rows_of_a_run_that_never_came_are_journaled(tmp_path: Path) -> None:
+def test_rows_of_a_run_that_never_came_are_kept(tmp_path: Path) -> None:
     class Never(Recorder):
         @property
         def joined(self) -> bool:
             return False
 
-    delivery = Delivery(Never(), journal=tmp_path / "journal.jsonl")
+    delivery = Delivery(Never(), spool=tmp_path / "spool.jsonl")
     delivery.put("log", {"a": 1.0}, 1)
     before = time.monotonic()
     delivery.close()
     assert time.monotonic() - before < 1
-    assert [record["step"] for record in read(tmp_path / "journal.jsonl")] == [1]
+    assert [record["step"] for record in left_in(tmp_path / "spool.jsonl")] == [1]
 
 
 def test_after_close_nothing_reaches_the_tracker(tmp_path: Path) -> None:
     tracker = Recorder()
-    delivery = Delivery(tracker, journal=tmp_path / "journal.jsonl")
+    delivery = Delivery(tracker, spool=tmp_path / "spool.jsonl")
     delivery.close()
     delivery.close()
     delivery.put("log", {"a": 1.0}, 1)
     assert tracker.calls == []
     assert tracker.closed == 1
-    assert delivery.journaled == 1
+    assert delivery.kept == 1
 
 
 def test_faults_of_open_close_and_arguments_stay_inside(caplog: pytest.LogCaptureFixture) -> None:
@@ -363,12 +392,12 @@ def test_faults_of_open_close_and_arguments_stay_inside(caplog: pytest.LogCaptur
     assert delivery.lost == 2
 
 
-def test_a_journal_that_cannot_be_written_costs_nothing_but_the_rows(tmp_path: Path) -> None:
+def test_a_spool_that_cannot_be_written_costs_nothing_but_the_rows(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    delivery = Delivery(Recorder([RejectedError("no")]), journal=tmp_path / "file" / "journal.jsonl", backoff=0.001)
+    delivery = Delivery(Recorder([RejectedError("no")]), spool=tmp_path / "file" / "spool.jsonl", backoff=0.001)
     delivery.put("log", {"a": 1.0}, 1)
     delivery.close()
-    assert (delivery.lost, delivery.journaled, delivery.errors) == (1, 0, 2)
+    assert (delivery.lost, delivery.kept) == (1, 0)
 
 
 def test_credentials_stay_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -381,17 +410,17 @@ def test_credentials_stay_out_of_the_log(caplog: pytest.LogCaptureFixture) -> No
     assert "XYZ" not in caplog.text
 
 
-def test_journal_keeps_the_time_of_the_row_and_the_trackers_address(tmp_path: Path) -> None:
+def test_disk_keeps_the_time_of_the_row_and_the_trackers_address(tmp_path: Path) -> None:
     class Placed(Recorder):
         def address(self) -> Mapping[str, str]:
             return {"run_id": "abc"}
 
-    delivery = Delivery(Placed([RejectedError("no")]), journal=tmp_path / "journal.jsonl", backoff=0.001)
+    delivery = Delivery(Placed([RejectedError("no")]), spool=tmp_path / "spool.jsonl", backoff=0.001)
     before = time.time()
     delivery.put("log", {"a": float("nan")}, 1)
     after = time.time()
     delivery.close()
-    (line,) = (tmp_path / "journal.jsonl").read_text().splitlines()
+    (line,) = (tmp_path / "rejected-recorder.jsonl").read_text().splitlines()
     record = json.loads(line)
     assert before <= record.pop("time") <= after
     assert record == {
@@ -412,7 +441,7 @@ class Slow(Tracker):
     def log(self, metrics, step):
         {body}
 
-delivery = Delivery(Slow(), journal=sys.argv[1])
+delivery = Delivery(Slow(), spool=sys.argv[1])
 for step in range(3):
     delivery.put("log", {{"a": 1.0}}, step)
 {end}
@@ -420,20 +449,20 @@ for step in range(3):
 
 
 @pytest.mark.parametrize(
-    ("body", "end", "delivered", "journaled"),
+    ("body", "end", "delivered", "spooled"),
     [
         # An exception in the training: nobody closes, but the rows still arrive.
         ("time.sleep(0.2); sys.stdout.write(f'{step} ')", "raise RuntimeError('training failed')", "0 1 2 ", []),
-        # A tracker that hangs does not keep the process, and its rows are in the journal.
+        # A tracker that hangs does not keep the process, and its rows are in the spool.
         ("time.sleep(600)", "", "", [0, 1, 2]),
         ("time.sleep(600)", "delivery.close(0.5)", "", [0, 1, 2]),
     ],
 )
-def test_the_interpreter_ends(tmp_path: Path, body: str, end: str, delivered: str, journaled: list[int]) -> None:
-    journal = tmp_path / "journal.jsonl"
+def test_the_interpreter_ends(tmp_path: Path, body: str, end: str, delivered: str, spooled: list[int]) -> None:
+    spool = tmp_path / "spool.jsonl"
     before = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(body=body, end=end), str(journal)],
+        [sys.executable, "-c", SCRIPT.format(body=body, end=end), str(spool)],
         capture_output=True,
         text=True,
         timeout=60,
@@ -442,7 +471,7 @@ def test_the_interpreter_ends(tmp_path: Path, body: str, end: str, delivered: st
     )
     assert time.monotonic() - before < 15
     assert done.stdout == delivered, done.stderr
-    assert [record["step"] for record in read(journal)] == journaled if journaled else not journal.exists()
+    assert [record["step"] for record in left_in(spool)] == spooled if spooled else not spool.exists()
 
 
 def test_memory_and_time_stay_flat_over_many_rows() -> None:
