@@ -59,15 +59,21 @@ class Scan:
         """Tensors with a NaN or an infinity."""
         return [name for name, found in self.tensors.items() if not found.finite]
 
-    def drift(self, label: str, layer: str | None = None) -> Drift | None:
-        """Of all tensors or of one layer's, from the checkpoint with this label; None without a common tensor."""
+    def drift(self, label: str, layer: str | None = None, *, matrices: bool = False) -> Drift | None:
+        """Of all tensors or of one layer's, from the checkpoint with this label; None without a common tensor.
+
+        With `matrices`, of those with at least two dimensions: the gains of normalisation layers, all near 1, are much
+        the same in any two models.
+        """
         if label not in self.compared:
             return None
         index = self.compared.index(label)
         parts = [
             found.drift[index]
             for name, found in self.tensors.items()
-            if len(found.drift) > index and (layer is None or layer_of(name) == layer)
+            if len(found.drift) > index
+            and (layer is None or layer_of(name) == layer)
+            and (not matrices or len(self.entries[name].shape) > 1)
         ]
         known = [part for part in parts if part is not None]
         if not known:

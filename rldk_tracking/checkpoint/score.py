@@ -5,7 +5,7 @@
 | intact | every file can be read | one cannot |
 | complete | nothing is missing | 1 / (1 + n) with n files or tensors missing |
 | finite | every tensor holds numbers only | one does not |
-| similar | the weights point where the previous checkpoint's do | at a right angle or away: another model |
+| similar | the matrices point where the previous checkpoint's do | at a right angle or away: another model |
 | balanced | no layer's norm has changed | some layer's norm has changed beyond all bounds |
 
 `similar` is the cosine, `balanced` the smallest ratio of a layer's two norms: a layer at 100 times its norm gives 0.01.
@@ -31,7 +31,7 @@ def parts(found: Scan) -> dict[str, float]:
     known = {"intact": float(corrupt == 0), "complete": 1.0 / (1.0 + lacking)}
     if found.tensors:
         known["finite"] = float(not found.nonfinite)
-    drift = found.drift("previous")
+    drift = found.drift("previous", matrices=True) or found.drift("previous")
     if drift is not None and drift.cosine is not None:
         known["similar"] = max(0.0, drift.cosine)
     ratios = list(norm_ratios(found, "previous").values())

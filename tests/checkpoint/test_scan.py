@@ -1,0 +1,199 @@
+"""A scan of real folders: numbers against torch, faults against the rules that they must trip."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rldk_tracking.checkpoint import report, score
+from rldk_tracking.checkpoint.entries import Entry
+from rldk_tracking.checkpoint.scan import ScanCancelledError, scan, shares, step_of
+from rldk_tracking.health.engine import Engine
+from rldk_tracking.health.presets import rules_for
+from rldk_tracking.keys import lookup
+
+
+def flat(folder: Path) -> torch.Tensor:
+    content = load_file(folder / "model.safetensors")
+    return torch.cat([content[name].double().flatten() for name in sorted(content)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_drift_of_the_whole(dtype: torch.dtype, saved: Any) -> None:
+    first, second = saved.pair(by=0.05, dtype=dtype)
+    a, b = flat(second), flat(first)
+    found = scan(second, {"previous": first, "first": first, "reference": second})
+    assert found.step == 20
+    assert found.problems == []
+    for label in ("previous", "first"):
+        drift = found.drift(label)
+        assert drift is not None
+        assert drift.relative == pytest.approx(((a - b).norm() / b.norm()).item(), rel=1e-5)
+        assert drift.cosine == pytest.approx(torch.nn.functional.cosine_similarity(a, b, dim=0).item(), abs=1e-6)
+    assert found.unchanged("previous") is False
+    assert found.unchanged("reference") is True
+    assert found.unchanged("elsewhere") is None
+    row = report.metrics(found)
+    assert row["rldk/checkpoint/norm"] == pytest.approx(a.norm().item(), rel=1e-5)
+    assert row["rldk/checkpoint/drift_previous"] == row["rldk/checkpoint/drift"]
+    assert row["rldk/checkpoint/drift_reference"] == 0.0
+    assert row["rldk/checkpoint/score"] > 0.9
+
+
+def test_every_key_is_in_the_catalogue(saved: Any) -> None:
+    first, second = saved.pair()
+    row = report.metrics(scan(second, {"previous": first, "first": first, "reference": first}, level="full"))
+    assert len(row) > 20
+    assert [key for key in row if lookup(key) is None] == []
+    assert all(math.isfinite(value) for value in row.values())
+
+
+def spoil_nan(folder: Path, saved: Any) -> None:
+    edit(folder, lambda content: content["model.layers.1.q_proj.weight"].view(-1).__setitem__(5, math.nan))
+
+
+def spoil_truncated(folder: Path, saved: Any) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-4])
+
+
+def spoil_shard(folder: Path, saved: Any) -> None:
+    content = load_file(folder / "model.safetensors")
+    shutil.rmtree(folder)
+    saved.write_sharded(folder, content)
+    sorted(folder.glob("*.safetensors"))[0].unlink()
+
+
+def spoil_unchanged(folder: Path, saved: Any) -> None:
+    shutil.copy(folder.parent / "checkpoint-10" / "model.safetensors", folder / "model.safetensors")
+
+
+def spoil_scale(folder: Path, saved: Any) -> None:
+    edit(folder, lambda content: content["model.layers.1.q_proj.weight"].mul_(100))
+
+
+def spoil_model(folder: Path, saved: Any) -> None:
+    edit(folder, lambda content: content.update(saved.weights(seed=9)))
+
+
+def spoil_state(folder: Path, saved: Any) -> None:
+    (folder / "optimizer.pt").unlink()
+
+
+def edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    content = load_file(folder / "model.safetensors")
+    change(content)
+    save_file(content, folder / "model.safetensors")
+
+
+FAULTS = [
+    (spoil_nan, "checkpoint.nonfinite", "finite"),
+    (spoil_truncated, "checkpoint.corrupt", "intact"),
+    (spoil_shard, "checkpoint.incomplete", "complete"),
+    (spoil_unchanged, "checkpoint.unchanged", None),
+    (spoil_scale, "checkpoint.drift", "balanced"),
+    (spoil_model, "checkpoint.drift", "similar"),
+    (spoil_state, "checkpoint.incomplete", "complete"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "rule", "part"), FAULTS, ids=[f[0].__name__ for f in FAULTS])
+def test_each_fault_trips_its_rule(spoil: Any, rule: str, part: str | None, saved: Any) -> None:
+    first, second = saved.pair()
+    engine = Engine(rules_for("safe", {}), context={})
+    assert engine.update(10, report.metrics(scan(first))) == []
+    healthy = scan(second, {"previous": first, "first": first})
+    assert engine.update(19, report.metrics(healthy)) == []
+    assert score.verdict(healthy) == "healthy"
+    spoil(second, saved)
+    found = scan(second, {"previous": first, "first": first})
+    fired = [alert.rule for alert in engine.update(20, report.metrics(found))]
+    assert rule in fired
+    assert score.verdict(found) in ("warning", "critical")
+    if part is not None:
+        known = score.parts(found)
+        assert known[part] < 0.9
+        assert score.score(known) == min(known.values())
+
+
+def test_a_frozen_layer_is_told_from_the_others(saved: Any) -> None:
+    first, second = saved.pair()
+    before = load_file(first / "model.safetensors")
+    frozen = {name: values for name, values in before.items() if "layers.1" in name}
+    edit(second, lambda content: content.update(frozen))
+    found = scan(second, {"previous": first})
+    drift = found.drift("previous", "model.layers.1")
+    assert drift is not None and drift.distance == 0.0
+    assert found.unchanged("previous") is False
+    assert report.metrics(found)["rldk/checkpoint/layer_drift/p10"] < 1e-3
+
+
+def test_a_file_cut_short_between_two_tensors(saved: Any) -> None:
+    _, second = saved.pair()
+    asked: list[int] = []
+
+    def cut() -> bool:
+        asked.append(1)
+        if len(asked) == 2:
+            with (second / "model.safetensors").open("r+b") as stream:
+                stream.truncate(2000)
+        return False
+
+    found = scan(second, cancelled=cut)
+    assert [problem.kind for problem in found.problems] == ["corrupt"]
+    assert len(found.tensors) == 1
+    assert score.verdict(found) == "critical"
+
+
+def test_light_reads_no_tensor(saved: Any) -> None:
+    _, second = saved.pair()
+    found = scan(second, level="light")
+    assert found.tensors == {} and len(found.entries) == 6
+    row = report.metrics(found)
+    assert "rldk/checkpoint/norm" not in row and "rldk/checkpoint/nonfinite" not in row
+
+
+def test_full_adds_the_spectrum(saved: Any) -> None:
+    _, second = saved.pair()
+    found = scan(second, level="full")
+    weights = load_file(second / "model.safetensors")["model.layers.0.q_proj.weight"].double()
+    statistics = found.tensors["model.layers.0.q_proj.weight"]
+    largest = torch.linalg.svdvals(weights)[0].item()
+    assert statistics.spectral_norm == pytest.approx(largest, rel=0.01)
+    assert statistics.stable_rank == pytest.approx((weights.norm() ** 2).item() / largest**2, rel=0.02)
+    assert found.tensors["model.layers.0.norm.weight"].spectral_norm is None
+    assert set(found.vectors) == {name for name in found.tensors if "norm" not in name}
+
+
+def test_a_comparison_that_is_gone_is_left_out(saved: Any, tmp_path: Path) -> None:
+    _, second = saved.pair()
+    found = scan(second, {"previous": tmp_path / "gone"})
+    assert found.compared == ()
+    assert "rldk/checkpoint/unchanged" not in report.metrics(found)
+
+
+def test_it_can_be_stopped(saved: Any) -> None:
+    _, second = saved.pair()
+    with pytest.raises(ScanCancelledError):
+        scan(second, cancelled=lambda: True)
+
+
+def test_shares_are_fair_and_complete() -> None:
+    entries = {f"t{i}": Entry(f"t{i}", "F32", (i,), Path("x"), 0, 4 * i) for i in range(1, 60)}
+    parts = shares(entries, 4)
+    assert sorted(name for part in parts for name in part) == sorted(entries)
+    loads = [sum(entries[name].nbytes for name in part) for part in parts]
+    assert max(loads) - min(loads) <= 4 * 60
+
+
+def test_steps() -> None:
+    assert step_of(Path("/x/checkpoint-200")) == 200
+    assert step_of(Path("/x/checkpoint-best")) is None
+    assert step_of(Path("/x/run-200")) is None
