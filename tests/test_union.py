@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 SCRIPT = Path(__file__).with_name("union.py")
 
 
-def check(folder: Path, *environments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(SCRIPT), str(folder), *environments], capture_output=True, text=True)
+def check(folder: Path, *environments: str, ci: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), str(folder), *environments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "CI": ci})
 
 
 def write(folder: Path, name: str, ran: list[str], skipped: dict[str, str]) -> None:
@@ -36,6 +38,15 @@ def test_what_one_skips_another_must_run(tmp_path: Path, ran_elsewhere: list[str
     result = check(tmp_path, "ppo", "latest")
     assert result.returncode == code
     assert ("no PPO here" in result.stdout) == bool(code)
+
+
+@pytest.mark.parametrize(("ci", "code"), [("", 0), ("true", 1)])
+def test_what_the_machine_lacks_fails_in_ci_only(tmp_path: Path, ci: str, code: int) -> None:
+    for name in ("ppo", "latest"):
+        write(tmp_path, name, [], {"tests/a.py::one": "Skipped: Chromium is not installed (Debian: ...)"})
+    result = check(tmp_path, "ppo", "latest", ci=ci)
+    assert result.returncode == code
+    assert "tests/a.py::one" in result.stdout
 
 
 def test_one_environment_alone_proves_nothing(tmp_path: Path) -> None:

@@ -2,15 +2,20 @@
 
     python tests/union.py RESULTS_FOLDER ENVIRONMENT...
 
-Exits with 1, naming the tests, where something ran nowhere. An environment without results was not run; then nothing
-can be said, and the exit code is 0.
+Exits with 1, naming the tests, where something ran nowhere. What this machine cannot run, whatever the versions, is
+named too, but fails only where the variable CI is set. An environment without results was not run; then nothing can be
+said, and the exit code is 0.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
+
+MACHINE = ("Chromium is not installed", "from Python ", "measures with Linux")
+"""How reasons begin that are of the machine, not of a version that another environment has."""
 
 
 def unrun(results: dict[str, dict[str, object]]) -> dict[str, str]:
@@ -32,7 +37,8 @@ def main(arguments: list[str]) -> int:
     for test, why in sorted(left.items()):
         print(f"ran in no environment: {test} ({why})")
     print(f"{len(left)} of the skipped tests ran in no environment ({', '.join(environments)})")
-    return 1 if left else 0
+    of_the_machine = all(why.removeprefix("Skipped: ").startswith(MACHINE) for why in left.values())
+    return 0 if of_the_machine and not (left and os.environ.get("CI")) else 1
 
 
 if __name__ == "__main__":

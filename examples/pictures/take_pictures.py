@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,8 +21,14 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from browser import Browser
+
+from rldk_tracking.charts.mlflow import view_path
+
 HERE = Path(__file__).resolve().parent
 FAULT = "lr-jump"
+SIZE = (1700, 1150)
+DRAWN = "document.querySelectorAll('.js-plotly-plot .trace').length >= 10"
 
 
 def main() -> int:
@@ -31,21 +36,29 @@ def main() -> int:
     parser.add_argument("--store", type=Path, help="a folder in which the demo has run; by default it is run now")
     parser.add_argument("--to", type=Path, default=HERE)
     arguments = parser.parse_args()
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        raise SystemExit("Chromium is not installed (Debian: apt-get install chromium).")
     with tempfile.TemporaryDirectory() as scratch:
         store = (arguments.store or Path(scratch)).resolve()
         if arguments.store is None:
             command = [sys.executable, "-m", "rldk_tracking.cli.main", "demo", "--fault", FAULT, "--output", str(store)]
             subprocess.run(command, check=True)
-        runs = runs_of(store / "mlflow.db")
-        with served(store / "mlflow.db", Path(scratch)) as address:
-            for name, (experiment, run) in runs.items():
-                page = f"{address}/#/experiments/{experiment}/runs/{run}"
-                photograph(browser, f"{page}/model-metrics", arguments.to / f"{name}-charts.png", (1500, 1500))
-                photograph(browser, page, arguments.to / f"{name}-overview.png", (1500, 1100))
+        experiment, run = runs_of(store / "mlflow.db")[FAULT]
+        with served(store / "mlflow.db", Path(scratch)) as address, Browser(SIZE) as browser:
+            take(browser, f"{address}/{view_path(experiment)}", DRAWN, arguments.to / "charts.png")
+            page = f"{address}/#/experiments/{experiment}/runs/{run}"
+            take(browser, page, "document.body.innerText.includes('Show more')", arguments.to / "run.png")
     return 0
+
+
+def take(browser: Browser, url: str, ready: str, to: Path) -> None:
+    """One page, without the assistant's panel and the buttons that a chart shows under the pointer."""
+    browser.open(url)
+    browser.wait(ready)
+    browser.evaluate("document.querySelectorAll('button[aria-label=Close]').forEach(button => button.click())")
+    browser.evaluate("document.head.insertAdjacentHTML('beforeend', '<style>.modebar {display: none}</style>')")
+    browser.evaluate("[...document.querySelectorAll('a, button')].find(x => x.innerText === 'Show more')?.click()")
+    time.sleep(5)
+    browser.photograph(to)
+    print(f"{to.name}: {to.stat().st_size // 1024} KiB")
 
 
 def runs_of(database: Path) -> dict[str, tuple[str, str]]:
@@ -90,16 +103,6 @@ def wait_for(url: str, server: subprocess.Popen[bytes], seconds: float = 90.0) -
         except (URLError, OSError):
             time.sleep(0.5)
     raise SystemExit("The MLflow server did not start.")
-
-
-def photograph(browser: str, url: str, to: Path, size: tuple[int, int]) -> None:
-    """One page, after its scripts have had time to draw."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as profile:
-        command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--mute-audio"]
-        command += [f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}", "--virtual-time-budget=40000"]
-        subprocess.run([*command, f"--screenshot={to}", url], check=True, capture_output=True, timeout=180)
-    print(f"{to.name}: {to.stat().st_size // 1024} KiB")
 
 
 if __name__ == "__main__":

@@ -8,10 +8,14 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rldk_tracking.charts.mlflow import view_path
+
 if TYPE_CHECKING:
     from rldk_tracking.trackers.base import Tracker
 
 EXPERIMENT = "rldk-demo"
+SERVER = "http://127.0.0.1:5000"
+"""Where `mlflow ui` listens."""
 
 
 class Store(ABC):
@@ -55,6 +59,7 @@ class MLflowStore(Store):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._pages: list[str] = []
+        self._both = SERVER
 
     @property
     def uri(self) -> str:
@@ -76,12 +81,17 @@ class MLflowStore(Store):
     def finished(self, name: str) -> None:
         import mlflow
 
-        run = mlflow.last_active_run()
-        page = f"http://127.0.0.1:5000/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/model-metrics"
-        self._pages.append(f"  {name:<18}{page}")
+        info = mlflow.last_active_run().info
+        self._both = f"{SERVER}/{view_path(info.experiment_id)}"
+        self._pages.append(f"  {name:<18}{SERVER}/#/experiments/{info.experiment_id}/runs/{info.run_id}")
 
     def how_to_open(self) -> list[str]:
-        return ["Open the runs' pages:", f"  mlflow ui --backend-store-uri {self.uri}", *self._pages]
+        return [
+            "Open the pages, in a browser, while this command runs:",
+            f"  mlflow ui --backend-store-uri {self.uri}",
+            *self._pages,
+            f"  {'charts of all':<18}{self._both}",
+        ]
 
 
 class WandbStore(Store):
