@@ -156,7 +156,7 @@ class CheckpointMonitor(Monitor):
         metrics = self._report_all(run, self._scans.close(self.close_timeout))
         self._scans = None
         if metrics:
-            run.urgent(metrics, run.latest_step or int(metrics["rldk/checkpoint/step"]))
+            run.conclude(metrics, run.latest_step or int(metrics["rldk/checkpoint/step"]))
 
     def _forget(self) -> None:
         self._scores: dict[int, float] = {}
@@ -209,7 +209,9 @@ class CheckpointMonitor(Monitor):
 
     def _look_at_memory(self, run: Run, step: int, model: torch.nn.Module) -> None:
         held = footprint(model, self._optimizer)
-        run.add(held.as_row())
+        row = held.as_row()
+        self._values.update(row)
+        run.add(row)
         if len(self._gradients) > 1 or len(self._scores) > 1:
             return  # suggestions do not change
         saved = self._values.get("rldk/checkpoint/size_gib")

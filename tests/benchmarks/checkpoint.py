@@ -1,0 +1,158 @@
+"""What reading a checkpoint costs: `python tests/benchmarks/checkpoint.py [--sizes 124M 1B] [--dtypes float32 bfloat16]`.
+
+Two consecutive checkpoints of random weights are written, then measured side by side, each way in a process of its own
+with one thread, the best of some rounds:
+
+(a) sum: every byte of both is read and summed once through torch;
+(b) plain: the same statistics by torch, tensor by tensor;
+(ours) scan: `rldk_tracking.checkpoint.scan` at the level "standard", the second checkpoint against the first.
+
+Memory is the process's peak resident memory beyond what it had after its imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+GOALS = {"float32": (3.0, 0.15), "bfloat16": (6.0, None)}
+"""Largest ratio of ours to (a), and to (b)."""
+EXTRA_MIB = 64
+SHAPES = {"124M": (50257, 768, 12), "1B": (32000, 2048, 18)}
+"""Words, width and layers."""
+
+PREAMBLE = """
+import json, sys, time
+first, second = sys.argv[1:3]
+def peak():
+    return {l.split(":")[0]: int(l.split()[1]) for l in open("/proc/self/status") if l.startswith(("VmHWM", "VmRSS"))}
+def run(work):
+    before = peak()["VmRSS"]
+    start = time.perf_counter()
+    work()
+    print(json.dumps({"seconds": time.perf_counter() - start, "mib": (peak()["VmHWM"] - before) / 1024}))
+"""
+WAYS = {
+    "sum": """
+import torch
+from safetensors import safe_open
+def work():
+    for path in (first, second):
+        with safe_open(path + "/model.safetensors", "pt") as file:
+            for name in file.keys():
+                file.get_tensor(name).sum().item()
+""",
+    "plain": """
+import torch
+from safetensors import safe_open
+def work():
+    with safe_open(first + "/model.safetensors", "pt") as old, safe_open(second + "/model.safetensors", "pt") as new:
+        for name in new.keys():
+            a, b = new.get_tensor(name).float(), old.get_tensor(name).float()
+            for number in (a.norm(), a.mean(), a.std(), a.abs().max(), torch.isnan(a).sum(), torch.isinf(a).sum(),
+                           (a == 0).float().mean(), (a - b).norm() / b.norm(),
+                           torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0)):
+                number.item()
+""",
+    "ours": """
+from rldk_tracking.checkpoint.scan import scan
+def work():
+    scan(second, {"previous": first})
+""",
+}
+
+
+def write(folder: Path, size: str, dtype: str) -> tuple[Path, Path]:
+    """Two checkpoints, the second a thousandth away from the first."""
+    import torch
+    from safetensors.torch import save_file
+
+    words, width, layers = SHAPES[size]
+    shapes = {"model.embed_tokens.weight": (words, width)}
+    for layer in range(layers):
+        name = f"model.layers.{layer}"
+        shapes |= {f"{name}.attn.weight": (4 * width, width), f"{name}.up.weight": (4 * width, width)}
+        shapes |= {f"{name}.down.weight": (width, 4 * width), f"{name}.norm.weight": (width,)}
+        if size == "1B":
+            shapes[f"{name}.gate.weight"] = (2 * width, width)
+    generator = torch.Generator().manual_seed(0)
+    pool = torch.randn(1 << 24, generator=generator) * 0.02
+    paths = []
+    for step, drift in ((100, 0.0), (200, 1e-3)):
+        content = {}
+        for name, shape in shapes.items():
+            count = shape[0] * (shape[1] if len(shape) > 1 else 1)
+            values = pool.repeat(count // len(pool) + 1)[:count]
+            content[name] = (values * (1.0 + drift)).reshape(shape).to(getattr(torch, dtype))
+        path = folder / size / dtype / f"checkpoint-{step}"
+        path.mkdir(parents=True)
+        save_file(content, path / "model.safetensors")
+        paths.append(path)
+    return paths[0], paths[1]
+
+
+def measure(way: str, first: Path, second: Path) -> dict[str, float]:
+    """Seconds and MiB of one process."""
+    root = str(Path(__file__).parents[2])
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    environment = {**os.environ, "PYTHONPATH": root, **dict.fromkeys(names, "1")}
+    script = PREAMBLE + WAYS[way] + "\nrun(work)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(first), str(second)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def main() -> int:
+    """Print a table; the exit code is 1 where a goal is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", default=["124M"], choices=list(SHAPES))
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=list(GOALS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--folder", type=Path, help="where to write the checkpoints (default: a temporary folder)")
+    arguments = parser.parse_args()
+    missed = 0
+    print("| model | way | seconds | GB/s | x sum | x plain | extra MiB |\n|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        for size in arguments.sizes:
+            for dtype in arguments.dtypes:
+                missed += compare(size, dtype, *write(Path(folder), size, dtype), arguments.rounds)
+    return int(missed > 0)
+
+
+def compare(size: str, dtype: str, first: Path, second: Path, rounds: int) -> int:
+    """Print the rows of one model; returns how many goals were missed."""
+    gigabytes = sum((path / "model.safetensors").stat().st_size for path in (first, second)) / 1e9
+    best: dict[str, dict[str, float]] = {}
+    measure("sum", first, second)  # into the page cache
+    for index in range(rounds):
+        for way in WAYS:
+            if way != "plain" or index == 0:
+                found = measure(way, first, second)
+                best[way] = min(best.get(way, found), found, key=lambda one: one["seconds"])
+    ours, total, plain = (best[way]["seconds"] for way in ("ours", "sum", "plain"))
+    for way, found in best.items():
+        seconds = found["seconds"]
+        print(
+            f"| {size} {dtype} | {way} | {seconds:.3f} | {gigabytes / seconds:.1f} | {seconds / total:.2f} "
+            f"| {seconds / plain:.3f} | {found['mib']:.0f} |",
+            flush=True,
+        )
+    against_sum, against_plain = GOALS[dtype]
+    failures = [ours / total > against_sum, best["ours"]["mib"] > EXTRA_MIB]
+    failures.append(against_plain is not None and ours / plain > against_plain)
+    return sum(failures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

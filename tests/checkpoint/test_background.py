@@ -1,0 +1,102 @@
+"""Scans in processes of their own: what comes back, what does not disturb, what is left behind."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from rldk_tracking.checkpoint.background import WAITING, BackgroundScans
+from rldk_tracking.checkpoint.scan import scan
+
+
+def children() -> list[str]:
+    return [p.name() for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_the_same_as_in_this_process(saved: Any) -> None:
+    first, second = saved.pair()
+    scans = BackgroundScans("full")
+    scans.submit(first, {})
+    scans.submit(second, {"previous": first, "first": first})
+    found = scans.close(timeout=60.0)
+    assert [one.step for one in found] == [10, 20]
+    direct = scan(second, {"previous": first, "first": first}, level="full", vectors=scan(first, level="full").vectors)
+    assert found[1].entries == direct.entries
+    assert found[1].compared == ("previous", "first")
+    for name, statistics in direct.tensors.items():
+        assert found[1].tensors[name].drift == statistics.drift
+        assert found[1].tensors[name].spectral_norm == (
+            None if statistics.spectral_norm is None else pytest.approx(statistics.spectral_norm, rel=1e-3)
+        )
+    assert children() == []
+
+
+def test_it_costs_the_caller_nothing(saved: Any) -> None:
+    first, _ = saved.pair()
+    scans = BackgroundScans()
+    scans.submit(first, {})
+    start = time.perf_counter()
+    for _ in range(20):
+        scans.submit(first, {})
+    assert (time.perf_counter() - start) / 20 < 5e-3
+    assert scans.finished() == []  # does not wait
+    begun = time.monotonic()
+    scans.close(timeout=0.0)
+    assert time.monotonic() - begun < 5.0
+    assert children() == []
+
+
+def test_a_checkpoint_that_was_deleted_is_no_error(saved: Any, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = saved.pair()
+    shutil.rmtree(first)
+    scans = BackgroundScans()
+    scans.submit(first, {})
+    scans.submit(second, {"previous": first})
+    found = scans.close(timeout=60.0)
+    assert [one.step for one in found] == [20]
+    assert found[0].compared == ()
+    assert caplog.text == ""
+
+
+def test_a_scan_that_dies_takes_nothing_with_it(
+    saved: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    first, second = saved.pair()
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    # The first process finds a module that ends it where the package imports numpy.
+    (broken / "numpy.py").write_text("import os\nos.kill(os.getpid(), 7)\n")
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(broken))
+        scans = BackgroundScans()
+        scans.submit(first, {})
+        assert scans.close(timeout=60.0) == []
+    assert "checkpoint-10 failed: its process ended with -7" in caplog.text
+    scans = BackgroundScans()
+    scans.submit(second, {})
+    assert len(scans.close(timeout=60.0)) == 1
+
+
+def test_a_rank_of_a_training_starts_no_rank(saved: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = saved.pair()
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    scans = BackgroundScans()
+    scans.submit(first, {})
+    assert len(scans.close(timeout=60.0)[0].tensors) == 6
+
+
+def test_the_queue_is_bounded(saved: Any) -> None:
+    first, second = saved.pair()
+    scans = BackgroundScans()
+    for _ in range(3 * WAITING):
+        scans.submit(first, {})
+    scans.submit(second, {})
+    assert scans._waiting.qsize() <= WAITING
+    scans.close(timeout=0.0)
+    assert children() == []

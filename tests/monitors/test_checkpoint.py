@@ -1,0 +1,196 @@
+"""The monitor in real trainings: every checkpoint is looked at, and none of it costs the training."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from rldk_tracking import CheckpointMetrics, CheckpointMonitor, InMemoryTracker, RLDKCallback
+from rldk_tracking.keys import lookup
+
+
+class Model(torch.nn.Module):
+    """Two layers that learn to add."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = torch.nn.ModuleList([torch.nn.Linear(4, 32), torch.nn.Linear(32, 1)])
+        self.to(dtype)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+        x, y = x.to(self.layers[0].weight.dtype), y.to(self.layers[0].weight.dtype)
+        return {"loss": (self.layers[1](torch.tanh(self.layers[0](x))).squeeze(-1) - y).square().mean()}
+
+
+class Paced(TrainerCallback):
+    """Gives the scans time to end between the steps, and may spoil the model or what was saved."""
+
+    def __init__(self, at: int = -1, spoil: Any = None) -> None:
+        self.at, self.spoil, self.seconds = at, spoil, []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if state.global_step == self.at and self.spoil is not None:
+            self.spoil(model)
+
+
+def train(
+    folder: Path, callbacks: list[Any], *, steps: int = 6, model: torch.nn.Module | None = None, **options: Any
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randn(256, 4, generator=generator)
+    data = [{"x": row, "y": row.sum()} for row in rows]
+    arguments: dict[str, Any] = {
+        "max_steps": steps,
+        "save_steps": 2,
+        "logging_steps": 1,
+        "per_device_train_batch_size": 16,
+        "learning_rate": 1e-2,
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "save_strategy": "steps",
+        **options,
+    }
+    trainer = Trainer(
+        model or Model(), TrainingArguments(str(folder), **arguments), train_dataset=data, callbacks=callbacks
+    )
+    trainer.train()
+
+
+def values(tracker: InMemoryTracker, key: str) -> list[float]:
+    return [value for _, value in tracker.series.get(key, [])]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_drift_and_layers(dtype: torch.dtype, tmp_path: Path) -> None:
+    tracker = InMemoryTracker()
+    monitor = CheckpointMonitor(trackers=[tracker], close_timeout=60.0, strict=True)
+    train(tmp_path, [monitor], model=Model(dtype))
+    weights = [load_file(tmp_path / f"checkpoint-{step}" / "model.safetensors") for step in (2, 4, 6)]
+    flat = [torch.cat([w[name].double().flatten() for name in sorted(w)]) for w in weights]
+    assert monitor.history.keys() == {2, 4, 6}
+    assert values(tracker, "rldk/checkpoint/step")[-1] == 6
+    want = ((flat[2] - flat[0]).norm() / flat[0].norm()).item()
+    assert values(tracker, "rldk/checkpoint/drift")[-1] == pytest.approx(want, rel=1e-4)
+    want = ((flat[2] - flat[1]).norm() / flat[1].norm()).item()
+    assert monitor.metrics.parameter_drift_previous == pytest.approx(want, rel=1e-4)
+    assert monitor.metrics.gradient_norm is not None and monitor.metrics.gradient_norm > 0
+    assert monitor.metrics.optimizer_gib is not None
+    assert monitor.trend is not None and monitor.trend.latest == 6
+    emitted = [key for key in tracker.series if lookup(key) is None]
+    assert emitted == []
+    assert "rldk/checkpoint/layers" in tracker.tables
+    assert [alert.rule for alert in tracker.alerts if alert.rule.startswith("checkpoint")] == []
+
+
+def test_before_training_everything_is_none() -> None:
+    metrics = CheckpointMonitor().metrics
+    assert isinstance(metrics, CheckpointMetrics)
+    assert set(metrics.to_dict().values()) == {None}
+    assert CheckpointMonitor().trend is None
+
+
+def test_heat_maps(tmp_path: Path) -> None:
+    tracker = InMemoryTracker()
+    train(tmp_path, [CheckpointMonitor(trackers=[tracker], close_timeout=60.0)])
+    for key in ("rldk/checkpoint/drift_by_layer", "rldk/checkpoint/gradient_by_layer"):
+        document = str(tracker.figures[key])
+        assert "layers.0" in document and "layers.1" in document
+    ElementTree.fromstring(tracker.figures["rldk/checkpoint/drift_by_layer"][-1][1])
+
+
+def nan(model: torch.nn.Module) -> None:
+    model.layers[0].weight.data[0, 0] = math.nan  # type: ignore[index, union-attr]
+
+
+def test_a_nan_is_found_in_what_was_saved(tmp_path: Path) -> None:
+    tracker = InMemoryTracker()
+    train(tmp_path, [CheckpointMonitor(trackers=[tracker], close_timeout=60.0), Paced(at=3, spoil=nan)])
+    fired = {alert.rule for alert in tracker.alerts if alert.state == "firing"}
+    assert values(tracker, "rldk/checkpoint/nonfinite")[-1] > 0
+    assert fired & {"checkpoint.nonfinite", "nan.weights"}
+
+
+def test_a_run_that_learns_nothing(tmp_path: Path) -> None:
+    tracker = InMemoryTracker()
+    train(tmp_path, [CheckpointMonitor(trackers=[tracker], close_timeout=60.0)], learning_rate=0.0, weight_decay=0.0)
+    assert max(values(tracker, "rldk/checkpoint/unchanged")) == 1.0
+
+
+def test_rotation_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tracker = InMemoryTracker()
+    train(tmp_path, [CheckpointMonitor(trackers=[tracker], close_timeout=60.0)], save_total_limit=1, steps=8)
+    assert values(tracker, "rldk/checkpoint/score")[-1] > 0.5
+    assert "failed" not in caplog.text
+
+
+def test_a_missing_optimizer_state(tmp_path: Path) -> None:
+    tracker = InMemoryTracker()
+    train(tmp_path, [CheckpointMonitor(trackers=[tracker], close_timeout=60.0)], save_only_model=True)
+    # Asked for by the user: no part of the state is there, so nothing is missing.
+    assert values(tracker, "rldk/checkpoint/incomplete")[-1] == 0.0
+
+
+class Timed(CheckpointMonitor):
+    """Measures what the training waits for."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.waits: list[float] = []
+
+    def saved(self, *args: Any, **kwargs: Any) -> None:
+        start = time.perf_counter()
+        super().saved(*args, **kwargs)
+        self.waits.append(time.perf_counter() - start)
+
+
+def test_the_training_does_not_wait(tmp_path: Path) -> None:
+    monitor = Timed(trackers=[InMemoryTracker()], close_timeout=0.0)
+    train(tmp_path, [monitor], steps=12)
+    assert len(monitor.waits) == 6
+    assert sorted(monitor.waits)[3] < 5e-3
+    alive = [p.name() for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
+    assert alive == []
+
+
+def test_beside_the_callback_nothing_is_measured_twice(tmp_path: Path) -> None:
+    tracker = InMemoryTracker()
+    train(tmp_path, [RLDKCallback(trackers=[tracker]), CheckpointMonitor(trackers=[tracker], close_timeout=60.0)])
+    for key, points in tracker.series.items():
+        steps = [step for step, _ in points]
+        if key.startswith("rldk/grad"):
+            assert len(steps) == len(set(steps)), key
+
+
+def test_twice(tmp_path: Path) -> None:
+    tracker = InMemoryTracker()
+    monitor = CheckpointMonitor(trackers=[tracker], close_timeout=60.0)
+    train(tmp_path / "a", [monitor])
+    shutil.rmtree(tmp_path / "a")
+    train(tmp_path / "b", [monitor])
+    assert monitor.history.keys() == {2, 4, 6}
+
+
+@pytest.mark.parametrize(
+    ("options", "absent"),
+    [
+        ({"enable_parameter_analysis": False}, "rldk/checkpoint/norm"),
+        ({"enable_gradient_analysis": False}, "rldk/grad/norm"),
+    ],
+)
+def test_what_is_switched_off_is_absent(options: dict[str, bool], absent: str, tmp_path: Path) -> None:
+    tracker = InMemoryTracker()
+    train(tmp_path, [CheckpointMonitor(trackers=[tracker], close_timeout=60.0, **options)])
+    assert absent not in tracker.series
+    assert "rldk/checkpoint/score" in tracker.series
