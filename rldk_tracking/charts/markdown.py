@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-_MARKS = re.compile(r"([\\`*_{}\[\]<>()#|~$!&:@])")
+_MARKS = re.compile(r"[\\`*_{}\[\]<>()#|~$!&:@^=]")
 _LINK = re.compile(r"\bwww\.", re.IGNORECASE)
 
 
@@ -15,8 +15,9 @@ def escaped(text: object, most: int = 400) -> str:
     plain = "".join(character for character in plain if character.isprintable())
     if len(plain) > most:
         plain = plain[: most - 1] + "…"
-    # A bare address becomes a link by itself where its colon or dot is not escaped.
-    return _LINK.sub(lambda found: found.group()[:-1] + "\\.", _MARKS.sub(r"\\\1", plain))
+    # Entities, since renderers differ in what a backslash escapes; a bare address would become a link by itself.
+    safe = _MARKS.sub(lambda found: f"&#{ord(found.group())};", plain)
+    return _LINK.sub(lambda found: f"{found.group()[:-1]}&#46;", safe)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -50,7 +50,7 @@ def test_any_printable_text_reads_as_it_stands(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["http://example.org", "www.example.org", "WWW.example.org", "me@example.org"])
 def test_bare_addresses_do_not_become_links(text: str) -> None:
-    raw = escaped(text)
+    raw = re.sub(r"&#\d+;", " ", escaped(text))
     assert re.search(r"https?://|www\.|\w@\w", raw, re.IGNORECASE) is None
     assert cell(text) == text
 

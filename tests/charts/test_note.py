@@ -25,7 +25,7 @@ def test_quoted_series_are_documented() -> None:
 def test_verdict_links_alerts_and_values(make_alert: Make) -> None:
     text = note("warning", 40, ROW, episodes([make_alert()]), LINKS)
     page = RENDERER.render(text)
-    assert text.startswith("**Running, step 40. Warning\\: kl.high since step 10.**")
+    assert text.startswith("**Running, step 40. Warning&#58; kl.high since step 10.**")
     assert '<a href="#/experiments/1/runs?compareRunsMode=CHART">Charts</a>' in page
     assert "<td>kl.high</td>\n<td>warning, open</td>\n<td>10</td>" in page
     assert "<td>Lower the learning rate or raise beta.</td>" in page
@@ -50,7 +50,7 @@ def test_a_hundred_long_alerts_fit(make_alert: Make) -> None:
     text = note("warning", 40, ROW, episodes(many), LINKS)
     assert len(text) <= LENGTH
     assert "more in rldk/alerts.json." in text
-    assert "rldk/kl/ref\\_k3" in text
+    assert "rldk/kl/ref&#95;k3" in text
     shown = text.count("warning, open")
     assert 1 <= shown < 100
     assert f"{100 - shown} more" in text

@@ -72,7 +72,7 @@ def test_an_alert_turns_note_and_colour_and_its_end_turns_them_back(run: Run, ma
     run.page.row(ROW, 1)
     firing = make_alert(severity="critical", step=1, first_step=1)
     run.page.alert([firing])
-    assert "Critical\\: kl.high since step 1" in run.tags[NOTE]
+    assert "Critical&#58; kl.high since step 1" in run.tags[NOTE]
     assert "Lower the learning rate" in run.tags[NOTE]
     assert "artifacts/rldk/alerts.json" in run.tags[NOTE]
     assert run.tags[COLOUR] in COLOURS["critical"]
@@ -88,7 +88,7 @@ def test_the_note_follows_the_run_but_not_at_every_step(run: Run, monkeypatch: p
     for step in range(2, 50):
         now[0] += 1.0
         run.page.row(ROW, step)
-    assert "step 1\\." in run.tags[NOTE] or "step 1." in run.tags[NOTE]
+    assert "step 1." in run.tags[NOTE]
     now[0] += 60.0
     run.page.row(ROW, 50)
     assert "step 50." in run.tags[NOTE]

@@ -91,8 +91,8 @@ def test_hostile_names_are_shown_and_do_nothing(make_alert: Make) -> None:
 
 def test_the_markdown_has_the_same_facts(make_alert: Make) -> None:
     text = report(alerts=[make_alert(step=22, first_step=20)], settings={"beta": 0.02}, unknown=["lr.zero"]).markdown()
-    assert text.startswith("# try\n\n**Finished, step 40. Warning\\: kl.high since step 20.**")
-    assert "| rldk/kl/ref\\_k3 | 0.01 | 0.4 | 0.01 | 0.4 | ▁" in text
+    assert text.startswith("# try\n\n**Finished, step 40. Warning&#58; kl.high since step 20.**")
+    assert "| rldk/kl/ref&#95;k3 | 0.01 | 0.4 | 0.01 | 0.4 | ▁" in text
     assert "Lower the learning rate or raise beta." in text
     assert "| beta | 0.02 |" in text
     assert "lr.zero" in text

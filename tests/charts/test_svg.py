@@ -19,7 +19,7 @@ Make = Callable[..., Alert]
 
 
 def parsed(picture: str) -> ElementTree.Element:
-    return ElementTree.fromstring(picture)  # noqa: S314  made here
+    return ElementTree.fromstring(picture)
 
 
 def points_of(picture: str) -> list[list[tuple[float, float]]]:
