@@ -20,6 +20,7 @@ from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import rules_for
 from rldk_tracking.keys import CATALOGUE
 from rldk_tracking.metrics import catalogue
+from rldk_tracking.metrics.table import Table
 from rldk_tracking.ranks import Merged, Part, Ranks, Schema
 from rldk_tracking.row import ProbeReader, row_of
 from rldk_tracking.settings import Settings
@@ -172,6 +173,11 @@ class Run:
         if ranks.world_size == 1:
             self.finish(step, wait=True)
 
+    def conclude(self, scalars: Mapping[str, float], step: int) -> None:
+        """Something that was known only when training was over: a last row, of this rank alone."""
+        _, engine = self.open()
+        self._soon(lambda: self._judge(engine, step, Merged(Table(), Table(), [dict(scalars)], [])), wait=True)
+
     # What becomes of it.
 
     def finish(self, step: int, wait: bool = False) -> None:
@@ -213,7 +219,8 @@ class Run:
         firing = engine.firing
         row.update(engine.scores())
         row["rldk/alerts/firing"] = float(len(firing))
-        self._latest = (step, row)
+        earlier = self._latest[1] if self._latest[0] == step else {}
+        self._latest = (step, earlier | row)
         if self.settings.on_critical == "stop" and self.stop is None:
             self.stop = next((a for a in alerts if a.severity == "critical" and a.state == "firing"), None)
         if self._ranks is not None and self._ranks.rank == 0:

@@ -144,3 +144,14 @@ def test_the_state_goes_on_in_another_run() -> None:
     assert tracker.alerts == [], "it was said already"
     assert tracker.series["rldk/alerts/firing"] == [(8, 1.0)]
     resumed.close("finished")
+
+
+def test_a_last_row_of_the_same_step_adds_to_what_is_known() -> None:
+    run, tracker = run_of(strict=True)
+    run.add({"rldk/train/loss": 1.0})
+    run.finish(5)
+    run.conclude({"rldk/checkpoint/score": 0.5}, 5)
+    assert run.latest["rldk/train/loss"] == 1.0
+    assert run.latest["rldk/checkpoint/score"] == 0.5
+    assert tracker.series["rldk/train/loss"] == [(5, 1.0)]
+    run.close("finished")

@@ -40,7 +40,11 @@ class OptimizerMonitor(Monitor):
 
     def before_step(self, run: Run, step: int) -> None:
         # Before the next rollout: sampling from weights with a NaN ends in an exception deep in torch.
-        self._look_for_nan(run, step)
+        if self._probe is None:
+            return
+        broken = float(self._probe.check_weights())
+        if broken:
+            run.urgent({"rldk/nan/weights": broken}, step)
 
     def collect(self, run: Run, step: int, logs: Mapping[str, Any]) -> None:
         if self._probe is not None:
@@ -49,13 +53,8 @@ class OptimizerMonitor(Monitor):
     def end(self, run: Run) -> None:
         if self._probe is None:
             return
-        self._look_for_nan(run, run.latest_step or 0)
-        self._probe.detach()
-        self._probe = None
-
-    def _look_for_nan(self, run: Run, step: int) -> None:
-        if self._probe is None:
-            return
         broken = float(self._probe.check_weights())
         if broken:
-            run.urgent({"rldk/nan/weights": broken}, step)
+            run.conclude({"rldk/nan/weights": broken}, run.latest_step or 0)
+        self._probe.detach()
+        self._probe = None
