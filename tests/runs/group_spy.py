@@ -1,0 +1,212 @@
+"""Reads a GRPO or RLOO run out of the trainer's buffers, logs and weights, in a way of its own.
+
+Log-probabilities are not the trainer's: they are computed anew, one completion at a time, without padding and in
+float64, from copies of the weights that each step began with.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+from tests.runs.slow import Completion, Trained, overlap, rollout_keys, update_keys
+
+EOS, PAD = 1, 0
+
+
+@dataclass
+class Sampled:
+    """The rows of one generation, as the trainer shuffled them, and its logs in the order of generation."""
+
+    number: int
+    step: int
+    batches: list[dict[str, Any]]
+    logs: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+
+
+@dataclass
+class Step:
+    """One optimiser step: its micro-batches with their generations, and what was sampled in it."""
+
+    weights: dict[str, torch.Tensor]
+    micro: list[tuple[dict[str, Any], Sampled]] = field(default_factory=list)
+    sampled: list[Sampled] = field(default_factory=list)
+    logs: dict[str, Any] = field(default_factory=dict)
+    weights_after: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class GroupSpy(TrainerCallback):
+    def __init__(self) -> None:
+        self.trainer: Any = None
+        self.steps: dict[int, Step] = {}
+        self._generations = 0
+        self._latest: Any = None
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.steps[state.global_step + 1] = Step(self._weights())
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._look(args, self.steps[state.global_step + 1], state.global_step + 1)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step = self.steps[state.global_step]
+        self._look(args, step, state.global_step)
+        step.weights_after = self._weights()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if "loss" in logs:
+            self.steps[state.global_step].logs = dict(logs)
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {name: value.detach().clone() for name, value in self.trainer.model.state_dict().items()}
+
+    def _look(self, args: Any, step: Step, number: int) -> None:
+        done = self.trainer._step - 1
+        buffer = self.trainer._buffered_inputs
+        if done % (args.steps_per_generation * args.num_iterations) == 0:
+            logs = {name: list(self.trainer._logs[name]) for name in ("prompt", "completion", "advantages")}
+            logs["rewards"] = {name: list(values) for name, values in self.trainer._logs["rewards"].items()}
+            self._latest = Sampled(self._generations, number, list(buffer), logs, step.weights)
+            self._generations += 1
+            step.sampled.append(self._latest)
+        step.micro.append((buffer[done % args.steps_per_generation], self._latest))
+
+
+class Reader:
+    """Turns what the spy kept into the numbers that the row should hold."""
+
+    def __init__(self, spy: GroupSpy) -> None:
+        self.trainer = spy.trainer
+        self.args = spy.trainer.args
+        self.is_rloo = type(spy.trainer).__name__ == "RLOOTrainer"
+        self.policy = copy.deepcopy(spy.trainer.model).double().eval()
+        reference = spy.trainer.ref_model
+        self.reference = None if reference is None else copy.deepcopy(reference).double().eval()
+        self.weights = dict(zip(self.trainer.reward_func_names, self.trainer.reward_weights.tolist(), strict=True))
+        self._precise: dict[int, dict[str, torch.Tensor]] = {}
+        self._known: dict[Any, tuple[list[float], list[float]]] = {}
+
+    def rollout(self, step: Step) -> dict[str, float]:
+        batch = self.completions(step)
+        return rollout_keys(batch, self.weights) if batch else {}
+
+    def overlap(self, step: Step) -> float | None:
+        return overlap(self.completions(step))
+
+    def completions(self, step: Step) -> list[Completion]:
+        return [c for sampled in step.sampled for c in self._completions(sampled)]
+
+    def update(self, step: Step) -> dict[str, float]:
+        """Ratios exist where the trainer keeps old log-probabilities, clipping where a step lies between."""
+        rows = []
+        for number, (batch, sampled) in enumerate(step.micro):
+            first = step.weights is sampled.weights
+            keeps_old = self.is_rloo or "old_per_token_logps" in batch
+            for row in range(len(batch["completion_ids"])):
+                prompt, tokens, trained = self._tokens(batch, row)
+                if not trained:
+                    continue
+                new, entropy = self._logprobs(self.policy, step.weights, prompt, tokens)
+                old = self._logprobs(self.policy, sampled.weights, prompt, tokens)[0] if keeps_old else None
+                rows.append(Trained(new, old, [batch["advantages"][row].item()], entropy, number, first))
+        low, high = self._clip_range()
+        # A range says nothing where no step lies between sampling and any of the losses.
+        if all(row.is_first for row in rows):
+            low = high = None
+        return update_keys(rows, low, high, self.is_rloo or self.args.importance_sampling_level == "sequence")
+
+    def _clip_range(self) -> tuple[float | None, float | None]:
+        if not self.is_rloo and self.args.loss_type == "cispo":
+            return None, self.trainer.epsilon_high - 1
+        return self.trainer.epsilon_low, self.trainer.epsilon_high
+
+    def _completions(self, sampled: Sampled) -> list[Completion]:
+        known = self._logged(sampled)
+        decode: Callable[..., str] = self.trainer.processing_class.decode
+        found = []
+        for batch in sampled.batches:
+            for row in range(len(batch["completion_ids"])):
+                prompt, tokens, trained = self._tokens(batch, row)
+                advantage = batch["advantages"][row].item()
+                place = (decode(prompt), decode(tokens, skip_special_tokens=True), round(advantage, 4))
+                group, score, rewards = known[place].pop()
+                logprobs = ref = penalty = None
+                if trained:
+                    logprobs = self._logprobs(self.policy, sampled.weights, prompt, tokens)[0]
+                if trained and self.reference is not None and self.args.beta:
+                    ref = self._logprobs(self.reference, None, prompt, tokens)[0]
+                if self.is_rloo and self.args.beta:
+                    penalty = -self.args.beta * math.fsum(np.subtract(logprobs, ref)) if trained else 0.0
+                sampler = batch.get("sampling_per_token_logps")
+                found.append(
+                    Completion(
+                        tokens=tokens,
+                        score=score,
+                        group=(sampled.number, group),
+                        rewards=rewards,
+                        advantages=[advantage],
+                        truncated=tokens[-1] not in (EOS, PAD),
+                        logprobs=logprobs,
+                        ref_logprobs=ref,
+                        sampler_logprobs=None if sampler is None else sampler[row, : len(tokens)].tolist(),
+                        penalty=penalty,
+                    )
+                )
+        return found
+
+    def _logged(self, sampled: Sampled) -> dict[Any, list[tuple[int, float, dict[str, float]]]]:
+        """Group, score and rewards of each completion, by its prompt, text and advantage."""
+        known = defaultdict(list)
+        logs = sampled.logs
+        for index, place in enumerate(zip(logs["prompt"], logs["completion"], logs["advantages"], strict=True)):
+            rewards = {name: values[index] for name, values in logs["rewards"].items()}
+            # As float32, in which the trainer adds: in float64 two sums may differ that are the same to the trainer.
+            total, scored = np.float32(0.0), False
+            for name, one in rewards.items():
+                if not math.isnan(one):
+                    total, scored = np.float32(total + np.float32(one) * np.float32(self.weights[name])), True
+            group = index // self.trainer.num_generations
+            known[(place[0], place[1], round(place[2], 4))].append(
+                (group, float(total) if scored else math.nan, rewards)
+            )
+        return known
+
+    def _tokens(self, batch: dict[str, Any], row: int) -> tuple[list[int], list[int], bool]:
+        """Prompt, completion, and whether the trainer trains on it."""
+        prompt = [t for t, m in zip(batch["prompt_ids"][row], batch["prompt_mask"][row], strict=True) if m]
+        ids, mask = batch["completion_ids"][row].tolist(), batch["completion_mask"][row].tolist()
+        if any(mask):
+            return [int(t) for t in prompt], [t for t, m in zip(ids, mask, strict=True) if m], True
+        while ids and ids[-1] == PAD:
+            ids.pop()
+        return [int(t) for t in prompt], ids, False
+
+    def _logprobs(
+        self, model: Any, weights: dict[str, torch.Tensor] | None, prompt: list[int], tokens: list[int]
+    ) -> tuple[list[float], list[float]]:
+        """Of each token of one completion, and the entropies."""
+        place = (id(weights), tuple(prompt), tuple(tokens))
+        if place not in self._known:
+            if id(weights) not in self._precise:
+                self._precise[id(weights)] = {name: value.double() for name, value in (weights or {}).items()}
+            self._known[place] = self._forward(model, self._precise[id(weights)], prompt, tokens)
+        return self._known[place]
+
+    @torch.no_grad()
+    def _forward(
+        self, model: Any, weights: dict[str, torch.Tensor], prompt: list[int], tokens: list[int]
+    ) -> tuple[list[float], list[float]]:
+        inputs = {"input_ids": torch.tensor([prompt + tokens]), "use_cache": False}
+        output = torch.func.functional_call(model, weights, (), inputs)
+        table = (output.logits[0, len(prompt) - 1 : -1] / self.args.temperature).log_softmax(dim=-1)
+        entropy = -(table.exp() * table).sum(dim=-1)
+        return table[range(len(tokens)), tokens].tolist(), entropy.tolist()
