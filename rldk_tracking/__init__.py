@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 from rldk_tracking import registration
 
 if TYPE_CHECKING:
-    from rldk_tracking.callback import RLDKCallback, RLDKMetrics, RLDKMonitor, attach
+    from rldk_tracking.callback import CustomRLDKCallback, RLDKCallback, RLDKMetrics, RLDKMonitor, attach
     from rldk_tracking.health.alert import Alert
     from rldk_tracking.health.rules import Rule
     from rldk_tracking.monitors.checkpoint import CheckpointMetrics, CheckpointMonitor
     from rldk_tracking.monitors.group import GroupMonitor
-    from rldk_tracking.monitors.ppo import PPOMetrics, PPOMonitor
+    from rldk_tracking.monitors.ppo import AdvancedPPOMonitor, PPOMetrics, PPOMonitor
     from rldk_tracking.replay import replay
-    from rldk_tracking.rollout import Rollout
+    from rldk_tracking.rollout import PolicyUpdate, Rollout
     from rldk_tracking.shield import TrainingStopped
     from rldk_tracking.trackers.jsonl import JsonlTracker
     from rldk_tracking.trackers.memory import InMemoryTracker
@@ -33,15 +33,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "AdvancedPPOMonitor": "monitors.ppo",
     "Alert": "health.alert",
     "CheckpointMetrics": "monitors.checkpoint",
     "CheckpointMonitor": "monitors.checkpoint",
+    "CustomRLDKCallback": "callback",
     "GroupMonitor": "monitors.group",
     "InMemoryTracker": "trackers.memory",
     "JsonlTracker": "trackers.jsonl",
     "MLflowTracker": "trackers.mlflow",
     "PPOMetrics": "monitors.ppo",
     "PPOMonitor": "monitors.ppo",
+    "PolicyUpdate": "rollout",
     "RLDKCallback": "callback",
     "RLDKMetrics": "callback",
     "RLDKMonitor": "callback",
@@ -56,15 +59,18 @@ _HOME = {
 """Public name to the module that defines it."""
 
 __all__ = [
+    "AdvancedPPOMonitor",
     "Alert",
     "CheckpointMetrics",
     "CheckpointMonitor",
+    "CustomRLDKCallback",
     "GroupMonitor",
     "InMemoryTracker",
     "JsonlTracker",
     "MLflowTracker",
     "PPOMetrics",
     "PPOMonitor",
+    "PolicyUpdate",
     "RLDKCallback",
     "RLDKMetrics",
     "RLDKMonitor",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from transformers.trainer_callback import ExportableState
 
+from rldk_tracking.health.goals import rules_of
 from rldk_tracking.monitors.base import Monitor
 from rldk_tracking.monitors.checkpoint import CheckpointMonitor
+from rldk_tracking.monitors.gold import GoldScore, GoldScoreMonitor
 from rldk_tracking.monitors.optimizer import OptimizerMonitor
 from rldk_tracking.monitors.preference import PreferenceMonitor
 from rldk_tracking.monitors.resources import ResourceMonitor
@@ -62,8 +64,8 @@ class RLDKCallback(Monitor, ExportableState):  # type: ignore[misc]
         log_samples: log the best and worst completions of a step as a table. Off, so that texts stay where they are.
         gold_score_fn: a held-out judge of completions, `f(prompts, completions) -> scores`, against reward hacking.
         output_dir: a folder for a JSON-lines copy of everything that is logged.
-        performance_benchmarks: goals such as {"target_reward": 1.0, "max_kl_divergence": 0.1}.
-        max_overhead: the share of the step's time that dear diagnostics may take.
+        performance_benchmarks: goals such as {"target_reward": 1.0, "max_kl_divergence": 0.1}, see `health.goals`.
+        max_overhead: the share of the training's time that `gold_score_fn` may take; it is asked that much less often.
         strict: let faults of the diagnostics out instead of logging them once, for development.
         trainer: the trainer, where it cannot be found from the callback event (it can, in every TRL trainer).
 
@@ -82,7 +84,7 @@ class RLDKCallback(Monitor, ExportableState):  # type: ignore[misc]
         slack: Any = None,
         level: Level = "standard",
         log_samples: bool = False,
-        gold_score_fn: Callable[[Sequence[str], Sequence[str]], Sequence[float]] | None = None,
+        gold_score_fn: GoldScore | None = None,
         output_dir: str | None = None,
         performance_benchmarks: Mapping[str, float] | None = None,
         max_overhead: float = 0.02,
@@ -106,11 +108,8 @@ class RLDKCallback(Monitor, ExportableState):  # type: ignore[misc]
         for monitor in monitors or ():
             if not isinstance(monitor, Monitor):
                 raise TypeError(f"monitors must hold rldk_tracking monitors, got {type(monitor).__name__}.")
-        self.log_samples = log_samples
-        self.gold_score_fn = gold_score_fn
-        self.performance_benchmarks = dict(performance_benchmarks or {})
-        self.max_overhead = max_overhead
-        self.level: Level = level
+        rules_of(performance_benchmarks or {})
+        self._settings.goals = dict(performance_benchmarks or {})
         self.monitors: list[Monitor] = (
             list(monitors)
             if monitors is not None
@@ -122,6 +121,8 @@ class RLDKCallback(Monitor, ExportableState):  # type: ignore[misc]
                 CheckpointMonitor(level=level),
             ]
         )
+        if gold_score_fn is not None:
+            self.monitors.append(GoldScoreMonitor(gold_score_fn, max_overhead=max_overhead))
 
     @property
     def metrics(self) -> RLDKMetrics:
@@ -167,6 +168,18 @@ class RLDKMonitor(RLDKCallback):
 
     def __init__(self, output_dir: str | None = None, slack: str | None = None, **options: Any) -> None:
         super().__init__(output_dir=output_dir, slack=slack, **{"level": "light", **options})
+
+
+class CustomRLDKCallback(RLDKCallback):
+    """The callback with goals of the user's own: `performance_benchmarks={"target_reward": 1.0}`."""
+
+    def __init__(
+        self,
+        output_dir: str | None = None,
+        performance_benchmarks: Mapping[str, float] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(output_dir=output_dir, performance_benchmarks=performance_benchmarks, **options)
 
 
 def attach(trainer: Any, **options: Any) -> RLDKCallback:

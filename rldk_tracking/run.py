@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rldk_tracking.background import Background
 from rldk_tracking.fan_out import FanOut
 from rldk_tracking.health.engine import Engine
+from rldk_tracking.health.goals import rules_of
 from rldk_tracking.health.presets import rules_for
 from rldk_tracking.keys import CATALOGUE
 from rldk_tracking.metrics import catalogue
@@ -120,7 +121,8 @@ class Run:
         if self._ranks is not None and self.engine is not None:
             return self._ranks, self.engine
         settings = self.settings
-        self.engine = Engine(rules_for(settings.rules, settings.overrides), context=dict(self.info.config))
+        rules = [*rules_for(settings.rules, settings.overrides), *rules_of(settings.goals)]
+        self.engine = Engine(rules, context=dict(self.info.config))
         if self._resume is not None:
             self.engine.load_state(self._resume)
         schema = Schema(catalogue.ROLLOUT_COLUMNS, catalogue.UPDATE_COLUMNS, catalogue.TAILS, tuple(CATALOGUE))

@@ -27,6 +27,7 @@ class Settings:
     on_critical: OnCritical = "alert"
     slack: Any = None
     output_dir: str | None = None
+    goals: dict[str, float] = field(default_factory=dict)
     strict: bool = False
     close_timeout: float = 15.0
 
@@ -41,6 +42,7 @@ class Settings:
             self.overrides.setdefault(rule, {}).update(fields)
         if self.rules == "safe":
             self.rules = other.rules
+        self.goals.update(other.goals)
         self.on_critical = "stop" if "stop" in (self.on_critical, other.on_critical) else "alert"
         self.slack = self.slack or other.slack
         self.output_dir = self.output_dir or other.output_dir

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rldk_tracking.monitors.optimizer import OptimizerMonitor
 from rldk_tracking.monitors.rollouts import RolloutMonitor
+from rldk_tracking.run import Run
 from rldk_tracking.snapshot import Snapshot, of
 
 
@@ -78,3 +81,40 @@ class PPOMonitor(RolloutMonitor):
         if self._run is None:
             return PPOMetrics()
         return PPOMetrics.from_row(self._run.latest_step, self._run.latest)
+
+
+class AdvancedPPOMonitor(PPOMonitor):
+    """`PPOMonitor` that judges sooner, and looks at gradients and updates as well.
+
+    Args:
+        kl_threshold: nats per token; above it `kl.high` fires whatever the reward does.
+        enable_advanced_analytics: rules of the preset "strict", and the optimizer's diagnostics.
+        options: as for `PPOMonitor`.
+    """
+
+    def __init__(
+        self, kl_threshold: float | None = None, enable_advanced_analytics: bool = True, **options: Any
+    ) -> None:
+        if enable_advanced_analytics:
+            options.setdefault("rules", "strict")
+        super().__init__(kl_threshold=kl_threshold, **options)
+        self._optimizer = OptimizerMonitor(level="full") if enable_advanced_analytics else None
+
+    def begin(self, run: Run, trainer: Any, args: Any, model: Any, optimizer: Any) -> None:
+        super().begin(run, trainer, args, model, optimizer)
+        if self._optimizer is not None:
+            self._optimizer.begin_within(run, trainer, args, model, optimizer)
+
+    def before_step(self, run: Run, step: int) -> None:
+        if self._optimizer is not None:
+            self._optimizer.before_step(run, step)
+
+    def collect(self, run: Run, step: int, logs: Mapping[str, Any]) -> None:
+        super().collect(run, step, logs)
+        if self._optimizer is not None:
+            self._optimizer.collect(run, step, logs)
+
+    def end(self, run: Run) -> None:
+        super().end(run)
+        if self._optimizer is not None:
+            self._optimizer.end(run)

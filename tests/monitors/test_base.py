@@ -72,3 +72,17 @@ def test_a_wrong_argument_is_named_at_construction() -> None:
         RLDKCallback(monitors=["ppo"])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="https"):
         RLDKCallback(slack="http://example.com/hook")
+
+
+def test_goals_of_the_users_own() -> None:
+    from rldk_tracking import CustomRLDKCallback
+
+    tracker = InMemoryTracker()
+    benchmarks = {"target_reward": 0.1, "max_kl_divergence": 0.001}
+    callback = CustomRLDKCallback(trackers=[tracker], performance_benchmarks=benchmarks, strict=True)
+    for step in range(1, 7):
+        callback.observe(rollout(step), step=step)
+    callback.close()
+    assert {"goal.target_reward", "goal.max_kl_divergence"} <= {alert.rule for alert in tracker.alerts}
+    with pytest.raises(ValueError, match="performance_benchmarks knows no"):
+        CustomRLDKCallback(performance_benchmarks={"reward": 1.0})

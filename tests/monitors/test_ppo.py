@@ -32,3 +32,11 @@ def test_a_limit_that_cannot_be_is_named(limit: float) -> None:
 
 def test_before_training_every_metric_is_unknown() -> None:
     assert set(PPOMonitor().metrics.to_dict().values()) == {None}
+
+
+def test_the_advanced_monitor_judges_by_the_strict_preset() -> None:
+    from rldk_tracking.monitors.ppo import AdvancedPPOMonitor
+
+    assert AdvancedPPOMonitor(kl_threshold=0.08)._settings.rules == "strict"
+    assert AdvancedPPOMonitor(enable_advanced_analytics=False)._settings.rules == "safe"
+    assert AdvancedPPOMonitor(kl_threshold=0.08)._settings.overrides["kl.high"] == {"threshold": 0.08}
