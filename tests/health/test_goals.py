@@ -9,12 +9,8 @@ from rldk_tracking.keys import lookup
 
 def test_a_target_is_told_once_when_it_is_reached() -> None:
     engine = Engine(rules_of({"target_reward": 1.0}))
-    alerts = [
-        alert for step in range(1, 21) for alert in engine.update(step, {"rldk/reward/mean": 0.1 * step})
-    ]
-    assert [(alert.rule, alert.severity, alert.state) for alert in alerts] == [
-        ("goal.target_reward", "info", "firing")
-    ]
+    alerts = [alert for step in range(1, 21) for alert in engine.update(step, {"rldk/reward/mean": 0.1 * step})]
+    assert [(alert.rule, alert.severity, alert.state) for alert in alerts] == [("goal.target_reward", "info", "firing")]
     assert 11 <= alerts[0].step <= 15
 
 

@@ -7,11 +7,12 @@ from rldk_tracking.health.rules import Rule
 RULES = (
     Rule(
         id="preference.likelihood_collapse",
-        keys=("rldk/preference/chosen_logps_drift",),
-        condition="level",
-        parameters={"threshold": 1.0, "clear": 0.8, "direction": "above"},
-        persistence=(3, 4),
-        message="The log-likelihood of chosen answers fell by {value:.0%} of its first value.",
+        keys=("rldk/preference/chosen_logps",),
+        condition="from_start",
+        parameters={"direction": "down", "share": 1.0, "span": 8.0},
+        persistence=(5, 6),
+        cooldown_steps=50,
+        message="Chosen answers have become less likely: {value:.4g} nats, against {start:.4g} when the run began.",
         advice="Add a supervised term (rpo_alpha), raise beta, lower the learning rate or stop earlier.",
         quotes=("learning_rate", "beta", "num_train_epochs"),
     ),

@@ -14,12 +14,14 @@ SETTLED = 8
 class Drop(Condition):
     """Breached where the smoothed value is below the best level of the run by more than it wanders, and by much.
 
-    The level is the median of the last `window` normal values, its wander their deviation from it: unlike the
-    difference of neighbours it contains slow swings. The best level stays when the level sinks, so a slow fall counts.
+    The level is the median of the last `window` normal values, its wander the largest deviation from it that a window
+    had: unlike the difference of neighbours it contains slow swings. The best level stays when the level sinks, so a slow fall counts.
 
     Args:
         z: how many standard deviations of single values.
         share: of the best level's height over the origin that must be lost.
+        whole: of the same height; a smoothed value that lost this much is down whatever the wander: it is where single
+            values only ever were at their worst.
         critical_share: where it is critical.
         relative: of the best level's size that must be lost.
         floor: smallest fall that matters, in the unit of the value.
@@ -38,6 +40,7 @@ class Drop(Condition):
         *,
         z: float = 2.5,
         share: float = 0.35,
+        whole: float = 0.85,
         critical_share: float | None = None,
         relative: float = 0.1,
         floor: float = 0.0,
@@ -48,6 +51,7 @@ class Drop(Condition):
     ) -> None:
         super().__init__(keys)
         self.z, self.share, self.critical_share, self.relative, self.floor = z, share, critical_share, relative, floor
+        self.whole = whole
         self.weight, self.origin, self.minimum = 2.0 / (span + 1.0), origin, minimum
         self.baseline = Baseline(window, delay=3)
         self.mean: float | None = None
@@ -67,7 +71,7 @@ class Drop(Condition):
             if self.best is None or level > self.best or len(self.baseline) < SETTLED:
                 self.best = level
             if self.mean >= level - self.wander or len(self.baseline) < SETTLED:
-                self.wander = self.baseline.wander * (1.0 + 6.0 / len(self.baseline))
+                self.wander = max(self.wander, self.baseline.wander)
         if self.best is None:
             self.baseline.add(value)
             return Finding(False, True, value, key=self.key)
@@ -75,7 +79,9 @@ class Drop(Condition):
         if self.best <= 0.0 and self.origin is None:
             origin = self.lowest
         height = self.best - origin
-        limit = max(self.z * self.wander, self.share * height, self.relative * abs(self.best), self.floor)
+        wander = self.wander * (1.0 + 6.0 / len(self.baseline))
+        limit = min(max(self.z * wander, self.share * height), self.whole * height)
+        limit = max(limit, self.relative * abs(self.best), self.floor)
         fall = self.best - self.mean
         breached = fall > limit
         if breached:

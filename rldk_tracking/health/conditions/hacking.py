@@ -27,8 +27,9 @@ class Hacking(Condition):
         keys: the reward that is optimised.
         pay: rise of the reward, in standard deviations of its noise, that counts as a rise.
         held_out: keys of scores that are not optimised; the first that appears is used.
-        lag: share of the reward's rise, each in its own noise, below which a held-out score has not followed. One whose
-            rise is within its noise has not followed a reward that rose by twice `pay`.
+        lag: share of the reward's rise, each in its own noise, below which a held-out score has not followed; so has
+            one whose rise is within its noise.
+        sure: by how much more the reward must have risen, in standard deviations: over two errors of the difference.
         length_corr, length_growth: rank correlation (averaged), and the length as a multiple of the first rows'.
         disagreement: the lowest correlation between two reward functions (averaged) below which they contradict.
         perplexity: multiple of its first values.
@@ -47,7 +48,8 @@ class Hacking(Condition):
         *,
         pay: float = 2.0,
         held_out: tuple[str, ...] = ("rldk/reward/gold", "rldk/eval/reward"),
-        lag: float = 0.25,
+        lag: float = 0.35,
+        sure: float = 3.5,
         length_corr: float = 0.5,
         length_growth: float = 1.5,
         disagreement: float = -0.3,
@@ -56,7 +58,7 @@ class Hacking(Condition):
     ) -> None:
         super().__init__(keys)
         self.risk = None
-        self.pay, self.held_out, self.lag = pay, tuple(held_out), lag
+        self.pay, self.held_out, self.lag, self.sure = pay, tuple(held_out), lag, sure
         self.most_length_corr, self.length_growth = length_corr, length_growth
         self.least_agreement, self.worse_perplexity, self.far = disagreement, perplexity, kl
         self.gold_key: str | None = None
@@ -108,7 +110,7 @@ class Hacking(Condition):
         """Those that decide alone, those that need a second, and whether there is any to be asked."""
         alone, paired = [], []
         gold = self.gold.sigmas
-        if gold is not None and (gold < self.lag * rise or (gold < 1.0 and rise > 2.0 * self.pay)):
+        if gold is not None and rise - gold > self.sure and gold < max(self.lag * rise, 1.0):
             alone.append("held-out score")
         if self.perplexity.change is not None and self.perplexity.mean > self.worse_perplexity * self.perplexity.start:
             paired.append("held-out perplexity")

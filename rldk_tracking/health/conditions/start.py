@@ -95,8 +95,8 @@ class First(Condition):
     A run that is joined later (a log that begins at step 50, a resume without state) is not judged.
 
     Args:
-        exact: the limit where `exact_key` is there too: the value was measured on this very step's rollout.
-        at_once: the limit where the step is 0 or 1.
+        exact: the limit at step 0 or 1 where `exact_key` is there too: the value was measured on this step's rollout.
+        at_once: the limit at step 0 or 1 without it.
         above: the limit at a step up to `latest`: a log's mean over its first interval, in which the policy moved.
         critical: where it is critical.
         latest: the last step whose value still tells of the beginning.
@@ -132,10 +132,10 @@ class First(Condition):
         self.seen += 1
         if self.key == self.sequence_key:
             limit = self.sequence_above
-        elif self.exact_key in row:
-            limit = self.exact
+        elif step > 1:
+            limit = self.above
         else:
-            limit = self.at_once if step <= 1 else self.above
+            limit = self.exact if self.exact_key in row else self.at_once
         breached = self.seen == 1 and step <= self.latest and abs(value) > limit
         critical = breached and self.key != self.sequence_key and self.critical is not None
         critical = critical and abs(value) > (self.critical or 0.0)

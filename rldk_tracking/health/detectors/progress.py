@@ -81,7 +81,7 @@ class Progress(Stateful):
 
     @property
     def solved(self) -> bool:
-        """At the task's ceiling where that is known, else at the best after a climb, with ties being ties at the top."""
+        """At the task's ceiling where that is known, else at the best after a climb, any ties being ties at the top."""
         if self.mean is None:
             return False
         if self.ceiling is not None:

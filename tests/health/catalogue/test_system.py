@@ -1,0 +1,65 @@
+"""Rules about memory, speed, checkpoints, trackers and the run as a whole."""
+
+from __future__ import annotations
+
+import pytest
+
+from rldk_tracking.health.catalogue import RULES, system
+from rldk_tracking.health.engine import Engine
+
+
+def saved(name: str, value: float, severity: str = "warning"):
+    key = f"rldk/checkpoint/{name}"
+    return lambda case: case(lambda since, row: {key: value}, within=0, severity=severity, everywhere={key: 0.0})
+
+
+SLOW = {"rldk/throughput/tokens_per_second": 800.0, "rldk/throughput/samples_per_second": 6.0}
+
+CASES = {
+    "memory.high": lambda case: case(lambda since, row: {"rldk/resources/gpu_memory_reserved_gib": 79.0}, within=6),
+    "memory.leak": lambda case: case(
+        lambda since, row: {"rldk/resources/host_rss_gib": 4.0 + 0.03 * since}, within=110, end=230
+    ),
+    "throughput.drop": lambda case: case(lambda since, row: SLOW, within=25),
+    "checkpoint.corrupt": saved("corrupt", 1.0, "critical"),
+    "checkpoint.nonfinite": saved("nonfinite", 4.0, "critical"),
+    "checkpoint.unchanged": saved("unchanged", 1.0),
+    "checkpoint.drift": saved("drift", 1.4),
+    "checkpoint.incomplete": saved("incomplete", 2.0),
+    "tracker.down": lambda case: case(lambda since, row: {"rldk/system/trackers_down": 1.0}, within=3),
+}
+
+
+@pytest.mark.parametrize("rule", CASES)
+def test_rule(rule, case, check) -> None:
+    check(rule, CASES[rule](case))
+
+
+def test_health_is_unstable_where_spikes_do_not_end(healthy) -> None:
+    engine = Engine(RULES.values())
+    alerts = []
+    for step, row in enumerate(healthy(6, 260)):
+        if 100 <= step < 180 and step % 3:
+            row |= {"rldk/grad/norm": 400.0}
+        alerts += engine.update(step, row)
+    unstable = [(alert.state, alert.step) for alert in alerts if alert.rule == "health.unstable"]
+    assert [state for state, _ in unstable] == ["firing", "resolved"]
+    assert 110 <= unstable[0][1] <= 140 and 180 <= unstable[1][1] <= 220
+
+
+def test_memory_is_not_judged_without_its_total() -> None:
+    engine = Engine([RULES["memory.high"]])
+    engine.update(0, {"rldk/resources/gpu_memory_reserved_gib": 79.0})
+    assert engine.unknown() == ["memory.high"]
+
+
+def test_a_slow_step_with_longer_completions_is_no_drop(healthy) -> None:
+    engine = Engine([RULES["throughput.drop"]])
+    for step, row in enumerate(healthy(8)):
+        if step > 100:
+            row |= {"rldk/throughput/tokens_per_second": 900.0}
+        assert engine.update(step, row) == []
+
+
+def test_every_rule_has_a_case() -> None:
+    assert {rule.id for rule in system.RULES} == {*CASES, "health.unstable"}

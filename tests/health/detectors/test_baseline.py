@@ -1,0 +1,81 @@
+"""Median and spread of recent values, against numpy and scipy, and that a fault does not move them."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from rldk_tracking.health.detectors.baseline import Baseline, median_of_sorted
+
+VALUES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=120)
+
+
+@given(VALUES, st.integers(1, 50))
+def test_median_and_spread_are_those_of_the_last_values(values: list[float], window: int) -> None:
+    baseline = Baseline(window, delay=0)
+    for value in values:
+        baseline.add(value)
+    kept = values[-window:]
+    assert baseline.median == pytest.approx(np.median(kept))
+    assert baseline.spread == pytest.approx(1.4826 * stats.median_abs_deviation(kept), abs=1e-9)
+    deviation = 1.2533 * np.abs(np.array(kept) - np.median(kept)).mean()
+    assert baseline.wander == pytest.approx(max(baseline.spread, deviation), abs=1e-9)
+    assert len(baseline) == len(kept)
+
+
+@given(VALUES)
+def test_state_goes_on_where_it_was(values: list[float]) -> None:
+    whole, first, second = Baseline(16), Baseline(16), Baseline(16)
+    half = len(values) // 2
+    for value in values[:half]:
+        first.add(value)
+    second.load_state(first.state())
+    for value in values[half:]:
+        second.add(value)
+    for value in values:
+        whole.add(value)
+    assert second.state() == whole.state()
+    if len(whole):
+        assert (second.median, second.spread) == (whole.median, whole.spread)
+
+
+def test_the_slow_beginning_of_a_fault_does_not_count() -> None:
+    baseline = Baseline(window=20, delay=3)
+    for value in [1.0] * 10 + [2.0, 3.0, 4.0]:
+        baseline.add(value)
+    baseline.freeze()
+    assert (baseline.median, len(baseline)) == (1.0, 10)
+
+
+def test_another_level_can_become_normal() -> None:
+    baseline = Baseline(window=8)
+    for _ in range(20):
+        baseline.add(1.0)
+    baseline.restart([5.0, 6.0, 7.0])
+    assert baseline.median == 6.0
+
+
+def test_spread_estimates_a_standard_deviation() -> None:
+    draw = random.Random(0)
+    baseline = Baseline(4000, delay=0)
+    for _ in range(4000):
+        baseline.add(draw.gauss(3.0, 2.0))
+    assert baseline.spread == pytest.approx(2.0, rel=0.05)
+    assert baseline.wander == pytest.approx(2.0, rel=0.05)
+
+
+def test_wander_counts_far_values_that_the_spread_does_not() -> None:
+    baseline = Baseline(delay=0)
+    for value in [0.0] * 8 + [10.0, -10.0]:
+        baseline.add(value)
+    assert baseline.spread == 0.0
+    assert baseline.wander == pytest.approx(1.2533 * 2.0)
+
+
+def test_median_of_an_even_number() -> None:
+    assert median_of_sorted([1.0, 2.0, 4.0, 8.0]) == 3.0

@@ -1,0 +1,97 @@
+"""Trend tests against scipy, and a verdict over long runs in bounded memory."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from rldk_tracking.health.detectors.trend import HALF, RunTrend, mann_kendall, theil_sen
+
+SERIES = st.lists(st.integers(-50, 50).map(float), min_size=4, max_size=32)
+
+
+@given(SERIES)
+def test_slope_is_scipys(values: list[float]) -> None:
+    _, slope, _ = theil_sen(values)
+    assert slope == pytest.approx(stats.theilslopes(values).slope, abs=1e-12)
+
+
+def test_the_interval_holds_the_true_slope_as_often_as_it_says() -> None:
+    held = 0
+    for seed in range(400):
+        draw = random.Random(seed)
+        low, slope, high = theil_sen([0.3 * i + draw.gauss(0, 2) for i in range(24)])
+        assert low <= slope <= high
+        held += low <= 0.3 <= high
+    assert 0.93 <= held / 400 <= 0.99
+
+
+@given(SERIES)
+def test_score_is_kendalls_by_pairs(values: list[float]) -> None:
+    n = len(values)
+    pairs = [(values[i], values[j]) for i in range(n) for j in range(i + 1, n)]
+    s = sum((b > a) - (b < a) for a, b in pairs)
+    ties = [values.count(value) for value in set(values)]
+    variance = (n * (n - 1) * (2 * n + 5) - sum(t * (t - 1) * (2 * t + 5) for t in ties)) / 18
+    expected = 0.0 if s == 0 or variance <= 0 else (s - (1 if s > 0 else -1)) / variance**0.5
+    assert mann_kendall(values) == pytest.approx(expected)
+
+
+def test_score_agrees_with_scipys_p_value() -> None:
+    draw = random.Random(0)
+    values = [0.05 * i + draw.gauss(0, 1) for i in range(40)]
+    p = stats.kendalltau(range(40), values, method="asymptotic").pvalue
+    assert 2 * stats.norm.sf(abs(mann_kendall(values))) == pytest.approx(p, rel=0.1)
+
+
+@pytest.mark.parametrize(("slope", "verdict"), [(0.01, "improving"), (-0.01, "diverging"), (0.0, "plateau")])
+def test_verdict(slope: float, verdict: str) -> None:
+    right = 0
+    for seed in range(40):
+        draw = random.Random(seed)
+        trend = RunTrend()
+        for step in range(300):
+            trend.add(slope * step + draw.gauss(0, 0.5))
+        right += trend.verdict() == verdict
+    assert right >= 38, "at most one run in twenty is misjudged"
+
+
+def test_slope_is_per_observation_and_memory_is_bounded() -> None:
+    trend = RunTrend()
+    for step in range(10_000):
+        trend.add(3.0 * step)
+    assert trend.slope == pytest.approx((3.0, 3.0, 3.0))
+    assert len(trend.blocks) < 2 * HALF
+    assert len(json.dumps(trend.state())) < 2000
+
+
+def test_nothing_is_said_of_a_short_run() -> None:
+    trend = RunTrend()
+    for step in range(7):
+        trend.add(float(step))
+    assert (trend.verdict(), trend.slope, trend.effect) == (None, None, None)
+
+
+def test_a_constant_is_a_plateau() -> None:
+    trend = RunTrend()
+    for _ in range(50):
+        trend.add(2.0)
+    assert (trend.verdict(), trend.effect) == ("plateau", 0.0)
+
+
+@given(st.lists(st.floats(-100, 100), max_size=150), st.integers(0, 150))
+def test_state_goes_on_where_it_was(values: list[float], cut: int) -> None:
+    whole, first, second = RunTrend(), RunTrend(), RunTrend()
+    for value in values:
+        whole.add(value)
+    for value in values[:cut]:
+        first.add(value)
+    second.load_state(json.loads(json.dumps(first.state())))
+    for value in values[cut:]:
+        second.add(value)
+    assert second.state() == whole.state()
