@@ -149,7 +149,9 @@ def quieten() -> None:
     # The alerts are shown beside the progress bar, so their log lines are not needed.
     logging.getLogger("rldk_tracking.run").setLevel(logging.ERROR)
 
+    import torch
     from transformers.utils import logging as transformers_logging
 
+    torch.set_num_threads(1)  # the model is so small that threads would only wait for one another
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
