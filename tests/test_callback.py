@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rldk_tracking
+from rldk_tracking.callback import RLDKCallback, RLDKMonitor, attach
+from rldk_tracking.demo.trainers import grpo_trainer
+from rldk_tracking.monitors.group import GroupMonitor
+from rldk_tracking.trackers.memory import InMemoryTracker
+
+
+def test_attach_takes_a_trainer_and_nothing_else() -> None:
+    with pytest.raises(TypeError, match="takes a transformers or TRL trainer, got dict"):
+        attach({})
+
+
+def test_attached_once_saved_with_and_known_by_its_metrics(tmp_path: Path) -> None:
+    trainer: Any = grpo_trainer(tmp_path, max_steps=2, save_strategy="steps", save_steps=2)
+    tracker = InMemoryTracker()
+    callback = attach(trainer, trackers=[tracker], strict=True)
+    assert attach(trainer) is callback
+    assert callback.metrics.step is None
+    trainer.train()
+    assert callback.metrics.step == 2
+    assert callback.metrics.reward_mean == tracker.series["rldk/reward/mean"][-1][1]
+    assert callback.metrics.value_explained_variance is None, "GRPO has no critic"
+    stored = json.loads((tmp_path / "checkpoint-2" / "trainer_state.json").read_text())["stateful_callbacks"]
+    assert stored["RLDKCallback"]["attributes"], "what a resumed run needs"
+
+
+def test_exactly_the_monitors_that_are_given(tmp_path: Path) -> None:
+    tracker = InMemoryTracker()
+    callback = RLDKCallback(trackers=[tracker], monitors=[GroupMonitor()], strict=True)
+    grpo_trainer(tmp_path, max_steps=1, callbacks=[callback]).train()
+    assert "rldk/reward/mean" in tracker.series
+    assert [key for key in tracker.series if key.startswith(("rldk/resources/", "rldk/update/ratio"))] == []
+
+
+def test_the_simple_monitor_takes_the_lighter_look(tmp_path: Path) -> None:
+    tracker = InMemoryTracker()
+    grpo_trainer(tmp_path, max_steps=2, callbacks=[RLDKMonitor(trackers=[tracker], strict=True)]).train()
+    assert "rldk/grad/norm" in tracker.series
+    assert [key for key in tracker.series if key.startswith("rldk/update/ratio")] == []
+
+
+def test_training_twice_with_one_callback_makes_two_runs(tmp_path: Path) -> None:
+    tracker = InMemoryTracker()
+    callback = RLDKCallback(trackers=[tracker], strict=True)
+    trainer: Any = grpo_trainer(tmp_path, max_steps=2, callbacks=[callback])
+    trainer.train()
+    first = callback.run
+    trainer.train()
+    assert callback.run is not first
+    assert [step for step, _ in tracker.series["rldk/reward/mean"]] == [1, 2, 1, 2]
+
+
+def test_two_trainers_in_one_process_do_not_mix(tmp_path: Path) -> None:
+    trackers = [InMemoryTracker(), InMemoryTracker()]
+    for index, tracker in enumerate(trackers):
+        callback = RLDKCallback(trackers=[tracker], strict=True)
+        grpo_trainer(tmp_path / str(index), max_steps=2 + index, seed=index, callbacks=[callback]).train()
+    assert [len(tracker.series["rldk/reward/mean"]) for tracker in trackers] == [2, 3]
+
+
+def test_every_public_name_is_there() -> None:
+    assert [name for name in rldk_tracking.__all__ if not hasattr(rldk_tracking, name)] == []
