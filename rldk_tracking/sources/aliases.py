@@ -63,6 +63,9 @@ _BY_KEY: dict[str, tuple[str, ...]] = {
 
 ALIASES: dict[str, str] = {name: key for key, names in _BY_KEY.items() for name in names}
 
+PLACES: dict[str, int] = {name: place for names in _BY_KEY.values() for place, name in enumerate(names)}
+"""Where a name stands among those of its key: of several that a trainer logs at once, the first is meant."""
+
 EVALUATED: dict[str, str] = {
     "loss": "rldk/eval/loss",
     "reward": "rldk/eval/reward",

@@ -21,6 +21,7 @@ from rldk_tracking.sources.aliases import (
     EVALUATED,
     NAN_COUNTERS,
     OF_FUNCTION,
+    PLACES,
     PREFERENCE,
 )
 from rldk_tracking.sources.base import Observation
@@ -92,7 +93,8 @@ def _translated(
 ) -> dict[str, float]:
     row: dict[str, float] = {}
     preference = any(name in names for name in PREFERENCE)
-    for name, raw in names.items():
+    # Where several names stand for one key, the one that aliases name first comes last and wins.
+    for name, raw in sorted(names.items(), key=lambda item: -PLACES.get(item[0], 0)):
         key, value = _key(name, names, kind, within_groups, preference), number(raw)
         if key is None or value is None:
             continue
@@ -104,12 +106,16 @@ def _translated(
                 row.setdefault(counter, 0.0)
         elif counter is not None:
             row[counter] = 1.0
+            row.pop(key, None)
     return row
 
 
 def _key(name: str, names: Mapping[str, Any], kind: Kind | None, within_groups: bool, preference: bool) -> str | None:
     if name == "kl":
-        is_k1 = kind == "rloo" or "policy_loss" in names
+        if preference:  # KTO's baseline: a sum over a text, of pairs that do not belong together
+            return None
+        # OpenRLHF, which logs no `loss`; GRPO with an entropy bonus logs both.
+        is_k1 = kind == "rloo" or ("policy_loss" in names and "loss" not in names)
         return "rldk/kl/ref_k1" if is_k1 else "rldk/kl/ref_k3"
     if name == "reward_std":
         return "rldk/reward/group_std_mean" if within_groups else "rldk/reward/std"
