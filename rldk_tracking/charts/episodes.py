@@ -88,7 +88,8 @@ def verdict(status: str, step: int | None, row: Mapping[str, float], told: Seque
         row: the last values.
         told: the episodes so far.
     """
-    word = {"finished": "Finished", "stopped": "Stopped", "crashed": "Crashed"}.get(status, "Running")
+    words = {"finished": "Finished", "stopped": "Stopped", "crashed": "Crashed", "": "As recorded"}
+    word = words.get(status, "Running")
     when = word if step is None else f"{word}, step {step}"
     lasting = [episode for episode in by_weight(told) if episode.ended is None]
     troubles = [episode for episode in lasting if episode.severity != "info"]

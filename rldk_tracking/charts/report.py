@@ -74,7 +74,7 @@ class Report:
     @property
     def verdict(self) -> str:
         """The run in a sentence."""
-        return verdict(self.status or "finished", self.span[1], self.row, self.told)
+        return verdict(self.status, self.span[1], self.row, self.told)
 
     def html(self) -> str:
         """The page as HTML."""

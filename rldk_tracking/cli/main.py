@@ -15,10 +15,14 @@ from importlib import import_module
 import rldk_tracking
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "alerts": ("rldk_tracking.cli.alerts", "have W&B tell a team's Slack about low health and open alerts"),
+    "charts": ("rldk_tracking.cli.charts", "save the charts as a view of a W&B project"),
     "checkpoint": ("rldk_tracking.cli.checkpoint", "say whether saved weights are any good"),
     "demo": ("rldk_tracking.cli.demo", "train a tiny model, healthy and with a fault, and show what is seen"),
     "doctor": ("rldk_tracking.cli.doctor", "say what is installed and what can be watched with it"),
     "keys": ("rldk_tracking.cli.keys", "print the catalogue of series"),
+    "report": ("rldk_tracking.cli.report", "put a past run on one page, or its series into a table"),
+    "sync": ("rldk_tracking.cli.sync", "send what a tracker did not take, and complete trainings that were killed"),
 }
 """Name of the command to its module and one line of help."""
 

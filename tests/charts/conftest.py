@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rldk_tracking.health.alert import Alert
+from tests.charts.wandb_backend import wandb_backend  # noqa: F401
 
 
 @pytest.fixture

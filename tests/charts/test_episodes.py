@@ -65,6 +65,7 @@ HEALTHY = {"rldk/health/score": 1.0}
     [
         ("running", HEALTHY, "Running, step 40. No alert so far."),
         ("finished", HEALTHY, "Finished, step 40. No alert so far."),
+        ("", HEALTHY, "As recorded, step 40. No alert so far."),
         ("crashed", {}, "Crashed, step 40. Nothing is known about its health: no rule had data."),
     ],
 )

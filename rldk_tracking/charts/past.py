@@ -1,0 +1,125 @@
+"""A report on a run that is over, from whatever it left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rldk_tracking.charts.report import Report
+from rldk_tracking.charts.series import Points
+from rldk_tracking.health.alert import Alert
+from rldk_tracking.health.engine import Engine
+from rldk_tracking.health.presets import rules_for
+from rldk_tracking.sources.history import read
+from rldk_tracking.trackers.journal import decode
+from rldk_tracking.trackers.journal import read as read_journal
+
+Row = tuple[int, dict[str, float]]
+PLACES = ("run.jsonl", "rldk/run.jsonl")
+"""Where a folder keeps the journal of a `JsonlTracker`."""
+MOST = 2000
+"""Points of a series that a report draws."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """A run that is over.
+
+    Attributes:
+        rows: step and values of each row, as they came.
+        alerts: every transition: those of the run where it was watched, else those that the rules find now.
+        status: "finished", "stopped" or "crashed" where the run says so, else empty.
+        settings: what is known of its configuration.
+        unknown: rules whose data never came, where the rules were asked now.
+    """
+
+    source: str
+    rows: list[Row]
+    alerts: list[Alert]
+    status: str = ""
+    settings: Mapping[str, Any] | None = None
+    unknown: tuple[str, ...] = ()
+
+    def report(self, title: str | None = None) -> Report:
+        """The report, under the source's name or another."""
+        return Report(
+            title=title or Path(self.source).name or self.source,
+            series={key: _thinned(points) for key, points in series_of(self.rows).items()},
+            alerts=self.alerts,
+            status=self.status,
+            settings=self.settings or {},
+            unknown=self.unknown,
+        )
+
+
+def load(source: str | Path, rules: str = "safe", overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Past:
+    """Read a run. A journal of a watched run is taken as it is; any other source is judged now.
+
+    Args:
+        source: see `rldk_tracking.sources.history`; a journal, or a folder with one, first of all.
+        rules, overrides: see `rldk_tracking.health.presets.rules_for`.
+
+    Raises:
+        UnreadableSourceError: there is nothing to read.
+        ValueError: unknown rules or fields.
+    """
+    journal = _journal_in(Path(source)) if ":" not in str(source) else None
+    if journal is not None:
+        watched = _watched(str(source), read_journal(journal))
+        if watched is not None:
+            return watched
+    history = read(source)
+    engine = Engine(rules_for(rules, overrides), history.settings)
+    rows: list[Row] = []
+    alerts: list[Alert] = []
+    for entry in history.entries:
+        alerts += engine.update(entry.step, entry.row)
+        judged = {"rldk/alerts/firing": float(len(engine.firing))} | engine.scores()
+        rows.append((entry.step, judged | entry.row))
+    return Past(history.source, rows, alerts, settings=history.settings, unknown=tuple(engine.unknown()))
+
+
+def series_of(rows: Iterable[Row]) -> dict[str, Points]:
+    """Key to its points."""
+    found: dict[str, Points] = {}
+    for step, row in rows:
+        for key, value in row.items():
+            found.setdefault(key, []).append((step, value))
+    return found
+
+
+def _journal_in(path: Path) -> Path | None:
+    if path.is_dir():
+        return next((path / place for place in PLACES if (path / place).is_file()), None)
+    return path if path.suffix == ".jsonl" and path.is_file() else None
+
+
+def _watched(source: str, records: Iterator[dict[str, Any]]) -> Past | None:
+    """What a journal tells of a run that was judged as it went; None where it holds no health."""
+    rows: list[Row] = []
+    alerts: list[Alert] = []
+    status = ""
+    for record in records:
+        try:
+            method, arguments = decode(record)
+        except (KeyError, TypeError, ValueError):
+            continue
+        if method == "log":
+            values, step = arguments
+            rows.append((int(step), {str(key): float(value) for key, value in values.items()}))
+        elif method == "alert":
+            alerts.append(arguments[0])
+        elif method == "status":
+            status = str(arguments[0])
+    if not any(key.startswith("rldk/health/") for _, row in rows for key in row):
+        return None
+    return Past(source, rows, alerts, status if status in ("finished", "stopped", "crashed") else "")
+
+
+def _thinned(points: Points) -> Points:
+    """Every so-many-th point, and the last."""
+    stride = -(-len(points) // MOST)
+    kept = points[::stride]
+    return kept if kept[-1] == points[-1] else [*kept, points[-1]]

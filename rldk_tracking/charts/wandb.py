@@ -1,0 +1,164 @@
+"""The specification as a saved view of a W&B project.
+
+W&B draws every series by itself; the view adds the order, the titles, limits beside what they bound, and reward against
+KL. It is made by an explicit command, never inside a training: a view is the project's, and saving one needs the right
+to write to it. The view's address has a fixed name, by which an earlier one is found: what is there already is not sent
+again, and what has fewer charts than there is data for is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rldk_tracking.charts.spec import VIEW_NAME, Chart, Section, charted, sections, signature
+from rldk_tracking.keys import CATALOGUE
+
+SLUG = "rldkhealth1"
+"""The view's name in its address, `?nw=rldkhealth1`."""
+STEP = "train/global_step"
+RUNS = 20
+"""How many of the latest runs are asked for their series."""
+ABOUT = (
+    "Made by `rldk-tracking charts wandb`, which may be run again when there are new series. "
+    "Read from the top: health and open alerts first, then the section that an alert's series belongs to. "
+    "A limit that was given is drawn as a series of its own, `rldk/<group>/limit`."
+)
+
+Outcome = Literal["made", "updated", "unchanged"]
+
+
+class RefusedError(Exception):
+    """W&B did not take what was asked of it, or has no such project; the message says what and why."""
+
+
+@dataclass(frozen=True)
+class SavedView:
+    """A view and how it came about."""
+
+    url: str
+    outcome: Outcome
+    charts: int
+
+
+def save_view(entity: str, project: str) -> SavedView:
+    """Have the view in a project, with the charts for which its latest runs have data.
+
+    Raises:
+        ImportError: wandb or wandb-workspaces is not installed.
+        RefusedError: there is no such project, or W&B does not take the view.
+    """
+    wandb, ws, _ = packages()
+    url = f"{project_url(wandb, entity, project)}?nw={SLUG}"
+    try:
+        series = series_of(wandb, entity, project)
+        chosen = sections(series)
+        wish = _signature(chosen, series)
+        known = _known(ws, entity, project)
+        count = sum(len(section.charts) for section in chosen)
+        if known is not None and wish in known["spec"]:
+            return SavedView(url, "unchanged", count)
+        view = workspace(entity, project, series)
+        view._internal_name = f"nw-{SLUG}-v"
+        view._internal_id = "" if known is None else known["id"]
+        # `Workspace.save` does the same and then prints an address without the server's path.
+        answer = ws.internal.upsert_view2(view._to_model())
+    except faults(wandb) as fault:
+        raise RefusedError(f"W&B refuses: {fault}") from fault
+    stored = answer["upsertView"]["view"]["name"]
+    address = stored.removeprefix("nw-").removesuffix("-v")
+    return SavedView(url.replace(SLUG, address), "made" if known is None else "updated", count)
+
+
+def workspace(entity: str, project: str, series: Collection[str]) -> Any:
+    """The view, not saved: a `wandb_workspaces.workspaces.Workspace`."""
+    _, ws, wr = packages()
+    chosen = sections(series)
+    about = wr.MarkdownPanel(markdown=f"{ABOUT}\n\n`{_signature(chosen, series)}`")
+    drawn = []
+    for number, section in enumerate(chosen):
+        panels = [_panel(wr, chart, chart.series(series)) for chart in section.charts]
+        if section.name == "Rollouts" and {"rldk/reward/mean", "rldk/kl/ref_k3"} <= set(series):
+            panels.append(
+                wr.LinePlot(title="Reward against KL", x="rldk/kl/ref_k3", y=["rldk/reward/mean"], title_x="KL")
+            )
+        drawn.append(ws.Section(name=section.name, panels=panels + [about] * (number == 0), is_open=True))
+    settings = ws.WorkspaceSettings(x_axis=STEP, group_by_prefix="last")
+    return ws.Workspace(
+        entity=entity, project=project, name=VIEW_NAME, sections=drawn, settings=settings, auto_generate_panels=True
+    )
+
+
+def _panel(wr: Any, chart: Chart, names: list[str]) -> Any:
+    return wr.LinePlot(
+        title=chart.title,
+        x=STEP,
+        y=names,
+        log_y=True if chart.logarithmic else None,
+        range_y=(None, None) if chart.bounds is None else chart.bounds,
+    )
+
+
+def series_of(wandb: Any, entity: str, project: str) -> set[str]:
+    """The series that the project's latest runs have and the specification draws; all of it where there is no run."""
+    try:
+        runs = wandb.Api().runs(f"{entity}/{project}", order="-created_at", per_page=RUNS, lazy=False)
+        found = {str(key) for run, _ in zip(runs, range(RUNS), strict=False) for key in _plain(run.summary_metrics)}
+    except ValueError as fault:
+        raise RefusedError(f"W&B has no project {entity}/{project}, or it is not yours to read: {fault}") from fault
+    return charted(found) or charted(name for name in CATALOGUE if "<" not in name)
+
+
+def _plain(summary: Any) -> list[str]:
+    """Keys of a run's summary, which keeps `summary="max"` and the like in a level below."""
+    return [key for key in summary if not key.startswith("_")]
+
+
+def _known(ws: Any, entity: str, project: str) -> dict[str, str] | None:
+    """Id and specification of the view that an earlier command made."""
+    try:
+        found = ws.internal.get_view_dict(entity, project, SLUG)
+    except ValueError as fault:
+        if "Workspace" in str(fault):
+            return None
+        raise RefusedError(str(fault)) from fault
+    return {"id": str(found["id"]), "spec": str(found["spec"])}
+
+
+def project_url(wandb: Any, entity: str, project: str) -> str:
+    """Address of the project's workspace page."""
+    return str(wandb.Api().project(project, entity=entity).url)
+
+
+def packages() -> tuple[Any, Any, Any]:
+    """wandb, wandb_workspaces.workspaces, and the panels.
+
+    Raises:
+        ImportError: one of them is not installed; the message names the extra.
+    """
+    try:
+        import wandb
+        import wandb_workspaces.reports.v2 as panels
+        import wandb_workspaces.workspaces as workspaces
+    except ImportError as error:
+        raise ImportError('W&B views need wandb-workspaces: pip install "rldk-tracking[wandb]"') from error
+    return wandb, workspaces, panels
+
+
+def faults(wandb: Any) -> tuple[type[Exception], ...]:
+    """What W&B's API raises where the server refuses or is not there; some calls let its transport's own error out."""
+    known = [wandb.Error, OSError]
+    try:
+        from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+        known.append(WandbApiFailedError)
+    except ImportError:
+        pass  # of another age of wandb, which has other names inside
+    return tuple(known)
+
+
+def _signature(chosen: list[Section], series: Collection[str]) -> str:
+    drawn = [name for section in chosen for chart in section.charts for name in chart.series(series)]
+    return f"rldk {signature([*chosen, Section(json.dumps(drawn), ())])}"

@@ -1,0 +1,85 @@
+"""Reports on runs that are over: watched ones as they were told, others as the rules see them now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rldk_tracking.charts.past import MOST, load, series_of
+from rldk_tracking.health.alert import Alert
+from rldk_tracking.replay import replay
+from rldk_tracking.sources.history import UnreadableSourceError
+from rldk_tracking.trackers.jsonl import JsonlTracker
+
+Make = Callable[..., Alert]
+
+
+def journal(path: Path, *alerts: Alert, rows: int = 5) -> Path:
+    tracker = JsonlTracker(path)
+    tracker.status("running", {}, 0)
+    for step in range(1, rows + 1):
+        tracker.log({"rldk/health/score": 1.0, "rldk/kl/ref_k3": 0.1 * step}, step)
+    for alert in alerts:
+        tracker.alert(alert)
+    tracker.status("stopped", {}, rows)
+    tracker.close()
+    return path
+
+
+def test_a_watched_run_is_taken_as_it_was_told(tmp_path: Path, make_alert: Make) -> None:
+    alert = make_alert("users.own", step=3, first_step=2)
+    past = load(journal(tmp_path / "run.jsonl", alert))
+    assert past.alerts == [alert]
+    assert past.status == "stopped"
+    assert past.rows[4] == (5, {"rldk/health/score": 1.0, "rldk/kl/ref_k3": pytest.approx(0.5)})
+    assert past.report().verdict == "Stopped, step 5. Warning: users.own since step 2."
+
+
+@pytest.mark.parametrize("place", ["run.jsonl", "rldk/run.jsonl"])
+def test_a_folder_is_searched_for_its_journal(tmp_path: Path, place: str) -> None:
+    journal(tmp_path / place)
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": [{"step": 1, "loss": 1.0}]}))
+    past = load(tmp_path)
+    assert len(past.rows) == 5
+    assert past.report().title == tmp_path.name
+
+
+def test_torn_and_foreign_lines_are_left_out(tmp_path: Path) -> None:
+    path = journal(tmp_path / "run.jsonl")
+    with path.open("a") as file:
+        file.write('{"type": "metrics", "step": 6}\n{"type": "dance"}\n{"type": "alert"}\n{"type": "metr')
+    assert len(load(path).rows) == 5
+
+
+def test_an_unwatched_run_is_judged_as_replay_judges_it(tmp_path: Path) -> None:
+    entries = [{"step": n, "loss": 0.1, "kl": 0.01 * n, "grad_norm": float("nan") if n > 7 else 1.0} for n in range(20)]
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n".join(json.dumps(entry) for entry in entries))
+    past = load(path)
+    judged = replay(path)
+    assert past.alerts == [alert for _, alert in judged.alerts]
+    assert [alert.rule for alert in past.alerts] == ["nan.gradients"]
+    assert past.unknown == tuple(judged.unknown)
+    assert {key: past.rows[-1][1][key] for key in judged.scores} == judged.scores
+    assert "Critical: nan.gradients since step 8" in past.report().verdict
+    assert "Not judged" in past.report().html()
+
+
+def test_unknown_rules_and_sources_are_said(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableSourceError):
+        load(tmp_path / "nothing.jsonl")
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1, "loss": 0.1}')
+    with pytest.raises(ValueError, match="unknown preset"):
+        load(path, rules="lenient")
+
+
+def test_a_long_run_is_drawn_thinner_and_kept_whole(tmp_path: Path) -> None:
+    past = load(journal(tmp_path / "run.jsonl", rows=4 * MOST + 1))
+    points = past.report().series["rldk/kl/ref_k3"]
+    assert len(points) <= MOST + 1
+    assert points[-1] == (4 * MOST + 1, past.rows[-1][1]["rldk/kl/ref_k3"])
+    assert len(series_of(past.rows)["rldk/kl/ref_k3"]) == 4 * MOST + 1

@@ -1,0 +1,111 @@
+"""The saved view of a W&B project, against a server on loopback that remembers views."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from rldk_tracking.charts.spec import SECTIONS, VIEW_NAME
+from rldk_tracking.charts.wandb import RefusedError, packages, save_view, workspace
+from tests.charts.wandb_backend import WandbBackend
+
+pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is not installed")
+
+PPO = {"rldk/reward/mean": 0.4, "rldk/kl/ref_k3": 0.1, "rldk/kl/limit": 0.2, "rldk/value/loss": 2.0, "train/loss": 1.0}
+
+
+def spec(backend: WandbBackend) -> dict[str, Any]:
+    (view,) = backend.views.values()
+    return dict(json.loads(view["spec"])["section"])
+
+
+def drawn(backend: WandbBackend) -> dict[str, list[Any]]:
+    """Section to what its line plots draw."""
+    return {
+        section["name"]: [panel["config"]["metrics"] for panel in section["panels"] if "metrics" in panel["config"]]
+        for section in spec(backend)["panelBankConfig"]["sections"]
+    }
+
+
+def test_the_view_has_what_the_projects_runs_have(wandb_backend: WandbBackend) -> None:
+    wandb_backend.runs = [PPO, {"rldk/length/mean": 5.0, "_step": 3}]
+    view = save_view("tester", "project")
+    assert (view.outcome, view.charts) == ("made", 4)
+    assert view.url == f"{wandb_backend.url}/tester/project/workspace?nw=rldkhealth1"
+    assert drawn(wandb_backend) == {
+        "Rollouts": [["rldk/reward/mean"], ["rldk/reward/mean"]],
+        "KL and policy": [["rldk/kl/ref_k3", "rldk/kl/limit"]],
+        "Value and advantage": [["rldk/value/loss"]],
+        "Length and diversity": [["rldk/length/mean"]],
+    }
+    saved = wandb_backend.views["nw-rldkhealth1-v"]
+    assert saved["displayName"] == VIEW_NAME
+    assert (saved["entityName"], saved["projectName"]) == ("tester", "project")
+    assert spec(wandb_backend)["settings"]["xAxis"] == "train/global_step"
+
+
+def test_reward_is_drawn_against_kl(wandb_backend: WandbBackend) -> None:
+    wandb_backend.runs = [PPO]
+    save_view("tester", "project")
+    panels = spec(wandb_backend)["panelBankConfig"]["sections"][0]["panels"]
+    config = next(panel["config"] for panel in panels if panel["config"].get("chartTitle") == "Reward against KL")
+    assert config["xAxis"] == "rldk/kl/ref_k3"
+
+
+def test_however_often_it_runs_it_is_sent_once(wandb_backend: WandbBackend) -> None:
+    wandb_backend.runs = [PPO]
+    outcomes = [save_view("tester", "project").outcome for _ in range(3)]
+    assert outcomes == ["made", "unchanged", "unchanged"]
+    assert wandb_backend.count("UpsertView2") == 1
+    assert len(wandb_backend.views) == 1
+
+
+def test_new_series_bring_the_same_view_up_to_date(wandb_backend: WandbBackend) -> None:
+    wandb_backend.runs = [PPO]
+    first = save_view("tester", "project")
+    wandb_backend.runs.append({"rldk/checkpoint/score": 1.0})
+    second = save_view("tester", "project")
+    assert second.outcome == "updated"
+    assert second.url == first.url
+    assert len(wandb_backend.views) == 1
+    assert "Checkpoints" in drawn(wandb_backend)
+
+
+def test_a_server_that_names_the_view_itself(wandb_backend: WandbBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = wandb_backend._UpsertView2
+
+    def renamed(variables: dict[str, Any]) -> dict[str, Any]:
+        return given(variables | {"name": "nw-abc123-v"})
+
+    monkeypatch.setattr(wandb_backend, "_UpsertView2", renamed)
+    assert save_view("tester", "project").url.endswith("?nw=abc123")
+
+
+def test_a_project_without_runs_gets_the_whole_specification(wandb_backend: WandbBackend) -> None:
+    save_view("tester", "project")
+    assert list(drawn(wandb_backend)) == [section.name for section in SECTIONS]
+
+
+def test_no_project_and_no_right_are_said(wandb_backend: WandbBackend) -> None:
+    with pytest.raises(RefusedError, match="no project tester/other"):
+        save_view("tester", "other")
+    wandb_backend.refuses.add("UpsertView2")
+    with pytest.raises(RefusedError, match="permission denied"):
+        save_view("tester", "project")
+    assert wandb_backend.views == {}
+
+
+def test_names_of_strangers_are_taken_as_names() -> None:
+    hostile = 'rldk/reward/function/"],{}<script>/mean'
+    model = workspace("a", "b", {hostile})._to_model()
+    text = model.spec.model_dump_json(by_alias=True, exclude_none=True)
+    (section,) = json.loads(text)["section"]["panelBankConfig"]["sections"]
+    assert section["panels"][0]["config"]["metrics"] == [hostile]
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "wandb_workspaces.workspaces", None)
+    with pytest.raises(ImportError, match=r"rldk-tracking\[wandb\]"):
+        packages()
