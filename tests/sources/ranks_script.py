@@ -39,8 +39,8 @@ class Look(TrainerCallback):
         (folder / f"rank{os.environ['RANK']}.json").write_text(json.dumps(found), encoding="utf-8")
 
 
-folder = Path(sys.argv[2])
+folder = Path(sys.argv[1])
 settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "num_generations": 4}
-trainer = getattr(demo, f"{sys.argv[1]}_trainer")(folder / "out", max_steps=1, callbacks=[Look()], **settings)
+trainer = demo.grpo_trainer(folder / "out", max_steps=1, callbacks=[Look()], **settings)
 source = GroupSource(trainer)
 trainer.train()
