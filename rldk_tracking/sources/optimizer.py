@@ -77,6 +77,7 @@ class OptimizerProbe:
         self._queue: dict[str, deque[Tensor]] = {name: deque(maxlen=KEPT_STEPS) for name in QUANTITIES}
         self._limits: deque[float] = deque(maxlen=KEPT_STEPS)
         self._limit: float | None = None
+        self._rate: Tensor | None = None
         self._gradients: Tensor | None = None
         self._snapshot: updates.Snapshot | None = None
         self._sampled: list[int] = []
@@ -119,7 +120,8 @@ class OptimizerProbe:
             clipped = torch.stack([norm > limit for norm, limit in zip(norms, limits, strict=True)]).double().mean()
         if self._noise is not None:
             noise = self._noise.value(absent[0])
-        header = torch.stack([_learning_rate(self._optimizer, device), clipped, noise])
+        rate, self._rate = self._rate, None
+        header = torch.stack([absent[0] if rate is None else rate, clipped, noise])
         return torch.cat(
             [header] + [summarise(steps[name], self.layout) if name in steps else absent for name in QUANTITIES]
         )
@@ -176,6 +178,8 @@ class OptimizerProbe:
             # A fused optimizer under a gradient scaler divides by the scale inside its step.
             self._gradients = self._gradient_squares(getattr(optimizer, "grad_scale", None))
         squares = self._gradients
+        # Now: a scheduler moves it to the next step's before anybody asks.
+        self._rate = _learning_rate(optimizer, self.layout.index.device)
         self._queue["gradients"].append(squares)
         if self._limit is not None:
             self._limits.append(self._limit)
