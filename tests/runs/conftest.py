@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from rldk_tracking.callback import RLDKCallback
-from rldk_tracking.demo.task import reward
+from rldk_tracking.demo.model import tiny_model, tiny_tokenizer
+from rldk_tracking.demo.task import demonstrations, reward
 from rldk_tracking.demo.trainers import grpo_trainer, ppo_trainer, rloo_trainer
 from rldk_tracking.trackers.memory import InMemoryTracker
 from tests.runs.group_spy import EOS, PAD, GroupSpy
@@ -94,6 +97,7 @@ GRPO_CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "asymmetric": {"loss_type": "dr_grpo", "num_iterations": 3, "epsilon": 0.01, "epsilon_high": 0.03},
     "cispo": {"loss_type": "cispo", "num_iterations": 2, "epsilon_high": 1.02, "scale_rewards": "none"},
     "sequences": {"importance_sampling_level": "sequence", "num_iterations": 2, "epsilon": 0.001},
+    "entropy bonus": {"entropy_coef": 0.1, "num_iterations": 2},
     "sampler": {"rollout_func": sample_elsewhere, "beta": 0.0, "scale_rewards": "batch"},
 }
 
@@ -155,6 +159,72 @@ def train_ppo(name: str, folder: Path, **options: Any) -> Ran:
         spy.trainer = trainer
         trainer.train()
     return Ran(tracker, spy, trainer)
+
+
+class Logs(TrainerCallback):
+    """What a trainer logged, by step."""
+
+    def __init__(self) -> None:
+        self.steps: dict[int, dict[str, Any]] = {}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if "loss" in logs:
+            self.steps[state.global_step] = dict(logs)
+
+
+PREFERENCE_STEPS = 7
+
+
+def train_on_texts(kind: str, folder: Path) -> Ran:
+    """Preference training and its relatives, on demonstrations that are mostly right and mostly wrong."""
+    from datasets import Dataset
+
+    good, bad = demonstrations(64, hit_rate=0.9, seed=1), demonstrations(64, hit_rate=0.1, seed=1)
+    pairs = [{"prompt": p, "chosen": c, "rejected": r} for (p, c), (_, r) in zip(good, bad, strict=True)]
+    texts = [{"text": prompt + completion} for prompt, completion in good]
+    single = [{"prompt": p, "completion": c, "label": i % 2 == 0} for i, (p, c) in enumerate([*good, *bad])]
+    trainer_class, config_class, data = {
+        "dpo": ("trl.DPOTrainer", "trl.DPOConfig", pairs),
+        "kto": ("trl.KTOTrainer", "trl.KTOConfig", single),
+        "orpo": ("trl.experimental.orpo.ORPOTrainer", "trl.experimental.orpo.ORPOConfig", pairs),
+        "cpo": ("trl.experimental.cpo.CPOTrainer", "trl.experimental.cpo.CPOConfig", pairs),
+        "sft": ("trl.SFTTrainer", "trl.SFTConfig", texts),
+    }[kind]
+    tracker, logs = InMemoryTracker(), Logs()
+    settings = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "disable_tqdm": True}
+    args = resolve_name(config_class)(
+        output_dir=str(folder),
+        report_to="none",
+        logging_steps=1,
+        save_strategy="no",
+        max_steps=PREFERENCE_STEPS,
+        per_device_train_batch_size=8,
+        learning_rate=5e-3,
+        **settings,
+    )
+    trainer = resolve_name(trainer_class)(
+        model=tiny_model(0),
+        args=args,
+        train_dataset=Dataset.from_list(data),
+        processing_class=tiny_tokenizer(),
+        callbacks=[RLDKCallback(trackers=[tracker], strict=True), logs],
+        **({"ref_model": tiny_model(0)} if kind in ("dpo", "kto") else {}),
+    )
+    trainer.train()
+    return Ran(tracker, logs, trainer)
+
+
+@pytest.fixture(scope="session")
+def text_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ran]:
+    """`text_run("dpo")`: the finished run of a trainer that samples nothing."""
+    finished: dict[str, Ran] = {}
+
+    def run(kind: str) -> Ran:
+        if kind not in finished:
+            finished[kind] = train_on_texts(kind, tmp_path_factory.mktemp(kind))
+        return finished[kind]
+
+    return run
 
 
 @pytest.fixture(scope="session")

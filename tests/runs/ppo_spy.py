@@ -1,4 +1,4 @@
-"""Reads a PPO run out of the frame of `PPOTrainer.train` and out of the functions that it calls, in a way of its own."""
+"""Reads a PPO run out of the frame of `PPOTrainer.train` and of the functions that it calls, in a way of its own."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 from scipy import stats
@@ -267,7 +267,7 @@ def diversity(batch: Sequence[Completion]) -> dict[str, float]:
     longer = [text for text in texts if len(text) > 1]
     if longer:
         found["rldk/diversity/distinct_2"] = mean(
-            len(set(zip(text, text[1:], strict=False))) / (len(text) - 1) for text in longer
+            len(set(pairwise(text))) / (len(text) - 1) for text in longer
         )
     return found
 
@@ -277,7 +277,7 @@ def overlap(batch: Sequence[Completion]) -> float | None:
     groups = defaultdict(list)
     for c in batch:
         if len(c.tokens) > 1:
-            groups[c.group].append(set(zip(c.tokens, c.tokens[1:], strict=False)))
+            groups[c.group].append(set(pairwise(c.tokens)))
     shares = [
         mean(len(a & b) / len(a | b) for a, b in combinations(sets, 2)) for sets in groups.values() if len(sets) > 1
     ]

@@ -98,6 +98,13 @@ def test_steps_without_a_rollout_have_no_numbers_of_one(kind: str, group_run: Ca
         assert "rldk/policy/ratio_mean" in run.at(step)
 
 
+def test_the_loss_is_the_trainers_also_beside_a_policy_loss(group_run: Callable[[str, str], Ran]) -> None:
+    run = group_run("grpo", "entropy bonus")
+    for number, step in run.spy.steps.items():
+        assert run.at(number)["rldk/train/loss"] == pytest.approx(step.logs["loss"])
+        assert step.logs["policy_loss"] != pytest.approx(step.logs["loss"])
+
+
 @pytest.mark.parametrize("kind", ["grpo", "rloo"])
 def test_logs_are_taken_at_the_step_that_logs_them(kind: str, group_run: Callable[[str, str], Ran]) -> None:
     run = group_run(kind, "logs rarely")
