@@ -31,8 +31,8 @@ def write_parquet(path: Path, rows: Sequence[Row]) -> None:
         ImportError: pyarrow is not installed.
     """
     try:
-        import pyarrow
-        from pyarrow import parquet
+        import pyarrow  # type: ignore[import-untyped,unused-ignore]
+        from pyarrow import parquet  # type: ignore[import-untyped,unused-ignore]
     except ImportError as error:
         raise ImportError("Parquet needs pyarrow: pip install pyarrow") from error
     columns = {"step": pyarrow.array([step for step, _ in rows], pyarrow.int64())}

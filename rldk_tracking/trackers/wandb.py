@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
+from rldk_tracking.charts.panels import RunPanels
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.base import RejectedError, RunInfo, Tracker
 
@@ -29,6 +34,7 @@ class WandbTracker(Tracker):
 
     name: ClassVar[str] = "wandb"
     repeatable: ClassVar[bool] = False
+    settles: ClassVar[float] = 20.0
 
     def __init__(self, run: Any = None) -> None:
         try:
@@ -37,10 +43,37 @@ class WandbTracker(Tracker):
             raise ImportError('WandbTracker needs wandb: pip install "rldk-tracking[wandb]"') from error
         self._wandb: Any = wandb
         self._given = run
+        self._log: str | None = None
+        self._owns_run = False
         self._run = run
         self._url: str | None = None
         self._defined: set[str] = set()
         self._open_alerts: dict[str, str] = {}
+        self._panels: RunPanels | None = None
+
+    @classmethod
+    def resume(cls, to: Mapping[str, str]) -> WandbTracker:
+        """A tracker for the run of another process, which it ends at `close`; `to` is that process's `address()`.
+
+        Raises:
+            ConnectionError: W&B cannot be reached.
+        """
+        tracker = cls()
+        wandb, place = tracker._wandb, to.get("log")
+        try:
+            run = wandb.init(
+                entity=to.get("entity"),
+                project=to.get("project"),
+                id=to["id"],
+                resume="allow",
+                # Beside the first run's files.
+                dir=None if place is None else str(Path(place).parents[2]),
+            )
+        except wandb.Error as error:
+            raise ConnectionError(f"W&B cannot be reached: {error}") from error
+        tracker._given = tracker._run = run
+        tracker._log, tracker._owns_run = place, True
+        return tracker
 
     @property
     def joined(self) -> bool:
@@ -51,9 +84,11 @@ class WandbTracker(Tracker):
             self._run = self._wandb.run
         if self._run is not None:
             self._url = self._run.url or None
+            self._panels = RunPanels(self._wandb, run)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        self._write(dict(metrics), step)
+        panels = {} if self._panels is None else self._panels.row(metrics, step)
+        self._write(dict(metrics) | panels, step)
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         table = self._wandb.Table(columns=list(columns), data=[list(row) for row in rows], allow_mixed_types=True)
@@ -76,11 +111,17 @@ class WandbTracker(Tracker):
             else:
                 self._open_alerts.pop(alert.rule, None)
             run.summary["rldk/alerts/open"] = ",".join(sorted(self._open_alerts))
+        if self._panels is not None:
+            self._panels.alert(alert)
 
     def status(self, status: str, metrics: Mapping[str, float], step: int) -> None:
         run = self._joined_run()
         with _Finished(self._wandb):
             run.summary["rldk/status"] = status
+        if status in ("finished", "stopped", "crashed") and self._panels is not None:
+            panels = self._panels.at_end(status, str(run.name or run.id))
+            if panels:
+                self._write(panels, step)
 
     def url(self) -> str | None:
         return self._url
@@ -89,11 +130,30 @@ class WandbTracker(Tracker):
         run = self._run
         if run is None:
             return {}
-        return {name: str(value) for name in ("entity", "project", "id") if (value := getattr(run, name, None))}
+        found = {name: str(value) for name in ("entity", "project", "id") if (value := getattr(run, name, None))}
+        log = getattr(run.settings, "sync_file", None)
+        return found | ({"log": str(log)} if log else {})
+
+    def missing(self, records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """What is not in the local log of the first process, from which `wandb sync` completes that part of the run."""
+        if self._log is None or not Path(self._log).exists():
+            return []
+        steps, alerts = _contents(self._log)
+        return [
+            record
+            for record in records
+            if (record["type"] == "metrics" and record["step"] not in steps)
+            or (record["type"] == "alert" and not any(f"Step: {record['step']} " in text for text in alerts))
+            or record["type"] == "status"
+        ]
 
     def close(self) -> None:
         """Forget the run: one tracker may serve one training after another."""
+        if self._owns_run and self._run is not None:
+            self._run.finish()
+            return
         self._run = self._given
+        self._panels = None
         self._defined.clear()
         self._open_alerts.clear()
 
@@ -111,6 +171,21 @@ class WandbTracker(Tracker):
         if self._run is None:
             raise RejectedError("no W&B run is open")
         return self._run
+
+
+def _contents(log: str) -> tuple[set[int], list[str]]:
+    """Steps of our rows, and texts of the alerts, in a log of W&B's."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", log]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    steps, alerts = set(), []
+    for line in shown.splitlines():
+        record = json.loads(line)
+        item = record.get("history", {}).get("item", {})
+        if STEP in item and any(key.startswith("rldk/") for key in item):
+            steps.add(int(item[STEP]))
+        if "alert" in record:
+            alerts.append(str(record["alert"].get("text", "")))
+    return steps, alerts
 
 
 class _Finished:

@@ -1,0 +1,107 @@
+"""What W&B cannot draw from single series by itself: distributions over time, reward against KL, alerts, the report.
+
+W&B keeps each of them as an artifact version, so they are made anew only now and then, and at the end.
+
+| key | what |
+|---|---|
+| rldk/charts/reward_distribution | lowest, 10th, 50th, 90th percentile and highest reward over the steps |
+| rldk/charts/layer_gradients | the same of the layers' gradient norms |
+| rldk/charts/reward_against_kl | a point for each row |
+| rldk/charts/alerts | a table of the alerts, the open ones first |
+| rldk/charts/report | the whole run on one page, at the end |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rldk_tracking.charts.episodes import by_weight, episodes
+from rldk_tracking.charts.report import Report
+from rldk_tracking.charts.series import Thinned
+from rldk_tracking.health.alert import Alert
+from rldk_tracking.trackers.base import RunInfo
+
+PREFIX = "rldk/charts"
+FANS = {
+    "reward_distribution": [f"rldk/reward/{name}" for name in ("min", "p10", "p50", "p90", "max")],
+    "layer_gradients": [f"rldk/grad/layer_norm/{name}" for name in ("min", "p10", "p50", "p90", "max")],
+}
+ALERT_COLUMNS = ["rule", "severity", "first_step", "step", "ended", "value", "threshold", "message", "advice", "series"]
+
+
+class RunPanels:
+    """The panels of one run.
+
+    Args:
+        wandb: the module.
+        info: what is known of the training.
+        interval: steps between two versions of a panel.
+        most: points of a series that are kept.
+    """
+
+    def __init__(self, wandb: Any, info: RunInfo, interval: int = 500, most: int = 200) -> None:
+        self._wandb = wandb
+        self._info = info
+        self._interval = interval
+        self._past = Thinned(most)
+        self._alerts: list[Alert] = []
+        self._drawn_at: int | None = None
+
+    def row(self, metrics: Mapping[str, float], step: int) -> dict[str, Any]:
+        """Take a row. Returns the panels to log beside it, none where their turn has not come."""
+        self._past.add(metrics, step)
+        if self._drawn_at is None:
+            self._drawn_at = step
+        if step - self._drawn_at < self._interval:
+            return {}
+        self._drawn_at = step
+        return self.panels()
+
+    def alert(self, alert: Alert) -> None:
+        """Take an alert, or the end of one."""
+        self._alerts.append(alert)
+
+    def at_end(self, status: str, title: str) -> dict[str, Any]:
+        """All panels and the report, none where there was no row."""
+        if self._past.step is None:
+            return {}
+        report = Report(
+            title=title,
+            status=status,
+            trainer=self._info.trainer,
+            series=self._past.series,
+            alerts=self._alerts,
+            settings=self._info.config,
+        )
+        return self.panels() | {f"{PREFIX}/report": self._wandb.Html(report.html(), inject=False)}
+
+    def panels(self) -> dict[str, Any]:
+        """The panels for which there is data."""
+        found: dict[str, Any] = {}
+        series = self._past.series
+        for name, wanted in FANS.items():
+            lines = [key for key in wanted if key in series]
+            if len(lines) > 1:
+                found[f"{PREFIX}/{name}"] = self._wandb.plot.line_series(
+                    xs=[[step for step, _ in series[key]] for key in lines],
+                    ys=[[value for _, value in series[key]] for key in lines],
+                    keys=[key.rpartition("/")[2] for key in lines],
+                    title=name.replace("_", " ").capitalize(),
+                    xname="global_step",
+                )
+        kl = next((key for key in ("rldk/kl/ref_k3", "rldk/kl/ref_k1") if key in series), None)
+        if kl is not None and "rldk/reward/mean" in series:
+            reward = dict(series["rldk/reward/mean"])
+            points = [[value, reward[step], step] for step, value in series[kl] if step in reward]
+            table = self._wandb.Table(columns=["kl", "reward", "global_step"], data=points)
+            chart = self._wandb.plot.scatter(table, "kl", "reward", title="Reward against KL")
+            found[f"{PREFIX}/reward_against_kl"] = chart
+        if self._alerts:
+            told = by_weight(episodes(self._alerts))
+            rows = [
+                [e.rule, e.severity, e.first_step, e.step, e.ended, e.value, e.threshold, e.message, e.advice, e.key]
+                for e in told
+            ]
+            found[f"{PREFIX}/alerts"] = self._wandb.Table(columns=ALERT_COLUMNS, data=rows, allow_mixed_types=True)
+        return found

@@ -1,0 +1,98 @@
+"""Panels in a W&B run, read back from what the run stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rldk_tracking.charts.panels import RunPanels
+from rldk_tracking.health.alert import Alert
+from rldk_tracking.trackers.base import RunInfo
+from rldk_tracking.trackers.wandb import WandbTracker
+from tests.trackers.wandb_log import load_finished
+
+wandb = pytest.importorskip("wandb", reason="needs wandb")
+Make = Callable[..., Alert]
+FAN = {f"rldk/reward/{name}": value for value, name in enumerate(("min", "p10", "p50", "p90", "max"))}
+ROW = {"rldk/health/score": 1.0, "rldk/kl/ref_k3": 0.1, "rldk/reward/mean": 0.5, **FAN}
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    for name in ("WANDB_DIR", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.teardown()
+    yield tmp_path
+    if wandb.run is not None:
+        wandb.finish()
+    wandb.teardown()
+
+
+def rows_of(table: Any) -> list[dict[str, Any]]:
+    return [dict(zip(table.columns, row, strict=True)) for row in table.data]
+
+
+def test_panels_are_made_at_every_interval_and_not_between(offline: Path) -> None:
+    with wandb.init(project="p"):
+        panels = RunPanels(wandb, RunInfo(), interval=10)
+        made = [step for step in range(1, 36) if panels.row(ROW, step)]
+    assert made == [11, 21, 31]
+
+
+def test_only_what_there_is_data_for(offline: Path, make_alert: Make) -> None:
+    with wandb.init(project="p"):
+        panels = RunPanels(wandb, RunInfo())
+        assert panels.at_end("finished", "try") == {}
+        panels.row({"rldk/health/score": 1.0}, 1)
+        assert set(panels.at_end("finished", "try")) == {"rldk/charts/report"}
+        panels.row(ROW | {f"rldk/grad/layer_norm/{name}": 1.0 for name in ("p10", "p50", "p90")}, 2)
+        panels.alert(make_alert())
+        names = ("reward_distribution", "layer_gradients", "reward_against_kl", "alerts")
+        assert set(panels.panels()) == {f"rldk/charts/{name}" for name in names}
+
+
+def test_the_tables_hold_the_series_and_the_alerts(offline: Path, make_alert: Make) -> None:
+    with wandb.init(project="p"):
+        panels = RunPanels(wandb, RunInfo())
+        for step in (1, 2):
+            panels.row(ROW | {"rldk/kl/ref_k3": 0.1 * step}, step)
+        panels.alert(make_alert("old.one", step=1, first_step=1))
+        panels.alert(make_alert("old.one", state="resolved", step=2))
+        panels.alert(make_alert(step=2, first_step=2))
+        made = panels.panels()
+    points = rows_of(made["rldk/charts/reward_against_kl"].table)
+    assert points == [{"kl": 0.1, "reward": 0.5, "global_step": 1}, {"kl": 0.2, "reward": 0.5, "global_step": 2}]
+    alerts = rows_of(made["rldk/charts/alerts"])
+    assert [(row["rule"], row["first_step"], row["ended"]) for row in alerts] == [
+        ("kl.high", 2, None),
+        ("old.one", 1, 2),
+    ]
+    fan = rows_of(made["rldk/charts/reward_distribution"].table)
+    assert {row["lineKey"] for row in fan} == {"min", "p10", "p50", "p90", "max"}
+    assert len(fan) == 10
+
+
+def test_a_run_ends_with_its_panels_and_its_report(offline: Path, make_alert: Make) -> None:
+    run = wandb.init(project="p", name="try")
+    tracker = WandbTracker()
+    tracker.open(RunInfo(trainer="GRPOTrainer"))
+    tracker.log(ROW, 1)
+    tracker.log(ROW, 2)
+    tracker.alert(make_alert(step=2, first_step=2))
+    tracker.status("running", {}, 2)
+    tracker.status("finished", {}, 2)
+    tracker.close()
+    run.finish()
+    log = load_finished(offline)
+    shown = [row for row in log.rows if "rldk/charts/report/path" in row]
+    assert len(shown) == 1
+    assert shown[0]["train/global_step"] == 2
+    for chart in ("rldk/charts/reward_distribution_table", "rldk/charts/reward_against_kl_table", "rldk/charts/alerts"):
+        assert shown[0][f"{chart}/_type"] == "table-file"
+    assert log.series("rldk/kl/ref_k3") == [(1, 0.1), (2, 0.1)]
+    (report,) = offline.rglob("*.html")
+    assert "Finished, step 2. Warning: kl.high since step 2." in report.read_text()
