@@ -55,8 +55,10 @@ def read(logs: Mapping[str, Any], aliases: Mapping[str, str] | None = None) -> d
         aliases: further names to keys, as the user knows them; they win.
     """
     row: dict[str, float] = {}
+    if any(plain(str(name)) == "train_runtime" for name in logs):
+        return row  # transformers' summary of a training that is over
     for name, raw in logs.items():
-        key = (aliases or {}).get(name) or NAMES.get(plain(name))
+        key = (aliases or {}).get(name) or NAMES.get(plain(str(name)))
         value = number(raw)
         if key is None or value is None:
             continue

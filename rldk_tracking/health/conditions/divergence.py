@@ -60,7 +60,7 @@ class UnpaidDrift(Condition):
         """Smooth both, then hold the divergence to the limit that applies."""
         value = self.read(row)
         if value is not None:
-            self.kl = value if self.kl is None else self.kl + self.weight * (value - self.kl)
+            self._smooth(value)
         gain = self._follow_reward(row)
         if value is None or self.kl is None:
             return None
@@ -78,6 +78,14 @@ class UnpaidDrift(Condition):
         breached = self.kl > limit
         critical = breached and self.kl > ceiling
         return Finding(breached, self.kl <= 0.7 * limit, value, limit, critical, evidence, self.key)
+
+    def _smooth(self, value: float) -> None:
+        """One wild row must not look like drift: a value counts as four times the mean so far at most."""
+        if self.kl is None:
+            self.kl = value
+        else:
+            scale = self.sequence_scale if self.key == self.sequence_key else 1.0
+            self.kl += self.weight * (min(value, max(4.0 * self.kl, self.soft * scale)) - self.kl)
 
     def _follow_reward(self, row: Row) -> float | None:
         """The reward's gain since the start; notes what divergence it has paid for."""

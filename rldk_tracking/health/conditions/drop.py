@@ -15,7 +15,8 @@ class Drop(Condition):
     """Breached where the smoothed value is below the best level of the run by more than it wanders, and by much.
 
     The level is the median of the last `window` normal values, its wander the largest deviation from it that a window
-    had: unlike the difference of neighbours it contains slow swings. The best level stays when the level sinks, so a slow fall counts.
+    had: unlike the difference of neighbours it contains slow swings. The best level stays when the level sinks, so a
+    slow fall counts.
 
     Args:
         z: how many standard deviations of single values.

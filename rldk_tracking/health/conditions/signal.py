@@ -93,7 +93,9 @@ class Ties(Condition):
             self.before += 1 + self.in_a_row
             self.before_tied += self.in_a_row
             self.in_a_row = 0
-        chance = (self.before_tied / self.before) ** self.in_a_row
+        usual = self.before_tied / self.before
+        usual = min(1.0, usual + (usual * (1.0 - usual) / self.before) ** 0.5)
+        chance = usual**self.in_a_row
         now = self.in_a_row >= 4 and chance < self.improbable * (100.0 if self.progress.at_lowest else 1.0)
         limit = self.nearly_all if self.progress.near_ceiling else self.often
         surely = self.tied - 1.64 * (self.variance * weight) ** 0.5

@@ -20,7 +20,7 @@ CASES = {
     "memory.leak": lambda case: case(
         lambda since, row: {"rldk/resources/host_rss_gib": 4.0 + 0.03 * since}, within=110, end=230
     ),
-    "throughput.drop": lambda case: case(lambda since, row: SLOW, within=25),
+    "throughput.drop": lambda case: case(lambda since, row: SLOW, within=35),
     "checkpoint.corrupt": saved("corrupt", 1.0, "critical"),
     "checkpoint.nonfinite": saved("nonfinite", 4.0, "critical"),
     "checkpoint.unchanged": saved("unchanged", 1.0),

@@ -1,0 +1,64 @@
+"""Reward hacking as a verdict over several signals."""
+
+from __future__ import annotations
+
+import random
+
+from rldk_tracking.health.conditions.hacking import DISAGREEMENT, LENGTH, LENGTH_CORR, PERPLEXITY, Hacking
+
+GOLD, KL, UNIQUE = "rldk/reward/gold", "rldk/kl/ref_k1", "rldk/diversity/unique_fraction"
+
+
+def judged(extra, rise: float = 0.5, n: int = 120, seed: int = 0):
+    draw = random.Random(seed)
+    condition = Hacking(("r",))
+    found = []
+    for step in range(n):
+        done = step / n
+        row = {"r": 0.2 + rise * done + draw.gauss(0, 0.03)} | extra(done, draw)
+        found.append(condition.judge(step, row))
+    return [step for step, finding in enumerate(found) if finding is not None and finding.breached], condition, found
+
+
+def test_a_held_out_score_that_stays_decides_alone() -> None:
+    breached, condition, found = judged(lambda done, draw: {GOLD: 0.2 + draw.gauss(0, 0.03)})
+    assert breached and breached[-1] == 119 and condition.risk == 1.0
+    assert found[-1].evidence["against"] == "held-out score"
+
+
+def test_a_held_out_score_that_follows_says_no() -> None:
+    alarmed = 0
+    for seed in range(20):
+        breached, condition, _ = judged(lambda done, draw: {GOLD: 0.2 + 0.5 * done + draw.gauss(0, 0.05)}, seed=seed)
+        alarmed += len(breached) > 3
+        assert condition.risk == 0.0
+    assert alarmed <= 1
+
+
+def test_a_reward_that_does_not_rise_is_not_hacked() -> None:
+    assert judged(lambda done, draw: {GOLD: 0.2 - done}, rise=0.0)[0] == []
+
+
+def test_longer_and_rewarded_for_it_needs_a_second_sign() -> None:
+    def longer(done, draw):
+        return {LENGTH: 100 + 300 * done, LENGTH_CORR: 0.8}
+
+    assert judged(longer)[0] == []
+    breached, _, found = judged(lambda done, draw: longer(done, draw) | {KL: 2 * done})
+    assert breached and found[-1].evidence["against"] == "length, KL"
+
+
+def test_a_length_that_correlates_without_growing_is_the_task() -> None:
+    assert judged(lambda done, draw: {LENGTH: 100.0, LENGTH_CORR: 0.8, KL: 2 * done})[0] == []
+
+
+def test_perplexity_and_disagreement_together() -> None:
+    def extra(done, draw):
+        return {PERPLEXITY: 4 + 10 * done, DISAGREEMENT: -0.6}
+
+    assert judged(extra)[0]
+
+
+def test_what_learning_has_too_is_no_verdict() -> None:
+    breached, condition, found = judged(lambda done, draw: {KL: 3 * done, UNIQUE: 1 - 0.9 * done})
+    assert breached == [] and found[-1] is None and condition.risk is None, "unknown, not fine"

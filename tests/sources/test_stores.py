@@ -1,0 +1,80 @@
+"""Runs out of an MLflow store, and the names of runs; W&B by its public client."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from rldk_tracking.replay import replay
+from rldk_tracking.sources.history import UnreadableSourceError, read
+from rldk_tracking.sources.stores import runs_of
+
+
+@pytest.fixture
+def client(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="reads an MLflow store")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    yield mlflow.MlflowClient()
+    mlflow.set_tracking_uri(None)
+
+
+def stored(client, metrics: dict[str, list[float]], experiment: str = "tests") -> str:
+    found = client.get_experiment_by_name(experiment)
+    identity = found.experiment_id if found else client.create_experiment(experiment)
+    run = client.create_run(identity)
+    client.log_param(run.info.run_id, "learning_rate", "1e-05")
+    client.log_param(run.info.run_id, "trainer", "GRPOTrainer")
+    for key, values in metrics.items():
+        for step, value in enumerate(values):
+            client.log_metric(run.info.run_id, key, value, step=step)
+    return run.info.run_id
+
+
+def test_our_own_series_are_judged_alone(client) -> None:
+    run = stored(
+        client,
+        {
+            "rldk/length/truncated_fraction": [0.9] * 20,
+            "rldk/health/score": [1.0] * 20,
+            "completions/clipped_ratio": [0.0] * 20,
+        },
+    )
+    past = read(f"mlflow:{run}")
+    assert past.entries[3].row == {"rldk/length/truncated_fraction": 0.9}
+    assert past.settings == {"learning_rate": 1e-5, "trainer": "GRPOTrainer"}
+    assert [alert.rule for _, alert in replay(past).alerts] == ["length.truncated"]
+
+
+def test_a_run_that_we_did_not_watch(client) -> None:
+    run = stored(client, {"reward": [0.1, 0.2], "train/kl": [0.0, 0.1], "system/cpu": [1.0, 1.0]})
+    rows = [entry.row for entry in read(f"mlflow:{run}").entries]
+    assert rows == [{"rldk/reward/mean": 0.1, "rldk/kl/ref_k3": 0.0}, {"rldk/reward/mean": 0.2, "rldk/kl/ref_k3": 0.1}]
+
+
+def test_every_run_of_an_experiment(client) -> None:
+    runs = {f"mlflow:{stored(client, {'reward': [0.1]}, 'many')}" for _ in range(3)}
+    assert set(runs_of("mlflow:experiment/many")) == runs
+    assert runs_of("mlflow:abc") == ["mlflow:abc"]
+    with pytest.raises(UnreadableSourceError, match="no such experiment"):
+        runs_of("mlflow:experiment/none")
+
+
+def test_no_such_run(client) -> None:
+    client.search_experiments()
+    with pytest.raises(UnreadableSourceError, match="mlflow:0123"):
+        read("mlflow:0123")
+
+
+def test_wandb(monkeypatch) -> None:
+    wandb = pytest.importorskip("wandb", reason="reads a W&B run")
+    history = [
+        {"_step": 0, "train/global_step": 5, "train/reward": 0.5, "rldk/health/score": 1.0},
+        {"_step": 1, "x": None},
+    ]
+    run = SimpleNamespace(scan_history=lambda: iter(history), config={"beta": 0.1, "nested": {"a": 1}})
+    monkeypatch.setattr(wandb, "Api", lambda: SimpleNamespace(run=lambda path: {"me/p/1": run}[path]))
+    past = read("wandb:me/p/1")
+    assert [(entry.step, entry.row) for entry in past.entries] == [(5, {"rldk/reward/mean": 0.5})]
+    assert past.settings == {"beta": 0.1}

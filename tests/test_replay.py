@@ -1,0 +1,86 @@
+"""Replay: the same verdict as live, from what a run left behind."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rldk_tracking.health.engine import Engine
+from rldk_tracking.health.presets import rules_for
+from rldk_tracking.replay import replay
+from rldk_tracking.sources.history import UnreadableSourceError, history
+
+
+def rows(n: int = 80, fault: int = 50) -> list[dict[str, float]]:
+    return [
+        {
+            "step": 10 * t,
+            "reward": 0.4 + 0.02 * ((t * 7) % 5),
+            "reward_std": 0.2,
+            "frac_reward_zero_std": 0.1,
+            "completions/clipped_ratio": 0.9 if t >= fault else 0.02,
+            "kl": 0.02,
+        }
+        for t in range(n)
+    ]
+
+
+def test_live_is_replay() -> None:
+    past = history("a run", rows())
+    engine = Engine(rules_for("safe"))
+    live = [(entry.index, alert) for entry in past.entries for alert in engine.update(entry.step, entry.row)]
+    report = replay(past)
+    assert report.alerts == live and live
+    assert report.unknown == engine.unknown() and report.scores == engine.scores()
+
+
+def test_alerts_have_the_row_and_the_step() -> None:
+    report = replay(history("a run", rows()))
+    ((row, alert),) = report.alerts
+    assert alert.rule == "length.truncated" and 50 <= row <= 60 and alert.step == 10 * row
+    assert (report.verdict, report.exit_code, report.rows) == ("warning", 1, 80)
+    assert "nan.weights" in report.unknown and "length.truncated" not in report.unknown
+
+
+@pytest.mark.parametrize(("fault", "verdict", "code"), [(99, "healthy", 0), (50, "warning", 1)])
+def test_verdict_and_exit_code(fault: int, verdict: str, code: int) -> None:
+    report = replay(history("a run", rows(fault=fault)))
+    assert (report.verdict, report.exit_code) == (verdict, code)
+
+
+def test_nan_is_critical_and_named_with_its_consequences() -> None:
+    broken = [row | {"grad_norm": 1.0} for row in rows(60, 99)] + [row | {"grad_norm": "nan"} for row in rows(20, 0)]
+    report = replay(history("a run", broken))
+    assert report.verdict == "critical" and report.exit_code == 2
+    assert report.held_back["length.truncated"] == "nan.gradients"
+
+
+def test_the_report_is_plain_data() -> None:
+    data = json.loads(json.dumps(replay(history("a run", rows())).as_dict(), allow_nan=False))
+    assert set(data) >= {"verdict", "source", "rows", "alerts", "unknown"}
+    assert set(data["alerts"][0]) >= {
+        "rule", "severity", "state", "step", "row", "value", "threshold", "message", "advice",
+    }  # fmt: skip
+
+
+def test_rules_and_settings_can_be_given() -> None:
+    past = history("a run", rows(), settings={"max_completion_length": 64})
+    report = replay(past, overrides={"length.truncated": {"threshold": 0.95}})
+    assert report.alerts == []
+    report = replay(past, context={"response_length": 128})
+    assert report.alerts[0][1].advice.startswith("(max_completion_length 64, response_length 128)")
+
+
+def test_a_source_that_cannot_be_read_says_why(tmp_path) -> None:
+    with pytest.raises(UnreadableSourceError, match="no such file"):
+        replay(tmp_path / "nothing.jsonl")
+    (tmp_path / "empty.jsonl").write_text('{"a": 1}\n')
+    with pytest.raises(UnreadableSourceError, match="1 entries, and no name in them.*a"):
+        replay(tmp_path / "empty.jsonl")
+
+
+def test_names_of_ones_own(tmp_path) -> None:
+    (tmp_path / "run.jsonl").write_text("\n".join(json.dumps({"my_cut": 0.9}) for _ in range(30)))
+    report = replay(tmp_path / "run.jsonl", aliases={"my_cut": "rldk/length/truncated_fraction"})
+    assert [alert.rule for _, alert in report.alerts] == ["length.truncated"]
