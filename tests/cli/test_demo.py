@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from rldk_tracking.cli import demo
 from rldk_tracking.demo.faults import FAULTS, Fault
+from rldk_tracking.demo.progress import as_text
+from rldk_tracking.demo.stores import JsonlStore
 from rldk_tracking.health.alert import Alert
 
 
@@ -25,11 +27,12 @@ def run_demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_first_command_of_the_readme(tmp_path: Path) -> None:
     """Both runs in MLflow, the right rule, the page's address, in less than two minutes."""
-    began = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = run_demo(tmp_path)
-    took = time.monotonic() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert took < 120
+    # Seconds of the processor: those on the wall depend on what else the machine does.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 120
     assert "No warning, as it should be." in result.stdout
     assert "mlflow ui --backend-store-uri sqlite:///mlflow.db" in result.stdout
     assert "Traceback" not in result.stderr
@@ -50,11 +53,19 @@ def test_the_first_command_of_the_readme(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(FAULTS) - {demo.DEFAULT_FAULT}))
-def test_every_other_fault_meets_its_rule_and_not_before(name: str, tmp_path: Path) -> None:
-    result = run_demo(tmp_path, "--fault", name, "--tracker", "jsonl")
-    assert result.returncode == 0, result.stdout + result.stderr
-    lines = [json.loads(line) for line in (tmp_path / "rldk_demo" / f"{name}.jsonl").read_text().splitlines()]
-    assert any(rule in json.dumps(line) for line in lines for rule in FAULTS[name].rules)
+def test_every_other_fault_meets_its_rule_and_not_before(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fault, began = FAULTS[name], demo.STEPS // 2
+    store = JsonlStore(tmp_path)
+    store.prepare()
+    alerts = demo.train(name, fault, demo.STEPS, began, store)
+    assert demo.fault_as_expected(fault, alerts, 1 if fault.from_start else began), alerts
+    if not fault.from_start:
+        assert not [rule for rule, step in demo.firing(alerts).items() if step < began], "healthy until then"
+    assert as_text(alerts[0]) in capsys.readouterr().out
+    lines = [json.loads(line) for line in store.path(name).read_text().splitlines()]
+    assert any(rule in json.dumps(line) for line in lines if line["type"] == "alert" for rule in fault.rules)
 
 
 def test_wandb_offline(tmp_path: Path) -> None:
