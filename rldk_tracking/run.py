@@ -262,6 +262,10 @@ class Run:
         """A picture for every tracker that shows pictures (rank 0)."""
         self._fan_out.put("log_figure", key, svg, step)
 
+    def checkpoint(self, name: str, metrics: Mapping[str, float], params: Mapping[str, str], step: int) -> None:
+        """What a saved checkpoint was found to be, for every tracker that keeps models (rank 0)."""
+        self._fan_out.put("log_checkpoint", name, dict(metrics), dict(params), step)
+
     # What is known of it. Reading waits for the steps that are under way.
 
     @property

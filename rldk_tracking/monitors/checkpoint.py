@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from rldk_tracking.checkpoint import report
+from rldk_tracking.checkpoint import report, score
 from rldk_tracking.checkpoint.background import BackgroundScans
 from rldk_tracking.checkpoint.heatmap import heatmap
 from rldk_tracking.checkpoint.integrity import disk
@@ -28,6 +28,21 @@ WORST_LAYERS = 20
 """Rows of the table of layers."""
 COUNTS = tuple(f"rldk/checkpoint/{name}" for name in ("corrupt", "incomplete", "nonfinite", "unchanged"))
 """What must not go unseen because the next scan is finished too."""
+HISTORY = tuple(
+    f"rldk/checkpoint/{name}"
+    for name in (
+        "score",
+        "drift",
+        "drift_previous",
+        "cosine_previous",
+        "nonfinite",
+        "corrupt",
+        "incomplete",
+        "size_gib",
+    )
+)
+"""Columns of the table of checkpoints."""
+HISTORY_ROWS = 200
 HEATMAP_STEPS = 60
 """Columns of the heat-maps, the latest checkpoints."""
 
@@ -52,7 +67,8 @@ class CheckpointMetrics(Snapshot):
 
 
 class CheckpointMonitor(Monitor):
-    """Logs `rldk/checkpoint/*` and `rldk/memory/*`, a table of the worst layers and heat-maps of layers by step.
+    """Logs `rldk/checkpoint/*` and `rldk/memory/*`, tables of the checkpoints and of the worst
+    layers, and heat-maps of layers by step.
 
     Rank 0 looks at every `checkpoint-<step>` folder of the trainer's output folder after it was saved. The series
     appear in the row of the step at which the scan has ended; `rldk/checkpoint/step` says which checkpoint it was.
@@ -160,6 +176,7 @@ class CheckpointMonitor(Monitor):
 
     def _forget(self) -> None:
         self._scores: dict[int, float] = {}
+        self._history: list[list[Any]] = []
         self._drifts: dict[int, dict[str, float]] = {}
         self._gradients: dict[int, dict[str, float]] = {}
         self._values: dict[str, float] = {}
@@ -185,6 +202,11 @@ class CheckpointMonitor(Monitor):
         if found.tensors:
             rows = report.layer_rows(found, limit=WORST_LAYERS)
             run.table("rldk/checkpoint/layers", list(report.LAYER_COLUMNS), [list(row) for row in rows], step)
+        facts = {"path": str(found.path), "verdict": score.verdict(found), "tensors": str(len(found.entries))}
+        run.checkpoint(found.path.name, metrics, facts, step)
+        self._history.append([step, *(metrics.get(key) for key in HISTORY)])
+        columns = ["step", *(key.removeprefix("rldk/checkpoint/") for key in HISTORY)]
+        run.table("rldk/checkpoint/history", columns, self._history[-HISTORY_ROWS:], step)
         drifts = {layer: found.drift("previous", layer) for layer in found.layers()}
         known = {layer: d.relative for layer, d in drifts.items() if d is not None and d.relative is not None}
         if known:

@@ -99,6 +99,10 @@ class Tracker(ABC):
         """Write a picture, as an SVG document."""
         return None
 
+    def log_checkpoint(self, name: str, metrics: Mapping[str, float], params: Mapping[str, str], step: int) -> None:
+        """Write what a saved checkpoint was found to be, where the backend keeps models apart from runs."""
+        return None
+
     def alert(self, alert: Alert) -> None:
         """Bring an alert, or its end, to people."""
         return None

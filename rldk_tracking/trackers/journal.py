@@ -47,6 +47,8 @@ def decode(record: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]]:
         return "log_table", (record["key"], record["columns"], record["rows"], record["step"])
     if kind == "figure":
         return "log_figure", (record["key"], record["svg"], record["step"])
+    if kind == "checkpoint":
+        return "log_checkpoint", (record["name"], record["metrics"], record["params"], record["step"])
     if kind == "status":
         return "status", (record["status"], record["metrics"], record["step"])
     raise KeyError(f"unknown record type {kind!r}")
@@ -67,6 +69,13 @@ _ENCODERS: dict[str, Callable[..., dict[str, Any]]] = {
         "rows": [list(row) for row in rows],
     },
     "log_figure": lambda key, svg, step: {"type": "figure", "key": key, "step": step, "svg": svg},
+    "log_checkpoint": lambda name, metrics, params, step: {
+        "type": "checkpoint",
+        "step": step,
+        "name": name,
+        "metrics": dict(metrics),
+        "params": dict(params),
+    },
     "status": lambda status, metrics, step: {
         "type": "status",
         "step": step,

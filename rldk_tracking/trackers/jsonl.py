@@ -54,6 +54,9 @@ class JsonlTracker(Tracker):
     def log_figure(self, key: str, svg: str, step: int) -> None:
         self._opened().append([encode("log_figure", (key, svg, step), time.time())])
 
+    def log_checkpoint(self, name: str, metrics: Mapping[str, float], params: Mapping[str, str], step: int) -> None:
+        self._opened().append([encode("log_checkpoint", (name, metrics, params, step), time.time())])
+
     def alert(self, alert: Alert) -> None:
         self._opened().append([encode("alert", (alert,), time.time())])
 

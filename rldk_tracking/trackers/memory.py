@@ -17,6 +17,7 @@ class InMemoryTracker(Tracker):
         alerts: every alert and every end of one.
         tables: key -> [(step, columns, rows), ...].
         figures: key -> [(step, svg), ...].
+        checkpoints: name -> its numbers.
         statuses: [(step, status), ...].
     """
 
@@ -28,6 +29,7 @@ class InMemoryTracker(Tracker):
         self.alerts: list[Alert] = []
         self.tables: dict[str, list[tuple[int, list[str], list[list[Any]]]]] = {}
         self.figures: dict[str, list[tuple[int, str]]] = {}
+        self.checkpoints: dict[str, dict[str, float]] = {}
         self.statuses: list[tuple[int, str]] = []
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -39,6 +41,9 @@ class InMemoryTracker(Tracker):
 
     def log_figure(self, key: str, svg: str, step: int) -> None:
         self.figures.setdefault(key, []).append((step, svg))
+
+    def log_checkpoint(self, name: str, metrics: Mapping[str, float], params: Mapping[str, str], step: int) -> None:
+        self.checkpoints[name] = dict(metrics)
 
     def alert(self, alert: Alert) -> None:
         self.alerts.append(alert)

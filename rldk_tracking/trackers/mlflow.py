@@ -6,6 +6,7 @@
 | status | tags `rldk.status`, `rldk.step`, `rldk.heartbeat` (UTC) |
 | alerts | tag `rldk.alerts.open` (rule ids), artifact `rldk/alerts.json` (a table, one row a transition) |
 | note, colour, report, the experiment's charts | see `rldk_tracking.charts.page` |
+| checkpoints | external models of the run, with the checkpoint's numbers as their metrics |
 | tables, figures | artifacts `<key>/step-<step>.json`, `.svg` |
 """
 
@@ -25,6 +26,7 @@ from rldk_tracking.charts.page import RunPage
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.base import RejectedError, Row, RunInfo, Tracker, UnavailableError
 from rldk_tracking.trackers.journal import decode, dumps
+from rldk_tracking.trackers.mlflow_models import log_model
 from rldk_tracking.trackers.mlflow_names import Names
 
 METRICS_PER_REQUEST = 1000
@@ -151,6 +153,13 @@ class MLflowTracker(Tracker):
         client = self._connect()
         with _translated(self._mlflow):
             client.log_text(self.run_id, svg, f"{self._names[key]}/step-{step:08d}.svg")
+
+    def log_checkpoint(self, name: str, metrics: Mapping[str, float], params: Mapping[str, str], step: int) -> None:
+        """An external model, which the Models tab compares with the run's other checkpoints."""
+        client = self._connect()
+        taken = {self._names[key]: value for key, value in metrics.items() if math.isfinite(value)}
+        with _translated(self._mlflow):
+            log_model(self._mlflow, client, str(self.run_id), str(self.experiment_id), name, taken, params, step)
 
     def alert(self, alert: Alert) -> None:
         """MLflow has no alerts: the run's tags say what is open, and a table tells the whole story."""

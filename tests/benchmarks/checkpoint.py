@@ -1,4 +1,4 @@
-"""What reading a checkpoint costs: `python tests/benchmarks/checkpoint.py [--sizes 124M 1B] [--dtypes float32 bfloat16]`.
+"""What reading a checkpoint costs: `python tests/benchmarks/checkpoint.py [--sizes 124M 1B] [--rounds 5]`.
 
 Two consecutive checkpoints of random weights are written, then measured side by side, each way in a process of its own
 with one thread, the best of some rounds:

@@ -194,3 +194,13 @@ def test_what_is_switched_off_is_absent(options: dict[str, bool], absent: str, t
     train(tmp_path, [CheckpointMonitor(trackers=[tracker], close_timeout=60.0, **options)])
     assert absent not in tracker.series
     assert "rldk/checkpoint/score" in tracker.series
+
+
+def test_each_checkpoint_goes_to_the_trackers_that_keep_models(tmp_path: Path) -> None:
+    tracker = InMemoryTracker()
+    train(tmp_path, [CheckpointMonitor(trackers=[tracker], close_timeout=60.0)])
+    assert set(tracker.checkpoints) == {"checkpoint-2", "checkpoint-4", "checkpoint-6"}
+    assert "rldk/checkpoint/score" in tracker.checkpoints["checkpoint-4"]
+    _, columns, rows = tracker.tables["rldk/checkpoint/history"][-1]
+    assert [row[0] for row in rows] == [2, 4, 6]
+    assert all(len(row) == len(columns) for row in rows)

@@ -1,0 +1,68 @@
+"""A saved checkpoint as an external model of MLflow, whose page compares the run's checkpoints by their metrics.
+
+Nothing is uploaded: the model says where the checkpoint lies. Its metrics are those of the run at the checkpoint's
+step, so that the run's charts show them too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+EXTERNAL_TAG = "mlflow.model.isExternal"
+"""What `mlflow.create_external_model` sets; that function itself writes to the store that is set for the process."""
+MODEL_TYPE = "checkpoint"
+PARAMETER_LENGTH = 250
+
+
+def log_model(
+    mlflow: Any,
+    client: Any,
+    run_id: str,
+    experiment_id: str,
+    name: str,
+    metrics: Mapping[str, float],
+    params: Mapping[str, str],
+    step: int,
+) -> str:
+    """Make the model of one checkpoint, or find the one that an earlier call made, and give it its metrics.
+
+    Args:
+        mlflow, client: the module and a client of the store that holds the run.
+        run_id, experiment_id: the run.
+        name: of the model, such as `checkpoint-200`.
+        metrics: finite numbers under names that MLflow takes.
+        params: short texts.
+        step: the checkpoint's.
+
+    Returns:
+        The model's id.
+    """
+    model_id = _known(client, experiment_id, run_id, name)
+    if model_id is None:
+        model = client.create_logged_model(
+            experiment_id=experiment_id,
+            name=name,
+            source_run_id=run_id,
+            tags={EXTERNAL_TAG: "true", "rldk.step": str(step)},
+            params={key: str(value)[:PARAMETER_LENGTH] for key, value in params.items()},
+            model_type=MODEL_TYPE,
+        )
+        model_id = str(model.model_id)
+        client.finalize_logged_model(model_id, "READY")
+        client.log_outputs(run_id, [mlflow.entities.LoggedModelOutput(model_id, step)])
+    now = int(time.time() * 1000)
+    entity = mlflow.entities.Metric
+    rows = [
+        entity(key, float(value), now, int(step), model_id=model_id, run_id=run_id) for key, value in metrics.items()
+    ]
+    client.log_batch(run_id, metrics=rows)
+    return model_id
+
+
+def _known(client: Any, experiment_id: str, run_id: str, name: str) -> str | None:
+    found = client.search_logged_models(
+        [experiment_id], filter_string=f"name = '{name}' AND source_run_id = '{run_id}'", max_results=1
+    )
+    return str(found[0].model_id) if found else None

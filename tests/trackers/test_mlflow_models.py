@@ -1,0 +1,42 @@
+"""Checkpoints as models, in a real sqlite store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+mlflow = pytest.importorskip("mlflow")
+
+from rldk_tracking.trackers.mlflow_models import log_model  # noqa: E402
+
+
+def test_one_model_for_each_checkpoint(tmp_path: Path) -> None:
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/store.db")
+    experiment = client.create_experiment("e", artifact_location=str(tmp_path / "artifacts"))
+    run = client.create_run(experiment)
+    run_id = run.info.run_id
+    scores = {100: 0.9, 200: 0.5}
+    for step, score in scores.items():
+        for _ in range(2):  # a call that is repeated makes no second model
+            log_model(
+                mlflow,
+                client,
+                run_id,
+                experiment,
+                f"checkpoint-{step}",
+                {"rldk/checkpoint/score": score},
+                {"path": "x" * 400},
+                step,
+            )
+    found = client.search_logged_models([experiment], order_by=[{"field_name": "name"}])
+    assert [model.name for model in found] == ["checkpoint-100", "checkpoint-200"]
+    assert all(str(model.status) == "READY" and model.source_run_id == run_id for model in found)
+    assert [model.metrics[0].value for model in found] == [0.9, 0.5]
+    assert len(found[0].params["path"]) == 250
+    good = client.search_logged_models([experiment], filter_string="metrics.`rldk/checkpoint/score` > 0.6")
+    assert [model.name for model in good] == ["checkpoint-100"]
+    history = client.get_metric_history(run_id, "rldk/checkpoint/score")
+    assert {(metric.step, metric.value) for metric in history} == {(100, 0.9), (200, 0.5)}
+    outputs = client.get_run(run_id).outputs.model_outputs
+    assert sorted(output.step for output in outputs) == [100, 200]
