@@ -16,6 +16,7 @@ from rldk_tracking import registration
 
 if TYPE_CHECKING:
     from rldk_tracking.callback import CustomRLDKCallback, RLDKCallback, RLDKMetrics, RLDKMonitor, attach
+    from rldk_tracking.dashboard import RLDKDashboard
     from rldk_tracking.health.alert import Alert
     from rldk_tracking.health.rules import Rule
     from rldk_tracking.monitors.checkpoint import CheckpointMetrics, CheckpointMonitor
@@ -46,6 +47,7 @@ _HOME = {
     "PPOMonitor": "monitors.ppo",
     "PolicyUpdate": "rollout",
     "RLDKCallback": "callback",
+    "RLDKDashboard": "dashboard",
     "RLDKMetrics": "callback",
     "RLDKMonitor": "callback",
     "Rollout": "rollout",
@@ -72,6 +74,7 @@ __all__ = [
     "PPOMonitor",
     "PolicyUpdate",
     "RLDKCallback",
+    "RLDKDashboard",
     "RLDKMetrics",
     "RLDKMonitor",
     "Rollout",

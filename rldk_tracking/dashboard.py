@@ -1,0 +1,163 @@
+"""Opens the tracker's own pages: starts an MLflow server over a local store, or says where the pages are."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from rldk_tracking.charts.mlflow import VIEW_TAG, view_path
+
+logger = logging.getLogger(__name__)
+
+STORE = "mlflow.db"
+START_SECONDS = 90.0
+HOST = "127.0.0.1"
+
+
+class RLDKDashboard:
+    """The charts of the runs, in the tracker that they are in.
+
+        dashboard = RLDKDashboard()
+        dashboard.start_dashboard()   # "http://127.0.0.1:5000/#/experiments/1/runs?..."
+
+    Args:
+        output_dir: a folder with an MLflow store, `mlflow.db`. Without it the store that MLflow is set to, or the
+            project of the W&B run that is open in this process.
+        port: of the server on this machine, 0 for any that is free. It is reached from this machine only.
+        auto_refresh: kept from dashboards of old. The pages of MLflow and W&B follow a running training by themselves
+            and have a switch for it, so there is nothing to be set here.
+
+    Raises:
+        ValueError: `port` is none, or `output_dir` has no store.
+    """
+
+    def __init__(
+        self, output_dir: str | os.PathLike[str] | None = None, port: int = 5000, auto_refresh: bool = True
+    ) -> None:
+        if not 0 <= port <= 65535:
+            raise ValueError(f"port must be within 0 and 65535, got {port}.")
+        self.output_dir = None if output_dir is None else Path(output_dir).resolve()
+        if self.output_dir is not None and not (self.output_dir / STORE).is_file():
+            raise ValueError(f"{self.output_dir} has no {STORE}.")
+        self.port = port
+        self.auto_refresh = auto_refresh
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: Any = None
+
+    def start_dashboard(self) -> str:
+        """The address of the charts, once they can be opened. Starts a server where none is needed only once.
+
+        Raises:
+            ImportError: mlflow is not installed.
+            OSError: the port is taken, or the server does not start; the message holds its last words.
+        """
+        address = self._wandb_page() if self.output_dir is None else None
+        if address is None:
+            address = self._mlflow_page()
+        logger.info("RL health: %s", address)
+        return address
+
+    def stop(self) -> None:
+        """End the server, if one was started here."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        atexit.unregister(self.stop)
+        if process.poll() is None:
+            _signal(process, signal.SIGTERM)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                _signal(process, getattr(signal, "SIGKILL", signal.SIGTERM))
+                process.wait(10)
+        self._log.close()
+
+    def _wandb_page(self) -> str | None:
+        """The project of this process's W&B run; None where there is none, or it is on this disk only."""
+        run = getattr(sys.modules.get("wandb"), "run", None)
+        return None if run is None or run.offline else str(run.project_url)
+
+    def _mlflow_page(self) -> str:
+        try:
+            import mlflow
+        except ImportError as error:
+            raise ImportError('The dashboard needs mlflow: pip install "rldk-tracking[mlflow]"') from error
+        uri = mlflow.get_tracking_uri() if self.output_dir is None else f"sqlite:///{self.output_dir / STORE}"
+        server = _without_credentials(uri) if uri.startswith(("http://", "https://")) else self._serve(uri)
+        return f"{server}/{_path(mlflow.MlflowClient(tracking_uri=uri))}"
+
+    def _serve(self, uri: str) -> str:
+        if self._process is not None and self._process.poll() is None:
+            return f"http://{HOST}:{self.port}"
+        self.port = _free(self.port)
+        command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(self.port), "--workers", "1"]
+        # The store's address may hold a password, which a command line would show to everybody on this machine.
+        environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as the server
+        self._process = subprocess.Popen(
+            command,
+            env=environment,
+            cwd=self.output_dir,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,
+        )
+        # A server in a session of its own would outlive this process.
+        atexit.register(self.stop)
+        self._wait(self._process)
+        return f"http://{HOST}:{self.port}"
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        import requests
+
+        deadline = time.monotonic() + START_SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            try:
+                if requests.get(f"http://{HOST}:{self.port}/health", timeout=2).ok:
+                    return
+            except requests.exceptions.RequestException:
+                time.sleep(0.2)
+        log = self._log
+        log.seek(0)
+        words = log.read().decode(errors="replace")[-1000:]
+        self.stop()
+        raise OSError(f"The MLflow server did not start: {words}")
+
+
+def _path(client: Any) -> str:
+    """The view of the experiment that was last written to, or the list of experiments."""
+    viewed = [e for e in client.search_experiments(order_by=["last_update_time DESC"]) if VIEW_TAG in e.tags]
+    return view_path(viewed[0].experiment_id) if viewed else "#/experiments"
+
+
+def _without_credentials(uri: str) -> str:
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
+
+
+def _free(port: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise OSError(f"Port {port} is taken; give another, or 0 for any that is free.") from error
+        return int(probe.getsockname()[1])
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    if hasattr(os, "killpg"):
+        os.killpg(process.pid, number)
+    else:
+        process.terminate()
