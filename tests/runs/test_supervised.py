@@ -1,4 +1,4 @@
-"""Trainers without any reinforcement learning: loss, gradients, weights and resources, and nothing that is not there."""
+"""Trainers without reinforcement learning: loss, gradients, weights and resources, and nothing that is not there."""
 
 from __future__ import annotations
 
