@@ -20,7 +20,7 @@ from torch import Tensor
 from rldk_tracking.metrics import gradients, updates, weights
 from rldk_tracking.metrics.layers import Layout, Summary, summarise
 from rldk_tracking.metrics.noise_scale import NoiseScale
-from rldk_tracking.sources.clipping import ClippingWatch
+from rldk_tracking.sources.accelerator import AcceleratorWatch
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class OptimizerProbe:
         self._sampled: list[int] = []
         self._steps = 0
         self._parameters: list[Tensor] = []
-        self._clipping: ClippingWatch | None = None
+        self._watch: AcceleratorWatch | None = None
         self._noise: NoiseScale | None = None
         self.layout = Layout.of([])
         if self._optimizer is None:
@@ -97,7 +97,7 @@ class OptimizerProbe:
             self._optimizer.register_step_post_hook(self._after_step),
         ]
         if accelerator is not None and hasattr(accelerator, "clip_grad_norm_"):
-            self._clipping = ClippingWatch(accelerator, self._before_clipping)
+            self._watch = AcceleratorWatch(accelerator, self._before_clipping, self.observe_micro_gradient)
         if level == "full" and micro_batch_size is not None and self.layout.shares is None:
             self._noise = NoiseScale(micro_batch_size, _ranks())
 
@@ -155,7 +155,10 @@ class OptimizerProbe:
         return weights.not_finite(parameters)
 
     def observe_micro_gradient(self) -> None:
-        """A backward pass is over and no optimizer step follows: for the noise scale, at the level "full"."""
+        """A backward pass is over and no optimizer step follows: for the noise scale, at the level "full".
+
+        With an `accelerator` this is called by itself, in a loop without one by the loop.
+        """
         if self._noise is not None:
             self._noise.micro(lambda: gradients.measure(self._parameters).sum())
 
@@ -164,9 +167,9 @@ class OptimizerProbe:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        if self._clipping is not None:
-            self._clipping.detach()
-            self._clipping = None
+        if self._watch is not None:
+            self._watch.detach()
+            self._watch = None
         self._snapshot = None
 
     # What the hooks do.
