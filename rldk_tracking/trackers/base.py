@@ -70,6 +70,8 @@ class Tracker(ABC):
     """False where rows are of no interest (a channel for alerts)."""
     repeatable: ClassVar[bool] = True
     """False where a call that is made twice is seen twice. Such a call is not made again when it may have arrived."""
+    settles: ClassVar[float] = 0.0
+    """Seconds until what the backend took survives a kill of this process. It stays in the spool for so long."""
     batch: ClassVar[int] = 1
     """How many consecutive rows `log_rows` takes at once; more than one only where they are written all or none."""
 
@@ -118,6 +120,10 @@ class Tracker(ABC):
     def address(self) -> Mapping[str, str]:
         """What a later process needs to write into the same run (ids and places, no secrets). Kept in the journal."""
         return {}
+
+    def missing(self, records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Of calls that may or may not have arrived (see `journal`), those that are known not to have arrived."""
+        return []
 
     def close(self) -> None:
         """Flush. Called once, after the last `log`."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import re
 import threading
@@ -97,6 +98,7 @@ class Delivery:
         self._stall = stall
         self._queue: deque[_Call] = deque()
         self._in_flight: list[_Call] = []
+        self._settling: deque[tuple[float, int]] = deque()
         self._in_flight_since: float | None = None
         self._tries = 0
         self._faults_in_row = 0
@@ -159,6 +161,8 @@ class Delivery:
         deadline = time.monotonic() + timeout
         if not self.tracker.threaded:
             self._drain(None)
+        elif self.waiting:
+            self._start()
         with self._changed:
             return self._changed.wait_for(lambda: not self.waiting, deadline - time.monotonic())
 
@@ -188,6 +192,7 @@ class Delivery:
             self._spilled = 0
             if self._spool is not None:
                 try:
+                    self._settle(math.inf)
                     self._spool.close()
                 except OSError as fault:
                     self._count(fault)
@@ -345,11 +350,19 @@ class Delivery:
             return
         try:
             if taken:
-                self._spool.taken(position)
+                self._settling.append((time.monotonic() + self.tracker.settles, position))
+                self._settle(time.monotonic())
             else:
                 self._spool.trying(position)
         except OSError as fault:
             self._count(fault)
+
+    def _settle(self, now: float) -> None:
+        position = None
+        while self._settling and self._settling[0][0] <= now:
+            position = self._settling.popleft()[1]
+        if self._spool is not None and position is not None:
+            self._spool.taken(position)
 
     def _read_back(self) -> None:
         """What waits on disk alone, into the queue, when the queue is empty."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -42,16 +43,15 @@ _HOPELESS = frozenset(
         "INVALID_PARAMETER_VALUE",
         "RESOURCE_DOES_NOT_EXIST",
         "INVALID_STATE",
-        "PERMISSION_DENIED",
-        "UNAUTHENTICATED",
-        "CUSTOMER_UNAUTHORIZED",
         "FEATURE_DISABLED",
         "NOT_IMPLEMENTED",
         "ENDPOINT_NOT_FOUND",
         "MALFORMED_REQUEST",
     }
 )
-"""MLflow's error codes that the same call gets again."""
+"""MLflow's error codes that the same call gets again. Permissions are not among them: they can be given."""
+
+_HEARTBEAT_SECONDS = 30.0
 
 
 class MLflowTracker(Tracker):
@@ -94,6 +94,7 @@ class MLflowTracker(Tracker):
         self._owns_run = False
         self._status: str | None = None
         self._step = 0
+        self._beat = 0.0
         self._alerts: list[list[Any]] | None = None
         self._open_alerts: dict[str, str] = {}
         self._page: RunPage | None = None
@@ -141,6 +142,8 @@ class MLflowTracker(Tracker):
         for start in range(0, len(metrics), METRICS_PER_REQUEST):
             with _translated(self._mlflow):
                 client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_PER_REQUEST])
+        if time.monotonic() - self._beat > _HEARTBEAT_SECONDS:
+            self._set_tags({})
         page = self._run_page()
         for row in rows:
             taken = {self._names[key]: value for key, value in row.metrics.items() if math.isfinite(value)}
@@ -237,21 +240,23 @@ class MLflowTracker(Tracker):
         self.run_id, self.experiment_id, self._owns_run = run.info.run_id, experiment_id, True
 
     def _knock(self) -> None:
-        """Raises UnavailableError when the server does not answer anything at all within seconds."""
+        """Raises UnavailableError when the server does not answer within seconds, or says that it cannot now."""
         place = _without_credentials(self.tracking_uri or "").rstrip("/")
         reason = None
         try:
-            requests.get(f"{place}/health", timeout=(3.05, 5), allow_redirects=False)
+            status = requests.get(f"{place}/health", timeout=(3.05, 5), allow_redirects=False).status_code
+            reason = f"HTTP {status}" if status == 429 or status >= 500 else None
         except requests.exceptions.SSLError:
             # It speaks, if not to us: MLflow has its own settings for certificates.
             return
         except requests.exceptions.RequestException as fault:
             reason = type(fault).__name__
         if reason is not None:
-            raise UnavailableError(f"the MLflow server at {place} does not answer ({reason})")
+            raise UnavailableError(f"the MLflow server at {place} does not take anything now ({reason})")
 
     def _set_tags(self, tags: Mapping[str, str]) -> None:
         client = self._connect()
+        self._beat = time.monotonic()
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         tags = dict(tags) | {"rldk.step": str(self._step), "rldk.heartbeat": now}
         tag = self._mlflow.entities.RunTag

@@ -379,8 +379,8 @@ def test_a_server_that_dies_and_comes_back(mlflow_server: Any, remote: Any) -> N
 @pytest.mark.parametrize(
     ("status", "body", "kind"),
     [
-        (403, b"forbidden", RejectedError),
-        (401, b"who?", RejectedError),
+        (403, b"forbidden", UnavailableError),
+        (401, b"who?", UnavailableError),
         (404, b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such run"}', RejectedError),
         (400, b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "bad key"}', RejectedError),
         (413, b"too large", RejectedError),

@@ -1,0 +1,122 @@
+"""One real training under one fault, and the count of what became of its rows."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from rldk_tracking.callback import RLDKCallback
+from rldk_tracking.demo.trainers import grpo_trainer
+from rldk_tracking.trackers.base import Tracker
+from rldk_tracking.trackers.memory import InMemoryTracker
+
+
+@dataclass
+class Outcome:
+    """What a training under a fault did.
+
+    Attributes:
+        steps: optimiser steps that it made.
+        stalls: seconds that it waited for our events, for each step.
+        end: seconds that it waited for us at train end.
+        produced: (key, step) of every number that was produced.
+        callback: the callback.
+    """
+
+    steps: int = 0
+    stalls: dict[int, float] = field(default_factory=dict)
+    end: float = 0.0
+    produced: set[tuple[str, int]] = field(default_factory=set)
+    callback: Any = None
+
+    @property
+    def rows(self) -> set[int]:
+        return {step for _, step in self.produced}
+
+    def longest_stall(self) -> float:
+        """Milliseconds. The first step, which sets things up, is no step of a training's rhythm."""
+        return 1000 * max((seconds for step, seconds in self.stalls.items() if step > 1), default=0.0)
+
+
+class Timed(RLDKCallback):
+    """The callback, with a clock around its events."""
+
+    outcome: Outcome
+
+    def _clocked(self, event: str, *args: Any, **kwargs: Any) -> None:
+        before = time.perf_counter()
+        getattr(super(), event)(*args, **kwargs)
+        step = args[1].global_step
+        seconds = time.perf_counter() - before
+        self.outcome.stalls[step] = self.outcome.stalls.get(step, 0.0) + seconds
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._clocked("on_step_begin", *args, **kwargs)
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self._clocked("on_step_end", *args, **kwargs)
+
+    def on_log(self, *args: Any, **kwargs: Any) -> None:
+        self._clocked("on_log", *args, **kwargs)
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        before = time.perf_counter()
+        super().on_train_end(*args, **kwargs)
+        self.outcome.end = time.perf_counter() - before
+
+
+class At(TrainerCallback):
+    """Does something at the beginning of a step."""
+
+    def __init__(self, doings: dict[int, Callable[[], Any]]) -> None:
+        self.doings = doings
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        doing = self.doings.get(state.global_step + 1)
+        if doing is not None:
+            doing()
+
+
+def train(
+    folder: Path, trackers: list[Tracker], doings: dict[int, Callable[[], Any]], steps: int, **options: Any
+) -> Outcome:
+    """A GRPO training of the tiny model that reports to these trackers, with something done at some steps."""
+    memory = InMemoryTracker()
+    callback = Timed(trackers=[memory, *trackers], **options)
+    outcome = callback.outcome = Outcome(callback=callback)
+    trainer = grpo_trainer(folder, max_steps=steps, callbacks=[callback, At(doings)])
+    trainer.train()
+    outcome.steps = trainer.state.global_step
+    outcome.produced = {(key, step) for key, points in memory.series.items() for step, _ in points}
+    return outcome
+
+
+def stored_in_mlflow(uri: str, run_id: str) -> Counter[tuple[str, int]]:
+    """How often each (key, step) of ours is in the store."""
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    keys = [key for key in client.get_run(run_id).data.metrics if key.startswith("rldk/")]
+    return Counter((key, point.step) for key in keys for point in client.get_metric_history(run_id, key))
+
+
+@dataclass(frozen=True)
+class Count:
+    """Rows, as steps. A row counts as stored when every number of it is."""
+
+    produced: int
+    stored: int
+    lost: int
+    doubled: int
+
+
+def count(outcome: Outcome, stored: Counter[tuple[str, int]]) -> Count:
+    missing = {step for key, step in outcome.produced - set(stored)}
+    doubled = {step for (_, step), times in stored.items() if times > 1}
+    return Count(len(outcome.rows), len(outcome.rows - missing), len(missing), len(doubled))

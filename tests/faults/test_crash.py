@@ -1,0 +1,103 @@
+"""A training that ends as none should: by a signal, an exception, for want of memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rldk_tracking.cli.main import main
+from rldk_tracking.trackers.journal import read
+from tests.faults.conftest import Backend
+from tests.faults.processes import start, steps_said
+from tests.faults.scenario import stored_in_mlflow
+
+AT = 8
+
+
+def produced(folder: Path) -> set[tuple[str, int]]:
+    records = [record for record in read(folder / "produced" / "run.jsonl") if record["type"] == "metrics"]
+    return {(key, record["step"]) for record in records for key in record["metrics"]}
+
+
+@pytest.fixture
+def place(empty_store: Path, tmp_path: Path) -> dict[str, Any]:
+    """A store and a run for a training in another process."""
+    import shutil
+
+    import mlflow
+
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    run = mlflow.MlflowClient(tracking_uri=uri).create_run("0")
+    return {"folder": str(tmp_path), "tracking_uri": uri, "run_id": run.info.run_id}
+
+
+def tags(place: dict[str, Any]) -> dict[str, str]:
+    import mlflow
+
+    return dict(mlflow.MlflowClient(tracking_uri=place["tracking_uri"]).get_run(place["run_id"]).data.tags)
+
+
+@pytest.mark.parametrize("how", ["kill"])
+def test_killed(place: dict[str, Any], tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done = start(**place, end=how, at=AT)
+    assert steps_said(done) == list(range(1, AT + 1)), done.stderr[-3000:]
+    assert tags(place).get("rldk.status", "running") == "running"
+    assert main(["sync", str(tmp_path)]) == 0
+    assert "was killed after step" in capsys.readouterr().out
+    stored = stored_in_mlflow(place["tracking_uri"], place["run_id"])
+    # What was said of the last step may still have been computed when the process ended.
+    assert {step for _, step in stored} >= set(range(1, AT))
+    assert set(stored) == produced(tmp_path)
+    assert set(stored.values()) == {1}
+    assert tags(place)["rldk.status"] == "crashed"
+    assert int(tags(place)["rldk.step"]) >= AT - 1
+    assert not list(tmp_path.rglob("undelivered-*"))
+    assert main(["sync", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize("how", ["exception", "interrupt"])
+def test_ended_by_an_exception(place: dict[str, Any], tmp_path: Path, how: str) -> None:
+    done = start(**place, end=how, at=AT)
+    assert done.returncode != 0
+    stored = stored_in_mlflow(place["tracking_uri"], place["run_id"])
+    assert {step for _, step in stored} == set(range(1, AT + 1)), done.stderr[-3000:]
+    assert set(stored) == produced(tmp_path)
+    assert set(stored.values()) == {1}
+    assert tags(place)["rldk.status"] == "crashed"
+    assert tags(place)["rldk.heartbeat"]
+    assert not list(tmp_path.rglob("undelivered-*"))
+    # The exception is the training's own.
+    expected = {"exception": "the training failed", "interrupt": "KeyboardInterrupt"}
+    assert expected[how] in done.stderr
+
+
+def test_killed_while_the_server_is_down(backend: Backend, tmp_path: Path) -> None:
+    backend.proxy.status = 503
+    done = start(folder=str(tmp_path), tracking_uri=backend.proxy.url, run_id=backend.run_id, end="kill", at=AT)
+    assert steps_said(done) == list(range(1, AT + 1)), done.stderr[-3000:]
+    assert stored_in_mlflow(backend.store, backend.run_id) == {}
+    backend.proxy.status = None
+    assert main(["sync", str(tmp_path)]) == 0
+    stored = stored_in_mlflow(backend.store, backend.run_id)
+    assert {step for _, step in stored} >= set(range(1, AT))
+    assert set(stored) == produced(tmp_path)
+    assert set(stored.values()) == {1}
+    assert backend.tags()["rldk.status"] == "crashed"
+
+
+def test_killed_beside_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline, W&B's log of the first process and that of `sync` make one whole."""
+    wandb = pytest.importorskip("wandb")
+    from tests.trackers.wandb_log import load
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    start(folder=str(tmp_path), wandb_id="killed01", end="kill", at=AT)
+    assert main(["sync", str(tmp_path)]) == 0
+    wandb.teardown()
+    logs = [load(path) for path in sorted(tmp_path.rglob("*.wandb"))]
+    steps = [step for log in logs for step, _ in log.series("rldk/alerts/firing")]
+    assert sorted(steps) == sorted({step for _, step in produced(tmp_path)})
+    assert logs[-1].summary["rldk/status"] == "crashed"

@@ -1,0 +1,81 @@
+"""A training in a process of its own, for tests that end it: `python training.py '{"folder": ..., ...}'`.
+
+Prints `step N` when a step is over, and what it was told to do at some step happens after that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from rldk_tracking.callback import RLDKCallback
+from rldk_tracking.demo.trainers import grpo_trainer
+from rldk_tracking.trackers.jsonl import JsonlTracker
+from rldk_tracking.trackers.mlflow import MLflowTracker
+from rldk_tracking.trackers.wandb import WandbTracker
+
+
+class End(TrainerCallback):
+    """Ends the process at a step, as it is told."""
+
+    def __init__(self, how: str | None, step: int) -> None:
+        self.how, self.step = how, step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        print(f"step {state.global_step}", flush=True)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.how is None or state.global_step < self.step:
+            return
+        if self.how == "exception":
+            raise RuntimeError("the training failed")
+        if self.how == "memory":
+            raise MemoryError("CUDA out of memory")
+        if self.how == "exit":
+            sys.exit(3)
+        os.kill(os.getpid(), {"kill": signal.SIGKILL, "term": signal.SIGTERM, "interrupt": signal.SIGINT}[self.how])
+
+
+def main(
+    folder: str,
+    tracking_uri: str | None = None,
+    run_id: str | None = None,
+    wandb_id: str | None = None,
+    steps: int = 12,
+    end: str | None = None,
+    at: int = 8,
+    resume: str | bool | None = None,
+    restore_callbacks: bool = False,
+    save_steps: int = 0,
+    **options: Any,
+) -> None:
+    """Train; see the module."""
+    trackers: list[Any] = [JsonlTracker(Path(folder) / "produced")]
+    if tracking_uri is not None:
+        trackers.append(MLflowTracker(run_id=run_id, tracking_uri=tracking_uri))
+    if wandb_id is not None:
+        import wandb
+
+        trackers.append(WandbTracker(wandb.init(project="p", id=wandb_id, dir=folder)))
+    callback = RLDKCallback(trackers=trackers, **options)
+    saving: dict[str, Any] = {"save_strategy": "steps", "save_steps": save_steps} if save_steps else {}
+    trainer = grpo_trainer(
+        folder,
+        max_steps=steps,
+        callbacks=[callback, End(end, at)],
+        restore_callback_states_from_checkpoint=restore_callbacks,
+        **saving,
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    changes = [[a.rule, a.state, a.step, a.first_step] for a in callback.alerts]
+    print(json.dumps({"alerts": changes}), flush=True)
+
+
+if __name__ == "__main__":
+    main(**json.loads(sys.argv[1]))
