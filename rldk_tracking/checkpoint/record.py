@@ -21,6 +21,8 @@ def to_dict(found: Scan) -> dict[str, Any]:
         "compared": list(found.compared),
         "nbytes": found.nbytes,
         "seconds": found.seconds,
+        "adapter_norm": found.adapter_norm,
+        "adapter_ratio": found.adapter_ratio,
         "problems": [asdict(problem) for problem in found.problems],
         "entries": {
             name: [entry.dtype, list(entry.shape), str(entry.file), entry.start, entry.stop]
@@ -42,6 +44,8 @@ def from_dict(record: dict[str, Any]) -> Scan:
         compared=tuple(record["compared"]),
         nbytes=int(record["nbytes"]),
         seconds=float(record["seconds"]),
+        adapter_norm=record["adapter_norm"],
+        adapter_ratio=record["adapter_ratio"],
         problems=[Problem(**fields) for fields in record["problems"]],
         entries={
             name: Entry(name, dtype, tuple(shape), Path(file), start, stop)

@@ -26,6 +26,8 @@ def metrics(found: Scan) -> dict[str, float]:
         "rldk/checkpoint/incomplete": float(kinds.count("incomplete")),
         "rldk/checkpoint/size_gib": found.nbytes / GIB,
         "rldk/checkpoint/scan_seconds": found.seconds,
+        "rldk/checkpoint/adapter_norm": found.adapter_norm,
+        "rldk/checkpoint/adapter_ratio": found.adapter_ratio,
     }
     row |= {f"rldk/checkpoint/part/{name}": value for name, value in known.items()}
     if found.tensors:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rldk_tracking.checkpoint import integrity
+from rldk_tracking.checkpoint.adapter import change_norms, change_ratio
 from rldk_tracking.checkpoint.entries import DamagedFileError, Entry
 from rldk_tracking.checkpoint.integrity import Problem
 from rldk_tracking.checkpoint.reader import Checkpoint
@@ -41,6 +42,8 @@ class Scan:
         problems: what is wrong with the files.
         nbytes: size of the folder.
         seconds: how long the scan took.
+        adapter_norm: of the change that a LoRA adapter makes, None for other checkpoints.
+        adapter_ratio: of that to the weights it changes, where the reference holds them.
         vectors: right singular vectors, to start the next scan from.
     """
 
@@ -52,6 +55,8 @@ class Scan:
     problems: list[Problem] = field(default_factory=list)
     nbytes: int = 0
     seconds: float = 0.0
+    adapter_norm: float | None = None
+    adapter_ratio: float | None = None
     vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
 
     @property
@@ -134,6 +139,8 @@ def scan(
             found.problems = integrity.check(checkpoint, previous, resumable=resumable)
             found.nbytes = integrity.folder_bytes(found.path)
             if level != "light":
+                if checkpoint.is_adapter and share[0] == 0:
+                    _look_at_adapter(found, checkpoint, others[labels["reference"]] if "reference" in labels else None)
                 _measure_all(found, checkpoint, others, level, share, vectors or {}, cancelled)
         finally:
             for other in others:
@@ -219,6 +226,13 @@ def _measure_all(
             found.problems.append(Problem("corrupt", entry.file.name, str(error)))
         else:
             found.tensors[name] = statistics
+
+
+def _look_at_adapter(found: Scan, checkpoint: Checkpoint, base: Checkpoint | None) -> None:
+    norms = change_norms(checkpoint)
+    if norms:
+        found.adapter_norm = math.sqrt(sum(norm**2 for norm in norms.values()))
+        found.adapter_ratio = None if base is None else change_ratio(norms, base)
 
 
 def _source(checkpoint: Checkpoint, name: str, workspace: Workspace) -> Source:

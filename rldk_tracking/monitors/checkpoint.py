@@ -105,6 +105,7 @@ class CheckpointMonitor(Monitor):
         self._scans: BackgroundScans | None = None
         self._first: Path | None = None
         self._previous: Path | None = None
+        self._base: Path | None = None
         self._told_missing = False
         self._forget()
 
@@ -134,9 +135,7 @@ class CheckpointMonitor(Monitor):
         self._forget()
         self._args = args
         self._scans = BackgroundScans(self.level)
-        if self.reference is None:
-            named = getattr(getattr(model, "config", None), "name_or_path", "") or ""
-            self.reference = Path(named) if named and Path(named).is_dir() else None
+        self._base = self.reference if self.reference is not None else local_folder(model)
 
     def before_step(self, run: Run, step: int) -> None:
         if self._optimizer_monitor is not None:
@@ -157,7 +156,7 @@ class CheckpointMonitor(Monitor):
                 self._told_missing = True
                 logger.warning("rldk: %s was said to be saved and is not there; it is not looked at.", path)
             return
-        against = {"previous": self._previous, "first": self._first, "reference": self.reference}
+        against = {"previous": self._previous, "first": self._first, "reference": self._base}
         self._scans.submit(path, {label: other for label, other in against.items() if other is not None})
         self._previous, self._first = path, self._first or path
         self._look_at_gradients(run, step)
@@ -247,6 +246,12 @@ class CheckpointMonitor(Monitor):
         )
         if ideas:
             run.table("rldk/memory/suggestions", ["change", "saves GiB"], [[i.change, i.gib] for i in ideas], step)
+
+
+def local_folder(model: Any) -> Path | None:
+    """Where a model, or the model below an adapter, was loaded from, if that is a folder."""
+    name = getattr(getattr(model, "config", None), "name_or_path", None)
+    return Path(name) if name and Path(name).is_dir() else None
 
 
 def _draw(run: Run, key: str, title: str, columns: dict[int, dict[str, float]], step: int) -> None:
