@@ -21,16 +21,20 @@ def rules_for(
 
     Args:
         preset: "safe" (the rules as published), "strict" (believed sooner), "quiet" (critical ones, and warnings
-            only where they last), or rules.
+            only where they last), the path of a YAML file (see `rldk_tracking.health.user_rules`), or rules.
         overrides: rule id to fields of the rule or parameters of its condition: `{"kl.high": {"threshold": 0.2}}`.
             `{"kl.high": {"enabled": False}}` leaves the rule out.
 
     Raises:
         ValueError: an unknown preset, rule, or field; the message names what there is.
     """
-    if isinstance(preset, str):
+    if isinstance(preset, str) and preset.endswith((".yaml", ".yml")):
+        from rldk_tracking.health.user_rules import load_rules
+
+        rules = load_rules(preset)
+    elif isinstance(preset, str):
         if preset not in PRESETS:
-            raise ValueError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}.")
+            raise ValueError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}, and paths of .yaml files.")
         rules = [_as_in(preset, rule) for rule in RULES.values()]
     else:
         rules = list(preset)

@@ -106,7 +106,7 @@ class Watch(Stateful):
             threshold=finding.threshold,
             message=_sentence(self.rule.message, step, first, finding),
             advice=advice(self.rule, self.context),
-            evidence=finding.evidence,
+            evidence=dict(finding.evidence or {}),
             key=finding.key,
         )
         self.alert = alert.as_dict()
@@ -160,7 +160,7 @@ class _Words(string.Formatter):
 
 
 def _sentence(template: str, step: int, first: int, finding: Finding) -> str:
-    fields: dict[str, Any] = {name.replace(" ", "_"): value for name, value in finding.evidence.items()}
+    fields: dict[str, Any] = {name.replace(" ", "_"): value for name, value in (finding.evidence or {}).items()}
     fields |= {"value": finding.value, "threshold": finding.threshold, "key": finding.key}
     fields |= {"step": step, "first_step": first}
     return _Words().vformat(template, (), fields)

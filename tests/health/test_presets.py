@@ -60,7 +60,7 @@ def test_a_wrong_override_says_what_there_is(overrides, message: str) -> None:
 
 
 def test_unknown_presets_and_things_that_are_no_rules() -> None:
-    with pytest.raises(ValueError, match="unknown preset 'mild'; there are safe, strict, quiet"):
+    with pytest.raises(ValueError, match="unknown preset 'mild'; there are safe, strict, quiet, and paths of .yaml"):
         rules_for("mild")
     with pytest.raises(ValueError, match="got dict"):
         rules_for([{"id": "x.y"}])  # type: ignore[list-item]

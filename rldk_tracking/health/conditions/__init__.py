@@ -16,6 +16,7 @@ from rldk_tracking.health.conditions.motion import RateResponse, Still
 from rldk_tracking.health.conditions.shift import Shift
 from rldk_tracking.health.conditions.signal import Ties
 from rldk_tracking.health.conditions.start import First, FromStart
+from rldk_tracking.health.conditions.written import Written
 
 CONDITIONS: dict[str, type[Condition]] = {
     "below_zero": BelowZero,
@@ -34,4 +35,5 @@ CONDITIONS: dict[str, type[Condition]] = {
     "still": Still,
     "ties": Ties,
     "unpaid_drift": UnpaidDrift,
+    "written": Written,
 }

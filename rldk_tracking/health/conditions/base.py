@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from rldk_tracking.health.detectors.stateful import Stateful
@@ -12,16 +12,16 @@ from rldk_tracking.health.detectors.stateful import Stateful
 Row = Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Finding:
-    """What a condition found in a row that had its data.
+    """What a condition found in a row that had its data. Not frozen, which would double the cost of a step.
 
     Attributes:
         breached: the problem is there, in this row.
         clear: it is gone by a margin (the other side of the hysteresis). Between the two, nothing changes.
         value, threshold: the number and the limit that it was held to; None where several numbers decide.
         critical: bad enough for the severity "critical" whatever the rule's own is.
-        evidence: further numbers.
+        evidence: further numbers, where there are any.
         key: the series that was judged.
     """
 
@@ -30,7 +30,7 @@ class Finding:
     value: float | None = None
     threshold: float | None = None
     critical: bool = False
-    evidence: Mapping[str, float | str] = field(default_factory=dict)
+    evidence: Mapping[str, float | str] | None = None
     key: str | None = None
 
 

@@ -19,7 +19,7 @@ class UnpaidDrift(Condition):
     Args:
         threshold: an absolute limit that the user gave, nats per token. It replaces the others.
         soft, blind, ceiling: nats per token. Published healthy runs stay below 0.56 in 95 % of their rows and reach
-            1.1 at most; 10 is about what a reference gives to tokens that it finds impossible.
+            1.3 in single ones; 10 is about what a reference gives to tokens that it finds impossible.
         sequence_scale: what the limits are multiplied with where only the sum over a response is known
             (`sequence_key`), for a response of that many tokens.
         pay: gain in reward, in standard deviations of its noise.

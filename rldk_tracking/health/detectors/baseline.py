@@ -68,7 +68,7 @@ class Baseline(Stateful):
         """The standard deviation that a normal distribution of this MAD would have. 0 where values repeat."""
         if self._spread is None:
             middle = self.median
-            self._spread = MAD_TO_SIGMA * median_of_sorted(sorted(abs(value - middle) for value in self._sorted))
+            self._spread = MAD_TO_SIGMA * median_of_sorted(sorted([abs(value - middle) for value in self._sorted]))
         return self._spread
 
     @property

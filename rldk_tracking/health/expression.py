@@ -1,0 +1,231 @@
+"""A small language over series for users' own rules: parsed against a list of what is allowed, never run as Python.
+
+    last("rldk/kl/ref_k1") > 0.3
+    mean("reward/mean", 20) < 0.1 and not rising("reward/mean", 50)
+    consecutive(last("policy/entropy") < 0.05, 5) or max("grad/norm", 10) > 100 * median("grad/norm", 100)
+
+| function | of the last n rows that have the key |
+|---|---|
+| last(key) | the newest value |
+| mean, median, min, max, std, sum (key, n) | as named; std has n - 1 in the denominator |
+| delta(key, n) | newest minus oldest of n |
+| slope(key, n) | Theil's slope per row |
+| rising(key, n), falling(key, n) | whether Mann and Kendall's test finds a trend at 1 % |
+| consecutive(condition, n) | whether the condition held in each of the last n judgements |
+| abs(x) | magnitude |
+
+Numbers, + - * /, comparisons, and, or, not, parentheses. A key may leave out its `rldk/`. Until a window is full, and
+where a division by 0 leaves no number, the result is unknown, and what depends on it.
+"""
+
+from __future__ import annotations
+
+import ast
+import statistics
+from collections import deque
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import Any
+
+from rldk_tracking.health.detectors.trend import mann_kendall, theil_sen
+
+LONGEST = 2000
+WIDEST = 1000
+CERTAIN = 2.576
+"""Normal score of a two-sided test at 1 %."""
+
+Value = float | bool | None
+Windows = Mapping[str, "deque[float]"]
+Node = Callable[["Memory"], Value]
+
+
+class ExpressionError(ValueError):
+    """The text is no expression of this language; the message says where and what is allowed."""
+
+
+class Memory:
+    """What an expression remembers: the windows of its keys, and how long its `consecutive` conditions have held."""
+
+    def __init__(self, widths: Mapping[str, int], counters: int) -> None:
+        self.windows = {key: deque[float](maxlen=width) for key, width in widths.items()}
+        self.counters = [0] * counters
+
+    def add(self, row: Mapping[str, float]) -> bool:
+        """Take a row; False where it has none of the keys."""
+        present = [key for key in self.windows if key in row]
+        for key in present:
+            self.windows[key].append(row[key])
+        return bool(present)
+
+    def newest(self, key: str, n: int) -> list[float] | None:
+        """The last n values, oldest first; None where there are fewer."""
+        window = self.windows[key]
+        return list(islice(window, len(window) - n, None)) if len(window) >= n else None
+
+
+def _spread(values: list[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def _trend(sign: int) -> Callable[[list[float]], bool | None]:
+    return lambda values: sign * mann_kendall(values) > CERTAIN if len(values) >= 8 else None
+
+
+WINDOWED: dict[str, Callable[[list[float]], Value]] = {
+    "mean": statistics.fmean,
+    "median": statistics.median,
+    "min": min,
+    "max": max,
+    "sum": sum,
+    "std": _spread,
+    "delta": lambda values: values[-1] - values[0],
+    "slope": lambda values: theil_sen(values)[1] if len(values) > 1 else None,
+    "rising": _trend(1),
+    "falling": _trend(-1),
+}
+ARITHMETIC: dict[type[ast.operator], Callable[[float, float], float | None]] = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.Div: lambda a, b: a / b if b != 0 else None,
+}
+COMPARISONS: dict[type[ast.cmpop], Callable[[float, float], bool]] = {
+    ast.Lt: lambda a, b: a < b,
+    ast.LtE: lambda a, b: a <= b,
+    ast.Gt: lambda a, b: a > b,
+    ast.GtE: lambda a, b: a >= b,
+    ast.Eq: lambda a, b: a == b,
+    ast.NotEq: lambda a, b: a != b,
+}
+
+
+class Expression:
+    """A parsed expression.
+
+    Attributes:
+        keys: the series that it reads, in order of appearance.
+        judge: its value on a `Memory` of its own, None where unknown.
+        sides: left and right of the comparison, where the whole is one: the value and the limit to report.
+    """
+
+    def __init__(self, text: str) -> None:
+        if len(text) > LONGEST:
+            raise ExpressionError(f"longer than {LONGEST} characters.")
+        self.text = text
+        self._widths: dict[str, int] = {}
+        self._counters = 0
+        try:
+            body = ast.parse(text.strip(), mode="eval").body
+            self.judge = self._node(body)
+            self.sides = self._two_sides(body)
+        except SyntaxError as error:
+            raise ExpressionError(f"column {error.offset}: {error.msg}.") from error
+        except RecursionError as error:
+            raise ExpressionError("nested too deeply.") from error
+        self.keys = tuple(self._widths)
+        if not self.keys:
+            raise ExpressionError("reads no series.")
+
+    def memory(self) -> Memory:
+        """An empty one."""
+        return Memory(self._widths, self._counters)
+
+    def _two_sides(self, node: ast.expr) -> tuple[Node, Node] | None:
+        if isinstance(node, ast.Compare) and len(node.ops) == 1:
+            return self._node(node.left), self._node(node.comparators[0])
+        return None
+
+    def _node(self, node: ast.expr) -> Node:
+        if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
+            number = float(node.value)
+            return lambda memory: number
+        if isinstance(node, ast.BoolOp):
+            return self._logic(node)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Not, ast.USub)):
+            return self._unary(node)
+        if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
+            operate = ARITHMETIC[type(node.op)]
+            left, right = self._node(node.left), self._node(node.right)
+            return lambda memory: _both(left(memory), right(memory), operate)
+        if isinstance(node, ast.Compare) and all(type(op) in COMPARISONS for op in node.ops):
+            return self._comparison(node)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
+            return self._call(node, node.func.id)
+        raise ExpressionError(f"column {node.col_offset + 1}: {ast.unparse(node)[:40]!r} is not allowed here.")
+
+    def _logic(self, node: ast.BoolOp) -> Node:
+        parts = [self._node(value) for value in node.values]
+        decisive = isinstance(node.op, ast.Or)
+
+        def judge(memory: Memory) -> Value:
+            results = [part(memory) for part in parts]
+            if any(result is not None and bool(result) is decisive for result in results):
+                return decisive
+            return None if None in results else not decisive
+
+        return judge
+
+    def _unary(self, node: ast.UnaryOp) -> Node:
+        inner = self._node(node.operand)
+        if isinstance(node.op, ast.Not):
+            return lambda memory: None if (value := inner(memory)) is None else not value
+        return lambda memory: None if (value := inner(memory)) is None else -value
+
+    def _comparison(self, node: ast.Compare) -> Node:
+        terms = [self._node(term) for term in (node.left, *node.comparators)]
+        compare = [COMPARISONS[type(op)] for op in node.ops]
+
+        def judge(memory: Memory) -> Value:
+            values = [term(memory) for term in terms]
+            known = [value for value in values if value is not None]
+            if len(known) < len(values):
+                return None
+            return all(test(a, b) for test, a, b in zip(compare, known, known[1:], strict=False))
+
+        return judge
+
+    def _call(self, node: ast.Call, name: str) -> Node:
+        if name == "abs" and len(node.args) == 1:
+            inner = self._node(node.args[0])
+            return lambda memory: None if (value := inner(memory)) is None else abs(value)
+        if name == "consecutive" and len(node.args) == 2:
+            return self._consecutive(self._node(node.args[0]), self._whole(node.args[1]))
+        if name == "last" and len(node.args) == 1:
+            key = self._key(node.args[0], 1)
+            return lambda memory: memory.windows[key][-1] if memory.windows[key] else None
+        if name in WINDOWED and len(node.args) == 2:
+            n = self._whole(node.args[1])
+            key, aggregate = self._key(node.args[0], n), WINDOWED[name]
+            return lambda memory: None if (values := memory.newest(key, n)) is None else aggregate(values)
+        known = ", ".join(["last(key)", *(f"{name}(key, n)" for name in WINDOWED), "consecutive(x, n)", "abs(x)"])
+        raise ExpressionError(
+            f"column {node.col_offset + 1}: no function {name!r} of these arguments; there are {known}."
+        )
+
+    def _consecutive(self, inner: Node, n: int) -> Node:
+        counter = self._counters
+        self._counters += 1
+
+        def judge(memory: Memory) -> Value:
+            value = inner(memory)
+            memory.counters[counter] = memory.counters[counter] + 1 if value else 0
+            return None if value is None else memory.counters[counter] >= n
+
+        return judge
+
+    def _key(self, node: ast.expr, width: int) -> str:
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, str) or not node.value:
+            raise ExpressionError(f"column {node.col_offset + 1}: a key stands in quotation marks.")
+        key = node.value if node.value.startswith("rldk/") else f"rldk/{node.value}"
+        self._widths[key] = max(width, self._widths.get(key, 1))
+        return key
+
+    @staticmethod
+    def _whole(node: ast.expr) -> int:
+        if isinstance(node, ast.Constant) and type(node.value) is int and 1 <= node.value <= WIDEST:
+            return node.value
+        raise ExpressionError(f"column {node.col_offset + 1}: a window is a whole number from 1 to {WIDEST}.")
+
+
+def _both(left: Any, right: Any, operate: Callable[[float, float], float | None]) -> Value:
+    return None if left is None or right is None else operate(left, right)

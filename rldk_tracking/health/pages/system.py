@@ -1,0 +1,75 @@
+"""Pages of the rules about memory, speed, checkpoints, trackers and the run as a whole."""
+
+from __future__ import annotations
+
+from rldk_tracking.health.pages.page import Page
+
+PAGES = {
+    "memory.high": Page(
+        "The next long batch ends the run with an out-of-memory error.",
+        ("Completions got longer.", "The allocator is fragmented: reserved is far above used."),
+        (
+            "Smaller micro-batches with more accumulation; gradient checkpointing.",
+            "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True against fragmentation.",
+        ),
+        "95 % of the GPU's memory reserved in five of six rows. Without the total the rule says unknown.",
+    ),
+    "memory.leak": Page(
+        "The process grows until the machine kills it, hours later and without a trace.",
+        ("Tensors kept across steps: a loss appended without .item().", "Stored completions; a cache without a limit."),
+        ("tracemalloc between two steps names the line.", "Detach and convert what you keep."),
+        "The lowest value of each block of ten rows rises eight times in a row, by 15 % and 0.25 GiB in all: caches "
+        "that fill and empty do not do that.",
+    ),
+    "throughput.drop": Page(
+        "The same work takes three times as long: money, and often the first sign of a failing node.",
+        ("A slow rank, a throttled GPU, another job.", "Swapping.", "An inference engine that preempts."),
+        ("Compare step times over ranks.", "nvidia-smi -q -d PERFORMANCE shows throttling."),
+        "A CUSUM on log tokens per second, against the run's own past and its autocorrelation; a third of the usual "
+        "for 15 rows, and samples per second fell as well, since longer completions are no fault.",
+    ),
+    "checkpoint.corrupt": Page(
+        "A checkpoint that cannot be read is not there when it is needed.",
+        ("The disk was full.", "The process died while saving.", "A copy that was cut."),
+        ("Save again, and check the disk.", "Keep an older one (save_total_limit) until this one is read back."),
+        "One file is too many.",
+    ),
+    "checkpoint.nonfinite": Page(
+        "A NaN in a checkpoint makes it worthless, and every resume from it.",
+        ("The weights were NaN when it was saved (see nan.weights).",),
+        ("Resume from an earlier one: the run's table says which are finite.",),
+        "One tensor is too many.",
+    ),
+    "checkpoint.unchanged": Page(
+        "What is saved is not what is trained.",
+        ("The base model is saved in place of the adapter.", "The learning rate is 0, or updates round away."),
+        ("Check which object save_pretrained is called on.", "See update.none and lr.zero."),
+        "Every tensor equal to the checkpoint before, bit by bit.",
+    ),
+    "checkpoint.drift": Page(
+        "Weights half their norm away from the first checkpoint belong to another model or to a run that diverged.",
+        ("The wrong model was saved or compared.", "A learning rate that is too high.", "One layer ran away."),
+        ("`rldk-tracking checkpoint DIR --against DIR` names the layers.",),
+        "0.5 of the norm: fine-tuning moves weights by 1e-3 to 1e-1, unrelated models are 1.4 apart. Or one layer at "
+        "ten times its norm.",
+    ),
+    "checkpoint.incomplete": Page(
+        "A resume from it begins the optimizer anew: the loss jumps, and nobody knows why.",
+        ("save_only_model is on.", "A shard, an index entry or the rng state is missing."),
+        ("Save with optimizer and scheduler.", "Look at what the scan lists as missing."),
+        "One file or tensor that should be there.",
+    ),
+    "tracker.down": Page(
+        "The page shows an old state. Nothing is lost: rows are kept in the local journal.",
+        ("The server or the network is down.", "The token has expired.", "The disk of the store is full."),
+        ("`rldk-tracking doctor` tries the connection.", "`rldk-tracking sync` sends what was kept."),
+        "Three rows in a row in which a tracker does not take our writes.",
+    ),
+    "health.unstable": Page(
+        "Spikes in most rows: each may pass, together they say that the settings are at the edge.",
+        ("A learning rate that is too high.", "Batches that are too small.", "Rewards with heavy tails."),
+        ("Halve the learning rate.", "Larger batches, clipped rewards, max_grad_norm."),
+        "A stability below 0.5 in ten of twelve rows: more than half of the recent rows had a NaN, a spike of KL or "
+        "gradient, a jump of value loss or update, or an explosion of entropy.",
+    ),
+}

@@ -1,0 +1,42 @@
+"""A page for every rule."""
+
+from __future__ import annotations
+
+import pytest
+
+from rldk_tracking.health.catalogue import RULES
+from rldk_tracking.health.explain import WIDTH, explain
+from rldk_tracking.health.presets import rules_for
+from rldk_tracking.health.rules import Rule
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_has_a_page(name: str) -> None:
+    text = explain(name)
+    assert text.startswith(f"{name} ({RULES[name].severity})\n")
+    for heading in ("Fires when", "Likely causes", "Try first", "Where the limit comes from", "Change it"):
+        assert f"\n{heading}\n" in text
+    assert all(key in text.replace("\n  ", " ") for key in RULES[name].keys)
+    assert max(len(line) for line in text.splitlines()) <= WIDTH or "overrides=" in text
+
+
+def test_who_silences_whom_is_said() -> None:
+    assert "Held back by: nan.weights, nan.gradients" in explain("kl.high").replace("\n  ", " ")
+    assert "reward.no_signal" in explain("reward.collapse")
+
+
+def test_overrides_are_shown() -> None:
+    (rule,) = [rule for rule in rules_for(overrides={"kl.high": {"threshold": 0.123}}) if rule.id == "kl.high"]
+    assert "0.123" in explain("kl.high", rule)
+    assert "0.123" not in explain("kl.high")
+
+
+def test_a_users_rule_has_what_it_says_itself() -> None:
+    mine = Rule(id="mine.high", keys=("x",), condition="level", parameters={"threshold": 1.0}, advice="Lower it.")
+    text = explain("mine.high", mine)
+    assert "Lower it." in text and "threshold 1.0" in text
+
+
+def test_a_misspelt_rule_names_the_nearest() -> None:
+    with pytest.raises(KeyError, match="kl.high"):
+        explain("kl.hihg")
