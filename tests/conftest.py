@@ -67,5 +67,6 @@ class Results:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if path := os.environ.get("RLDK_TEST_RESULTS"):
+    path = os.environ.get("RLDK_TEST_RESULTS")
+    if path and not hasattr(config, "workerinput"):  # of parallel runs, the process that hears of every test
         config.pluginmanager.register(Results(Path(path)))
