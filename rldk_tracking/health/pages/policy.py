@@ -78,8 +78,8 @@ PAGES = {
             "The log-probabilities at sampling differ from those at training (see policy.stale, sampler.mismatch).",
         ),
         ("Fewer epochs (num_ppo_epochs, num_iterations).", "A lower learning rate, or a larger batch."),
-        "Published healthy runs clip at most 8 % of the tokens in any row; 30 % leaves room for several epochs. It counts "
-        "only where the effective sample size is below 0.8 as well, if that is known: sequence-level ratios (RLOO, "
+        "Published healthy runs clip at most 8 % of the tokens in any row; 30 % leaves room for several epochs. It "
+        "counts only where the effective sample size is below 0.8 too, if that is known: sequence-level ratios (RLOO, "
         "GSPO) clip half of their completions without harm.",
     ),
     "policy.stale": Page(
