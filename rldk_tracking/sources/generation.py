@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rldk_tracking.rollout import Rollout
-from rldk_tracking.sources.rows import align, row_keys, stack_rows
+from rldk_tracking.sources.rows import match, row_keys, stack_rows
 
 PER_ROW = (
     "mask",
@@ -41,6 +41,7 @@ class Generation:
         first_row: number of the first row among all ranks' rows of the step, None where rows were shuffled.
         num_generations: completions of one prompt.
         all_rows: number of rows over all ranks.
+        hides_truncated: whether the trainer took truncated completions out of `completion_mask`.
         stop_ids: tokens that end a completion, or fill the batch after its end.
         prompts, completions: texts, where the trainer keeps them.
         old_logprobs, ref_logprobs: (B, T), where they were computed and not kept in `output`.
@@ -54,6 +55,7 @@ class Generation:
     first_row: int | None = None
     num_generations: int | None = None
     all_rows: int = 0
+    hides_truncated: bool = False
     stop_ids: tuple[int, ...] = ()
     prompts: tuple[str, ...] | None = None
     completions: tuple[str, ...] | None = None
@@ -95,7 +97,7 @@ class Generation:
         Those were cut off, so neither is their last token padding nor does padding stand before it.
         """
         ids, mask = self.token_ids, self.completion_mask
-        if not self.stop_ids:
+        if not self.hides_truncated or not self.stop_ids:
             return mask
         not_padding = ids != self.stop_ids[-1]
         up_to_last: Tensor = not_padding.flip(1).cumsum(dim=1).flip(1) > 0
@@ -107,8 +109,8 @@ class Generation:
         tool_mask = self.output.get("tool_mask")
         if tool_mask is None:
             return self.present
-        written: Tensor = self.present & (tool_mask.bool() | ~self.trained[:, None])
-        return written
+        written: Tensor = tool_mask.bool()
+        return self.present & (written | ~self.trained[:, None] if self.hides_truncated else written)
 
     @cached_property
     def truncated(self) -> Tensor | None:
@@ -174,7 +176,9 @@ class Generation:
 
     def _where_trained(self, values: Tensor | None) -> Tensor | None:
         """NaN in the rows that the trainer hides from the model, where its log-probabilities mean nothing."""
-        return None if values is None else values.detach().masked_fill(~self.trained[:, None], math.nan)
+        if values is None or not self.hides_truncated:
+            return values
+        return values.masked_fill(~self.trained[:, None], math.nan)
 
 
 def joined(rollouts: Sequence[Rollout]) -> Rollout:
@@ -192,13 +196,25 @@ def joined(rollouts: Sequence[Rollout]) -> Rollout:
     return Rollout(rewards=rewards, reward_weights=rollouts[0].reward_weights, **fields)
 
 
-def at_sampling(generation: Generation, passes: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor | None:
-    """(B, T) of what the loss computed for shuffled rows, in the generation's order.
+def at_sampling(
+    generation: Generation, keys: Sequence[Tensor], *columns: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """What the loss computed for shuffled micro-batches, in the generation's order.
 
     Args:
-        passes: (keys, values) of the micro-batches; None where a micro-batch has no values.
+        keys: of each micro-batch's rows.
+        columns: (n, T) values of each micro-batch, for one quantity after the other.
+
+    Returns:
+        (B, T) for each quantity; NaN in rows that no micro-batch held, None where a micro-batch has no values.
     """
-    values = stack_rows([part for _, part in passes])
-    if values is None or values.shape[-1] != generation.mask.shape[1]:
-        return None
-    return align(torch.cat([keys for keys, _ in passes]), values, generation.keys)
+    if not keys:
+        return [None] * len(columns)
+    index, found = match(torch.cat(list(keys)), generation.keys)
+    stacked = [stack_rows(list(column)) for column in columns]
+    return [
+        values[index].masked_fill(~found[:, None], math.nan)
+        if values is not None and values.shape[-1] == generation.mask.shape[1]
+        else None
+        for values in stacked
+    ]

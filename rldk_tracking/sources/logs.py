@@ -13,8 +13,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Literal
 
+from rldk_tracking.metrics.preference import LOGGED as PREFERENCE
 from rldk_tracking.sources.aliases import (
     ALIASES,
     DIVIDED_BY_MINIBATCHES,
@@ -22,7 +24,6 @@ from rldk_tracking.sources.aliases import (
     NAN_COUNTERS,
     OF_FUNCTION,
     PLACES,
-    PREFERENCE,
 )
 from rldk_tracking.sources.base import Observation
 
@@ -80,6 +81,7 @@ def number(value: Any) -> float | None:
     return float(value.reshape(-1)[0]) if elements == 1 else None
 
 
+@lru_cache(maxsize=1024)
 def _plain(name: str) -> str:
     """Without a prefix for training, in the spelling of TRL: notebook tables print `Training Loss` and spaces."""
     name = re.sub(r"\s*/\s*", "/", name.strip())
@@ -122,7 +124,7 @@ def _key(name: str, names: Mapping[str, Any], kind: Kind | None, within_groups: 
     if name == "entropy" and (preference or "mean_token_accuracy" in names):
         return None
     known = ALIASES.get(name)
-    if known is None and not preference and (match := OF_FUNCTION.fullmatch(name)):
+    if known is None and not preference and name.startswith("rewards/") and (match := OF_FUNCTION.fullmatch(name)):
         return f"rldk/reward/function/{match['function']}/{match['statistic'] or 'mean'}"
     return known
 

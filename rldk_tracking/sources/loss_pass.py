@@ -106,13 +106,6 @@ def _clips_sequences(trainer: Any) -> bool:
     return "RLOOTrainer" in names or clips_geometric_mean(trainer)
 
 
-def at_sampling_time(
-    generation: Generation, passes: Sequence[LossPass], name: str
-) -> list[tuple[Tensor, Tensor | None]]:
-    """Keys and values of the passes over a generation that no optimiser step lies before."""
-    return [(p.keys, getattr(p, name)) for p in passes if p.generation is generation and p.is_first]
-
-
 def detached(values: Any) -> Tensor | None:
     """A tensor without its graph, None for anything else."""
     return values.detach() if isinstance(values, torch.Tensor) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
 from torch import Tensor
@@ -14,10 +14,9 @@ MARK = "padding_mask"
 
 def train_variables(trainer: Any, names: tuple[str, ...]) -> dict[str, Tensor]:
     """Tensors of the running `train` of this trainer, by name; those that are there. Nothing of the frame is kept."""
-    codes = _train_codes(type(trainer))
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_code in codes:
+        if frame.f_code.co_name == "train" and MARK in (*frame.f_code.co_varnames, *frame.f_code.co_cellvars):
             variables = frame.f_locals
             mine = variables.get("self") is trainer
             found = {name: variables[name] for name in names if isinstance(variables.get(name), Tensor)}
@@ -28,8 +27,3 @@ def train_variables(trainer: Any, names: tuple[str, ...]) -> dict[str, Tensor]:
                 return found
         frame = frame.f_back
     return {}
-
-
-def _train_codes(kind: type) -> list[CodeType]:
-    codes = [getattr(cls.__dict__.get("train"), "__code__", None) for cls in kind.__mro__]
-    return [code for code in codes if code is not None and MARK in code.co_varnames + code.co_cellvars]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rldk_tracking.metrics.table import precise
 from rldk_tracking.rollout import PolicyUpdate
 from rldk_tracking.shield import Shield
 from rldk_tracking.sources.ppo_frame import train_variables
@@ -32,12 +33,6 @@ class MicroBatch:
     old_logprobs: Tensor
     advantages: Tensor
     is_first: bool
-
-    @property
-    def mask(self) -> Tensor:
-        """(n, T) bool, the tokens that the policy loss counts."""
-        mask: Tensor = self.old_logprobs != INVALID_LOGPROB
-        return mask
 
 
 class UpdateWatch:
@@ -98,10 +93,11 @@ def update_of(trainer: Any, batches: list[MicroBatch]) -> PolicyUpdate:
     Where no optimiser step lies before any of them, nothing can be clipped, and there is no clip range.
     """
     cliprange = None if all(batch.is_first for batch in batches) else float(trainer.args.cliprange)
+    old = torch.cat([batch.old_logprobs for batch in batches])
     return PolicyUpdate(
-        mask=torch.cat([batch.mask for batch in batches]),
+        mask=old != INVALID_LOGPROB,
         new_logprobs=torch.cat([batch.new_logprobs for batch in batches]),
-        old_logprobs=torch.cat([batch.old_logprobs for batch in batches]),
+        old_logprobs=old,
         advantages=torch.cat([batch.advantages for batch in batches]),
         clip_low=cliprange,
         clip_high=cliprange,
@@ -111,6 +107,7 @@ def update_of(trainer: Any, batches: list[MicroBatch]) -> PolicyUpdate:
 def first_ratio(batches: list[MicroBatch]) -> Tensor:
     """Mean over tokens of the ratio in the micro-batches that no optimiser step lies before; a scalar on the device."""
     first = [batch for batch in batches if batch.is_first]
-    ratios = [(b.new_logprobs.double() - b.old_logprobs.double()).exp().masked_fill(~b.mask, 0.0).sum() for b in first]
-    tokens = torch.stack([batch.mask.sum() for batch in first]).sum()
-    return torch.stack(ratios).sum() / tokens
+    new = precise(torch.cat([batch.new_logprobs for batch in first]))
+    old = precise(torch.cat([batch.old_logprobs for batch in first]))
+    mask = old != INVALID_LOGPROB
+    return (new - old).exp().masked_fill(~mask, 0.0).sum() / mask.sum()

@@ -7,36 +7,48 @@ interchangeable: one policy gives them the same log-probabilities.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 
 def row_keys(token_ids: Tensor) -> Tensor:
     """(B, L) integers to (B,) int64 hashes, modulo 2^64. Two different rows collide once in about 10^18."""
-    weights = torch.arange(1, token_ids.shape[1] + 1, device=token_ids.device) * 0x1E3779B97F4A7C15
+    return ((token_ids.long() + 1) * _weights(token_ids.shape[1], token_ids.device)).sum(dim=1)
+
+
+@lru_cache(maxsize=4)
+def _weights(length: int, device: torch.device) -> Tensor:
+    """(length,) well mixed numbers, made on the device so that nothing is copied there."""
+    weights = torch.arange(1, length + 1, device=device) * 0x1E3779B97F4A7C15
     weights = (weights ^ (weights >> 30)) * 0x3F58476D1CE4E5B9
     weights = (weights ^ (weights >> 27)) * 0x14D049BB133111EB
-    return ((token_ids.long() + 1) * (weights ^ (weights >> 31))).sum(dim=1)
+    return weights ^ (weights >> 31)
 
 
-def align(keys: Tensor, values: Tensor, wanted: Tensor) -> Tensor:
-    """Pick for each wanted key the row of values that stands at the same key, NaN where there is none.
+def match(keys: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each wanted key stands.
 
     Args:
-        keys: (M,) of the rows of `values`.
-        values: (M, T) floating.
+        keys: (M,), at least one.
         wanted: (N,).
 
     Returns:
-        (N, T).
+        (N,) index into `keys`, and (N,) bool, False where the key is not there and the index means nothing.
     """
-    if len(keys) == 0:
-        return values.new_full((len(wanted), values.shape[1]), torch.nan)
     order = keys.argsort()
     ranked = keys[order]
     place = torch.searchsorted(ranked, wanted).clamp(max=len(keys) - 1)
-    found = ranked[place] == wanted
-    return values[order[place]].masked_fill(~found[:, None], torch.nan)
+    return order[place], ranked[place] == wanted
+
+
+def align(keys: Tensor, values: Tensor, wanted: Tensor) -> Tensor:
+    """(N, T): the row of `values`, (M, T), that stands at each wanted key, NaN where there is none."""
+    if len(keys) == 0:
+        return values.new_full((len(wanted), values.shape[1]), torch.nan)
+    index, found = match(keys, wanted)
+    return values[index].masked_fill(~found[:, None], torch.nan)
 
 
 def pad_right(tensor: Tensor, length: int) -> Tensor:

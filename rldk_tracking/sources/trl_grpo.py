@@ -32,7 +32,6 @@ from rldk_tracking.sources.generation import Generation, at_sampling, joined
 from rldk_tracking.sources.logs import Kind, canonical
 from rldk_tracking.sources.loss_pass import (
     LossPass,
-    at_sampling_time,
     clips_geometric_mean,
     detached,
     update_of,
@@ -111,18 +110,17 @@ class GroupSource:
     def _rollout(self, generations: list[Generation], passes: list[LossPass]) -> Rollout | None:
         rollouts, groups = [], 0
         for generation in generations:
-            found = {
-                n: at_sampling(generation, at_sampling_time(generation, passes, n)) for n in ("logprobs", "entropy")
-            }
-            if generation.output.get("old_per_token_logps") is not None or generation.old_logprobs is not None:
-                # Then the loss may have seen a part of the rows only, in this step.
-                found["entropy"] = None
-            rollouts.append(generation.rollout(found["logprobs"], found["entropy"], groups))
+            kept = generation.output.get("old_per_token_logps") is not None or generation.old_logprobs is not None
+            # Where they are kept, the loss of this step may have seen a part of the rows only.
+            first = [] if kept else [p for p in passes if p.generation is generation and p.is_first]
+            keys, logprobs, entropy = [p.keys for p in first], [p.logprobs for p in first], [p.entropy for p in first]
+            logprobs_then, entropy_then = at_sampling(generation, keys, logprobs, entropy)
+            rollouts.append(generation.rollout(logprobs_then, entropy_then, groups))
             groups += generation.groups
         return joined(rollouts) if rollouts else None
 
     def _scalars(self, trainer: Any, logs: Mapping[str, Any]) -> dict[str, float]:
-        found = canonical(logs, self._kind)
+        found = canonical(logs, self._kind, reward_std_within_groups=False)
         clipping = {key: value for key, value in found.items() if key.startswith(CLIPPING)}
         found = {key: value for key, value in found.items() if not key.startswith(CLIPPING)}
         if not self.missing:
@@ -161,7 +159,8 @@ class GroupSource:
         if trainer is None or not trainer.model.training or not isinstance(output, Mapping):
             return
         step = int(trainer.state.global_step)
-        generation = Generation(step, dict(output), stop_ids=stop_ids(trainer))
+        hides_truncated = bool(getattr(trainer, "mask_truncated_completions", False))
+        generation = Generation(step, dict(output), stop_ids=stop_ids(trainer), hides_truncated=hides_truncated)
         if self._kind == "rloo" and scored:
             # TRL keeps the sums of these only: the policy's come first, the reference's second.
             generation.old_logprobs = scored[0]
@@ -195,7 +194,8 @@ class GroupSource:
         self._buffer = weakref.ref(buffer[0]["completion_ids"])
         names = [name for name, value in buffer[0].items() if isinstance(value, Tensor) and value.ndim > 0]
         output = {name: stack_rows([batch[name] for batch in buffer]) for name in names}
-        return [Generation(step - 1, output, stop_ids=stop_ids(trainer))]
+        hides_truncated = bool(getattr(trainer, "mask_truncated_completions", False))
+        return [Generation(step - 1, output, stop_ids=stop_ids(trainer), hides_truncated=hides_truncated)]
 
 
 def what_is_missing(trainer: Any) -> list[str]:

@@ -35,6 +35,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rldk_tracking.metrics.table import precise
 from rldk_tracking.rollout import Rollout
 from rldk_tracking.shield import Shield
 from rldk_tracking.sources.base import Observation
@@ -167,7 +168,7 @@ def statistics(trainer: Any, found: Mapping[str, Tensor], mask: Tensor) -> dict[
     args = trainer.args
     local, micro = int(args.local_mini_batch_size), int(args.per_device_train_batch_size)
     sizes = [min(micro, local - start) for start in range(0, local, micro)]
-    weights = torch.tensor(sizes, dtype=torch.float64) / local
+    weights = torch.tensor(sizes, dtype=torch.float32) / local
     policy, value = (_mean(found[f"{name}_loss_stats"], weights) for name in ("pg", "vf"))
     # How many positions there are for each response token.
     dilution = mask.numel() / mask.sum().clamp(min=1)
@@ -186,8 +187,8 @@ def statistics(trainer: Any, found: Mapping[str, Tensor], mask: Tensor) -> dict[
 
 def _mean(slots: Tensor, weights: Tensor) -> Tensor:
     """Over epochs, minibatches and the micro-batches that were filled; a larger micro-batch weighs more."""
-    filled = slots[:, :, : len(weights)].double().mean(dim=(0, 1))
-    weights = weights.to(filled.device)
+    filled = precise(slots[:, :, : len(weights)]).mean(dim=(0, 1))
+    weights = weights.to(filled)
     return (filled * weights).sum() / weights.sum()
 
 

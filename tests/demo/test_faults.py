@@ -107,4 +107,4 @@ def test_wrong_reference_shows_in_the_first_step(tmp_path: Path) -> None:
 
 def test_reward_without_the_trainer_state_is_the_tasks() -> None:
     function = reward_from(1, lambda scores: [0.5] * len(scores))
-    assert function(prompts=["1:"], completions=["11"]) == [1.0]
+    assert function(prompts=["1:"], completions=["1111"]) == [1.0]

@@ -42,7 +42,8 @@ def test_without_a_tokenizer_nobody_knows_what_is_truncated() -> None:
 
 def test_completions_taken_out_of_the_loss_keep_their_tokens() -> None:
     """A padding token that was sampled in the middle is one of them."""
-    masked = generation(output={"completion_mask": MASK * torch.tensor([[1], [0], [0], [1]])})
+    mask = MASK * torch.tensor([[1], [0], [0], [1]])
+    masked = generation(output={"completion_mask": mask}, hides_truncated=True)
     logprobs = torch.full((4, 4), -1.0)
     rollout = masked.rollout(logprobs, logprobs)
     assert torch.equal(rollout.mask, MASK.bool())
@@ -100,11 +101,15 @@ def test_the_losss_order_is_undone() -> None:
     made = generation()
     shuffle = torch.tensor([2, 0, 3, 1])
     values = torch.arange(16.0).reshape(4, 4)
-    passes = [(made.keys[shuffle[:2]], values[shuffle[:2]]), (made.keys[shuffle[2:]], values[shuffle[2:]])]
-    found = at_sampling(made, passes)
-    assert found is not None and torch.equal(found, values)
-    assert at_sampling(made, [(made.keys, None)]) is None
-    assert at_sampling(made, []) is None
+    keys = [made.keys[shuffle[:2]], made.keys[shuffle[2:]]]
+    shuffled = [values[shuffle[:2]], values[shuffle[2:]]]
+    found, lacking = at_sampling(made, keys, shuffled, [shuffled[0], None])
+    assert found is not None and torch.equal(found, values) and lacking is None
+    assert at_sampling(made, [], []) == [None]
+    half = at_sampling(made, keys[:1], shuffled[:1])[0]
+    assert half is not None and half.isnan().all(dim=1).tolist() == [False, True, False, True]
+    shorter = at_sampling(made, keys, [part[:, :3] for part in shuffled])
+    assert shorter == [None]
 
 
 def test_generations_of_one_step_are_joined() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rldk_tracking.sources.generation import Generation
-from rldk_tracking.sources.loss_pass import LossPass, at_sampling_time, clip_range, detached, update_of
+from rldk_tracking.sources.loss_pass import LossPass, clip_range, detached, update_of
 
 IDS = torch.tensor([[3, 5, 6], [3, 7, 8], [4, 5, 6], [4, 9, 9]])
 LOGPROBS = torch.arange(8.0).reshape(4, 2) / -8
@@ -86,8 +86,8 @@ def test_what_each_loss_clips(fields: dict[str, Any], expected: tuple[float | No
 def test_only_passes_without_a_step_between_show_the_sampling_policy() -> None:
     made = generation()
     passes = [loss_pass(made, [0, 1]), loss_pass(made, [2, 3], 4), loss_pass(None, [1])]
-    found = at_sampling_time(made, passes, "logprobs")
-    assert len(found) == 1 and torch.equal(found[0][0], made.keys[:2])
+    assert [p.is_first for p in passes] == [True, False, False]
+    assert torch.equal(passes[0].keys, made.keys[:2])
 
 
 def test_graphs_are_not_kept() -> None:

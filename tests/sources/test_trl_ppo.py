@@ -226,7 +226,7 @@ def test_without_micro_batches_the_trainers_statistics_are_corrected(
     for step, batches in zip((1, 2), exact, strict=True):
         observation = reader.observations[step]
         assert observation.update is None
-        differences = torch.cat([(b.new_logprobs - b.old_logprobs)[b.mask].double() for b in batches])
+        differences = torch.cat([(b.new_logprobs - b.old_logprobs)[b.old_logprobs != 1.0].double() for b in batches])
         scalars = {key: float(value) for key, value in observation.scalars.items()}
         assert scalars["rldk/policy/approx_kl"] == pytest.approx(float(differences.square().mean()) / 2, rel=1e-4)
         assert scalars["rldk/policy/ratio_mean"] == pytest.approx(float(differences.exp().mean()), rel=1e-5)
@@ -236,8 +236,8 @@ def test_without_micro_batches_the_trainers_statistics_are_corrected(
             ratio = (b.new_logprobs - b.old_logprobs).exp()
             low = (ratio < 1 - args.cliprange) & (b.advantages < 0)
             high = (ratio > 1 + args.cliprange) & (b.advantages > 0)
-            shares.append(float((low | high)[b.mask].double().mean()) * len(b.mask))
-        total = sum(shares) / sum(len(b.mask) for b in batches)
+            shares.append(float((low | high)[b.old_logprobs != 1.0].double().mean()) * len(b.old_logprobs))
+        total = sum(shares) / sum(len(b.old_logprobs) for b in batches)
         assert scalars["rldk/policy/clip_fraction"] == pytest.approx(total, rel=1e-5, abs=1e-8)
 
 
