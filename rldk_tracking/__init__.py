@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rldk_tracking.monitors.checkpoint import CheckpointMetrics, CheckpointMonitor
     from rldk_tracking.monitors.group import GroupMonitor
     from rldk_tracking.monitors.ppo import AdvancedPPOMonitor, PPOMetrics, PPOMonitor
-    from rldk_tracking.replay import replay
+    from rldk_tracking.replaying import replay
     from rldk_tracking.rollout import PolicyUpdate, Rollout
     from rldk_tracking.shield import TrainingStopped
     from rldk_tracking.trackers.jsonl import JsonlTracker
@@ -56,7 +56,7 @@ _HOME = {
     "TrainingStopped": "shield",
     "WandbTracker": "trackers.wandb",
     "attach": "callback",
-    "replay": "replay",
+    "replay": "replaying",
 }
 """Public name to the module that defines it."""
 

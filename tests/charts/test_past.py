@@ -10,7 +10,7 @@ import pytest
 
 from rldk_tracking.charts.past import MOST, load, series_of
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.replay import replay
+from rldk_tracking.replaying import replay
 from rldk_tracking.sources.history import UnreadableSourceError
 from rldk_tracking.trackers.jsonl import JsonlTracker
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rldk_tracking.replay import replay
+from rldk_tracking.replaying import replay
 from rldk_tracking.sources.history import UnreadableSourceError, read
 from rldk_tracking.sources.stores import runs_of
 

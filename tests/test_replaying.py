@@ -8,7 +8,7 @@ import pytest
 
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import rules_for
-from rldk_tracking.replay import replay
+from rldk_tracking.replaying import replay
 from rldk_tracking.sources.history import UnreadableSourceError, history
 
 
