@@ -20,7 +20,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "checkpoint": ("rldk_tracking.cli.checkpoint", "say whether saved weights are any good"),
     "demo": ("rldk_tracking.cli.demo", "train a tiny model, healthy and with a fault, and show what is seen"),
     "doctor": ("rldk_tracking.cli.doctor", "say what is installed and what can be watched with it"),
+    "explain": ("rldk_tracking.cli.explain", "say what a rule watches, why, and what to try when it fires"),
     "keys": ("rldk_tracking.cli.keys", "print the catalogue of series"),
+    "replay": ("rldk_tracking.cli.replay", "judge past runs by the rules that would have watched them"),
     "report": ("rldk_tracking.cli.report", "put a past run on one page, or its series into a table"),
     "sync": ("rldk_tracking.cli.sync", "send what a tracker did not take, and complete trainings that were killed"),
 }

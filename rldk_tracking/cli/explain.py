@@ -1,0 +1,28 @@
+"""`rldk-tracking explain RULE`: the page of a rule; without a rule, the list of them."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this command."""
+    parser.add_argument("rule", nargs="?", help="id of a rule, such as kl.high")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the page. Returns 0, or 2 where there is no such rule."""
+    from rldk_tracking.health.catalogue import RULES
+    from rldk_tracking.health.explain import explain
+
+    if arguments.rule is None:
+        for rule in RULES.values():
+            print(f"{rule.id:32s} {rule.severity}")
+        return 0
+    try:
+        page = explain(arguments.rule)
+    except KeyError as fault:
+        print(fault.args[0])
+        return 2
+    print(page)
+    return 0
