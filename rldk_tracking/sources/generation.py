@@ -132,8 +132,7 @@ class Generation:
         device = self.token_ids.device
         table = torch.tensor([list(values) for values in self.rewards.values()], dtype=torch.float32)
         weights = torch.tensor([self.weights.get(name, 1.0) for name in self.rewards], dtype=torch.float32)
-        total = (table * weights[:, None]).nansum(dim=0)
-        total[table.isnan().all(dim=0)] = math.nan
+        total = (table * weights[:, None]).nansum(dim=0).masked_fill(table.isnan().all(dim=0), math.nan)
         moved = torch.cat([table, total[None]]).to(device)
         weighed = set(self.weights) >= set(self.rewards)
         return moved[-1] if weighed else None, dict(zip(self.rewards, moved, strict=False))

@@ -5,11 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from rldk_tracking.sources.base import Observation
 from rldk_tracking.sources.detect import source_for
+
+
+class NoWaiting(TorchDispatchMode):
+    """Fails at operations that on a GPU would wait for it: those that need a value on the host."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal.", "_unique", "where.default")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func)
+        assert not any(name.startswith(f"aten.{waiting}") for waiting in self.WAITING), name
+        if name.startswith("aten.index"):
+            masks = [index for index in args[1] if index is not None and index.dtype == torch.bool]
+            assert not masks, f"{name} with a mask"
+        return func(*args, **(kwargs or {}))
 
 
 class Reader(TrainerCallback):
@@ -46,7 +62,9 @@ class Reader(TrainerCallback):
 
     def _read(self, step: int, logs: dict[str, Any]) -> None:
         self.logs[step] = dict(logs)
-        self.look(step, self.source.read(step, logs), logs)
+        with NoWaiting():
+            observation = self.source.read(step, logs)
+        self.look(step, observation, logs)
 
     def look(self, step: int, observation: Observation, logs: dict[str, Any]) -> None:
         self.observations[step] = observation
