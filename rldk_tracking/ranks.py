@@ -88,6 +88,7 @@ class Ranks:
         self._rows = rows
         self._capacity: tuple[int, int] | None = None
         self._warned = False
+        self._names: tuple[str, ...] = ()
 
     def merge(self, part: Part) -> Merged:
         """This step over all ranks. A collective where there are several: every rank must call it once a step."""
@@ -126,7 +127,9 @@ class Ranks:
         gathered = torch.empty(self.world_size * len(vector), dtype=vector.dtype, device=vector.device)
         dist.all_gather_into_tensor(gathered, vector)
         host = gathered.reshape(self.world_size, -1).cpu().numpy().astype(np.float64)
-        return self._unpack(host, *self._agree(part), part.names)
+        # A rank with an empty batch has no labels of its own, but reads the others' columns all the same.
+        self._names = part.names or self._names
+        return self._unpack(host, *self._agree(part), self._names)
 
     def _agree(self, part: Part) -> tuple[int, int]:
         """Rows of the tables and length of the probe that every rank makes room for; settled at the first step."""

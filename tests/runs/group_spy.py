@@ -24,10 +24,10 @@ EOS, PAD = 1, 0
 
 @dataclass
 class Sampled:
-    """The rows of one generation, as the trainer shuffled them, and its logs in the order of generation."""
+    """This rank's rows of one generation, as the trainer shuffled them, and its logs in the order of generation."""
 
     number: int
-    step: int
+    first_row: int
     batches: list[dict[str, Any]]
     logs: dict[str, Any]
     weights: dict[str, torch.Tensor]
@@ -55,11 +55,11 @@ class GroupSpy(TrainerCallback):
         self.steps[state.global_step + 1] = Step(self._weights())
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._look(args, self.steps[state.global_step + 1], state.global_step + 1)
+        self._look(args, self.steps[state.global_step + 1])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step = self.steps[state.global_step]
-        self._look(args, step, state.global_step)
+        self._look(args, step)
         step.weights_after = self._weights()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -69,13 +69,20 @@ class GroupSpy(TrainerCallback):
     def _weights(self) -> dict[str, torch.Tensor]:
         return {name: value.detach().clone() for name, value in self.trainer.model.state_dict().items()}
 
-    def _look(self, args: Any, step: Step, number: int) -> None:
+    def _look(self, args: Any, step: Step) -> None:
         done = self.trainer._step - 1
         buffer = self.trainer._buffered_inputs
         if done % (args.steps_per_generation * args.num_iterations) == 0:
-            logs = {name: list(self.trainer._logs[name]) for name in ("prompt", "completion", "advantages")}
-            logs["rewards"] = {name: list(values) for name, values in self.trainer._logs["rewards"].items()}
-            self._latest = Sampled(self._generations, number, list(buffer), logs, step.weights)
+            rows = sum(len(batch["completion_ids"]) for batch in buffer)
+            rank, ranks = self.trainer.accelerator.process_index, self.trainer.accelerator.num_processes
+            # Every rank logs all ranks' rows, in the order of the ranks.
+            mine = slice(rank * rows, (rank + 1) * rows)
+            logs = {
+                name: list(self.trainer._logs[name])[-rows * ranks :][mine]
+                for name in ("prompt", "completion", "advantages")
+            }
+            logs["rewards"] = {n: list(v)[-rows * ranks :][mine] for n, v in self.trainer._logs["rewards"].items()}
+            self._latest = Sampled(self._generations, rank * rows, list(buffer), logs, step.weights)
             self._generations += 1
             step.sampled.append(self._latest)
         step.micro.append((buffer[done % args.steps_per_generation], self._latest))
@@ -106,7 +113,17 @@ class Reader:
         return [c for sampled in step.sampled for c in self._completions(sampled)]
 
     def update(self, step: Step) -> dict[str, float]:
-        """Ratios exist where the trainer keeps old log-probabilities, clipping where a step lies between."""
+        return self.update_of(self.trained(step))
+
+    def update_of(self, rows: list[Trained]) -> dict[str, float]:
+        low, high = self._clip_range()
+        # A range says nothing where no step lies between sampling and any of the losses.
+        if all(row.is_first for row in rows):
+            low = high = None
+        return update_keys(rows, low, high, self.is_rloo or self.args.importance_sampling_level == "sequence")
+
+    def trained(self, step: Step) -> list[Trained]:
+        """What the losses of the step saw. The trainer keeps old log-probabilities where a step lies between."""
         rows = []
         for number, (batch, sampled) in enumerate(step.micro):
             first = step.weights is sampled.weights
@@ -118,11 +135,7 @@ class Reader:
                 new, entropy = self._logprobs(self.policy, step.weights, prompt, tokens)
                 old = self._logprobs(self.policy, sampled.weights, prompt, tokens)[0] if keeps_old else None
                 rows.append(Trained(new, old, [batch["advantages"][row].item()], entropy, number, first))
-        low, high = self._clip_range()
-        # A range says nothing where no step lies between sampling and any of the losses.
-        if all(row.is_first for row in rows):
-            low = high = None
-        return update_keys(rows, low, high, self.is_rloo or self.args.importance_sampling_level == "sequence")
+        return rows
 
     def _clip_range(self) -> tuple[float | None, float | None]:
         if not self.is_rloo and self.args.loss_type == "cispo":
@@ -174,7 +187,7 @@ class Reader:
             for name, one in rewards.items():
                 if not math.isnan(one):
                     total, scored = np.float32(total + np.float32(one) * np.float32(self.weights[name])), True
-            group = index // self.trainer.num_generations
+            group = (sampled.first_row + index) // self.trainer.num_generations
             known[(place[0], place[1], round(place[2], 4))].append(
                 (group, float(total) if scored else math.nan, rewards)
             )

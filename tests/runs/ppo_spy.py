@@ -71,7 +71,12 @@ class PPOSpy(TrainerCallback):
         self._update, self._stepped = Update(), False
 
 
-def rollout(update: Update, has_stop_token: bool) -> dict[str, float]:
+def rollout(batch: list[Completion]) -> dict[str, float]:
+    return rollout_keys(batch, {}) | {"rldk/policy/entropy": mean(-p for c in batch for p in c.logprobs or ())}
+
+
+def completions(update: Update, has_stop_token: bool) -> list[Completion]:
+    """The rollout in the frame."""
     seen = {name: value.tolist() for name, value in update.frame.items() if name in ROLLOUT}
     batch = []
     for row in range(len(seen["scores"])):
@@ -96,12 +101,16 @@ def rollout(update: Update, has_stop_token: bool) -> dict[str, float]:
                 returns=tokens("returns", valued),
             )
         )
-    found = rollout_keys(batch, {})
-    return found | {"rldk/policy/entropy": mean(-p for c in batch for p in c.logprobs or ())}
+    return batch
 
 
-def trained(update: Update, cliprange: float) -> dict[str, float]:
-    """What the losses saw, by the formulas of the catalogue."""
+def policy(rows: list[Trained], cliprange: float) -> dict[str, float]:
+    limit = None if all(row.is_first for row in rows) else cliprange
+    return update_keys(rows, limit, limit, sequence_level=False)
+
+
+def trained(update: Update) -> list[Trained]:
+    """What the losses of all epochs saw."""
     rows = []
     for batch in update.micro:
         padding = batch["padding_mask"][batch["micro_batch_inds"]].tolist()
@@ -111,8 +120,7 @@ def trained(update: Update, cliprange: float) -> dict[str, float]:
             rows.append(
                 Trained(new[kept].tolist(), old[kept].tolist(), advantages[kept].tolist(), None, 0, batch["first"])
             )
-    limit = None if all(row.is_first for row in rows) else cliprange
-    return update_keys(rows, limit, limit, sequence_level=False)
+    return rows
 
 
 def losses(update: Update, args: Any) -> dict[str, float]:

@@ -266,9 +266,7 @@ def diversity(batch: Sequence[Completion]) -> dict[str, float]:
     }
     longer = [text for text in texts if len(text) > 1]
     if longer:
-        found["rldk/diversity/distinct_2"] = mean(
-            len(set(pairwise(text))) / (len(text) - 1) for text in longer
-        )
+        found["rldk/diversity/distinct_2"] = mean(len(set(pairwise(text))) / (len(text) - 1) for text in longer)
     return found
 
 

@@ -67,8 +67,8 @@ def test_every_number_of_ppo(name: str, ppo_run: Callable[[str], Ran]) -> None:
     args = run.trainer.args
     for number in range(1, STEPS + 1):
         update, row = run.spy.steps[number], run.at(number)
-        expected = ppo_spy.rollout(update, has_stop_token=run.trainer.stop_token_id is not None)
-        expected |= ppo_spy.trained(update, args.cliprange)
+        batch = ppo_spy.completions(update, has_stop_token=run.trainer.stop_token_id is not None)
+        expected = ppo_spy.rollout(batch) | ppo_spy.policy(ppo_spy.trained(update), args.cliprange)
         expected |= ppo_spy.losses(update, args)
         found = computed(row) | {"rldk/train/loss": row["rldk/train/loss"]}
         compare(found, expected, number)
