@@ -9,7 +9,6 @@ import re
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,15 +74,9 @@ def test_import_loads_nothing_heavy() -> None:
 
 
 def test_import_takes_less_than_a_tenth_of_a_second() -> None:
-    def seconds(code: str) -> float:
-        took = []
-        for _ in range(7):
-            start = time.perf_counter()
-            python(code)
-            took.append(time.perf_counter() - start)
-        return statistics.median(took)
-
-    assert seconds("import rldk_tracking") - seconds("pass") < 0.1
+    # Of the processor, in a new interpreter each: time on the wall depends on what else the machine does.
+    code = "import time; start = time.process_time(); import rldk_tracking; print(time.process_time() - start)"
+    assert statistics.median(float(python(code)) for _ in range(7)) < 0.1
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if path.name not in NO_TEST_OF_THEIR_OWN], ids=inside)
