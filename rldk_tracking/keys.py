@@ -1011,6 +1011,20 @@ _ROWS = (
     Key("rldk/checkpoint/scan_seconds", "s", "Time that reading took.", "wall time", "checkpoint", "lower", "max"),
     Key("rldk/checkpoint/size_gib", GIB, "Size on disk.", "sum over files", "checkpoint", "none", "max"),
     Key(
+        "rldk/checkpoint/adapter_norm",
+        "1",
+        "Size of what a LoRA adapter adds to the weights.",
+        "|scale B A|_F over all adapted modules",
+        "checkpoint",
+    ),
+    Key(
+        "rldk/checkpoint/adapter_ratio",
+        "1",
+        "The same against the weights that it is added to, where the base model is a local folder.",
+        "|scale B A|_F / |W|_F",
+        "checkpoint",
+    ),
+    Key(
         "rldk/checkpoint/step",
         "steps",
         "Which checkpoint these numbers are of.",

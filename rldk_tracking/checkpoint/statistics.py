@@ -17,6 +17,8 @@ from rldk_tracking.checkpoint.formats import Array, decode
 
 BLOCK = 1 << 17
 """Elements: what a block needs stays in the cache, and calls are few."""
+ROW = 1 << 10
+"""Elements that are summed at once."""
 SMALL = 1 << 14
 """Elements up to which float64 costs nothing that counts: the gains of normalisation layers, with a mean near 1."""
 
@@ -93,6 +95,7 @@ class Workspace:
 
     def __init__(self, block: int = BLOCK) -> None:
         self.block = block
+        self._ones = np.ones(ROW, dtype=np.float32)
         self._mask = np.empty(block, dtype=np.bool_)
         self._difference = np.empty(block, dtype=np.float32)
         self._decoded = [np.empty(block, dtype=np.float32) for _ in range(2)]
@@ -105,6 +108,13 @@ class Workspace:
     def zeros(self, values: Array) -> int:
         """How many elements are exactly 0."""
         return int(np.count_nonzero(np.equal(values, 0, out=self._mask[: len(values)])))
+
+    def total(self, values: Array) -> float:
+        """The sum; a product with ones is more than twice as fast as numpy's own."""
+        whole = len(values) - len(values) % ROW
+        if values.dtype == np.float64 or whole == 0:
+            return float(values.sum())
+        return float((values[:whole].reshape(-1, ROW) @ self._ones).sum()) + float(values[whole:].sum())
 
     def squared_distance(self, a: Array, b: Array) -> float:
         """|a - b|^2, from the difference itself: expanding the square would cancel for small drifts."""
@@ -171,7 +181,7 @@ def measure(own: Source, others: Sequence[Source | None], count: int, workspace:
             zeros -= len(values) - int(finite.sum())
             kept = np.where(finite, values, 0.0).astype(np.float64)
         squares += square if exact else float(np.dot(kept, kept))
-        total += float(np.einsum("i->", kept))
+        total += workspace.total(kept)
         zeros += workspace.zeros(kept)
         largest = max(largest, float(kept.max()), -float(kept.min()))
         for pair, other in zip(pairs, others, strict=True):

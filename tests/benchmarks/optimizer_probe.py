@@ -76,9 +76,8 @@ def main() -> int:
     count = sum(p.numel() for p in model.parameters())
     whole, clip = statistics.median(seconds["step"]), statistics.median(seconds["clip"])
     print(f"{count / 1e6:.0f} million parameters on {device}, {arguments.rows} x {arguments.tokens} tokens a step")
-    print(
-        "| what | ms, mean | ms, median | ms, largest | share of the step | x clip_grad_norm_ |\n|---|---|---|---|---|---|"
-    )
+    print("| what | ms, mean | ms, median | ms, largest | share of the step | x clip_grad_norm_ |")
+    print("|---|---|---|---|---|---|")
     for name, values in seconds.items():
         mean, largest = statistics.fmean(values), max(values)
         print(

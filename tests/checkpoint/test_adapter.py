@@ -12,6 +12,7 @@ from rldk_tracking.checkpoint.adapter import change_norms
 from rldk_tracking.checkpoint.reader import Checkpoint
 from rldk_tracking.checkpoint.report import metrics
 from rldk_tracking.checkpoint.scan import scan
+from rldk_tracking.keys import lookup
 
 peft = pytest.importorskip("peft")
 
@@ -45,6 +46,7 @@ def test_against_the_merged_weights(rslora: bool, dtype: torch.dtype, tmp_path: 
     held = sum(before[name].double().norm().item() ** 2 for name in changed) ** 0.5
     assert row["rldk/checkpoint/adapter_norm"] == pytest.approx(total, rel=1e-4)
     assert row["rldk/checkpoint/adapter_ratio"] == pytest.approx(total / held, rel=1e-4)
+    assert [key for key in row if lookup(key) is None] == []
     alone = metrics(scan(tmp_path / "checkpoint-5"))
     assert "rldk/checkpoint/adapter_norm" in alone and "rldk/checkpoint/adapter_ratio" not in alone
 
