@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from transformers.trainer_callback import ExportableState
-
 from rldk_tracking.health.goals import rules_of
 from rldk_tracking.monitors.base import Monitor
 from rldk_tracking.monitors.checkpoint import CheckpointMonitor
@@ -50,7 +48,7 @@ class RLDKMetrics(Snapshot):
     alerts_firing: float | None = of("rldk/alerts/firing")
 
 
-class RLDKCallback(Monitor, ExportableState):  # type: ignore[misc]
+class RLDKCallback(Monitor):
     """All monitors that fit the trainer, in one callback.
 
     Args:
@@ -152,10 +150,6 @@ class RLDKCallback(Monitor, ExportableState):  # type: ignore[misc]
         for monitor in self.monitors:
             with run.shield.at(f"{type(monitor).__name__} at train end"):
                 monitor.end(run)
-
-    def state(self) -> dict[str, Any]:
-        """For transformers: what a resumed run needs, stored in the checkpoint's trainer_state.json."""
-        return {"args": {}, "attributes": {"resume": {} if self._run is None else self._run.state()}}
 
 
 class RLDKMonitor(RLDKCallback):

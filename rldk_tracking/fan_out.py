@@ -23,10 +23,13 @@ class FanOut:
     Args:
         trackers: the backends.
         folder: where calls wait, under `rldk`, until a tracker takes them; with None they wait in memory alone.
+        resumed_at: the checkpoint's step where the training goes on from one.
     """
 
-    def __init__(self, trackers: Iterable[Tracker], folder: str | None) -> None:
-        self._deliveries = [Delivery(tracker, spool=_spool(tracker, folder)) for tracker in trackers]
+    def __init__(self, trackers: Iterable[Tracker], folder: str | None, resumed_at: int | None = None) -> None:
+        self._deliveries = [
+            Delivery(tracker, spool=_spool(tracker, folder), resumed_at=resumed_at) for tracker in trackers
+        ]
         # Callbacks of other backends expect the training thread, and get their calls when it next comes by.
         self._later: deque[Call] = deque()
 

@@ -20,6 +20,7 @@ from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.goals import rules_of
 from rldk_tracking.health.presets import rules_for
 from rldk_tracking.keys import CATALOGUE
+from rldk_tracking.ledger import Ledger
 from rldk_tracking.metrics import catalogue
 from rldk_tracking.metrics.table import Table
 from rldk_tracking.ranks import Merged, Part, Ranks, Schema
@@ -82,7 +83,9 @@ class Run:
         self._fan_out = FanOut([], None)
         self._background = Background(Shield())
         self._status = ""
-        self._resume: dict[str, Any] | None = None
+        self._ledger = Ledger(None)
+        self._resume: dict[str, Any] = {}
+        self._resumed_at: int | None = None
         self._measured = (time.perf_counter(), 0.0)
 
     @classmethod
@@ -123,15 +126,19 @@ class Run:
         settings = self.settings
         rules = [*rules_for(settings.rules, settings.overrides), *rules_of(settings.goals)]
         self.engine = Engine(rules, context=dict(self.info.config))
-        if self._resume is not None:
+        try:
             self.engine.load_state(self._resume)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            logger.warning("rldk: the checkpoint's state is not taken over, judging starts afresh: %s", error)
         schema = Schema(catalogue.ROLLOUT_COLUMNS, catalogue.UPDATE_COLUMNS, catalogue.TAILS, tuple(CATALOGUE))
         self._ranks = Ranks(schema, self.device, self.rows_per_rank)
         if self._ranks.rank == 0:
             found = settings.trackers if settings.trackers is not None else self.find_trackers()
-            self._fan_out = FanOut(found, settings.output_dir or self.info.output_dir)
+            folder = settings.output_dir or self.info.output_dir
+            self._ledger = Ledger(folder, self._resumed_at)
+            self._fan_out = FanOut(found, folder, self._resumed_at)
             self._fan_out.open(self.info)
-            self._set_status("running", 0)
+            self._set_status("running", self._resumed_at or 0)
         # After the trackers' own, so that it is called before them.
         atexit.register(self._at_exit)
         return self._ranks, self.engine
@@ -226,13 +233,16 @@ class Run:
         if self.settings.on_critical == "stop" and self.stop is None:
             self.stop = next((a for a in alerts if a.severity == "critical" and a.state == "firing"), None)
         if self._ranks is not None and self._ranks.rank == 0:
-            self._deliver(step, row, alerts)
+            self._deliver(step, news_of(row, earlier), alerts)
             severities = {alert.severity for alert in firing}
             self._set_status(next((s for s in ("critical", "warning") if s in severities), "running"), step)
 
     def _deliver(self, step: int, row: Mapping[str, float], alerts: Iterable[Alert]) -> None:
-        self._fan_out.put("log", dict(row), step)
+        if row:
+            self._fan_out.put("log", dict(row), step)
         for alert in alerts:
+            if not self._ledger.is_news(alert):
+                continue
             log = logger.info if alert.state == "resolved" or alert.severity == "info" else logger.warning
             log("%s (step %d): %s", alert.title, alert.step, alert.message)
             self._fan_out.put("alert", alert)
@@ -295,9 +305,14 @@ class Run:
         self._background.settle()
         return self.engine.state() if self.engine is not None else {}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from another run's state, before the first step."""
-        self._resume = state
+    def load_state(self, state: dict[str, Any], step: int | None = None) -> None:
+        """Go on from another run's state, before the first step of this one.
+
+        Args:
+            state: of `state()`.
+            step: the checkpoint's, where this run goes on in the other one's series.
+        """
+        self._resume, self._resumed_at = state or self._resume, step
 
     # Its end.
 
@@ -327,11 +342,20 @@ class Run:
         self._background.close()
         self._set_status(status, step if step is not None else self._latest[0] or 0)
         self._fan_out.close(self.settings.close_timeout)
+        self._ledger.close()
         atexit.unregister(self._at_exit)
 
     def _at_exit(self) -> None:
         # The trackers' own time limit at exit is short, and nobody else is going to tell how this ended.
         self.close("crashed")
+
+
+def news_of(row: Mapping[str, float], earlier: Mapping[str, float]) -> dict[str, float]:
+    """What a step's second row says that its first did not: a store keeps both points, and one is one too many."""
+    if not earlier:
+        return dict(row)
+    changed = {key: value for key, value in row.items() if earlier.get(key) != value}
+    return {key: value for key, value in changed.items() if key not in earlier or not key.startswith("rldk/system/")}
 
 
 def reduced(part: Part, rollout: Rollout | None, update: PolicyUpdate | None) -> Part:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.monitors.training import prepare, run_info, trainer_above
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from rldk_tracking.health.rules import Rule
     from rldk_tracking.rollout import PolicyUpdate, Rollout
 
-class Monitor(TrainerCallback):  # type: ignore[misc]
+
+class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
     """A callback that contributes to the training run's one row a step.
 
     Args:
@@ -116,6 +118,8 @@ class Monitor(TrainerCallback):  # type: ignore[misc]
         info = run_info(trainer, args, state, control)
         self._run = Run.of(trainer, self._settings, info) if trainer is not None else Run(self._settings, info)
         self._closed_step, self._stopping_since = -1, None
+        with self._run.shield.at("resuming"):
+            self._go_on(self._run, state)
         with self._run.shield.at("on_train_begin"):
             self._run.join(self, self._settings)
             prepare(self._run, trainer, args)
@@ -187,6 +191,48 @@ class Monitor(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
         elif state.global_step > self._stopping_since + 1:
             run.raise_stop()
+
+    # Resuming from a checkpoint.
+
+    def state(self) -> dict[str, Any]:
+        """For transformers: what a resumed run needs, stored in the checkpoint's trainer_state.json."""
+        held: dict[str, Any] = {}
+        run = self._run
+        if run is not None:
+            with run.shield.at("saving the state"):
+                held = run.state()
+        return {"args": {}, "attributes": {"resume": held}}
+
+    def _go_on(self, run: Run, state: Any) -> None:
+        """Take over the state of the checkpoint that the training goes on from, if it does."""
+        stored = getattr(state, "stateful_callbacks", None)
+        if not isinstance(stored, dict):
+            return
+        name = type(self).__name__
+        held = stored.get(name)
+        held = held[0] if isinstance(held, list) and held else held
+        # transformers writes into this entry at every save. A checkpoint of a training without us has none, which
+        # would be a KeyError; of two callbacks of one class it has a list, which would grow with every save.
+        stored[name] = self.state()
+        step = int(state.global_step)
+        if step > 0:
+            run.load_state(held["attributes"]["resume"] if isinstance(held, dict) else {}, step)
+
+    @property
+    def resume(self) -> dict[str, Any]:
+        """Set by transformers under `restore_callback_states_from_checkpoint`, on a callback that it makes itself."""
+        return {}
+
+    @resume.setter
+    def resume(self, held: dict[str, Any]) -> None:
+        # It makes `type(callback)()` and puts it in the place of the one that the user made. That one's trackers and
+        # settings must not be lost, and whoever holds it wants to see the run: from here on the two are one.
+        # What is held is taken over at train begin, as without that option.
+        handler = getattr(trainer_above(), "callback_handler", None)
+        for known in getattr(handler, "callbacks", ()):
+            if type(known) is type(self) and known is not self:
+                self.__dict__ = known.__dict__
+                return
 
     # A loop of the user's own.
 

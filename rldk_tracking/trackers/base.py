@@ -121,6 +121,10 @@ class Tracker(ABC):
         """What a later process needs to write into the same run (ids and places, no secrets). Kept in the journal."""
         return {}
 
+    def last_step(self) -> int | None:
+        """The last step of which the joined run holds a row of ours, None where it holds none or cannot say."""
+        return None
+
     def missing(self, records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Of calls that may or may not have arrived (see `journal`), those that are known not to have arrived."""
         return []

@@ -24,6 +24,7 @@ from typing import Any
 
 from rldk_tracking.trackers.base import RejectedError, Row, RunInfo, Tracker, UnavailableError
 from rldk_tracking.trackers.journal import Journal, decode, encode
+from rldk_tracking.trackers.resumed import Resumed
 from rldk_tracking.trackers.spool import Spool
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Delivery:
         tracker: the backend; `open` it on the training thread, here or directly.
         capacity: rows that wait at most. Alerts, tables and statuses are few and are always taken.
         spool: file for the calls that the tracker has not taken yet, or such a file that another process left.
+        resumed_at: the checkpoint's step where the training goes on from one.
         backoff: pause after the first fault in seconds; it doubles with every further one.
         backoff_limit: longest pause in seconds.
         attempts: how often a call is tried that fails in an unknown way. `UnavailableError` and OSError are retried for
@@ -72,6 +74,7 @@ class Delivery:
         *,
         capacity: int = 1000,
         spool: str | os.PathLike[str] | Spool | None = None,
+        resumed_at: int | None = None,
         backoff: float = 0.5,
         backoff_limit: float = 30.0,
         attempts: int = 5,
@@ -86,6 +89,7 @@ class Delivery:
         self.lost = 0
         self._capacity = capacity
         self._spool = Spool(spool, tracker.name) if isinstance(spool, (str, os.PathLike)) else spool
+        self._resumed = None if resumed_at is None else Resumed(tracker, resumed_at, self._spool)
         self._spilled = 0
         self._spilled_from = 0
         self._rejected: Path | None = None
@@ -282,6 +286,11 @@ class Delivery:
         return calls
 
     def _hand_on(self, calls: list[_Call]) -> None:
+        if self._resumed is not None:
+            self._resumed.begin()
+            calls = [call for call in calls if self._resumed.is_new(call.method, call.args)]
+            if not calls:
+                return
         if calls[0].method == "log":
             self.tracker.log_rows([Row(call.args[0], call.args[1], call.time) for call in calls])
         else:

@@ -156,10 +156,15 @@ class Journal:
 def read(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """The records of a journal or of a `JsonlTracker` file, in order; lines that a killed process tore are left out."""
     with open(path, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if isinstance(record, dict) and "type" in record:
-                yield record
+        yield from records(lines)
+
+
+def records(lines: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
+    """The record of each line that is one."""
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and "type" in record:
+            yield record

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.base import Row, RunInfo, Tracker
-from rldk_tracking.trackers.journal import Journal, encode
+from rldk_tracking.trackers.journal import Journal, encode, records
 
 FILE_NAME = "run.jsonl"
 
@@ -63,6 +63,11 @@ class JsonlTracker(Tracker):
     def status(self, status: str, metrics: Mapping[str, float], step: int) -> None:
         self._opened().append([encode("status", (status, metrics, step), time.time())])
 
+    def last_step(self) -> int | None:
+        """Read from the end of the file."""
+        steps = [record["step"] for record in tail(self.path) if record["type"] == "metrics"] if self.path else []
+        return max(steps, default=None)
+
     def address(self) -> Mapping[str, str]:
         return {} if self.path is None else {"path": str(self.path)}
 
@@ -74,6 +79,17 @@ class JsonlTracker(Tracker):
         if self._journal is None:
             raise RuntimeError("JsonlTracker without a path must be opened before it is written to")
         return self._journal
+
+
+def tail(path: Path, size: int = 256 * 1024) -> list[dict[str, Any]]:
+    """The records in the last bytes of such a file; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        start = max(0, file.seek(0, os.SEEK_END) - size)
+        file.seek(start)
+        lines = file.read().splitlines()
+    return list(records(lines[1:] if start else lines))
 
 
 def _file(path: Path) -> Path:

@@ -36,6 +36,9 @@ class InMemoryTracker(Tracker):
         for key, value in metrics.items():
             self.series.setdefault(key, []).append((step, value))
 
+    def last_step(self) -> int | None:
+        return max((step for points in self.series.values() for step, _ in points[-1:]), default=None)
+
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         self.tables.setdefault(key, []).append((step, list(columns), [list(row) for row in rows]))
 

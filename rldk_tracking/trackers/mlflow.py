@@ -199,6 +199,12 @@ class MLflowTracker(Tracker):
         server = _without_credentials(self.tracking_uri or "").rstrip("/")
         return f"{server}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
 
+    def last_step(self) -> int | None:
+        client = self._connect()
+        with _translated(self._mlflow):
+            latest = client.get_run(self.run_id).to_proto().data.metrics
+        return max((int(metric.step) for metric in latest if metric.key.startswith("rldk/")), default=None)
+
     def address(self) -> Mapping[str, str]:
         found = {"run_id": self.run_id, "tracking_uri": _without_credentials(self.tracking_uri or "")}
         return {name: value for name, value in found.items() if value}

@@ -45,6 +45,7 @@ class WandbTracker(Tracker):
         self._given = run
         self._log: str | None = None
         self._owns_run = False
+        self._last_step: int | None = None
         self._run = run
         self._url: str | None = None
         self._defined: set[str] = set()
@@ -84,6 +85,9 @@ class WandbTracker(Tracker):
             self._run = self._wandb.run
         if self._run is not None:
             self._url = self._run.url or None
+            # Before anybody logs: afterwards the summary has the present training's step.
+            held = self._run.summary.get(STEP) if self._run.resumed else None
+            self._last_step = int(held) if isinstance(held, (int, float)) else None
             self._panels = RunPanels(self._wandb, run)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -133,6 +137,9 @@ class WandbTracker(Tracker):
         found = {name: str(value) for name in ("entity", "project", "id") if (value := getattr(run, name, None))}
         log = getattr(run.settings, "sync_file", None)
         return found | ({"log": str(log)} if log else {})
+
+    def last_step(self) -> int | None:
+        return self._last_step
 
     def missing(self, records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """What is not in the local log of the first process, from which `wandb sync` completes that part of the run."""

@@ -1,0 +1,94 @@
+"""What a resumed training may write into a run that an earlier one began: every step once, and none left out.
+
+A run holds rows up to some step, the checkpoint may be older, and calls of the earlier process may still wait on disk.
+Stores have no way to take a point back, so a step that the run holds already stays as it is, and what waits on disk is
+sent as far as the resumed training does not make it anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rldk_tracking.trackers.base import Row, Tracker
+from rldk_tracking.trackers.journal import decode
+from rldk_tracking.trackers.spool import Spool
+
+logger = logging.getLogger(__name__)
+
+
+class Resumed:
+    """One tracker's part in a resumed training. Called where the tracker is.
+
+    Args:
+        tracker: the backend.
+        step: the checkpoint's step.
+        own: the present process's spool, whose neighbours are looked at; None where there is none.
+    """
+
+    def __init__(self, tracker: Tracker, step: int, own: Spool | None) -> None:
+        self._tracker = tracker
+        self._step = step
+        self._own = own
+        self._begun = False
+        self.held = step
+
+    def begin(self) -> None:
+        """Find out what the run holds. Raises what the tracker does; to be called again then."""
+        if self._begun:
+            return
+        last = self._tracker.last_step()
+        self.held = self._step if last is None else max(self._step, last)
+        if last is not None and last > self._step:
+            logger.info(
+                "%s holds steps %d to %d of an earlier training; they stay, and are not written a second time.",
+                self._tracker.name,
+                self._step + 1,
+                last,
+            )
+        for spool in self._left():
+            try:
+                self._send(spool)
+            finally:
+                spool.close()
+        self._begun = True
+
+    def is_new(self, method: str, args: tuple[Any, ...]) -> bool:
+        """Whether a call of the resumed training is to be made."""
+        return method != "log" or int(args[1]) > self.held
+
+    def _left(self) -> Iterator[Spool]:
+        """What earlier processes left for the same run."""
+        if self._own is None:
+            return
+        here: Path = self._own.path
+        for path in sorted(here.parent.glob(f"undelivered-{self._tracker.name}*.jsonl")):
+            if path == here:
+                continue
+            try:
+                spool = Spool.reopen(path)
+            except (OSError, ValueError):
+                continue
+            if spool.head.tracker == self._tracker.name and spool.head.to == dict(self._tracker.address()):
+                yield spool
+            else:
+                spool.close()
+
+    def _send(self, spool: Spool) -> None:
+        head, first = spool.head, spool.first
+        certain = first + head.trying - head.taken
+        for record, position in spool.read(first):
+            wanted = record.get("step", self._step + 1) <= (self.held if record["type"] == "metrics" else self._step)
+            wanted = wanted and (self._tracker.repeatable or position > certain)
+            if wanted and record["type"] not in ("address", "status"):
+                self._make(record)
+            spool.taken(position)
+
+    def _make(self, record: dict[str, Any]) -> None:
+        method, args = decode(record)
+        if method == "log":
+            self._tracker.log_rows([Row(args[0], args[1], record["time"])])
+        else:
+            getattr(self._tracker, method)(*args)
