@@ -3,7 +3,7 @@
 | key | meaning |
 |---|---|
 | rldk/health/score | product of the families' scores |
-| rldk/health/part/{family} | 1 where nothing of the family fires, 0.5 with a warning, 0.1 with a critical alert |
+| rldk/health/{family} | 1 where nothing of the family fires, 0.5 with a warning, 0.1 with a critical alert |
 | rldk/health/stability | 1 minus the share of recent rows (exponential mean over 20) with a jump, a spike or a NaN |
 | rldk/health/convergence | 0 diverging, 0.5 plateau, 0.75 improving, 1 solved |
 | rldk/health/convergence_slope, .._low, .._high | change of the reward per row (Theil-Sen) and its 95 % interval |
@@ -87,7 +87,7 @@ class Scores(Stateful):
                     parts[watch.part] = penalty
                 if watch.condition.risk_key is not None and watch.condition.risk is not None:
                     risks[watch.condition.risk_key] = watch.condition.risk
-        parts.pop("rldk/health/part/health", None)
+        parts.pop("rldk/health/health", None)
         scores = {**parts, **risks}
         if parts:
             scores["rldk/health/score"] = math.prod(parts.values())

@@ -42,7 +42,7 @@ class Watch(Stateful):
         self.ended: int | None = None
         self.ended_severity: Severity | None = None
         self.finding: Finding | None = None
-        self.part = f"rldk/health/part/{rule.family}"
+        self.part = f"rldk/health/{rule.family}"
         """The series of the family's score."""
 
     @property

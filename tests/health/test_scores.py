@@ -7,7 +7,7 @@ import pytest
 from rldk_tracking.health.catalogue import RULES
 from rldk_tracking.health.engine import Engine
 
-PART = "rldk/health/part/"
+PART = "rldk/health/"
 
 
 def scored(rows, rules=None) -> tuple[dict[str, float], Engine]:

@@ -12,7 +12,7 @@ from rldk_tracking.health.detectors.stateful import Stateful
 
 MEAN = "rldk/reward/mean"
 SPREADS = ("rldk/reward/group_std_mean", "rldk/reward/std")
-ALL_MAX = "rldk/reward/group_tied_fraction/all_max"
+ALL_MAX = "rldk/reward/group_tied_fraction_all_max"
 PATIENCE = 20
 """Rows without a new best after which a reward has stopped to rise."""
 

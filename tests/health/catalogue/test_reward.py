@@ -8,7 +8,7 @@ from rldk_tracking.health.catalogue import RULES, reward
 from rldk_tracking.health.engine import Engine
 
 MEAN, STD, TIED = "rldk/reward/mean", "rldk/reward/std", "rldk/reward/group_tied_fraction"
-ALL_MAX = f"{TIED}/all_max"
+ALL_MAX = f"{TIED}_all_max"
 
 
 def hacked(since, row):
