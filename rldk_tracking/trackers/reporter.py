@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from rldk_tracking.charts.tensorboard import layout
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.base import RunInfo, Tracker
 
@@ -25,6 +26,7 @@ class ReporterTracker(Tracker):
         self.callback = callback
         self._run: RunInfo | None = None
         self._writer: Any = None
+        self._seen: set[str] = set()
 
     @property
     def joined(self) -> bool:
@@ -32,6 +34,7 @@ class ReporterTracker(Tracker):
 
     def open(self, run: RunInfo) -> None:
         self._run = run
+        self._seen.clear()
         self._writer = getattr(self.callback, "tb_writer", None)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -43,6 +46,17 @@ class ReporterTracker(Tracker):
             state = copy.copy(state)
             state.global_step = step
         self.callback.on_log(self._run.args, state, self._run.control, logs=dict(metrics))
+        self._lay_out(metrics, self._run.trainer)
+
+    def _lay_out(self, metrics: Mapping[str, float], trainer: str) -> None:
+        """TensorBoard's page of sections, anew where there are series that it does not have yet."""
+        writer = getattr(self.callback, "tb_writer", None)
+        if writer is None or metrics.keys() <= self._seen:
+            return
+        self._seen.update(metrics)
+        chosen = layout(self._seen, trainer)
+        if chosen and hasattr(writer, "add_custom_scalars"):
+            writer.add_custom_scalars(chosen)
 
     def alert(self, alert: Alert) -> None:
         """A text beside the series where the backend has texts (TensorBoard); elsewhere the series speak alone."""
