@@ -119,3 +119,13 @@ def test_advice_quotes_the_settings_of_the_run() -> None:
 def test_state_of_another_version_is_refused() -> None:
     with pytest.raises(ValueError, match="version 99"):
         Engine([level()]).load_state({"version": 99})
+
+
+def test_memory_does_not_grow_with_the_run(healthy) -> None:
+    engine = Engine(rules_for())
+    sizes = []
+    for step, row in enumerate(healthy(0, 6000)):
+        engine.update(step, row)
+        if step in (999, 5999):
+            sizes.append(len(json.dumps(engine.state())))
+    assert sizes[1] < 1.1 * sizes[0]
