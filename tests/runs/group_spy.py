@@ -6,7 +6,6 @@ float64, from copies of the weights that each step began with.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable
@@ -88,6 +87,13 @@ class GroupSpy(TrainerCallback):
         step.micro.append((buffer[done % args.steps_per_generation], self._latest))
 
 
+def fresh(model: Any) -> Any:
+    """A model of the same weights in float64. Not a copy: what `accelerate` puts around a model calls the original."""
+    made = type(model)(model.config)
+    made.load_state_dict(model.state_dict())
+    return made.double().eval()
+
+
 class Reader:
     """Turns what the spy kept into the numbers that the row should hold."""
 
@@ -95,9 +101,8 @@ class Reader:
         self.trainer = spy.trainer
         self.args = spy.trainer.args
         self.is_rloo = type(spy.trainer).__name__ == "RLOOTrainer"
-        self.policy = copy.deepcopy(spy.trainer.model).double().eval()
-        reference = spy.trainer.ref_model
-        self.reference = None if reference is None else copy.deepcopy(reference).double().eval()
+        self.policy = fresh(spy.trainer.model)
+        self.reference = None if spy.trainer.ref_model is None else fresh(spy.trainer.ref_model)
         self.weights = dict(zip(self.trainer.reward_func_names, self.trainer.reward_weights.tolist(), strict=True))
         self._precise: dict[int, dict[str, torch.Tensor]] = {}
         self._known: dict[Any, tuple[list[float], list[float]]] = {}
