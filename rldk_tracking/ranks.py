@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -89,6 +90,8 @@ class Ranks:
         self._capacity: tuple[int, int] | None = None
         self._warned = False
         self._names: tuple[str, ...] = ()
+        self.waited = 0.0
+        """Seconds that this rank waited for the others in the last exchange: the last to arrive waits least."""
 
     def merge(self, part: Part) -> Merged:
         """This step over all ranks. A collective where there are several: every rank must call it once a step."""
@@ -125,8 +128,10 @@ class Ranks:
     def _together(self, part: Part) -> Merged:
         vector = self._pack(part)
         gathered = torch.empty(self.world_size * len(vector), dtype=vector.dtype, device=vector.device)
+        begin = time.perf_counter()
         dist.all_gather_into_tensor(gathered, vector)
         host = gathered.reshape(self.world_size, -1).cpu().numpy().astype(np.float64)
+        self.waited = time.perf_counter() - begin
         # A rank with an empty batch has no labels of its own, but reads the others' columns all the same.
         self._names = part.names or self._names
         return self._unpack(host, *self._agree(part), self._names)

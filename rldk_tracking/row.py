@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rldk_tracking.keys import lookup
 from rldk_tracking.metrics import catalogue
@@ -21,7 +21,9 @@ def row_of(merged: Merged, read_probe: ProbeReader | None = None) -> dict[str, f
     """
     row = merge_scalars(merged.scalars)
     if read_probe is not None and merged.probes:
-        row |= merge_scalars([read_probe(values) for values in merged.probes])
+        probes = [read_probe(values) for values in merged.probes]
+        row |= merge_scalars(probes) | weights_spread(probes)
+    row |= arrival_spread(merged.scalars)
     row |= catalogue.compute_rollout(merged.rollout)
     row |= catalogue.compute_update(merged.update)
     return {key: value for key, value in row.items() if math.isfinite(value)}
@@ -34,6 +36,21 @@ def merge_scalars(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
         for key, value in part.items():
             gathered.setdefault(key, []).append(float(value))
     return {key: values[0] if len(values) == 1 else _reduce(key, values) for key, values in gathered.items()}
+
+
+def weights_spread(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """How far the ranks' copies of the weights are apart, as a share of their norm: 0 as long as they are copies."""
+    norms = [part["rldk/weight/norm"] for part in parts if "rldk/weight/norm" in part]
+    if len(norms) < 2 or max(norms) == 0:
+        return {}
+    return {"rldk/system/rank_spread/weights": (max(norms) - min(norms)) / max(norms)}
+
+
+def arrival_spread(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Seconds between the first and the last rank at the end of the step before."""
+    key = "rldk/system/rank_spread/arrival"
+    waited = [part[key] for part in parts if key in part]
+    return {key: max(waited) - min(waited)} if len(waited) > 1 else {}
 
 
 def _reduce(key: str, values: list[float]) -> float:

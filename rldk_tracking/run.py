@@ -153,8 +153,8 @@ class Run:
     def add(self, scalars: Mapping[str, float | torch.Tensor], override: bool = True) -> None:
         """Single numbers of the step in progress. With `override` False a number that is there already stays."""
         for key, value in scalars.items():
-            if override or key not in self.part.scalars:
-                self.part.scalars[key] = value
+            if (override or key not in self.part.scalars) and is_number(value):
+                self.part.scalars[str(key)] = value
 
     def add_logs(self, logs: Mapping[str, Any]) -> None:
         """A trainer's logs of the step in progress, under whatever names; what the rollout says wins over them."""
@@ -203,7 +203,12 @@ class Run:
         if part.scalars or rollout is not None or update is not None:
             part.scalars.update(self._overhead())
         if ranks.world_size > 1:  # a collective belongs on the training thread, in the trainer's own order
-            merged = ranks.merge(reduced(part, rollout, update))
+            part.scalars["rldk/system/rank_spread/arrival"] = ranks.waited
+            ready = Part()
+            # A rank that fails here must not leave the others waiting for it.
+            with self.shield.at("reducing a step"):
+                ready = reduced(part, rollout, update)
+            merged = ranks.merge(ready)
             self._soon(lambda: self._judge(engine, step, merged), wait)
         else:
             self._soon(lambda: self._judge(engine, step, ranks.merge(reduced(part, rollout, update))), wait)
@@ -348,6 +353,13 @@ class Run:
     def _at_exit(self) -> None:
         # The trackers' own time limit at exit is short, and nobody else is going to tell how this ended.
         self.close("crashed")
+
+
+def is_number(value: Any) -> bool:
+    """Whether this can be a value of a row: a number, or a tensor of one real element."""
+    if isinstance(value, (int, float)):
+        return True
+    return getattr(value, "numel", None) is not None and value.numel() == 1 and not value.is_complex()
 
 
 def news_of(row: Mapping[str, float], earlier: Mapping[str, float]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from rldk_tracking.health.alert import Alert
 from rldk_tracking.monitors.training import prepare, run_info, trainer_above
 from rldk_tracking.run import Run
 from rldk_tracking.settings import OnCritical, Settings
+from rldk_tracking.shield import Shield
 from rldk_tracking.trackers.base import Tracker
 
 if TYPE_CHECKING:
@@ -114,10 +115,14 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
     # Events of transformers.
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer = self._given_trainer if self._given_trainer is not None else trainer_above()
-        info = run_info(trainer, args, state, control)
-        self._run = Run.of(trainer, self._settings, info) if trainer is not None else Run(self._settings, info)
+        self._run = None
         self._closed_step, self._stopping_since = -1, None
+        with Shield(self._settings.strict).at("on_train_begin"):
+            trainer = self._given_trainer if self._given_trainer is not None else trainer_above()
+            info = run_info(trainer, args, state, control)
+            self._run = Run.of(trainer, self._settings, info) if trainer is not None else Run(self._settings, info)
+        if self._run is None:
+            return
         with self._run.shield.at("resuming"):
             self._go_on(self._run, state)
         with self._run.shield.at("on_train_begin"):
@@ -146,12 +151,14 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
                 self._stop_if_asked(state, control)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
-        if self._run is None or not logs or "train_runtime" in logs:
+        run = self._run
+        if run is None or run.closed or not logs or "train_runtime" in logs:
             return
-        if all(str(key).startswith(("eval_", "test_")) for key in logs if key != "epoch"):
-            self._run.eval_logs(logs)
-            return
-        self._close_step(state, control, logs)
+        with run.shield.at("on_log"):
+            if all(str(key).startswith(("eval_", "test_")) for key in logs if key != "epoch"):
+                run.eval_logs(logs)
+            else:
+                self._close_step(state, control, logs)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._run is None or self._run.closed:

@@ -27,9 +27,14 @@ class RolloutMonitor(Monitor):
         super().__init__(**options)
         self._source: Source | None = None
         self._samples = SampleTable() if log_samples else None
+        # Callback events of something that is no transformers trainer: what it logs is all there is.
+        self._has_logs_only = False
 
     def begin(self, run: Run, trainer: Any, args: Any, model: Any, optimizer: Any) -> None:
-        if trainer is None or not run.claim("rollouts", self):
+        if not run.claim("rollouts", self):
+            return
+        if trainer is None:
+            self._has_logs_only = True
             return
         self._source = source_for(trainer)
         run.rows_per_rank = self._source.rows_per_rank
@@ -39,6 +44,8 @@ class RolloutMonitor(Monitor):
 
     def collect(self, run: Run, step: int, logs: Mapping[str, Any]) -> None:
         if self._source is None:
+            if self._has_logs_only:
+                run.add_logs(logs)
             return
         observation = self._source.read(step, logs)
         run.observe(observation.rollout, observation.update)

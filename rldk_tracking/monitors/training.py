@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import Trainer
 
 from rldk_tracking.run import Run
+from rldk_tracking.sources.logs import canonical, number
 from rldk_tracking.trackers.base import RunInfo, Tracker
 
 _QUOTED = (
@@ -75,9 +77,17 @@ def prepare(run: Run, trainer: Any, args: Any) -> None:
         return trackers_for(callbacks, slack=settings.slack, output_dir=settings.output_dir)
 
     run.find_trackers = find
+    run.read_logs = named
     accelerator = getattr(trainer, "accelerator", None)
     if accelerator is not None:
         run.device = accelerator.device
+
+
+def named(logs: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers under our own keys as they are, numbers under a trainer's names translated, and nothing else."""
+    own = {key: number(raw) for key, raw in logs.items() if isinstance(key, str) and key.startswith("rldk/")}
+    rest = {key: raw for key, raw in logs.items() if key not in own}
+    return canonical(rest) | {key: value for key, value in own.items() if value is not None}
 
 
 def _open_backends() -> list[Any]:

@@ -73,12 +73,16 @@ def number(value: Any) -> float | None:
             return float(value.strip().replace(",", ""))
         except ValueError:
             return None
-    if isinstance(value, (int, float)):
-        return float(value)
-    if not hasattr(value, "dtype"):
+    try:
+        if isinstance(value, (int, float)):
+            return float(value)
+        if not hasattr(value, "dtype"):
+            return None
+        elements = value.numel() if hasattr(value, "numel") else value.size
+        return float(value.reshape(-1)[0]) if elements == 1 else None
+    except (TypeError, ValueError, ArithmeticError, RuntimeError):
+        # An integer beyond floats, a complex number, a text in an array, a tensor without data.
         return None
-    elements = value.numel() if hasattr(value, "numel") else value.size
-    return float(value.reshape(-1)[0]) if elements == 1 else None
 
 
 @lru_cache(maxsize=1024)
