@@ -26,3 +26,10 @@ def gather(found: Scan) -> Scan:
     dist.all_gather(parts, padded)
     texts = [bytes(part[: int(one)].numpy()).decode() for part, one in zip(parts, sizes, strict=True)]
     return merge([from_dict(json.loads(text)) for text in texts])
+
+
+def leave() -> None:
+    """End the process group, all ranks together: gloo aborts a rank whose peer goes first."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()

@@ -62,6 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
     if rank == 0:
         _print(scans, arguments)
     if ranks > 1:  # torchrun takes every other code of a rank for its crash
+        from rldk_tracking.checkpoint.ranks import leave
+
+        leave()
         return HEALTHY
     return max({"healthy": HEALTHY, "warning": WARNING, "critical": CRITICAL}[verdict(found)] for found in scans)
 
