@@ -20,6 +20,7 @@ from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.base import RejectedError, Row, RunInfo, UnavailableError
 from rldk_tracking.trackers.delivery import Delivery
 from rldk_tracking.trackers.journal import decode, read
+from rldk_tracking.trackers.spool import Spool
 from rldk_tracking.trackers.mlflow import MLflowTracker
 
 mlflow = pytest.importorskip("mlflow", reason="needs mlflow")
@@ -228,12 +229,21 @@ def test_a_run_given_by_id_is_not_ended(store: Any) -> None:
     assert store.client.get_run(run_id).info.status == "RUNNING"
 
 
+def waiting_in(path: Path) -> list[dict[str, Any]]:
+    """What a process left in its spool."""
+    spool = Spool.reopen(path)
+    try:
+        return [record for record, _ in spool.read(spool.first)]
+    finally:
+        spool.close()
+
+
 def test_a_run_that_is_gone_goes_to_the_journal(store: Any, tmp_path: Path) -> None:
-    delivery = Delivery(MLflowTracker(run_id="0" * 32), journal=tmp_path / "journal.jsonl", backoff=0.01)
+    delivery = Delivery(MLflowTracker(run_id="0" * 32), spool=tmp_path / "spool.jsonl", backoff=0.01)
     delivery.open(RunInfo())
     delivery.put("log", {"rldk/a": 1.0}, 1)
     delivery.close()
-    (record,) = read(tmp_path / "journal.jsonl")
+    (record,) = read(tmp_path / "rejected-mlflow.jsonl")
     assert record["to"] == {"run_id": "0" * 32, "tracking_uri": store.uri}
     assert delivery.errors == 1
 
@@ -324,7 +334,7 @@ def test_on_a_server(mlflow_server: Any, remote: Any, make_alert: Callable[..., 
 
 def test_a_server_that_hangs(mlflow_server: Any, remote: Any, tmp_path: Path) -> None:
     """Stopped in the middle: no put waits, close keeps its limit, the journal and the store together hold each row."""
-    delivery = Delivery(MLflowTracker(), journal=tmp_path / "journal.jsonl")
+    delivery = Delivery(MLflowTracker(), spool=tmp_path / "spool.jsonl")
     delivery.open(RunInfo())
     delivery.put("log", {"rldk/a": 0.0}, 0)
     assert delivery.flush(30)
@@ -343,14 +353,14 @@ def test_a_server_that_hangs(mlflow_server: Any, remote: Any, tmp_path: Path) ->
     finally:
         mlflow_server.signal(signal.SIGCONT)
     stored = [step for step, _ in server_history(mlflow_server, remote.run_id, "rldk/a")]
-    spooled = [record["step"] for record in read(tmp_path / "journal.jsonl")]
+    spooled = [record["step"] for record in waiting_in(tmp_path / "spool.jsonl")]
     assert sorted({*stored, *spooled}) == list(range(200))
     assert delivery.lost == 0
 
     # Sent from the journal, with the time that each row had: nothing is missing, nothing is there twice.
     tracker = MLflowTracker(run_id=remote.run_id, tracking_uri=mlflow_server.uri)
     tracker.open(RunInfo())
-    records = list(read(tmp_path / "journal.jsonl"))
+    records = list(waiting_in(tmp_path / "spool.jsonl"))
     assert {decode(record)[0] for record in records} == {"log"}
     tracker.log_rows([Row(*decode(record)[1], record["time"]) for record in records])
     assert server_history(mlflow_server, remote.run_id, "rldk/a") == [(step, float(step)) for step in range(200)]
@@ -423,13 +433,13 @@ def test_credentials_in_the_servers_address_stay_here(tmp_path: Path, caplog: py
 
     caplog.set_level(logging.DEBUG)
     tracker = MLflowTracker(run_id="0" * 32, tracking_uri=f"http://me:hunter2@127.0.0.1:{free_port()}")
-    delivery = Delivery(tracker, journal=tmp_path / "journal.jsonl")
+    delivery = Delivery(tracker, spool=tmp_path / "spool.jsonl")
     delivery.open(RunInfo())
     delivery.put("log", {"rldk/a": 1.0}, 1)
     delivery.close(timeout=0.5)
-    assert "does not answer" in caplog.text
+    assert "does not take anything now" in caplog.text
     assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 2
-    assert "hunter2" not in caplog.text + (tmp_path / "journal.jsonl").read_text() + str(tracker.url())
+    assert "hunter2" not in caplog.text + (tmp_path / "spool.jsonl").read_text() + str(tracker.url())
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
@@ -440,16 +450,16 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     tracker = MLflowTracker(run_id="0" * 32, tracking_uri=uri)
     before = time.monotonic()
     tracker.open(RunInfo())
-    with pytest.raises(UnavailableError, match="does not answer"):
+    with pytest.raises(UnavailableError, match="does not take anything now"):
         tracker.log({"rldk/a": 1.0}, 1)
     assert time.monotonic() - before < 3
     threads = threading.active_count()
-    delivery = Delivery(tracker, journal=tmp_path / "journal.jsonl")
+    delivery = Delivery(tracker, spool=tmp_path / "spool.jsonl")
     delivery.put("log", {"rldk/a": 1.0}, 1)
     before = time.monotonic()
     delivery.close(timeout=1)
     assert time.monotonic() - before < 1.5
-    assert [record["step"] for record in read(tmp_path / "journal.jsonl")] == [1]
+    assert [record["step"] for record in waiting_in(tmp_path / "spool.jsonl")] == [1]
     time.sleep(0.2)
     assert threading.active_count() <= threads
 
@@ -460,7 +470,7 @@ def test_the_process_ends_while_the_server_hangs(mlflow_server: Any, remote: Any
         "from rldk_tracking.trackers.delivery import Delivery\n"
         "from rldk_tracking.trackers.mlflow import MLflowTracker\n"
         "from rldk_tracking.trackers.base import RunInfo\n"
-        "delivery = Delivery(MLflowTracker(run_id=sys.argv[1], tracking_uri=sys.argv[2]), journal=sys.argv[3])\n"
+        "delivery = Delivery(MLflowTracker(run_id=sys.argv[1], tracking_uri=sys.argv[2]), spool=sys.argv[3])\n"
         "delivery.open(RunInfo())\n"
         "delivery.put('log', {'rldk/c': 0.0}, 0)\n"
         "assert delivery.flush(60)\n"
@@ -469,7 +479,7 @@ def test_the_process_ends_while_the_server_hangs(mlflow_server: Any, remote: Any
         "delivery.close(1)\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", script, remote.run_id, mlflow_server.uri, str(tmp_path / "journal.jsonl")],
+        [sys.executable, "-c", script, remote.run_id, mlflow_server.uri, str(tmp_path / "spool.jsonl")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -486,4 +496,4 @@ def test_the_process_ends_while_the_server_hangs(mlflow_server: Any, remote: Any
         process.kill()
         process.wait()
     assert process.returncode == 0
-    assert {record["step"] for record in read(tmp_path / "journal.jsonl")} == set(range(1, 20))
+    assert {record["step"] for record in waiting_in(tmp_path / "spool.jsonl")} == set(range(1, 20))

@@ -215,7 +215,7 @@ def test_a_dead_channel_costs_training_nothing(
     caplog.set_level(logging.DEBUG)
     webhook.close()
     slack = notifier(webhook, retries=1)
-    delivery = Delivery(slack, journal=tmp_path / "journal.jsonl", backoff=0.05)
+    delivery = Delivery(slack, spool=tmp_path / "spool.jsonl", backoff=0.05)
     delivery.open(RunInfo(name="run"))
     longest = 0.0
     for step in range(50):
@@ -232,7 +232,7 @@ def test_a_dead_channel_costs_training_nothing(
     assert delivery.errors >= 1
     assert delivery.lost == 0
     assert "Slack is not reached" in caplog.text
-    journal = (tmp_path / "journal.jsonl").read_text()
+    journal = (tmp_path / "spool.jsonl").read_text()
     assert "kl.40" in journal
     # The address is nowhere: not in our log, not in urllib3's, which quotes it at each retry, not in the journal.
     for place in (caplog.text, journal, repr(slack), str(vars(slack)), repr(delivery.tracker)):

@@ -141,7 +141,7 @@ def test_tables_and_figures(offline: None, tmp_path: Path) -> None:
 def test_after_the_run_was_finished(offline: None, tmp_path: Path, make_alert: Callable[..., Alert]) -> None:
     wandb.init(project="p")
     tracker = WandbTracker()
-    delivery = Delivery(tracker, journal=tmp_path / "journal.jsonl", backoff=0.01)
+    delivery = Delivery(tracker, spool=tmp_path / "spool.jsonl", backoff=0.01)
     delivery.open(RunInfo())
     delivery.put("log", {"rldk/a": 1.0}, 1)
     assert delivery.flush(5)
@@ -152,8 +152,8 @@ def test_after_the_run_was_finished(offline: None, tmp_path: Path, make_alert: C
     delivery.put("log", {"rldk/a": 2.0}, 2)
     delivery.put("alert", make_alert())
     delivery.close()
-    assert [record["type"] for record in read(tmp_path / "journal.jsonl")] == ["metrics", "alert"]
-    assert {"id", "project"} <= set(next(read(tmp_path / "journal.jsonl"))["to"])
+    assert [record["type"] for record in read(tmp_path / "rejected-wandb.jsonl")] == ["metrics", "alert"]
+    assert {"id", "project"} <= set(next(read(tmp_path / "rejected-wandb.jsonl"))["to"])
 
 
 def test_one_tracker_serves_two_trainings(offline: None, tmp_path: Path) -> None:
