@@ -18,6 +18,7 @@ from rldk_tracking.background import Background
 from rldk_tracking.fan_out import FanOut
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.goals import rules_of
+from rldk_tracking.health.limits import limits_of
 from rldk_tracking.health.presets import rules_for
 from rldk_tracking.keys import CATALOGUE
 from rldk_tracking.ledger import Ledger
@@ -68,6 +69,7 @@ class Run:
         self.find_trackers: Callable[[], list[Tracker]] = list
         self.read_logs: Callable[[Mapping[str, Any]], dict[str, float]] = dict
         self.read_probe: ProbeReader | None = None
+        self.read_pending: Callable[[], torch.Tensor] | None = None
         self.device: torch.device | None = None
         self.rows_per_rank = 512
         self.honours_stop = True
@@ -198,8 +200,8 @@ class Run:
         """
         ranks, engine = self.open()
         self._fan_out.join(self.info)
-        part, rollout, update = self.part, self.rollout, self._update
-        self.part, self.rollout, self._update = Part(), None, None
+        part, rollout, update, pending = self.part, self.rollout, self._update, self.read_pending
+        self.part, self.rollout, self._update, self.read_pending = Part(), None, None, None
         if part.scalars or rollout is not None or update is not None:
             part.scalars.update(self._overhead())
         if ranks.world_size > 1:  # a collective belongs on the training thread, in the trainer's own order
@@ -207,11 +209,11 @@ class Run:
             ready = Part()
             # A rank that fails here must not leave the others waiting for it.
             with self.shield.at("reducing a step"):
-                ready = reduced(part, rollout, update)
+                ready = reduced(part, rollout, update, pending)
             merged = ranks.merge(ready)
             self._soon(lambda: self._judge(engine, step, merged), wait)
         else:
-            self._soon(lambda: self._judge(engine, step, ranks.merge(reduced(part, rollout, update))), wait)
+            self._soon(lambda: self._judge(engine, step, ranks.merge(reduced(part, rollout, update, pending))), wait)
 
     def _soon(self, work: Callable[[], None], wait: bool) -> None:
         if wait or self.settings.strict or self.settings.on_critical == "stop":
@@ -233,6 +235,7 @@ class Run:
         firing = engine.firing
         row.update(engine.scores())
         row["rldk/alerts/firing"] = float(len(firing))
+        row.update(limits_of(self.settings.overrides, self.settings.goals))
         earlier = self._latest[1] if self._latest[0] == step else {}
         self._latest = (step, earlier | row)
         if self.settings.on_critical == "stop" and self.stop is None:
@@ -370,7 +373,12 @@ def news_of(row: Mapping[str, float], earlier: Mapping[str, float]) -> dict[str,
     return {key: value for key, value in changed.items() if key not in earlier or not key.startswith("rldk/system/")}
 
 
-def reduced(part: Part, rollout: Rollout | None, update: PolicyUpdate | None) -> Part:
+def reduced(
+    part: Part,
+    rollout: Rollout | None,
+    update: PolicyUpdate | None,
+    pending: Callable[[], torch.Tensor] | None = None,
+) -> Part:
     """The part with the rollout's and the update's per-sequence columns, computed where their tensors lie."""
     if rollout is not None:
         part.rollout = catalogue.rollout_columns(rollout)
@@ -378,4 +386,6 @@ def reduced(part: Part, rollout: Rollout | None, update: PolicyUpdate | None) ->
         part.names = catalogue.names(rollout)
     if update is not None:
         part.update = catalogue.update_columns(update)
+    if pending is not None:
+        part.probe = pending()
     return part
