@@ -14,6 +14,10 @@ from rldk_tracking.trackers.delivery import Delivery
 
 logger = logging.getLogger(__name__)
 
+PATIENCE = 3.0
+"""Seconds after which a tracker is taken for one that does not answer. At the end such a one gets no more than these:
+what it has not taken waits on disk."""
+
 Call = tuple[Delivery, str, tuple[Any, ...]]
 
 
@@ -83,7 +87,11 @@ class FanOut:
     def close(self, timeout: float) -> None:
         """Flush all at once, so that one that hangs takes no time from the others."""
         self.catch_up()
-        closing = [_in_thread(delivery.close, timeout) for delivery in self._deliveries if delivery.tracker.threaded]
+        closing = [
+            _in_thread(delivery.close, timeout if delivery.answers(PATIENCE) else min(timeout, PATIENCE))
+            for delivery in self._deliveries
+            if delivery.tracker.threaded
+        ]
         for delivery in self._deliveries:
             if not delivery.tracker.threaded:
                 delivery.close(timeout)

@@ -117,8 +117,12 @@ class Delivery:
     @property
     def healthy(self) -> bool:
         """Whether the last call passed and none has been under way for longer than `stall` seconds."""
+        return self.answers(self._stall)
+
+    def answers(self, within: float) -> bool:
+        """Whether the last call passed and none has been under way for longer than so many seconds."""
         since = self._in_flight_since
-        return self._faults_in_row == 0 and (since is None or time.monotonic() - since < self._stall)
+        return self._faults_in_row == 0 and (since is None or time.monotonic() - since < within)
 
     @property
     def waiting(self) -> int:
