@@ -48,7 +48,7 @@ class OptimizerMonitor(Monitor):
 
     def collect(self, run: Run, step: int, logs: Mapping[str, Any]) -> None:
         if self._probe is not None:
-            run.part.probe = self._probe.pending()
+            run.read_pending = self._probe.deferred()
 
     def end(self, run: Run) -> None:
         if self._probe is None:

@@ -11,7 +11,7 @@ import logging
 import math
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -108,23 +108,36 @@ class OptimizerProbe:
 
         Where the parameters are sharded this sums over all ranks, which must all call it at the same point.
         """
+        return self.deferred()()
+
+    def deferred(self) -> Callable[[], Tensor]:
+        """`pending` in two: what the hooks queued is taken now, and reduced by the call, on whatever thread."""
         if self._optimizer is None:
-            return torch.zeros(0, dtype=torch.float64)
-        device = self.layout.index.device
-        steps, limits = self._drain(), list(self._limits)
+            return lambda: torch.zeros(0, dtype=torch.float64)
+        layout, limits, device = self.layout, list(self._limits), self.layout.index.device
         self._limits.clear()
-        absent = torch.full((self.layout.width,), math.nan, dtype=torch.float64, device=device)
-        clipped = noise = absent[0]
-        if limits and len(limits) == len(steps.get("gradients", ())):
-            norms = steps["gradients"].sum(dim=1).sqrt()
-            clipped = torch.stack([norm > limit for norm, limit in zip(norms, limits, strict=True)]).double().mean()
-        if self._noise is not None:
-            noise = self._noise.value(absent[0])
+        queued = {name: list(queue) for name, queue in self._queue.items() if queue}
+        for queue in self._queue.values():
+            queue.clear()
         rate, self._rate = self._rate, None
-        header = torch.stack([absent[0] if rate is None else rate, clipped, noise])
-        return torch.cat(
-            [header] + [summarise(steps[name], self.layout) if name in steps else absent for name in QUANTITIES]
-        )
+        unknown = torch.full((), math.nan, dtype=torch.float64, device=device)
+        noise = None if self._noise is None else self._noise.value(unknown)
+        # A collective belongs on the training thread.
+        summed = None if layout.shares is None or not queued else _over_ranks(queued, layout.shares)
+
+        def reduce() -> Tensor:
+            steps = summed if summed is not None else {name: torch.stack(squares) for name, squares in queued.items()}
+            absent = torch.full((layout.width,), math.nan, dtype=torch.float64, device=device)
+            clipped = absent[0]
+            if limits and len(limits) == len(steps.get("gradients", ())):
+                norms = steps["gradients"].sum(dim=1).sqrt()
+                above = [norm > limit for norm, limit in zip(norms, limits, strict=True)]
+                clipped = torch.stack(above).double().mean()
+            header = [absent[0] if value is None else value.to(absent) for value in (rate, clipped, noise)]
+            parts = [summarise(steps[name], layout) if name in steps else absent for name in QUANTITIES]
+            return torch.cat([torch.stack(header), *parts])
+
+        return reduce
 
     def read(self, values: Sequence[float]) -> dict[str, float]:
         """The keys of a vector that `pending` made, once it is on the host."""
@@ -216,15 +229,19 @@ class OptimizerProbe:
         sampled, index = set(self._sampled), -1
         decoupled = isinstance(optimizer, torch.optim.AdamW)
         for group in optimizer.param_groups:
+            measured: dict[int, Tensor] = {}
             for parameter in group["params"]:
                 index += 1
-                state = optimizer.state.get(parameter)
-                if index in sampled or parameter.grad is None or not state:
-                    continue
-                pair = updates.adam_squares(
-                    parameter, state, group, bool(group.get("decoupled_weight_decay", decoupled))
-                )
-                moved[index], adam[index] = (square.to(device) for square in pair)
+                if index not in sampled and parameter.grad is not None and optimizer.state.get(parameter):
+                    measured[index] = parameter
+            squares = updates.group_squares(
+                list(measured.values()),
+                [optimizer.state[parameter] for parameter in measured.values()],
+                group,
+                bool(group.get("decoupled_weight_decay", decoupled)),
+            )
+            for place, square, direction in zip(measured, *squares, strict=True):
+                moved[place], adam[place] = square.to(device), direction.to(device)
         self._queue["updates"].append(torch.stack(moved))
         if not sampled:
             self._queue["adam"].append(torch.stack(adam))
@@ -259,19 +276,6 @@ class OptimizerProbe:
         self._gradients = self._gradient_squares(scale)
         self._limit = limit
 
-    def _drain(self) -> dict[str, Tensor]:
-        """(K, P) squares for each quantity that was measured, summed over shards."""
-        steps = {name: torch.stack(list(queue)) for name, queue in self._queue.items() if queue}
-        for queue in self._queue.values():
-            queue.clear()
-        shares = self.layout.shares
-        if shares is None or not steps:
-            return steps
-        flat = torch.cat([(squares * shares).flatten() for squares in steps.values()])
-        torch.distributed.all_reduce(flat)
-        pieces = torch.split(flat, [squares.numel() for squares in steps.values()])
-        return {name: piece.reshape(-1, len(shares)) for name, piece in zip(steps, pieces, strict=True)}
-
     def _parts(self, values: Sequence[float]) -> dict[str, Sequence[float]]:
         width, start = self.layout.width, len(HEADER)
         return {
@@ -282,6 +286,15 @@ class OptimizerProbe:
         if sentence not in self.missing:
             self.missing.append(sentence)
             logger.warning("rldk: %s.", sentence)
+
+
+def _over_ranks(queued: dict[str, list[Tensor]], shares: Tensor) -> dict[str, Tensor]:
+    """(K, P) squares of whole parameters, of which this rank holds shards."""
+    steps = {name: torch.stack(squares) for name, squares in queued.items()}
+    flat = torch.cat([(squares * shares).flatten() for squares in steps.values()])
+    torch.distributed.all_reduce(flat)
+    pieces = torch.split(flat, [squares.numel() for squares in steps.values()])
+    return {name: piece.reshape(-1, len(shares)) for name, piece in zip(steps, pieces, strict=True)}
 
 
 def unwrap(optimizer: Any) -> torch.optim.Optimizer | None:

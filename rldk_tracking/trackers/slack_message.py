@@ -24,7 +24,7 @@ def slack_payload(alert: Alert, run_url: str | None, run_name: str | None) -> di
         facts.append(f"*Threshold*\n{alert.threshold:.6g}")
     blocks: list[dict[str, Any]] = [
         {"type": "header", "text": {"type": "plain_text", "text": alert.title, "emoji": False}},
-        {"type": "section", "text": _markdown(_escape(alert.message) or alert.title)},
+        {"type": "section", "text": _markdown(_escape(alert.message or alert.title))},
         {"type": "section", "fields": [_markdown(fact) for fact in facts]},
     ]
     if alert.advice and alert.state == "firing":

@@ -1,0 +1,173 @@
+"""Secrets stay where they are, and what strangers name is data, never code."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import os
+import pickle
+import re
+import stat
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rldk_tracking
+from rldk_tracking.callback import RLDKCallback
+from rldk_tracking.demo.trainers import grpo_trainer
+from rldk_tracking.health.alert import Alert
+from rldk_tracking.trackers.base import RejectedError, UnavailableError
+from rldk_tracking.trackers.jsonl import JsonlTracker
+from rldk_tracking.trackers.memory import InMemoryTracker
+from rldk_tracking.trackers.mlflow import MLflowTracker
+from rldk_tracking.trackers.slack import SlackNotifier
+from rldk_tracking.trackers.slack_message import slack_payload
+
+PACKAGE = Path(rldk_tracking.__file__).parent
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+SECRET = "T0SECRETB0SECRETXYZ"
+ALWAYS = {"kl.high": {"threshold": -1.0, "persistence": (1, 1), "warm_up_steps": 0}}
+
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "subprocess.getoutput"}
+UNSAFE_LOADERS = {"pickle.load", "pickle.loads", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "joblib.load"}
+"""Unpickling runs code. A checkpoint's pickle is looked at with `pickletools`, which runs none."""
+
+
+def calls(path: Path) -> list[tuple[str, ast.Call]]:
+    tree = ast.parse(path.read_text())
+    return [(ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_line_evaluates_unpickles_or_starts_a_shell(path: Path) -> None:
+    for name, call in calls(path):
+        assert name not in FORBIDDEN_CALLS | UNSAFE_LOADERS, f"{path}:{call.lineno}: {name}"
+        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        assert keywords.get("shell", "False") == "False", f"{path}:{call.lineno}: a shell"
+        if name == "torch.load":
+            assert keywords.get("weights_only") == "True", f"{path}:{call.lineno}: torch.load without weights_only"
+        if name.startswith("subprocess."):
+            assert not call.args or not isinstance(call.args[0], (ast.JoinedStr, ast.Constant)), f"{path}:{call.lineno}"
+
+
+def texts_under(folder: Path) -> dict[str, str]:
+    return {str(path): path.read_bytes().decode(errors="replace") for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_webhook_appears_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: Any
+) -> None:
+    """A training with a webhook that fails and an MLflow server with a password that is not there."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    slack = SlackNotifier(f"http://127.0.0.1:9/services/{SECRET}", allow_loopback=True, retries=1, backoff=0.01)
+    mlflow = MLflowTracker(run_id="0" * 32, tracking_uri=f"http://me:{SECRET}@127.0.0.1:9")
+    callback = RLDKCallback(trackers=[JsonlTracker(tmp_path / "rows"), mlflow, slack], overrides=ALWAYS)
+    callback._settings.close_timeout = 2.0
+    with caplog.at_level(logging.DEBUG):
+        grpo_trainer(tmp_path / "out", max_steps=4, callbacks=[callback], save_strategy="steps", save_steps=2).train()
+        assert callback.alerts, "an alert was on its way to Slack"
+        shown = [repr(x) for x in (callback, slack, mlflow, callback._settings, vars(callback))]
+        shown += [str(callback.state()), repr(pickle.dumps(slack)), repr(callback.run and vars(callback.run))]
+        for broken in (lambda: slack.alert(callback.alerts[0]), lambda: mlflow.log({"rldk/a": 1.0}, 1)):
+            try:
+                broken()
+            except (RejectedError, UnavailableError) as error:
+                shown += [*traceback.format_exception(error), repr(error), repr(error.__cause__)]
+    output = capfd.readouterr()
+    own = [record.getMessage() for record in caplog.records if record.name.startswith(("rldk_tracking", "urllib3"))]
+    for text in (*own, output.out, output.err):
+        assert SECRET not in text
+    places = texts_under(tmp_path)
+    assert any("undelivered-mlflow" in place for place in places)
+    assert any("undelivered-slack" in place for place in places)
+    assert [place for place, text in places.items() if SECRET in text] == []
+    assert [text for text in shown if SECRET in text] == []
+
+
+def test_what_is_kept_for_later_is_for_the_owner_alone(tmp_path: Path) -> None:
+    mlflow = MLflowTracker(run_id="0" * 32, tracking_uri="http://127.0.0.1:9")
+    callback = RLDKCallback(trackers=[JsonlTracker(tmp_path / "rows"), mlflow], overrides=ALWAYS)
+    callback._settings.close_timeout = 1.0
+    before = os.umask(0)
+    try:
+        grpo_trainer(tmp_path / "out", max_steps=3, callbacks=[callback]).train()
+    finally:
+        os.umask(before)
+    ours = [path for path in tmp_path.rglob("*.jsonl") if path.is_file()]
+    assert {"run.jsonl", "undelivered-mlflow.jsonl", "alerts.jsonl"} <= {path.name for path in ours}
+    for path in ours:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+
+
+@pytest.mark.parametrize(
+    "address", ["http://example.com/x", "ftp://example.com/x", "http://127.0.0.1/x", "x", "https://"]
+)
+def test_webhooks_are_https_or_declared_loopback(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RLDK_ALLOW_LOOPBACK_WEBHOOK", raising=False)
+    with pytest.raises(ValueError) as refused:
+        SlackNotifier(address)
+    assert address not in str(refused.value) or len(address) < 3
+
+
+HOSTILE = "<!channel> <https://evil|click> `$(id)` </script><img src=x onerror=1> & *bold* \n# head | cell"
+
+
+def hostile_alert() -> Alert:
+    return Alert(
+        rule=f"reward.{HOSTILE}"[:40],
+        severity="critical",
+        state="firing",
+        step=3,
+        first_step=2,
+        value=1.0,
+        threshold=0.5,
+        message=f"The reward function {HOSTILE} is odd.",
+        advice=f"Look at {HOSTILE}.",
+        evidence={HOSTILE: HOSTILE},
+        key=f"rldk/reward/function/{HOSTILE}/mean",
+    )
+
+
+def marked_up(part: Any) -> list[str]:
+    """The texts of a payload in which Slack looks for markup; in a header, which is plain text, it does not."""
+    if isinstance(part, dict):
+        own = [part["text"]] if part.get("type") == "mrkdwn" else []
+        return own + [text for inner in part.values() for text in marked_up(inner)]
+    return [text for inner in part for text in marked_up(inner)] if isinstance(part, list) else []
+
+
+def test_slack_does_not_act_on_names_of_strangers() -> None:
+    for alert in (hostile_alert(), replace(hostile_alert(), message="")):
+        payload = slack_payload(alert, "https://mlflow.example/run", HOSTILE)
+        for text in (payload["text"], *marked_up(payload)):
+            assert "<!channel>" not in text
+            assert "<https://evil" not in text
+
+
+def test_html_and_markdown_of_strangers_names_stay_text() -> None:
+    from rldk_tracking.charts.report import Report
+
+    page = Report(
+        title=HOSTILE,
+        status="finished",
+        trainer="GRPOTrainer",
+        series={f"rldk/reward/function/{HOSTILE}/mean": [(1, 0.5), (2, 0.6)]},
+        alerts=[hostile_alert()],
+        settings={HOSTILE: HOSTILE},
+    ).html()
+    assert "<img src=x" not in page
+    assert not re.search(r"<script[^>]*>[^<]*onerror", page)
+
+
+def test_a_reward_function_with_a_hostile_name_trains(tmp_path: Path) -> None:
+    def hostile(completions: list[str], **kwargs: Any) -> list[float]:
+        return [float(len(text) % 3) for text in completions]
+
+    hostile.__name__ = HOSTILE
+    memory = InMemoryTracker()
+    callback = RLDKCallback(trackers=[memory, JsonlTracker(tmp_path / "rows")])
+    grpo_trainer(tmp_path / "out", max_steps=2, reward_funcs=hostile, callbacks=[callback]).train()
+    assert [step for step, _ in memory.series["rldk/reward/mean"]] == [1, 2]
