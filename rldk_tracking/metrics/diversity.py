@@ -38,6 +38,10 @@ COLUMNS = (
     *SIGNATURE,
 )
 
+LARGEST_PRODUCT = 2**20
+"""Elements of the products with several hash functions at once: fewer operations for small batches, no more memory
+for large ones."""
+
 _LARGEST = 2**63 - 1
 _LOW_24_BITS = 2**24 - 1
 _constants = random.Random(20240229)  # noqa: S311 (fixed hash functions, no secret)
@@ -85,21 +89,21 @@ def compute(table: Table) -> dict[str, float]:
 
 
 def _overlap(table: Table) -> float | None:
-    group_ids, signature = table.get("reward/group"), [table.get(name) for name in SIGNATURE]
-    if group_ids is None:
+    group_ids, columns = table.get("reward/group"), [table.get(name) for name in SIGNATURE]
+    signature = np.array([column for column in columns if column is not None])
+    if group_ids is None or len(signature) < len(SIGNATURE):
         return None
-    shares = []
-    for values in signature:
-        if values is None:
-            return None
-        groups = Groups.of(group_ids, values)
-        several = groups.size > 1
-        pairs = (groups.size * (groups.size - 1))[several]
-        labels, counts = np.unique(groups.labels * 2.0**24 + groups.values + 2.0**23, return_counts=True)
-        same = np.bincount((labels // 2**24).astype(np.intp), weights=counts * (counts - 1.0))
-        shares.append(same[several] / pairs)
-    mean = np.mean(shares) if shares[0].size else math.nan
-    return float(mean) if np.isfinite(mean) else None
+    known = np.isfinite(group_ids) & np.isfinite(signature).all(axis=0)
+    groups, signature = Groups.of(group_ids[known], signature[0, known]), signature[:, known]
+    several = groups.size > 1
+    if not several.any():
+        return None
+    # One number for each hash function, group and least hash; those that occur twice are pairs that agree.
+    of_function = np.arange(len(SIGNATURE))[:, None] * len(groups.size) + groups.labels
+    places, counts = np.unique(of_function * 2.0**24 + signature + 2.0**23, return_counts=True)
+    same = np.bincount((places // 2**24).astype(np.intp), weights=counts * (counts - 1.0))
+    pairs = groups.size * (groups.size - 1)
+    return float((same.reshape(len(SIGNATURE), -1)[:, several] / pairs[several]).mean())
 
 
 def _left_aligned(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,13 +113,17 @@ def _left_aligned(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _distinct(values: Tensor, mask: Tensor) -> Tensor:
-    """(B,) How many different values there are under the mask. Values are below 2^63 - 1, which stands for none."""
+    """(B,) How many different values there are under the mask, of integers that are not close to 2^63."""
     if values.shape[1] == 0:
         return masked_sum(values, mask)
-    ordered = _sorted(values.masked_fill(~mask, _LARGEST))
-    first = ordered[:, :1] != _LARGEST
-    changes = (ordered[:, 1:] != ordered[:, :-1]) & (ordered[:, 1:] != _LARGEST)
-    return precise(torch.cat([first, changes], dim=1)).sum(dim=1)
+    ordered = _sorted(torch.where(mask, values, _fillers(values.shape[1], values.device)))
+    different = (ordered[:, 1:] != ordered[:, :-1]).sum(dim=1) + 1
+    return precise(different - values.shape[1] + mask.sum(dim=1))
+
+
+def _fillers(count: int, device: torch.device) -> Tensor:
+    """(count,) The largest integers, all different, which stand where a mask is not."""
+    return _LARGEST - torch.arange(count, device=device)
 
 
 def _sorted(values: Tensor) -> Tensor:
@@ -167,15 +175,15 @@ def _longest_repeated(prefix: Tensor, mask: Tensor) -> Tensor:
     device = prefix.device
     lengths = mask.sum(dim=1)
     low, high = torch.zeros_like(lengths), (lengths - 1).clamp(min=0)
-    start = torch.arange(count, device=device)
-    align = _powers(count, device).flip(0)[: count + 1]
-    for _ in range(max(count, 1).bit_length()):
+    start, fillers = torch.arange(count, device=device), _fillers(count, device)
+    align = _powers(count, device).flip(0)[:-1]
+    first, ends = prefix[:, :-1], lengths[:, None]
+    for _ in range(max(count - 1, 0).bit_length()):
         middle = (low + high + 1) // 2
         stop = start + middle[:, None]
-        inside = stop <= lengths[:, None]
-        windows = (prefix.gather(1, stop.clamp(max=count)) - prefix[:, :-1]) * align[:-1]
-        ordered = _sorted(windows.masked_fill(~inside, _LARGEST))
-        twice = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != _LARGEST)).any(dim=1)
+        windows = (prefix.gather(1, stop.clamp(max=count)) - first) * align
+        ordered = _sorted(torch.where(stop <= ends, windows, fillers))
+        twice = (ordered[:, 1:] == ordered[:, :-1]).any(dim=1)
         low = torch.where(twice, middle, low)
         high = torch.where(twice, high, torch.maximum(middle - 1, low))
     return low
@@ -189,8 +197,8 @@ def _signature(bigrams: Tensor, pairs: Tensor) -> dict[str, Tensor]:
     none = ~pairs.any(dim=1)
     # Repeating a bigram does not change a least hash. Bigrams lie at the front, so the first one is there if any is.
     bigrams = torch.where(pairs, bigrams, bigrams[:, :1])
-    found = {}
-    for name, factor in zip(SIGNATURE, _SIGNATURE_FACTORS, strict=True):
-        least = (bigrams * factor).amin(dim=1) >> 40
-        found[name] = precise(least).masked_fill(none, math.nan)
-    return found
+    factors = torch.tensor(_SIGNATURE_FACTORS).to(bigrams.device, non_blocking=True)
+    at_once = max(1, min(len(SIGNATURE), LARGEST_PRODUCT // max(1, bigrams.numel())))
+    parts = [(part[:, None, None] * bigrams).amin(dim=2) for part in torch.split(factors, at_once)]
+    least = precise(torch.cat(parts) >> 40).masked_fill(none, math.nan)
+    return dict(zip(SIGNATURE, least, strict=True))

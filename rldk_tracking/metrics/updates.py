@@ -26,13 +26,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rldk_tracking.metrics.layers import Layout, Summary, local
+from rldk_tracking.metrics.layers import Layout, Summary, is_sharded, local
 from rldk_tracking.metrics.quantiles import spread
 from rldk_tracking.metrics.table import precise
 
 SAMPLE = 16_384
 CACHED_BLOCK, DEVICE_BLOCK = 1 << 17, 1 << 24
 """Elements worked on at a time: on a CPU what stays in its cache, elsewhere what keeps the extra memory small."""
+SMALL = 1 << 14
+"""Elements up to which a tensor takes less time to compute with than to call a few operations for."""
 
 
 def is_exact(optimizer: torch.optim.Optimizer, parameter: Tensor) -> bool:
@@ -78,6 +80,58 @@ def adam_squares(
     # With `maximize` the sign is in m already.
     square = decay**2 * _total(weight, parameter) + 2 * decay * rate * scale * _total(cross, parameter)
     return (square + rate**2 * adam_square).clamp_min(0.0) / (1 - decay) ** 2, adam_square
+
+
+@torch.no_grad()
+def group_squares(
+    parameters: Sequence[Tensor], states: Sequence[Mapping[str, Any]], group: Mapping[str, Any], decoupled: bool
+) -> tuple[list[Tensor], list[Tensor]]:
+    """`adam_squares` of many parameters of one group, the small ones together."""
+    moved: list[Tensor | None] = [None] * len(parameters)
+    adam: list[Tensor | None] = [None] * len(parameters)
+    batches: dict[tuple[Any, ...], list[int]] = {}
+    for index, (parameter, state) in enumerate(zip(parameters, states, strict=True)):
+        step = state["step"]
+        if parameter.numel() > SMALL or (isinstance(step, Tensor) and step.device.type != "cpu"):
+            moved[index], adam[index] = adam_squares(parameter, state, group, decoupled)
+        else:
+            batches.setdefault((parameter.device, parameter.dtype, float(step)), []).append(index)
+    for (_, _, step), indices in batches.items():
+        at_once = max(1, DEVICE_BLOCK // SMALL)
+        for start in range(0, len(indices), at_once):
+            part = indices[start : start + at_once]
+            pair = _together([parameters[i] for i in part], [states[i] for i in part], group, decoupled, step)
+            for index, square, direction in zip(part, *pair, strict=True):
+                moved[index], adam[index] = square, direction
+    return [square for square in moved if square is not None], [square for square in adam if square is not None]
+
+
+def _together(
+    parameters: Sequence[Tensor],
+    states: Sequence[Mapping[str, Any]],
+    group: Mapping[str, Any],
+    decoupled: bool,
+    step: float,
+) -> tuple[Tensor, Tensor]:
+    """(K,) |d|^2 and |m_hat / (sqrt(v_hat) + eps)|^2 of K parameters that have made the same number of steps."""
+    beta1, beta2 = group["betas"]
+    correction1, correction2 = 1 - beta1**step, (1 - beta2**step) ** 0.5
+    second = "max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"
+    sizes = [local(parameter).numel() for parameter in parameters]
+    direction = _flat([state["exp_avg"] for state in states])
+    direction /= _flat([state[second] for state in states]).sqrt_().add_(group["eps"] * correction2)
+    direction *= correction2 / correction1
+    adam = precise(torch.stack(torch._foreach_norm(torch.split(direction, sizes)))).square()
+    if not decoupled or group["weight_decay"] == 0:
+        return adam * group["lr"] ** 2, adam
+    decay = group["lr"] * group["weight_decay"]
+    change = (_flat(parameters) * decay + direction * group["lr"]) / (1 - decay)
+    return precise(torch.stack(torch._foreach_norm(torch.split(change, sizes)))).square(), adam
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    """What this rank holds of them, one after the other, as a copy."""
+    return torch.cat([(local(tensor) if is_sharded(tensor) else tensor).reshape(-1) for tensor in tensors])
 
 
 class Snapshot:

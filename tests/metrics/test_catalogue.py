@@ -76,7 +76,7 @@ def full_rollout(make: Callable[..., Tensor]) -> Rollout:
 
 def full_update(make: Callable[..., Tensor], sequence_level: bool) -> PolicyUpdate:
     tensors = [make(4, 6) for _ in range(5)]
-    return PolicyUpdate(*tensors, clip_low=0.2, clip_high=0.2, sequence_level=sequence_level, first_epoch=True)
+    return PolicyUpdate(*tensors, make(4), clip_low=0.2, clip_high=0.2, sequence_level=sequence_level, first_epoch=True)
 
 
 def test_columns_never_wait_for_the_device() -> None:

@@ -93,3 +93,39 @@ def test_keys() -> None:
     assert found["rldk/update/adam_rms"] == pytest.approx(1.0)
     assert found["rldk/update/ratio/p50"] == pytest.approx(0.25)  # of 0.5 and 0; the layer without weights has none
     assert updates.read(absent, absent, line(16.0, 1.0, 0.0), layout) == {}
+
+
+@pytest.mark.parametrize(("kind", "options"), ADAM)
+@pytest.mark.parametrize("small", [updates.SMALL, 20])
+def test_a_group_has_the_squares_of_its_tensors(
+    kind: Any, options: dict[str, Any], small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small tensors are measured together, large ones and those that have made other steps apart."""
+    monkeypatch.setattr(updates, "SMALL", small)
+    torch.manual_seed(0)
+    sizes = [(5, 4), (7,), (3, 3), (40, 2)]
+    weights = [torch.nn.Parameter(torch.randn(size, dtype=torch.float64)) for size in sizes]
+    optimizer = kind(weights, **{"lr": 0.01, **options})
+    for step in range(3):
+        for number, weight in enumerate(weights):
+            weight.grad = torch.randn_like(weight) if number != 1 or step else None
+        before = [weight.detach().clone() for weight in weights]
+        optimizer.step()
+        group, decoupled = optimizer.param_groups[0], kind is torch.optim.AdamW
+        present = [weight for weight in weights if weight.grad is not None]
+        states = [optimizer.state[weight] for weight in present]
+        moved, adam = updates.group_squares(present, states, group, decoupled)
+        wanted = [updates.adam_squares(w, s, group, decoupled) for w, s in zip(present, states, strict=True)]
+        changes = [
+            (w.detach() - old).square().sum() for w, old in zip(weights, before, strict=True) if w.grad is not None
+        ]
+        assert [float(square) for square in moved] == pytest.approx([float(change) for change in changes], rel=1e-6)
+        assert [float(square) for square in moved] == pytest.approx([float(square) for square, _ in wanted], rel=1e-6)
+        assert [float(square) for square in adam] == pytest.approx([float(square) for _, square in wanted], rel=1e-6)
+
+
+def test_a_group_without_gradients() -> None:
+    assert updates.group_squares([], [], {"betas": (0.9, 0.99), "lr": 1.0, "eps": 0.0, "weight_decay": 0.0}, True) == (
+        [],
+        [],
+    )
