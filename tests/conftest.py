@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,22 @@ def pytest_configure(config: pytest.Config) -> None:
     path = os.environ.get("RLDK_TEST_RESULTS")
     if path and not hasattr(config, "workerinput"):  # of parallel runs, the process that hears of every test
         config.pluginmanager.register(Results(Path(path)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _mlflow_as_it_was() -> Iterator[None]:
+    """MLflow keeps its store and experiment for the whole process, and in the environment of those that it starts."""
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
+    before = {name: os.environ.get(name) for name in names}
+    yield
+    mlflow = sys.modules.get("mlflow")
+    if mlflow is not None and "mlflow.tracking.fluent" in sys.modules:
+        while mlflow.active_run() is not None:
+            mlflow.end_run()
+        mlflow.set_tracking_uri(None)
+        sys.modules["mlflow.tracking.fluent"]._active_experiment_id = None  # type: ignore[attr-defined]
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
