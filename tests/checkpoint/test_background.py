@@ -13,7 +13,6 @@ import pytest
 from rldk_tracking.checkpoint.background import WAITING, BackgroundScans
 from rldk_tracking.checkpoint.scan import scan
 
-
 _OTHERS: set[int] = set()
 """Processes that earlier tests of this process left to run, such as servers that several share."""
 
