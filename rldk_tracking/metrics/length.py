@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from rldk_tracking.metrics.quantiles import quantiles
 from rldk_tracking.metrics.table import Table, precise
 from rldk_tracking.rollout import Rollout
 
@@ -39,7 +40,7 @@ def compute(table: Table) -> dict[str, float]:
     metrics["rldk/length/mean"] = float(known.mean())
     metrics["rldk/length/min"] = float(known.min())
     metrics["rldk/length/max"] = float(known.max())
-    metrics["rldk/length/p95"] = float(np.quantile(known, 0.95))
+    (metrics["rldk/length/p95"],) = quantiles(known, [0.95])
     if len(known) > 1:
         metrics["rldk/length/std"] = float(known.std(ddof=1))
     truncated = table.get("length/truncated")

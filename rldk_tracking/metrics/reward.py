@@ -32,6 +32,7 @@ from torch import Tensor
 
 from rldk_tracking.metrics.correlation import grouped_spearman, pearson
 from rldk_tracking.metrics.groups import Groups
+from rldk_tracking.metrics.quantiles import QUANTILES, quantiles
 from rldk_tracking.metrics.table import Array, Table, precise
 from rldk_tracking.rollout import Rollout
 
@@ -91,8 +92,8 @@ def compute(table: Table) -> dict[str, float]:
         "rldk/reward/min": float(known.min()),
         "rldk/reward/max": float(known.max()),
     }
-    for name, quantile in zip(("p10", "p50", "p90"), np.quantile(known, [0.1, 0.5, 0.9]), strict=True):
-        metrics[f"rldk/reward/{name}"] = float(quantile)
+    for name, quantile in zip(QUANTILES, quantiles(known, list(QUANTILES.values())), strict=True):
+        metrics[f"rldk/reward/{name}"] = quantile
     groups = table.get("reward/group")
     if groups is not None:
         metrics |= _groups(groups, scores, table)
@@ -153,9 +154,9 @@ def _groups(group_ids: Array, scores: Array, table: Table) -> dict[str, float | 
         metrics["rldk/reward/group_tied_fraction_all_min"] = float(at_bottom[several].mean())
     lengths = table.get("length/tokens")
     if lengths is not None:
-        known = np.isfinite(group_ids) & np.isfinite(scores) & np.isfinite(lengths)
-        labels = Groups.of(group_ids[known], scores[known]).labels
-        correlations = grouped_spearman(scores[known], lengths[known], labels)
+        lengths = lengths[np.isfinite(group_ids) & np.isfinite(scores)]
+        known = np.isfinite(lengths)
+        correlations = grouped_spearman(groups.values[known], lengths[known], groups.labels[known])
         if np.isfinite(correlations).any():
             metrics["rldk/reward/within_group_length_corr"] = float(np.nanmean(correlations))
     return metrics
