@@ -893,10 +893,10 @@ _ROWS = (
         "max",
     ),
     Key(
-        "rldk/system/rank_spread/arrival",
+        "rldk/system/rank_spread/seconds",
         "s",
-        "How far apart the ranks came to the end of the step before: one that lags makes all others wait.",
-        "max - min of the seconds waited in the exchange",
+        "By how much the slowest rank holds up the fastest when sampling; what a backward pass waits is not seen.",
+        "max - min of the ranks' seconds in gathers",
         "host",
         "lower",
         "max",

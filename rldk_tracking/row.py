@@ -23,7 +23,7 @@ def row_of(merged: Merged, read_probe: ProbeReader | None = None) -> dict[str, f
     if read_probe is not None and merged.probes:
         probes = [read_probe(values) for values in merged.probes]
         row |= merge_scalars(probes) | weights_spread(probes)
-    row |= arrival_spread(merged.scalars)
+    row |= time_spread(merged.scalars)
     row |= catalogue.compute_rollout(merged.rollout)
     row |= catalogue.compute_update(merged.update)
     return {key: value for key, value in row.items() if math.isfinite(value)}
@@ -46,9 +46,9 @@ def weights_spread(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {"rldk/system/rank_spread/weights": (max(norms) - min(norms)) / max(norms)}
 
 
-def arrival_spread(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Seconds between the first and the last rank at the end of the step before."""
-    key = "rldk/system/rank_spread/arrival"
+def time_spread(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Seconds by which the slowest rank held up the fastest, out of how long each waited for the others."""
+    key = "rldk/system/rank_spread/seconds"
     waited = [part[key] for part in parts if key in part]
     return {key: max(waited) - min(waited)} if len(waited) > 1 else {}
 

@@ -74,6 +74,7 @@ class Run:
         self.rows_per_rank = 512
         self.honours_stop = True
         self.rollout_seconds: float | None = None
+        self.waited_seconds = 0.0
         self.listeners: list[Callable[[Alert], None]] = []
         self._update: PolicyUpdate | None = None
         self._latest: tuple[int | None, dict[str, float]] = (None, {})
@@ -145,6 +146,11 @@ class Run:
         atexit.register(self._at_exit)
         return self._ranks, self.engine
 
+    @property
+    def world_size(self) -> int:
+        """Ranks that take part; 1 before the run is open."""
+        return 1 if self._ranks is None else self._ranks.world_size
+
     # What is handed over of a step.
 
     def observe(self, rollout: Rollout | None = None, update: PolicyUpdate | None = None) -> None:
@@ -205,7 +211,8 @@ class Run:
         if part.scalars or rollout is not None or update is not None:
             part.scalars.update(self._overhead())
         if ranks.world_size > 1:  # a collective belongs on the training thread, in the trainer's own order
-            part.scalars["rldk/system/rank_spread/arrival"] = ranks.waited
+            part.scalars["rldk/system/rank_spread/seconds"] = ranks.waited + self.waited_seconds
+            self.waited_seconds = 0.0
             ready = Part()
             # A rank that fails here must not leave the others waiting for it.
             with self.shield.at("reducing a step"):

@@ -194,6 +194,10 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
             return
         if self._stopping_since is None:
             self._stopping_since = int(state.global_step)
+            if not run.honours_stop and run.world_size > 1:
+                # TRL's PPOTrainer fails when it saves on several ranks ("'DistributedDataParallel' object has no
+                # attribute 'config'"): asking for a save would hide why the training ends.
+                run.raise_stop()
             control.should_save = True
             control.should_training_stop = True
         elif state.global_step > self._stopping_since + 1:

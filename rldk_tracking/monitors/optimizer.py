@@ -35,6 +35,7 @@ class OptimizerMonitor(Monitor):
             self.level,
             accelerator=getattr(trainer, "accelerator", None),
             micro_batch_size=getattr(args, "per_device_train_batch_size", None),
+            shield=run.shield,
         )
         run.read_probe = self._probe.read
 

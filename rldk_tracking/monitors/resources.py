@@ -9,6 +9,7 @@ from rldk_tracking.metrics.resources import ResourceMeter
 from rldk_tracking.metrics.throughput import ThroughputMeter
 from rldk_tracking.monitors.base import Monitor
 from rldk_tracking.run import Run
+from rldk_tracking.sources.waiting import Waiting
 
 
 class ResourceMonitor(Monitor):
@@ -20,11 +21,15 @@ class ResourceMonitor(Monitor):
         super().__init__(**options)
         self._resources: ResourceMeter | None = None
         self._throughput: ThroughputMeter | None = None
+        self._waiting: Waiting | None = None
 
     def begin(self, run: Run, trainer: Any, args: Any, model: Any, optimizer: Any) -> None:
         if run.claim("resources", self):
             self._resources = ResourceMeter(device=run.device)
             self._throughput = ThroughputMeter()
+            accelerator = getattr(trainer, "accelerator", None)
+            if getattr(accelerator, "num_processes", 1) > 1:
+                self._waiting = Waiting(accelerator)
 
     def collect(self, run: Run, step: int, logs: Mapping[str, Any]) -> None:
         if self._resources is None or self._throughput is None:
@@ -38,6 +43,10 @@ class ResourceMonitor(Monitor):
             rollout_seconds=run.rollout_seconds,
         )
         run.add(speed)
+        if self._waiting is not None:
+            run.waited_seconds += self._waiting.take()
 
     def end(self, run: Run) -> None:
-        self._resources = self._throughput = None
+        if self._waiting is not None:
+            self._waiting.detach()
+        self._resources = self._throughput = self._waiting = None

@@ -20,6 +20,7 @@ from torch import Tensor
 from rldk_tracking.metrics import gradients, updates, weights
 from rldk_tracking.metrics.layers import Layout, Summary, summarise
 from rldk_tracking.metrics.noise_scale import NoiseScale
+from rldk_tracking.shield import Shield
 from rldk_tracking.sources.accelerator import AcceleratorWatch
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class OptimizerProbe:
         interval: optimizer steps between two measurements of updates at the level "standard"; by default 1 for models
             of up to 20 million parameters, else 10.
         micro_batch_size: samples in one backward pass of one rank, for the noise scale.
+        shield: keeps faults of the hooks from the optimizer's step, in which they happen.
 
     Attributes:
         layout: the parameters of the optimizer and their layers.
@@ -64,10 +66,12 @@ class OptimizerProbe:
         accelerator: Any = None,
         interval: int | None = None,
         micro_batch_size: float | None = None,
+        shield: Shield | None = None,
     ) -> None:
         if level not in LEVELS:
             raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}.")
         self.level = level
+        self._shield = shield if shield is not None else Shield()
         self.missing: list[str] = []
         self.latest: dict[str, dict[str, float]] = {}
         self._model = weakref.ref(model) if isinstance(model, torch.nn.Module) else lambda: None
@@ -172,7 +176,9 @@ class OptimizerProbe:
 
         With an `accelerator` this is called by itself, in a loop without one by the loop.
         """
-        if self._noise is not None:
+        if self._noise is None:
+            return
+        with self._shield.at("a backward pass"):
             self._noise.micro(lambda: gradients.measure(self._parameters).sum())
 
     def detach(self) -> None:
@@ -188,6 +194,14 @@ class OptimizerProbe:
     # What the hooks do.
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        with self._shield.at("an optimizer step"):
+            self._look_before(optimizer)
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        with self._shield.at("an optimizer step"):
+            self._look_after(optimizer)
+
+    def _look_before(self, optimizer: torch.optim.Optimizer) -> None:
         if sum(len(group["params"]) for group in optimizer.param_groups) != len(self._parameters):
             self._find_parameters(optimizer)
         if self._gradients is None:
@@ -205,7 +219,7 @@ class OptimizerProbe:
         if self._measures_updates() and self._sampled:
             self._snapshot = updates.Snapshot([self._parameters[index] for index in self._sampled])
 
-    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def _look_after(self, optimizer: torch.optim.Optimizer) -> None:
         if self.level != "light":
             self._queue["weights"].append(weights.measure(self._parameters))
         if self._measures_updates():
@@ -273,8 +287,9 @@ class OptimizerProbe:
         self._gradients = None
 
     def _before_clipping(self, limit: float | None, scale: Tensor | None) -> None:
-        self._gradients = self._gradient_squares(scale)
-        self._limit = limit
+        with self._shield.at("gradient clipping"):
+            self._gradients = self._gradient_squares(scale)
+            self._limit = limit
 
     def _parts(self, values: Sequence[float]) -> dict[str, Sequence[float]]:
         width, start = self.layout.width, len(HEADER)

@@ -15,6 +15,8 @@ import sys
 import tempfile
 import threading
 import time
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,12 +72,12 @@ class Result:
         left: threads and files that are there afterwards and were not before.
     """
 
-    seconds: list[float] = field(default_factory=list)
-    work: list[float] = field(default_factory=list)
+    seconds: array[float]
+    work: array[float]
     memory: list[tuple[int, float]] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
-    def ends(self, times: list[float]) -> tuple[float, float]:
+    def ends(self, times: Sequence[float]) -> tuple[float, float]:
         """Median microseconds of a thousand steps after a warm-up of as many, and of the last thousand."""
         return 1e6 * statistics.median(times[1000:2000]), 1e6 * statistics.median(times[-1000:])
 
@@ -112,7 +114,9 @@ def go(steps: int, folder: Path, pause: float = 0.0) -> Result:
     state = SimpleNamespace(global_step=0, stateful_callbacks={}, is_world_process_zero=True)
     control = SimpleNamespace(should_log=True, should_save=False, should_training_stop=False)
     kwargs = {"model": model, "optimizer": optimizer}
-    before, process, result = everything_open(), psutil.Process(), Result()
+    before, process = everything_open(), psutil.Process()
+    # Of their full length from the start, so that they are no growth.
+    result = Result(array("d", bytes(8 * steps)), array("d", bytes(8 * steps)))
     callback = RLDKCallback(trackers=[Sink(), JsonlTracker(folder / "rows")])
     callback.on_train_begin(args, state, control, **kwargs)
     for step in range(1, steps + 1):
@@ -125,8 +129,8 @@ def go(steps: int, folder: Path, pause: float = 0.0) -> Result:
         begin, worked = time.perf_counter(), time.thread_time()
         callback.on_step_end(args, state, control, **kwargs)
         callback.on_log(args, state, control, logs=logs, **kwargs)
-        result.seconds.append(time.perf_counter() - begin)
-        result.work.append(time.thread_time() - worked)
+        result.seconds[step - 1] = time.perf_counter() - begin
+        result.work[step - 1] = time.thread_time() - worked
         if pause:
             time.sleep(pause)
         if step % max(1, steps // 50) == 0:

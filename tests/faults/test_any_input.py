@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rldk_tracking.callback import RLDKCallback
+from rldk_tracking.monitors.optimizer import OptimizerMonitor
 from rldk_tracking.rollout import Rollout
 from rldk_tracking.trackers.journal import read
 from rldk_tracking.trackers.jsonl import JsonlTracker
@@ -188,6 +189,34 @@ def test_rollouts_of_any_shape(
     finally:
         logging.disable(logging.NOTSET)
     assert all(math.isfinite(value) for points in tracker.series.values() for _, value in points)
+
+
+def test_an_optimizer_of_odd_parameters_makes_its_steps() -> None:
+    """What fails in a hook fails within the optimizer's step."""
+    table, line = torch.nn.Embedding(6, 3, sparse=True), torch.nn.Linear(3, 1)
+    model = torch.nn.Sequential(table, line)
+    for broken in (False, True):
+        tracker = InMemoryTracker()
+        callback = RLDKCallback(trackers=[tracker])
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        args = SimpleNamespace(output_dir=None)
+        state, control = SimpleNamespace(global_step=0), SimpleNamespace(should_log=True)
+        callback.on_train_begin(args, state, control, model=model, optimizer=optimizer)
+        if broken:
+            monitor = next(m for m in callback.monitors if isinstance(m, OptimizerMonitor))
+            assert monitor._probe is not None
+            monitor._probe._parameters = [object()] * 3  # type: ignore[list-item]
+        for step in range(1, 4):
+            before = line.weight.detach().clone()
+            optimizer.zero_grad()
+            model(torch.tensor([0, 2, 2])).sum().backward()
+            optimizer.step()
+            assert not torch.equal(before, line.weight)
+            state.global_step = step
+            callback.on_log(args, state, control, logs={"loss": 1.0}, model=model, optimizer=optimizer)
+        callback.on_train_end(args, state, control)
+        assert [step for step, _ in tracker.series["rldk/train/loss"]] == [1, 2, 3]
+        assert not optimizer._optimizer_step_pre_hooks
 
 
 def test_strict_lets_faults_out() -> None:

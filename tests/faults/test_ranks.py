@@ -1,0 +1,97 @@
+"""Several gloo ranks of which one lags, fails or drifts: one writer, one verdict, nobody waits for us in vain."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rldk_tracking.trackers.journal import read
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tests" / "faults" / "ranks_script.py"
+# Fires at the first slope, as a critical alert.
+STOP = {"kl.high": {"threshold": -1.0, "persistence": (1, 1), "warm_up_steps": 0, "severity": "critical"}}
+
+
+def launch(world_size: int, folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    options["folder"] = str(folder)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world_size}"]
+    return subprocess.run(
+        [*command, str(SCRIPT), json.dumps(options)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("rank-*.json"))]
+
+
+def trained(world_size: int, folder: Path, **options: Any) -> list[dict[str, Any]]:
+    done = launch(world_size, folder, **options)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = results(folder)
+    assert len(found) == world_size
+    return found
+
+
+@pytest.mark.parametrize(("kind", "world_size"), [("grpo", 3), ("ppo", 2)])
+def test_every_rank_stops_in_the_same_step(kind: str, world_size: int, tmp_path: Path) -> None:
+    if kind == "ppo":
+        pytest.importorskip("trl.experimental.ppo", reason="PPOTrainer was removed from TRL in 1.13")
+    ranks = trained(world_size, tmp_path, kind=kind, steps=8, on_critical="stop", overrides=STOP)
+    first = ranks[0]
+    assert 1 <= first["last"] < 8
+    for rank in ranks:
+        assert (rank["last"], rank["ended"], rank["steps"]) == (first["last"], first["ended"], first["steps"])
+        assert rank["alerts"] == first["alerts"]
+    # One writer.
+    assert first["told"]
+    assert all(rank["told"] == [] and rank["series"] == {} for rank in ranks[1:])
+    rows = [record["step"] for record in read(tmp_path / "rows" / "run.jsonl") if record["type"] == "metrics"]
+    assert sorted(set(rows)) == list(range(1, first["last"] + 1))
+
+
+def test_a_rank_that_lags_is_seen_and_costs_what_it_costs(tmp_path: Path) -> None:
+    ranks = trained(2, tmp_path, trouble="slow", steps=4)
+    spread = dict(ranks[0]["series"]["rldk/system/rank_spread/seconds"])
+    assert min(spread.values()) > 0.1
+    weights = [value for _, value in ranks[0]["series"]["rldk/system/rank_spread/weights"]]
+    assert max(weights) == 0.0, "copies that are updated alike stay alike"
+
+
+def test_weights_that_drift_apart_are_seen(tmp_path: Path) -> None:
+    ranks = trained(2, tmp_path, trouble="drift", at=2, steps=4)
+    spread = dict(map(tuple, ranks[0]["series"]["rldk/system/rank_spread/weights"]))
+    assert [spread[step] for step in (1, 2)] == [0.0, 0.0]
+    assert spread[3] > 0.2
+
+
+def test_a_diagnostic_that_fails_on_one_rank_stops_nobody(tmp_path: Path) -> None:
+    ranks = trained(2, tmp_path, broken=True, steps=4)
+    assert [rank["last"] for rank in ranks] == [4, 4]
+    steps = {step for step, _ in ranks[0]["series"]["rldk/reward/mean"]}
+    assert steps >= {1, 3, 4}
+
+
+def test_a_rank_that_fails_is_not_hidden_and_not_prolonged(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    done = launch(2, tmp_path, trouble="exception", at=2, steps=50)
+    assert done.returncode != 0
+    assert "this rank failed" in done.stderr
+    assert results(tmp_path) == []
+    # Start-up is most of it. Waiting for a rank that is gone would end with gloo's time limit, in half an hour.
+    assert time.monotonic() - begin < 180
+    rows = [record["step"] for record in read(tmp_path / "rows" / "run.jsonl") if record["type"] == "metrics"]
+    assert rows[:1] == [1]
