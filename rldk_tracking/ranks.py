@@ -237,8 +237,16 @@ def _to_host(pieces: Sequence[Tensor]) -> list[Array]:
     host: list[Array] = [np.empty(0)] * len(pieces)
     for device, indices in by_device.items():
         dtype = torch.float32 if device.type == "mps" else torch.float64
-        flat = torch.cat([pieces[i].detach().to(dtype).flatten() for i in indices]).cpu().numpy().astype(np.float64)
-        ends = np.cumsum([pieces[i].numel() for i in indices])
-        for index, array in zip(indices, np.split(flat, ends[:-1]), strict=True):
-            host[index] = array
+        together = torch.cat([_line(pieces[i], dtype) for i in indices]).detach()
+        flat = together.cpu().numpy().astype(np.float64, copy=False)
+        start = 0
+        for index in indices:
+            stop = start + pieces[index].numel()
+            host[index] = flat[start:stop]
+            start = stop
     return host
+
+
+def _line(piece: Tensor, dtype: torch.dtype) -> Tensor:
+    """The piece in one dimension; most of them are so already."""
+    return piece if piece.ndim == 1 and piece.dtype == dtype else piece.to(dtype).flatten()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -63,10 +64,15 @@ class Table:
 
     def get(self, name: str) -> Array | None:
         """The column, or None where no completion has a value."""
-        column = self.columns.get(name)
-        if column is None or not np.isfinite(column).any():
-            return None
-        return column
+        return self.columns.get(name) if name in self._known else None
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        """Columns in which some completion has a value; all are asked at once, because there are many."""
+        if not self.columns:
+            return frozenset()
+        finite = np.isfinite(np.array(list(self.columns.values()))).any(axis=1)
+        return frozenset(name for name, is_known in zip(self.columns, finite.tolist(), strict=True) if is_known)
 
     def total(self, name: str) -> float | None:
         """Sum over completions, leaving out those without a value."""
