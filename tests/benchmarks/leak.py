@@ -8,6 +8,7 @@ optimizer step in each, so that the hooks have something to see.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import statistics
@@ -68,27 +69,46 @@ class Result:
     Attributes:
         seconds: of on_log and on_step_end of each step, on the training thread.
         work: of these, seconds of processor time, which other processes of the machine do not add to.
+        calls: functions that were called in the steps of `counted`, on the training thread. Other than times, they do not
+            depend on what else the machine does.
         memory: (step, MiB of resident memory) now and then.
         left: threads and files that are there afterwards and were not before.
     """
 
     seconds: array[float]
     work: array[float]
+    calls: list[int] = field(default_factory=list)
     memory: list[tuple[int, float]] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
     def ends(self, times: Sequence[float]) -> tuple[float, float]:
-        """Median microseconds of a thousand steps after a warm-up of as many, and of the last thousand."""
-        return 1e6 * statistics.median(times[1000:2000]), 1e6 * statistics.median(times[-1000:])
+        """Median microseconds of a thousand steps after a warm-up of as many, and of the last thousand but a hundred."""
+        return 1e6 * statistics.median(times[1100:2100]), 1e6 * statistics.median(times[-1100:-100])
 
-    def quick_ends(self) -> tuple[float, float]:
-        """The same of processor time, at the tenth percentile: what a busy machine adds is left out."""
-        return tuple(1e6 * statistics.quantiles(part, n=10)[0] for part in (self.work[1000:2000], self.work[-1000:]))
+    def calls_at_the_ends(self) -> tuple[float, float]:
+        """Mean number of calls of a step, in the first and in the last hundred that were counted."""
+        return statistics.mean(self.calls[:100]), statistics.mean(self.calls[-100:])
 
     def growth(self) -> float:
         """MiB between the end of the first fifth and the end."""
         after = [mib for step, mib in self.memory if step >= len(self.seconds) // 5]
         return after[-1] - after[0]
+
+
+class Calls:
+    """Counts the functions, of Python and of C, that this thread calls."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def __enter__(self) -> None:
+        sys.setprofile(self._seen)
+
+    def __exit__(self, *error: object) -> None:
+        sys.setprofile(None)
+
+    def _seen(self, frame: Any, event: str, argument: Any) -> None:
+        self.number += event in ("call", "c_call")
 
 
 def everything_open() -> set[str]:
@@ -103,6 +123,11 @@ def _is_file(descriptor: str) -> bool:
         return os.readlink(f"/proc/self/fd/{descriptor}").startswith("/tmp")
     except OSError:
         return False
+
+
+def counted(step: int, steps: int) -> bool:
+    """Whether calls are counted in this step: a hundred after a warm-up, and the last hundred."""
+    return 1000 <= step < 1100 or step > steps - 100
 
 
 def go(steps: int, folder: Path, pause: float = 0.0) -> Result:
@@ -126,11 +151,15 @@ def go(steps: int, folder: Path, pause: float = 0.0) -> Result:
         optimizer.zero_grad()
         state.global_step = step
         logs = {key: value * (1 + 0.01 * ((step * 7919) % 13)) for key, value in LOGS.items()}
+        calls = Calls() if counted(step, steps) else contextlib.nullcontext()
         begin, worked = time.perf_counter(), time.thread_time()
-        callback.on_step_end(args, state, control, **kwargs)
-        callback.on_log(args, state, control, logs=logs, **kwargs)
+        with calls:
+            callback.on_step_end(args, state, control, **kwargs)
+            callback.on_log(args, state, control, logs=logs, **kwargs)
         result.seconds[step - 1] = time.perf_counter() - begin
         result.work[step - 1] = time.thread_time() - worked
+        if isinstance(calls, Calls):
+            result.calls.append(calls.number)
         if pause:
             time.sleep(pause)
         if step % max(1, steps // 50) == 0:
@@ -152,5 +181,6 @@ if __name__ == "__main__":
     for what, times in (("wall", found.seconds), ("processor", found.work)):
         first, last = found.ends(times)
         print(f"on_step_end and on_log, {what} time: {first:.0f} us a step at first, {last:.0f} us at the end")
+    print("calls a step: {:.0f} at first, {:.0f} at the end".format(*found.calls_at_the_ends()))
     print(f"memory after the first fifth: {found.growth():+.1f} MiB")
     print(f"left behind: {found.left or 'nothing'}")
