@@ -698,6 +698,24 @@ _ROWS = (
         "lower",
         "max",
     ),
+    Key(
+        "rldk/lr/change",
+        "1",
+        "By what factor the schedule changed the learning rate; see rldk_tracking/metrics/schedule.py.",
+        "rate at the change / rate before it",
+        "optimizer",
+    ),
+    Key("rldk/lr/change_step", "steps", "When the schedule changed the learning rate.", "its step", "optimizer"),
+    *(
+        Key(
+            f"rldk/lr/{name}_response",
+            "standard errors",
+            f"How far {what} moved when the schedule changed the learning rate: 2 is little, 5 is much.",
+            "Welch's t of up to ten rows on each side of the change, without its own",
+            "optimizer",
+        )
+        for name, what in (("loss", "the loss"), ("kl", "the KL"), ("grad_norm", "the gradient norm"))
+    ),
     Key("rldk/weight/norm", "1", "Size of the trained weights.", "Euclidean norm over all parameters", "optimizer"),
     *(
         Key(f"rldk/weight/layer_norm/{stat}", "1", "Size of a layer.", f"{name} over layers of the norm", "optimizer")

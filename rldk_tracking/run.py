@@ -76,6 +76,7 @@ class Run:
         self.rollout_seconds: float | None = None
         self.waited_seconds = 0.0
         self.listeners: list[Callable[[Alert], None]] = []
+        self.followers: list[Callable[[int, Mapping[str, float]], Mapping[str, float]]] = []
         self._update: PolicyUpdate | None = None
         self._latest: tuple[int | None, dict[str, float]] = (None, {})
         self._alerts: list[Alert] = []
@@ -234,6 +235,8 @@ class Run:
         row = row_of(merged, self.read_probe)
         if not row:
             return
+        for follow in self.followers:  # what follows from this row and those before it
+            row.update(follow(step, row))
         if self._fan_out:  # rank 0's own affair, and no reason for a stop
             row["rldk/system/tracker_errors"] = float(self._fan_out.errors)
             row["rldk/system/trackers_down"] = float(self._fan_out.down)

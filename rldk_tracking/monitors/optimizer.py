@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from rldk_tracking.metrics.schedule import COLUMNS, Change, ScheduleImpact
 from rldk_tracking.monitors.base import Monitor
 from rldk_tracking.run import Run
 from rldk_tracking.sources.optimizer import OptimizerProbe
 
+CHANGES = 50
+"""Rows of the table of changes of the learning rate, the latest."""
+
 
 class OptimizerMonitor(Monitor):
-    """Logs `rldk/grad/*`, `rldk/update/*`, `rldk/weight/*` and `rldk/nan/*`, see the key catalogue.
+    """Logs `rldk/grad/*`, `rldk/update/*`, `rldk/weight/*`, `rldk/lr/*` and `rldk/nan/*`, see the key catalogue, and a
+    table of what the changes of the learning rate did.
 
     Args:
         level: "light" (gradients), "standard" (weights, and updates at an interval), "full" (all of it in every step).
@@ -24,6 +30,8 @@ class OptimizerMonitor(Monitor):
         super().__init__(**options)
         self.level = level
         self._probe: OptimizerProbe | None = None
+        self._schedule = ScheduleImpact()
+        self._changes: deque[list[Any]] = deque(maxlen=CHANGES)
 
     def begin(self, run: Run, trainer: Any, args: Any, model: Any, optimizer: Any) -> None:
         optimizer = optimizer if optimizer is not None else getattr(trainer, "optimizer", None)
@@ -38,6 +46,9 @@ class OptimizerMonitor(Monitor):
             shield=run.shield,
         )
         run.read_probe = self._probe.read
+        self._schedule = ScheduleImpact()
+        self._changes.clear()
+        run.followers.append(lambda step, row: self._tell(run, self._schedule.observe(step, row), step))
 
     def before_step(self, run: Run, step: int) -> None:
         # Before the next rollout: sampling from weights with a NaN ends in an exception deep in torch.
@@ -54,8 +65,18 @@ class OptimizerMonitor(Monitor):
     def end(self, run: Run) -> None:
         if self._probe is None:
             return
+        step = run.latest_step or 0
+        last = self._tell(run, self._schedule.finish(), step)
         broken = float(self._probe.check_weights())
-        if broken:
-            run.conclude({"rldk/nan/weights": broken}, run.latest_step or 0)
+        if broken or last:
+            run.conclude({**last, **({"rldk/nan/weights": broken} if broken else {})}, step)
         self._probe.detach()
         self._probe = None
+
+    def _tell(self, run: Run, change: Change | None, step: int) -> dict[str, float]:
+        """The keys of a change of the learning rate, which goes into the table too."""
+        if change is None:
+            return {}
+        self._changes.append(change.cells())
+        run.table("rldk/lr/changes", list(COLUMNS), list(self._changes), step)
+        return change.metrics()

@@ -56,3 +56,36 @@ def test_without_an_optimizer_it_stays_silent(run: Any) -> None:
     monitor.collect(run, 1, {})
     run.finish(1)
     assert run.seen.series == {}
+
+
+def test_what_a_change_of_the_learning_rate_did(run: Any, small_training: Any) -> None:
+    training = small_training()
+    monitor = OptimizerMonitor()
+    monitor.begin_within(run, None, None, training.model, training.optimizer)
+    for step in range(1, 31):
+        training.optimizer.param_groups[0]["lr"] = 1e-3 if step < 16 else 1e-1
+        run.add({"rldk/train/loss": training.step()})
+        monitor.collect(run, step, {})
+        run.finish(step)
+    ((step, value),) = run.seen.series["rldk/lr/change_step"]
+    assert (step, value) == (26, 16.0)  # told when ten rows have followed
+    assert run.seen.series["rldk/lr/change"] == [(26, pytest.approx(100.0))]
+    assert run.seen.series["rldk/lr/loss_response"][0][1] > 2  # the steps are too long
+    assert "rldk/lr/kl_response" not in run.seen.series
+    ((_, columns, rows),) = run.seen.tables["rldk/lr/changes"]
+    assert [row[columns.index("kind")] for row in rows] == ["rise"]
+    monitor.end(run)
+
+
+def test_a_change_near_the_end_is_told_at_the_end(run: Any, small_training: Any) -> None:
+    training = small_training()
+    monitor = OptimizerMonitor()
+    monitor.begin_within(run, None, None, training.model, training.optimizer)
+    for step in range(1, 11):
+        training.optimizer.param_groups[0]["lr"] = 1e-3 if step < 6 else 1e-4
+        training.step()
+        monitor.collect(run, step, {})
+        run.finish(step)
+    assert "rldk/lr/change" not in run.seen.series
+    monitor.end(run)
+    assert run.seen.series["rldk/lr/change"] == [(10, pytest.approx(0.1))]
