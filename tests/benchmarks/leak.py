@@ -69,8 +69,8 @@ class Result:
     Attributes:
         seconds: of on_log and on_step_end of each step, on the training thread.
         work: of these, seconds of processor time, which other processes of the machine do not add to.
-        calls: functions that were called in the steps of `counted`, on the training thread. Other than times, they do not
-            depend on what else the machine does.
+        calls: functions that the training thread called in the steps of `counted`. Other than times, they do not depend
+            on what else the machine does.
         memory: (step, MiB of resident memory) now and then.
         left: threads and files that are there afterwards and were not before.
     """
@@ -82,7 +82,7 @@ class Result:
     left: list[str] = field(default_factory=list)
 
     def ends(self, times: Sequence[float]) -> tuple[float, float]:
-        """Median microseconds of a thousand steps after a warm-up of as many, and of the last thousand but a hundred."""
+        """Median microseconds of a thousand steps after a warm-up and of the last but the counted."""
         return 1e6 * statistics.median(times[1100:2100]), 1e6 * statistics.median(times[-1100:-100])
 
     def calls_at_the_ends(self) -> tuple[float, float]:
