@@ -52,6 +52,7 @@ def test_a_task_belongs_to_the_first_that_claims_it() -> None:
 
 
 def test_the_verdict_comes_beside_the_training_and_reading_waits_for_it() -> None:
+    before = set(threading.enumerate())
     run, tracker = run_of()
     for step in (1, 2, 3):
         run.add({"rldk/train/loss": float(step)})
@@ -60,7 +61,7 @@ def test_the_verdict_comes_beside_the_training_and_reading_waits_for_it() -> Non
     assert run.latest_step == 3
     run.close("finished")
     assert [step for step, _ in tracker.series["rldk/train/loss"]] == [1, 2, 3]
-    assert [t.name for t in threading.enumerate() if t.name.startswith("rldk")] == []
+    assert [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("rldk")] == []
 
 
 def test_a_step_with_nothing_in_it_makes_no_row() -> None:
