@@ -699,6 +699,20 @@ _ROWS = (
         "max",
     ),
     Key(
+        "rldk/grad/layer/<layer>",
+        "1",
+        "Gradient of one of the few layers farthest from the rest, before clipping.",
+        "Euclidean norm, mean over the optimizer steps; see rldk_tracking/metrics/farthest.py for which layers",
+        "optimizer",
+    ),
+    Key(
+        "rldk/update/layer_ratio/<layer>",
+        "1",
+        "How far one optimizer step moves one of the few layers farthest from the rest.",
+        "|change| / |weights|",
+        "optimizer",
+    ),
+    Key(
         "rldk/lr/change",
         "1",
         "By what factor the schedule changed the learning rate; see rldk_tracking/metrics/schedule.py.",

@@ -18,8 +18,8 @@ schedule does not do, or what it has done by the time that an answer can be seen
 
 Compared are up to WINDOW rows on each side, none of them beyond a neighbouring change. The row of the change belongs to
 neither: its loss was measured before the new rate moved the weights, or, with several epochs, partly so. The response
-is Welch's t (1947), with the error sqrt(s_before^2 / n_before + s_after^2 / n_after). It takes rows for independent, which
-they are not quite: 2 is little and 5 is much. Whether the series was moving already, the table of the means tells.
+is Welch's t (1947), with the error sqrt(s_before^2 / n_before + s_after^2 / n_after). Rows are not quite independent,
+as it takes them to be: 2 is little and 5 is much. Whether the series was moving already, the table of the means tells.
 """
 
 from __future__ import annotations

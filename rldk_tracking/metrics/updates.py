@@ -173,9 +173,13 @@ def read(
     if direction is not None and direction.total is not None:
         metrics["rldk/update/adam_rms"] = direction.total / math.sqrt(sum(layout.numels))
     if moved is not None and held is not None:
-        shared = [layer for layer in moved.layers if held.layers.get(layer, 0.0) > 0]
-        metrics |= spread("rldk/update/ratio", (moved.layers[n] / held.layers[n] for n in shared), extremes=False)
+        metrics |= spread("rldk/update/ratio", layer_ratios(moved.layers, held.layers).values(), extremes=False)
     return metrics
+
+
+def layer_ratios(moved: Mapping[str, float], held: Mapping[str, float]) -> dict[str, float]:
+    """Layer to |d| / |weights|, from the norms of both. A layer without weights other than 0 has none."""
+    return {layer: moved[layer] / held[layer] for layer in moved if held.get(layer, 0.0) > 0}
 
 
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -6,7 +6,9 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from rldk_tracking.metrics.farthest import FarthestLayers, series
 from rldk_tracking.metrics.schedule import COLUMNS, Change, ScheduleImpact
+from rldk_tracking.metrics.updates import layer_ratios
 from rldk_tracking.monitors.base import Monitor
 from rldk_tracking.run import Run
 from rldk_tracking.sources.optimizer import OptimizerProbe
@@ -32,6 +34,7 @@ class OptimizerMonitor(Monitor):
         self._probe: OptimizerProbe | None = None
         self._schedule = ScheduleImpact()
         self._changes: deque[list[Any]] = deque(maxlen=CHANGES)
+        self._gradients, self._ratios = FarthestLayers(), FarthestLayers()
 
     def begin(self, run: Run, trainer: Any, args: Any, model: Any, optimizer: Any) -> None:
         optimizer = optimizer if optimizer is not None else getattr(trainer, "optimizer", None)
@@ -48,7 +51,9 @@ class OptimizerMonitor(Monitor):
         run.read_probe = self._probe.read
         self._schedule = ScheduleImpact()
         self._changes.clear()
+        self._gradients, self._ratios = FarthestLayers(), FarthestLayers()
         run.followers.append(lambda step, row: self._tell(run, self._schedule.observe(step, row), step))
+        run.followers.append(self._layers)
 
     def before_step(self, run: Run, step: int) -> None:
         # Before the next rollout: sampling from weights with a NaN ends in an exception deep in torch.
@@ -72,6 +77,18 @@ class OptimizerMonitor(Monitor):
             run.conclude({**last, **({"rldk/nan/weights": broken} if broken else {})}, step)
         self._probe.detach()
         self._probe = None
+
+    def _layers(self, step: int, row: Mapping[str, float]) -> dict[str, float]:
+        """The series of single layers, of what was measured in this step."""
+        if self._probe is None:
+            return {}
+        latest, found = self._probe.latest, dict[str, float]()
+        if "rldk/grad/norm" in row and "gradients" in latest:
+            found |= series("rldk/grad/layer", self._gradients.take(latest["gradients"]))
+        if "rldk/update/ratio/p50" in row and "updates" in latest and "weights" in latest:
+            ratios = layer_ratios(latest["updates"], latest["weights"])
+            found |= series("rldk/update/layer_ratio", self._ratios.take(ratios))
+        return found
 
     def _tell(self, run: Run, change: Change | None, step: int) -> dict[str, float]:
         """The keys of a change of the learning rate, which goes into the table too."""

@@ -89,3 +89,25 @@ def test_a_change_near_the_end_is_told_at_the_end(run: Any, small_training: Any)
     assert "rldk/lr/change" not in run.seen.series
     monitor.end(run)
     assert run.seen.series["rldk/lr/change"] == [(10, pytest.approx(0.1))]
+
+
+def test_few_layers_have_series_of_their_own(run: Any) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(30)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    monitor = OptimizerMonitor()
+    monitor.begin_within(run, None, None, model, optimizer)
+    for step in range(1, 16):
+        optimizer.zero_grad()
+        sum(layer(torch.ones(4)).square().sum() for layer in model).backward()  # type: ignore[union-attr]
+        model[7].weight.grad *= 1e3  # type: ignore[union-attr, operator]
+        expected = math.sqrt(sum(float(p.grad.double().square().sum()) for p in model[7].parameters()))
+        optimizer.step()
+        monitor.collect(run, step, {})
+        run.finish(step)
+    shown = [key for key in run.seen.series if key.startswith("rldk/grad/layer/")]
+    ratios = [key for key in run.seen.series if key.startswith("rldk/update/layer_ratio/")]
+    assert "rldk/grad/layer/7" in shown
+    assert 4 <= len(shown) <= 8 and 4 <= len(ratios) <= 8
+    assert run.seen.series["rldk/grad/layer/7"][-1] == (15, pytest.approx(expected, rel=1e-5))
+    monitor.end(run)
