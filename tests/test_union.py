@@ -1,4 +1,4 @@
-"""The check that the two tox environments together leave nothing unrun."""
+"""The check that the tox environments together leave nothing unrun."""
 
 from __future__ import annotations
 
