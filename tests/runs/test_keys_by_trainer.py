@@ -112,7 +112,8 @@ PPO_KEYS = {
 }
 """Beside PPO."""
 
-OTHER = ("rldk/health/", "rldk/alerts/", "rldk/system/", "rldk/resources/", "rldk/memory/")
+LAYERS = ("rldk/grad/layer/", "rldk/update/layer_ratio/")
+OTHER = ("rldk/health/", "rldk/alerts/", "rldk/system/", "rldk/resources/", "rldk/memory/", "rldk/lr/", *LAYERS)
 """The same for every trainer, and not told by it."""
 
 
@@ -155,7 +156,8 @@ def test_every_documented_series_of_these_groups_is_emitted_somewhere() -> None:
     groups = {key.name.split("/")[1] for key in documented if key is not None} - {"throughput"}
     missing = [key for name, key in CATALOGUE.items() if name.split("/")[1] in groups and key not in documented]
     # What needs a faulty run, a judge of the user's own, or the level "full".
-    assert {key.name for key in missing} <= {"rldk/nan/loss", "rldk/reward/gold", "rldk/grad/noise_scale"}
+    rare = {"rldk/nan/loss", "rldk/reward/gold", "rldk/grad/noise_scale"}
+    assert {key.name for key in missing} <= rare | {f"{prefix}<layer>" for prefix in LAYERS}
 
 
 def test_a_step_with_no_rollout_repeats_nothing(group_run: Callable[[str, str], Ran]) -> None:
