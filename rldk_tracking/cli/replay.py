@@ -137,7 +137,7 @@ def _escaped(text: str) -> str:
 
 def write_back(source: str, report: Report, backend: str) -> None:
     """Series and alerts of a past run, written into a new run of MLflow or W&B."""
-    from rldk_tracking.sources.history import read
+    from rldk_tracking.sources.reading import read
     from rldk_tracking.trackers.base import RunInfo, Tracker
 
     tracker: Tracker

@@ -1,21 +1,9 @@
-"""Past runs as the rows that a live run would have had, from whatever they left behind.
-
-| source | what is read |
-|---|---|
-| a `trainer_state.json`, or a folder with one, also inside `checkpoint-*` | its log history |
-| `*.jsonl`, `*.json`, `*.csv` | log entries; our own journal's rows as they are |
-| a TensorBoard folder (`events.out.tfevents.*`) | scalars, see `rldk_tracking.sources.tensorboard` |
-| TRL's completions (`completions/*.parquet`) | rewards and ties, see `rldk_tracking.sources.completions` |
-| `mlflow:RUN_ID`, `wandb:ENTITY/PROJECT/RUN` | metrics, see `rldk_tracking.sources.stores` |
-"""
+"""Past runs as the rows that a live run would have had."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rldk_tracking.sources.handwritten import read as read_handwritten
@@ -58,36 +46,6 @@ class History:
     entries: list[Entry]
     settings: dict[str, Any] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
-
-
-def read(source: str | Path, aliases: Mapping[str, str] | None = None) -> History:
-    """The rows of a past run.
-
-    Args:
-        source: see the table above.
-        aliases: names in the source to catalogue keys, where the source has names of its own.
-
-    Raises:
-        UnreadableSourceError: there is nothing to read.
-    """
-    name = str(source)
-    if name.startswith(("mlflow:", "wandb:")):
-        from rldk_tracking.sources.stores import read_store
-
-        return read_store(name, aliases)
-    path = Path(source)
-    if path.is_dir():
-        return _read_folder(path, aliases)
-    if not path.is_file():
-        raise UnreadableSourceError(f"{source}: no such file or folder.")
-    if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8") as lines:
-            return history(name, csv.DictReader(lines), aliases=aliases)
-    if path.suffix == ".jsonl":
-        return history(name, _json_lines(path), aliases=aliases)
-    if path.suffix == ".json":
-        return _read_json(path, aliases)
-    raise UnreadableSourceError(f"{source}: known are .json, .jsonl and .csv files, and folders.")
 
 
 def history(
@@ -133,63 +91,3 @@ def _step(entry: Mapping[str, Any], index: int) -> int:
         if value is not None and value == value and abs(value) < 2**53:
             return int(value)
     return index
-
-
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        for number_of_line, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UnreadableSourceError(f"{path}:{number_of_line}: not JSON ({error.msg}).") from error
-            if not isinstance(entry, dict):
-                raise UnreadableSourceError(f"{path}:{number_of_line}: not a JSON object.")
-            if "type" in entry and "time" in entry:
-                if entry["type"] == "metrics":
-                    yield {"step": entry["step"], **entry["metrics"]}
-            else:
-                yield entry
-
-
-def _read_json(path: Path, aliases: Mapping[str, str] | None) -> History:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UnreadableSourceError(f"{path}: not JSON ({error}).") from error
-    settings: dict[str, Any] = {}
-    if isinstance(data, dict) and isinstance(data.get("log_history"), list):
-        settings = {name: data[name] for name in ("max_steps", "num_train_epochs", "train_batch_size") if name in data}
-        data = data["log_history"]
-    if not isinstance(data, list) or not all(isinstance(entry, dict) for entry in data):
-        raise UnreadableSourceError(f"{path}: neither a trainer_state.json nor a list of log entries.")
-    return history(str(path), data, settings, aliases)
-
-
-def _read_folder(folder: Path, aliases: Mapping[str, str] | None) -> History:
-    states = [folder / "trainer_state.json", *folder.glob("checkpoint-*/trainer_state.json")]
-    states = [state for state in states if state.is_file()]
-    if states:
-        return _read_json(max(states, key=_progress), aliases)
-    if any(folder.rglob("events.out.tfevents.*")):
-        from rldk_tracking.sources.tensorboard import read_events
-
-        return history(str(folder), read_events(folder), aliases=aliases)
-    for completions in (folder, folder / "completions"):
-        if any(completions.glob("*.parquet")):
-            from rldk_tracking.sources.completions import read_completions
-
-            return history(str(folder), read_completions(completions))
-    journals = sorted([*folder.glob("*.jsonl"), *folder.glob("rldk/*.jsonl")])
-    if journals:
-        return read(journals[0], aliases)
-    raise UnreadableSourceError(
-        f"{folder}: no trainer_state.json, checkpoint-*, events.out.tfevents.*, completions/*.parquet or *.jsonl."
-    )
-
-
-def _progress(state: Path) -> tuple[int, bool]:
-    """The step that a checkpoint's folder is named after; the state beside the checkpoints is the latest."""
-    name = state.parent.name.removeprefix("checkpoint-")
-    return (int(name) if name.isdigit() else 2**62, True)

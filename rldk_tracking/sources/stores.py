@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from rldk_tracking.sources.history import History
+from rldk_tracking.sources.history import History, UnreadableSourceError, history
 
 OURS_BUT_JUDGED = ("rldk/health/", "rldk/alerts/", "rldk/system/overhead")
 """Series that rules produced; a replay produces its own."""
@@ -32,8 +31,6 @@ def runs_of(name: str) -> list[str]:
     prefix = "mlflow:experiment/"
     if not name.startswith(prefix):
         return [name]
-    from rldk_tracking.sources.history import UnreadableSourceError
-
     client = _client()
     experiment = client.get_experiment_by_name(name.removeprefix(prefix))
     if experiment is None:
@@ -51,8 +48,6 @@ def _client() -> Any:
 
 def _mlflow(name: str, run_id: str, aliases: Mapping[str, str] | None) -> History:
     from mlflow.exceptions import MlflowException
-
-    from rldk_tracking.sources.history import UnreadableSourceError, history
 
     client = _client()
     try:
@@ -72,8 +67,6 @@ def _wandb(name: str, path: str, aliases: Mapping[str, str] | None) -> History:
         import wandb
     except ImportError as error:
         raise ImportError("Reading W&B runs needs wandb: pip install 'rldk-tracking[wandb]'.") from error
-    from rldk_tracking.sources.history import UnreadableSourceError, history
-
     try:
         run = wandb.Api().run(path)
     except (ValueError, wandb.errors.Error) as error:

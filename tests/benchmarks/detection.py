@@ -29,7 +29,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
 
 from rldk_tracking.replaying import Report, replay  # noqa: E402
-from rldk_tracking.sources.history import read  # noqa: E402
+from rldk_tracking.sources.reading import read  # noqa: E402
 
 RULES_OF: dict[str, tuple[str, ...]] = {
     "no_learning_signal": ("reward.no_signal",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rldk_tracking.sources.completions import summary
-from rldk_tracking.sources.history import read
+from rldk_tracking.sources.reading import read
 
 ROWS = [
     {"step": 1, "prompt": "a", "completion": "x", "correct": 1.0, "format": 0.5, "advantage": 1.0},

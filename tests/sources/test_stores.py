@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from rldk_tracking.replaying import replay
-from rldk_tracking.sources.history import UnreadableSourceError, read
+from rldk_tracking.sources.history import UnreadableSourceError
+from rldk_tracking.sources.reading import read
 from rldk_tracking.sources.stores import runs_of
 
 

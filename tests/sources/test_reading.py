@@ -1,0 +1,87 @@
+"""What runs leave behind, as rows."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rldk_tracking.sources.history import UnreadableSourceError
+from rldk_tracking.sources.reading import read
+
+LOGS = [
+    {"loss": 0.1, "grad_norm": 1.5, "reward": 0.2, "epoch": 0.1, "step": 5},
+    {"eval_loss": 0.3, "epoch": 0.1, "step": 5},
+    {"loss": 0.2, "grad_norm": "nan", "reward": "0.3", "epoch": 0.2, "step": 10},
+    {"train_runtime": 12.0, "train_loss": 0.15, "step": 10},
+]
+
+
+def write(path, text: str):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_trainer_state(tmp_path) -> None:
+    state = write(
+        tmp_path / "trainer_state.json", json.dumps({"log_history": LOGS, "max_steps": 10, "best_metric": None})
+    )
+    past = read(state)
+    assert [(entry.index, entry.step) for entry in past.entries] == [(0, 5), (1, 5), (2, 10)]
+    assert past.entries[0].row["rldk/reward/mean"] == 0.2
+    assert past.entries[2].row["rldk/nan/gradients"] == 1.0 and "rldk/grad/norm" not in past.entries[2].row
+    assert past.settings == {"max_steps": 10}
+
+
+def test_a_folder_gives_its_latest_state(tmp_path) -> None:
+    for step in (5, 20, 100):
+        state = {"log_history": [{"reward": float(step), "step": step}]}
+        write(tmp_path / f"checkpoint-{step}" / "trainer_state.json", json.dumps(state))
+    assert read(tmp_path).entries[0].row["rldk/reward/mean"] == 100.0
+    write(tmp_path / "trainer_state.json", json.dumps({"log_history": [{"reward": 7.0}]}))
+    assert read(tmp_path).entries[0].row["rldk/reward/mean"] == 7.0
+
+
+def test_json_lines_and_csv_are_the_same(tmp_path) -> None:
+    lines = write(
+        tmp_path / "run.jsonl", "\n".join(json.dumps({"step": t, "reward": t / 2}) for t in range(5)) + "\n\n"
+    )
+    table = write(tmp_path / "run.csv", "step,reward,note\n" + "".join(f"{t},{t / 2},x\n" for t in range(5)))
+    listed = write(tmp_path / "run.json", json.dumps([{"step": t, "reward": t / 2} for t in range(5)]))
+    rows = [[(entry.step, entry.row) for entry in read(path).entries] for path in (lines, table, listed)]
+    assert rows[0] == rows[1] == rows[2] and rows[0][4] == (4, {"rldk/reward/mean": 2.0})
+
+
+def test_our_own_journal(tmp_path) -> None:
+    from rldk_tracking.trackers.jsonl import JsonlTracker
+
+    tracker = JsonlTracker(tmp_path / "rldk" / "run.jsonl")
+    for step in range(3):
+        tracker.log({"rldk/reward/mean": step / 2, "rldk/custom/thing": 1.0}, step)
+    tracker.status("finished", {}, 2)
+    tracker.close()
+    expected = [(step, {"rldk/reward/mean": step / 2, "rldk/custom/thing": 1.0}) for step in range(3)]
+    assert [(entry.step, entry.row) for entry in read(tmp_path / "rldk" / "run.jsonl").entries] == expected
+    assert [(entry.step, entry.row) for entry in read(tmp_path).entries] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("x.jsonl", "{not json}\n", "x.jsonl:1: not JSON"),
+        ("x.jsonl", "[1, 2]\n", "x.jsonl:1: not a JSON object"),
+        ("x.json", "{", "not JSON"),
+        ("x.json", '{"a": 1}', "neither a trainer_state"),
+        ("x.jsonl", "", "0 entries.*nothing"),
+        ("x.txt", "hello", "known are"),
+    ],
+)
+def test_what_cannot_be_read_says_why(tmp_path, name: str, text: str, message: str) -> None:
+    with pytest.raises(UnreadableSourceError, match=message):
+        read(write(tmp_path / name, text))
+
+
+def test_an_empty_folder(tmp_path) -> None:
+    with pytest.raises(UnreadableSourceError, match="no trainer_state"):
+        read(tmp_path)
