@@ -14,7 +14,9 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from rldk_tracking.acting import Acting
 from rldk_tracking.background import Background
+from rldk_tracking.charts.heatmaps import Heatmaps
 from rldk_tracking.fan_out import FanOut
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.goals import rules_of
@@ -53,6 +55,7 @@ class Run:
         rollout: the rollout of the step in progress, where there is one.
         engine: judges the rows, once the run is open.
         stop: the alert that asked for a stop, if any.
+        save: whether a rule asked for a checkpoint that the trainer has not been told of.
         closed: whether it is over.
     """
 
@@ -64,12 +67,14 @@ class Run:
         self.rollout: Rollout | None = None
         self.engine: Engine | None = None
         self.stop: Alert | None = None
+        self.save = False
         self.closed = False
         # Set by the monitors that know.
         self.find_trackers: Callable[[], list[Tracker]] = list
         self.read_logs: Callable[[Mapping[str, Any]], dict[str, float]] = dict
         self.read_probe: ProbeReader | None = None
         self.read_pending: Callable[[], torch.Tensor] | None = None
+        self.read_layers: Mapping[str, Mapping[str, float]] = {}
         self.device: torch.device | None = None
         self.rows_per_rank = 512
         self.honours_stop = True
@@ -85,9 +90,11 @@ class Run:
         self._waiting: set[int] = set()
         self._ranks: Ranks | None = None
         self._fan_out = FanOut([], None)
+        self._acting = Acting([])
         self._background = Background(Shield())
         self._status = ""
         self._ledger = Ledger(None)
+        self._heatmaps = Heatmaps()
         self._resume: dict[str, Any] = {}
         self._resumed_at: int | None = None
         self._measured = (time.perf_counter(), 0.0)
@@ -130,6 +137,7 @@ class Run:
         settings = self.settings
         rules = [*rules_for(settings.rules, settings.overrides), *rules_of(settings.goals)]
         self.engine = Engine(rules, context=dict(self.info.config))
+        self._acting = Acting(rules, settings.strict)
         try:
             self.engine.load_state(self._resume)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -142,6 +150,7 @@ class Run:
             self._ledger = Ledger(folder, self._resumed_at)
             self._fan_out = FanOut(found, folder, self._resumed_at)
             self._fan_out.open(self.info)
+            self._acting.open(self.info)
             self._set_status("running", self._resumed_at or 0)
         # After the trackers' own, so that it is called before them.
         atexit.register(self._at_exit)
@@ -151,6 +160,15 @@ class Run:
     def world_size(self) -> int:
         """Ranks that take part; 1 before the run is open."""
         return 1 if self._ranks is None else self._ranks.world_size
+
+    @property
+    def can_save(self) -> bool:
+        """Whether the trainer can be asked for a checkpoint.
+
+        TRL's PPOTrainer fails when it saves on several ranks ("'DistributedDataParallel' object has no attribute
+        'config'").
+        """
+        return self.honours_stop or self.world_size == 1
 
     # What is handed over of a step.
 
@@ -224,7 +242,7 @@ class Run:
             self._soon(lambda: self._judge(engine, step, ranks.merge(reduced(part, rollout, update, pending))), wait)
 
     def _soon(self, work: Callable[[], None], wait: bool) -> None:
-        if wait or self.settings.strict or self.settings.on_critical == "stop":
+        if wait or self.settings.strict or self.settings.on_critical == "stop" or self._acting.decides:
             self._background.settle()
             work()
             self._fan_out.catch_up()
@@ -250,8 +268,14 @@ class Run:
         self._latest = (step, earlier | row)
         if self.settings.on_critical == "stop" and self.stop is None:
             self.stop = next((a for a in alerts if a.severity == "critical" and a.state == "firing"), None)
+        if self.stop is None:
+            self.stop = self._acting.stop(alerts)
+        self.save = self.save or self._acting.save(alerts)
         if self._ranks is not None and self._ranks.rank == 0:
             self._deliver(step, news_of(row, earlier), alerts)
+            self._heatmaps.take(step, merged.rollout.get("reward/score"), self.read_layers.get("gradients"))
+            if self._heatmaps.due:
+                self._draw(step)
             severities = {alert.severity for alert in firing}
             self._set_status(next((s for s in ("critical", "warning") if s in severities), "running"), step)
 
@@ -264,8 +288,13 @@ class Run:
             log = logger.info if alert.state == "resolved" or alert.severity == "info" else logger.warning
             log("%s (step %d): %s", alert.title, alert.step, alert.message)
             self._fan_out.put("alert", alert)
+            self._acting.tell(alert)
             for listener in self.listeners:
                 listener(alert)
+
+    def _draw(self, step: int) -> None:
+        for key, heatmap in self._heatmaps.made().items():
+            self._fan_out.put("log_heatmap", key, heatmap, step)
 
     def _overhead(self) -> dict[str, float]:
         """Share of the wall time since the last row that the training waited for these diagnostics, on this rank."""
@@ -358,8 +387,10 @@ class Run:
             return
         self.closed = True
         self._background.close()
+        self._draw(self._latest[0] or 0)
         self._set_status(status, step if step is not None else self._latest[0] or 0)
         self._fan_out.close(self.settings.close_timeout)
+        self._acting.close(self.settings.close_timeout)
         self._ledger.close()
         atexit.unregister(self._at_exit)
 

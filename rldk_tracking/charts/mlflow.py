@@ -41,6 +41,11 @@ def view_path(experiment_id: str) -> str:
     return f"#/experiments/{experiment_id}/runs?{query}"
 
 
+def page_path(experiment_id: str, run_id: str) -> str:
+    """Address of a run's first page, with its note, below the server's."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+
+
 def run_path(experiment_id: str, run_id: str) -> str:
     """Address of a run's charts below the server's."""
     return f"#/experiments/{experiment_id}/runs/{run_id}/model-metrics"
@@ -78,6 +83,7 @@ def view_state(chosen: Sequence[Section], series: Collection[str]) -> dict[str, 
         "isAccordionReordered": True,
         "useGroupedValuesInCharts": False,
         "hideEmptyCharts": True,
+        "autoRefreshEnabled": True,
         "groupBy": None,
         "groupsExpanded": {},
         "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},

@@ -6,6 +6,7 @@
 | note | `mlflow.note.content`, where that is empty or ours | first row, status, alerts, every minute |
 | colour | `mlflow.runColor`, where that is empty or ours | with the note |
 | report | artifact `rldk/report.html` | at the end |
+| link | the terminal | first row, end |
 
 Everything here is an addition to the series: where a store does not take it, that is said once and training's own rows
 go on. All calls come from the tracker's own thread.
@@ -22,8 +23,11 @@ from urllib.parse import quote
 
 import requests
 
-from rldk_tracking.charts.episodes import episodes, worst_open
-from rldk_tracking.charts.mlflow import SINCE, View, run_path, view_path
+from rldk_tracking.charts.announce import announce
+from rldk_tracking.charts.earlier import Earlier
+from rldk_tracking.charts.episodes import episodes, verdict, worst_open
+from rldk_tracking.charts.heatmap import Heatmap
+from rldk_tracking.charts.mlflow import SINCE, View, page_path, run_path, view_path
 from rldk_tracking.charts.note import note
 from rldk_tracking.charts.report import Report
 from rldk_tracking.charts.series import Thinned
@@ -37,6 +41,10 @@ NOTE_MARK = "rldk.note"
 COLOUR = "mlflow.runColor"
 REPORT_FILE = "rldk/report.html"
 REFRESH_SECONDS = 60.0
+LOCAL = "http://127.0.0.1:5000"
+"""Where `mlflow ui` serves a local store."""
+PICTURES = {"rldk/charts/reward_distribution": "Rewards", "rldk/charts/layer_gradients": "Gradients by layer"}
+"""Heat-maps to how the note calls them."""
 ENDED = ("finished", "stopped", "crashed")
 
 COLOURS: dict[Severity | None, tuple[str, ...]] = {
@@ -82,10 +90,13 @@ class RunPage:
         self._status = "running"
         self._due = 0.0
         self._said: set[str] = set()
+        self._heatmaps: dict[str, Heatmap] = {}
+        self._first: int | None = None
 
     def row(self, metrics: Mapping[str, float], step: int) -> None:
         """A row that the store has taken, under the names that it has there."""
         first = self._past.step is None
+        self._first = step if first else self._first
         self._past.add(metrics, step)
         view = self._view
         if view is not None:
@@ -94,6 +105,10 @@ class RunPage:
             self._point_out()
         if first or time.monotonic() >= self._due:
             self.refresh()
+
+    def heatmap(self, key: str, heatmap: Heatmap) -> None:
+        """A heat-map that the store has taken as the artifact `<key>.svg`."""
+        self._heatmaps[key] = heatmap
 
     def alert(self, alerts: Sequence[Alert]) -> None:
         """All alerts of the run so far."""
@@ -125,6 +140,9 @@ class RunPage:
         found["Charts of this run"] = run_path(self._experiment_id, self._run_id)
         if self._alerts:
             found["Alerts"] = self._artifact("rldk/alerts.json")
+        for key, name in PICTURES.items():
+            if key in self._heatmaps:
+                found[name] = self._artifact(f"{key}.svg")
         if self._status in ENDED:
             found["Report"] = self._artifact(REPORT_FILE)
         return found
@@ -133,12 +151,17 @@ class RunPage:
         return f"#/experiments/{self._experiment_id}/runs/{self._run_id}/artifacts/{quote(path)}"
 
     def _point_out(self) -> None:
-        path = next(iter(self.links().values()))
-        if is_server(self._place):
-            logger.info("RL health in MLflow: %s/%s", self._place.rstrip("/"), path)
-        else:
-            command = f"mlflow ui --backend-store-uri {self._place}"
-            logger.info("RL health in MLflow: run `%s` and open http://127.0.0.1:5000/%s", command, path)
+        links = self.links()
+        if self._status in ENDED:
+            told = episodes(self._alerts)
+            announce(verdict(self._status, self._past.step, self._past.row, told))
+            announce(f"the run, with what to try: {self._address(page_path(self._experiment_id, self._run_id))}")
+        name, path = next(iter(links.items()))
+        hint = "" if is_server(self._place) else f" (served by `mlflow ui --backend-store-uri {self._place}`)"
+        announce(f"{name[0].lower()}{name[1:]} in MLflow: {self._address(path)}{hint}")
+
+    def _address(self, path: str) -> str:
+        return f"{self._place.rstrip('/') if is_server(self._place) else LOCAL}/{path}"
 
     def _write_note(self) -> None:
         tags = self._client.get_run(self._run_id).data.tags
@@ -156,13 +179,19 @@ class RunPage:
             self._client.log_batch(self._run_id, tags=changed)
 
     def _store_report(self) -> None:
+        series, resumed_after = self._past.series, None
+        if self._first is not None:
+            earlier = Earlier(self._client, self._run_id, self._first)
+            series, resumed_after = earlier.before(series), earlier.left_out
         page = Report(
             title=self._info.name or self._run_id,
             status=self._status,
             trainer=self._info.trainer,
-            series=self._past.series,
+            series=series,
             alerts=self._alerts,
             settings=self._info.config,
+            heatmaps=self._heatmaps,
+            resumed_after=resumed_after,
         )
         self._client.log_text(self._run_id, page.html(), REPORT_FILE)
 

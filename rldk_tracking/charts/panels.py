@@ -1,11 +1,12 @@
-"""What W&B cannot draw from single series by itself: distributions over time, reward against KL, alerts, the report.
+"""What W&B cannot draw from single series by itself: heat-maps, reward against KL, alerts, the report.
 
 W&B keeps each of them as an artifact version, so they are made anew only now and then, and at the end.
 
 | key | what |
 |---|---|
-| rldk/charts/reward_distribution | lowest, 10th, 50th, 90th percentile and highest reward over the steps |
-| rldk/charts/layer_gradients | the same of the layers' gradient norms |
+| rldk/charts/reward_distribution, layer_gradients | the heat-map as a picture |
+| ..._table | the same as a table, which the saved view draws |
+| ..._histogram | where it is a distribution, the latest steps' part of it, which W&B lines up over the steps |
 | rldk/charts/reward_against_kl | a point for each row |
 | rldk/charts/alerts | a table of the alerts, the open ones first |
 | rldk/charts/report | the whole run on one page, at the end |
@@ -16,17 +17,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rldk_tracking.charts.episodes import by_weight, episodes
+from rldk_tracking.charts.episodes import by_weight, episodes, verdict
+from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.report import Report
 from rldk_tracking.charts.series import Thinned
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.base import RunInfo
 
 PREFIX = "rldk/charts"
-FANS = {
-    "reward_distribution": [f"rldk/reward/{name}" for name in ("min", "p10", "p50", "p90", "max")],
-    "layer_gradients": [f"rldk/grad/layer_norm/{name}" for name in ("min", "p10", "p50", "p90", "max")],
-}
+CELL_COLUMNS = ["global_step", "row", "value"]
+"""Of a heat-map's table."""
 ALERT_COLUMNS = ["rule", "severity", "first_step", "step", "ended", "value", "threshold", "message", "advice", "series"]
 
 
@@ -38,14 +38,19 @@ class RunPanels:
         info: what is known of the training.
         interval: steps between two versions of a panel.
         most: points of a series that are kept.
+        resumed_after: the last step that the run holds of an earlier process.
     """
 
-    def __init__(self, wandb: Any, info: RunInfo, interval: int = 500, most: int = 200) -> None:
+    def __init__(
+        self, wandb: Any, info: RunInfo, interval: int = 500, most: int = 200, resumed_after: int | None = None
+    ) -> None:
         self._wandb = wandb
         self._info = info
         self._interval = interval
+        self._resumed_after = resumed_after
         self._past = Thinned(most)
         self._alerts: list[Alert] = []
+        self._heatmaps: dict[str, Heatmap] = {}
         self._drawn_at: int | None = None
 
     def row(self, metrics: Mapping[str, float], step: int) -> dict[str, Any]:
@@ -62,6 +67,22 @@ class RunPanels:
         """Take an alert, or the end of one."""
         self._alerts.append(alert)
 
+    def heatmap(self, key: str, heatmap: Heatmap) -> dict[str, Any]:
+        """The panels of a heat-map."""
+        self._heatmaps[key] = heatmap
+        found: dict[str, Any] = {
+            key: self._wandb.Html(heatmap.svg(), inject=False),
+            f"{key}_table": self._wandb.Table(columns=CELL_COLUMNS, data=[list(cell) for cell in heatmap.cells()]),
+        }
+        if heatmap.edges:
+            latest = [row[-1] or 0.0 for row in reversed(heatmap.values)]
+            found[f"{key}_histogram"] = self._wandb.Histogram(np_histogram=(latest, list(heatmap.edges)))
+        return found
+
+    def verdict(self, status: str) -> str:
+        """The run in a sentence."""
+        return verdict(status, self._past.step, self._past.row, episodes(self._alerts))
+
     def at_end(self, status: str, title: str) -> dict[str, Any]:
         """All panels and the report, none where there was no row."""
         if self._past.step is None:
@@ -73,6 +94,8 @@ class RunPanels:
             series=self._past.series,
             alerts=self._alerts,
             settings=self._info.config,
+            heatmaps=self._heatmaps,
+            resumed_after=self._resumed_after,
         )
         return self.panels() | {f"{PREFIX}/report": self._wandb.Html(report.html(), inject=False)}
 
@@ -80,16 +103,6 @@ class RunPanels:
         """The panels for which there is data."""
         found: dict[str, Any] = {}
         series = self._past.series
-        for name, wanted in FANS.items():
-            lines = [key for key in wanted if key in series]
-            if len(lines) > 1:
-                found[f"{PREFIX}/{name}"] = self._wandb.plot.line_series(
-                    xs=[[step for step, _ in series[key]] for key in lines],
-                    ys=[[value for _, value in series[key]] for key in lines],
-                    keys=[key.rpartition("/")[2] for key in lines],
-                    title=name.replace("_", " ").capitalize(),
-                    xname="global_step",
-                )
         kl = next((key for key in ("rldk/kl/ref_k3", "rldk/kl/ref_k1") if key in series), None)
         if kl is not None and "rldk/reward/mean" in series:
             reward = dict(series["rldk/reward/mean"])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.report import Report
-from rldk_tracking.charts.series import Points
+from rldk_tracking.charts.series import Points, thinned
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import rules_for
@@ -33,6 +34,7 @@ class Past:
         status: "finished", "stopped" or "crashed" where the run says so, else empty.
         settings: what is known of its configuration.
         unknown: rules whose data never came, where the rules were asked now.
+        heatmaps: the latest of each key, where the run kept them.
     """
 
     source: str
@@ -41,16 +43,18 @@ class Past:
     status: str = ""
     settings: Mapping[str, Any] | None = None
     unknown: tuple[str, ...] = ()
+    heatmaps: Mapping[str, Heatmap] = field(default_factory=dict)
 
     def report(self, title: str | None = None) -> Report:
         """The report, under the source's name or another."""
         return Report(
             title=title or Path(self.source).name or self.source,
-            series={key: _thinned(points) for key, points in series_of(self.rows).items()},
+            series={key: thinned(points, MOST) for key, points in series_of(self.rows).items()},
             alerts=self.alerts,
             status=self.status,
             settings=self.settings or {},
             unknown=self.unknown,
+            heatmaps=self.heatmaps,
         )
 
 
@@ -101,6 +105,7 @@ def _watched(source: str, records: Iterator[dict[str, Any]]) -> Past | None:
     rows: list[Row] = []
     alerts: list[Alert] = []
     status = ""
+    heatmaps: dict[str, Heatmap] = {}
     for record in records:
         try:
             method, arguments = decode(record)
@@ -109,17 +114,13 @@ def _watched(source: str, records: Iterator[dict[str, Any]]) -> Past | None:
         if method == "log":
             values, step = arguments
             rows.append((int(step), {str(key): float(value) for key, value in values.items()}))
+        elif method == "log_heatmap":
+            heatmaps[str(arguments[0])] = arguments[1]
         elif method == "alert":
             alerts.append(arguments[0])
         elif method == "status":
             status = str(arguments[0])
     if not any(key.startswith("rldk/health/") for _, row in rows for key in row):
         return None
-    return Past(source, rows, alerts, status if status in ("finished", "stopped", "crashed") else "")
-
-
-def _thinned(points: Points) -> Points:
-    """Every so-many-th point, and the last."""
-    stride = -(-len(points) // MOST)
-    kept = points[::stride]
-    return kept if kept[-1] == points[-1] else [*kept, points[-1]]
+    ended = status if status in ("finished", "stopped", "crashed") else ""
+    return Past(source, rows, alerts, ended, heatmaps=heatmaps)

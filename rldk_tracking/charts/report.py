@@ -13,6 +13,7 @@ from html import escape
 from typing import Any
 
 from rldk_tracking.charts.episodes import Episode, by_weight, episodes, verdict, worst_open
+from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.markdown import escaped, table
 from rldk_tracking.charts.series import Points
 from rldk_tracking.charts.spec import Chart, Section, sections
@@ -45,6 +46,8 @@ class Report:
         trainer: class name, "custom" where there is none.
         settings: the run's settings that alerts may quote.
         unknown: ids of rules whose data never came, where that is known.
+        heatmaps: key to heat-map, see `rldk_tracking.charts.heatmaps`.
+        resumed_after: the last step of an earlier process whose rows are not here, where there was one.
     """
 
     title: str
@@ -54,6 +57,8 @@ class Report:
     trainer: str = "custom"
     settings: Mapping[str, Any] = field(default_factory=dict)
     unknown: Sequence[str] = ()
+    heatmaps: Mapping[str, Heatmap] = field(default_factory=dict)
+    resumed_after: int | None = None
 
     @property
     def told(self) -> list[Episode]:
@@ -76,6 +81,15 @@ class Report:
         """The run in a sentence."""
         return verdict(self.status, self.span[1], self.row, self.told)
 
+    @property
+    def scope(self) -> str:
+        """Which steps the page is about."""
+        first, last = self.span
+        about = f"This page covers steps {first} to {last}."
+        if self.resumed_after is None:
+            return about
+        return f"{about} The run went on from a checkpoint: steps up to {self.resumed_after} are in its series only."
+
     def html(self) -> str:
         """The page as HTML."""
         told = self.told
@@ -87,12 +101,16 @@ class Report:
             f"<title>{escape(self.title)}: RL health</title><style>{_STYLE}</style></head><body>",
             f"<h1>{escape(self.title)}</h1>",
             f'<p class="verdict" style="border-color: {hue}">{escape(self.verdict)}</p>',
+            f"<p class='small'>{escape(self.scope)}</p>",
         ]
         if told:
             parts += ["<h2>Alerts</h2>", time_line(told, *self.span), _alert_table(by_weight(told))]
         for section in self.sections():
             parts.append(f"<h2>{escape(section.name)}</h2><div class='charts'>")
             parts += [self._figure(chart, told) for chart in section.charts]
+            parts += [
+                f"<figure>{self.heatmaps[key].svg()}</figure>" for key in section.heatmaps if key in self.heatmaps
+            ]
             parts.append("</div>")
         parts += [self._settings(), self._not_judged(), "</body></html>"]
         return "".join(parts)
@@ -100,7 +118,7 @@ class Report:
     def markdown(self) -> str:
         """The page as Markdown."""
         told = self.told
-        parts = [f"# {escaped(self.title)}", f"**{escaped(self.verdict)}**"]
+        parts = [f"# {escaped(self.title)}", f"**{escaped(self.verdict)}**", escaped(self.scope)]
         if told:
             columns = ("alert", "severity", "first seen", "over", "what", "what to try")
             parts += ["## Alerts", table(columns, [_markdown_row(episode) for episode in by_weight(told)])]

@@ -7,6 +7,12 @@ from collections.abc import Mapping
 Points = list[tuple[int, float]]
 
 
+def thinned(points: Points, most: int) -> Points:
+    """At most about `most` of the points, evenly spread, with the first and the last."""
+    kept = points[:: -(-len(points) // most)] if points else []
+    return kept if not points or kept[-1] == points[-1] else [*kept, points[-1]]
+
+
 class Thinned:
     """Keeps at most `most` points a series. When one is full, every second point goes and only every second one that
     comes later is kept, so that the points stay evenly spread; the last point is always there.

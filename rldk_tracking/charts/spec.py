@@ -11,11 +11,15 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
-VERSION = 1
+VERSION = 2
 """Raised when the same charts are to be drawn in another way."""
 VIEW_NAME = "RL health (rldk)"
+
+REWARDS = "rldk/charts/reward_distribution"
+GRADIENTS = "rldk/charts/layer_gradients"
+"""Keys of the heat-maps."""
 
 PPO = ("PPOTrainer",)
 GROUPS = ("GRPOTrainer", "RLOOTrainer")
@@ -58,10 +62,17 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Charts that belong together, under a heading."""
+    """Charts that belong together, under a heading.
+
+    Attributes:
+        name: the heading.
+        charts: plots of series.
+        heatmaps: keys of the heat-maps that belong to them, see `rldk_tracking.charts.heatmaps`.
+    """
 
     name: str
     charts: tuple[Chart, ...]
+    heatmaps: tuple[str, ...] = ()
 
 
 SHARE = (0.0, 1.0)
@@ -107,6 +118,7 @@ SECTIONS: tuple[Section, ...] = (
                 beside=("rldk/preference/rejected_logps_drift",),
             ),
         ),
+        heatmaps=(REWARDS,),
     ),
     Section(
         "KL and policy",
@@ -180,6 +192,7 @@ SECTIONS: tuple[Section, ...] = (
             Chart("rldk/grad/noise_scale", "Gradient noise scale"),
             Chart("rldk/weight/norm", "Weight norm"),
         ),
+        heatmaps=(GRADIENTS,),
     ),
     Section(
         "Checkpoints",
@@ -228,7 +241,7 @@ def sections(keys: Collection[str], trainer: str | None = None, given: Sequence[
     for section in given:
         charts = tuple(chart for chart in section.charts if chart.concerns(trainer) and chart.series(keys))
         if charts:
-            chosen.append(Section(section.name, charts))
+            chosen.append(replace(section, charts=charts))
     return chosen
 
 

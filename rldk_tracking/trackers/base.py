@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
+    from rldk_tracking.charts.heatmap import Heatmap
     from rldk_tracking.health.alert import Alert
 
 
@@ -99,6 +100,10 @@ class Tracker(ABC):
 
     def log_figure(self, key: str, svg: str, step: int) -> None:
         """Write a picture, as an SVG document."""
+        return None
+
+    def log_heatmap(self, key: str, heatmap: Heatmap, step: int) -> None:
+        """Show a picture of rows by steps that grows with the run. It takes the place of the key's earlier one."""
         return None
 
     def log_checkpoint(self, name: str, metrics: Mapping[str, float], params: Mapping[str, str], step: int) -> None:

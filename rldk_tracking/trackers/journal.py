@@ -8,6 +8,7 @@ One object a line, with the time of the call in seconds since the epoch:
 | alert | the fields of `Alert` |
 | table | key, step, columns, rows |
 | figure | key, step, svg |
+| heatmap | key, step, heatmap (the fields of `Heatmap`) |
 | status | step, status, metrics |
 
 A journal of undelivered calls adds `tracker` (its name), `to` (its `address()`), and `uncertain: true` where the call
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.health.alert import Alert
 
 
@@ -47,6 +49,8 @@ def decode(record: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]]:
         return "log_table", (record["key"], record["columns"], record["rows"], record["step"])
     if kind == "figure":
         return "log_figure", (record["key"], record["svg"], record["step"])
+    if kind == "heatmap":
+        return "log_heatmap", (record["key"], Heatmap.of(record["heatmap"]), record["step"])
     if kind == "checkpoint":
         return "log_checkpoint", (record["name"], record["metrics"], record["params"], record["step"])
     if kind == "status":
@@ -69,6 +73,12 @@ _ENCODERS: dict[str, Callable[..., dict[str, Any]]] = {
         "rows": [list(row) for row in rows],
     },
     "log_figure": lambda key, svg, step: {"type": "figure", "key": key, "step": step, "svg": svg},
+    "log_heatmap": lambda key, heatmap, step: {
+        "type": "heatmap",
+        "key": key,
+        "step": step,
+        "heatmap": heatmap.as_dict(),
+    },
     "log_checkpoint": lambda name, metrics, params, step: {
         "type": "checkpoint",
         "step": step,

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.base import Row, RunInfo, Tracker
 from rldk_tracking.trackers.journal import Journal, encode, records
@@ -53,6 +54,9 @@ class JsonlTracker(Tracker):
 
     def log_figure(self, key: str, svg: str, step: int) -> None:
         self._opened().append([encode("log_figure", (key, svg, step), time.time())])
+
+    def log_heatmap(self, key: str, heatmap: Heatmap, step: int) -> None:
+        self._opened().append([encode("log_heatmap", (key, heatmap, step), time.time())])
 
     def log_checkpoint(self, name: str, metrics: Mapping[str, float], params: Mapping[str, str], step: int) -> None:
         self._opened().append([encode("log_checkpoint", (name, metrics, params, step), time.time())])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.base import Tracker
 
@@ -17,6 +18,7 @@ class InMemoryTracker(Tracker):
         alerts: every alert and every end of one.
         tables: key -> [(step, columns, rows), ...].
         figures: key -> [(step, svg), ...].
+        heatmaps: key -> its latest one.
         checkpoints: name -> its numbers.
         statuses: [(step, status), ...].
     """
@@ -29,6 +31,7 @@ class InMemoryTracker(Tracker):
         self.alerts: list[Alert] = []
         self.tables: dict[str, list[tuple[int, list[str], list[list[Any]]]]] = {}
         self.figures: dict[str, list[tuple[int, str]]] = {}
+        self.heatmaps: dict[str, Heatmap] = {}
         self.checkpoints: dict[str, dict[str, float]] = {}
         self.statuses: list[tuple[int, str]] = []
 
@@ -44,6 +47,9 @@ class InMemoryTracker(Tracker):
 
     def log_figure(self, key: str, svg: str, step: int) -> None:
         self.figures.setdefault(key, []).append((step, svg))
+
+    def log_heatmap(self, key: str, heatmap: Heatmap, step: int) -> None:
+        self.heatmaps[key] = heatmap
 
     def log_checkpoint(self, name: str, metrics: Mapping[str, float], params: Mapping[str, str], step: int) -> None:
         self.checkpoints[name] = dict(metrics)

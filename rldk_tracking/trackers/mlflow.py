@@ -7,6 +7,7 @@
 | alerts | tag `rldk.alerts.open` (rule ids), artifact `rldk/alerts.json` (a table, one row a transition) |
 | note, colour, report, the experiment's charts | see `rldk_tracking.charts.page` |
 | checkpoints | external models of the run, with the checkpoint's numbers as their metrics |
+| heat-maps | artifacts `<key>.svg`, always the latest |
 | tables, figures | artifacts `<key>/step-<step>.json`, `.svg` |
 """
 
@@ -23,6 +24,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import requests
 
+from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.page import RunPage
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.base import RejectedError, Row, RunInfo, Tracker, UnavailableError
@@ -156,6 +158,13 @@ class MLflowTracker(Tracker):
         client = self._connect()
         with _translated(self._mlflow):
             client.log_text(self.run_id, svg, f"{self._names[key]}/step-{step:08d}.svg")
+
+    def log_heatmap(self, key: str, heatmap: Heatmap, step: int) -> None:
+        client = self._connect()
+        svg = heatmap.svg()
+        with _translated(self._mlflow):
+            client.log_text(self.run_id, svg, f"{self._names[key]}.svg")
+        self._run_page().heatmap(self._names[key], heatmap)
 
     def log_checkpoint(self, name: str, metrics: Mapping[str, float], params: Mapping[str, str], step: int) -> None:
         """An external model, which the Models tab compares with the run's other checkpoints."""

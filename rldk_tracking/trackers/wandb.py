@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rldk_tracking.charts.announce import announce
+from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.panels import RunPanels
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.base import RejectedError, RunInfo, Tracker
@@ -48,6 +50,7 @@ class WandbTracker(Tracker):
         self._last_step: int | None = None
         self._run = run
         self._url: str | None = None
+        self._pointed_out = False
         self._defined: set[str] = set()
         self._open_alerts: dict[str, str] = {}
         self._panels: RunPanels | None = None
@@ -88,7 +91,7 @@ class WandbTracker(Tracker):
             # Before anybody logs: afterwards the summary has the present training's step.
             held = self._run.summary.get(STEP) if self._run.resumed else None
             self._last_step = int(held) if isinstance(held, (int, float)) else None
-            self._panels = RunPanels(self._wandb, run)
+            self._panels = RunPanels(self._wandb, run, resumed_after=self._last_step)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         panels = {} if self._panels is None else self._panels.row(metrics, step)
@@ -100,6 +103,10 @@ class WandbTracker(Tracker):
 
     def log_figure(self, key: str, svg: str, step: int) -> None:
         self._write({key: self._wandb.Html(svg, inject=False)}, step)
+
+    def log_heatmap(self, key: str, heatmap: Heatmap, step: int) -> None:
+        if self._panels is not None:
+            self._write(self._panels.heatmap(key, heatmap), step)
 
     def alert(self, alert: Alert) -> None:
         """Sent by W&B to Slack or mail, as the user has chosen there. An offline run keeps it for `wandb sync`.
@@ -122,10 +129,16 @@ class WandbTracker(Tracker):
         run = self._joined_run()
         with _Finished(self._wandb):
             run.summary["rldk/status"] = status
-        if status in ("finished", "stopped", "crashed") and self._panels is not None:
+        ended = status in ("finished", "stopped", "crashed")
+        if ended and self._panels is not None:
             panels = self._panels.at_end(status, str(run.name or run.id))
             if panels:
                 self._write(panels, step)
+                announce(self._panels.verdict(status))
+        if self._url is not None and (ended or not self._pointed_out):
+            self._pointed_out = True
+            place = f"{run.entity}/{run.project}"
+            announce(f"charts in W&B: {self._url} (`rldk-tracking charts wandb {place}` makes one view of all runs)")
 
     def url(self) -> str | None:
         return self._url
@@ -161,6 +174,7 @@ class WandbTracker(Tracker):
             return
         self._run = self._given
         self._panels = None
+        self._pointed_out = False
         self._defined.clear()
         self._open_alerts.clear()
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rldk_tracking.charts import spec
 from rldk_tracking.charts.mlflow import (
     MARK,
     TAG_LENGTH,
@@ -110,7 +111,7 @@ def test_a_new_version_of_the_specification_is_written(
 ) -> None:
     View(client, experiment, "GRPOTrainer").show(GRPO)
     before = json.loads(client.get_experiment(experiment).tags[MARK])
-    monkeypatch.setattr("rldk_tracking.charts.spec.VERSION", 2)
+    monkeypatch.setattr("rldk_tracking.charts.spec.VERSION", spec.VERSION + 1)
     View(client, experiment, "GRPOTrainer").show(GRPO)
     assert json.loads(client.get_experiment(experiment).tags[MARK])["signature"] != before["signature"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.mlflow import VIEW_TAG
 from rldk_tracking.charts.page import (
     COLOUR,
@@ -138,15 +140,73 @@ def test_a_resumed_run_goes_on_with_its_note(run: Run) -> None:
     assert "step 2." in run.tags[NOTE]
 
 
-def test_the_link_is_said_at_the_beginning_and_at_the_end(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "rldk_tracking"):
-        for step in range(1, 4):
-            run.page.row(ROW, step)
-        run.page.status("finished", [])
-    said = [record.getMessage() for record in caplog.records if "RL health" in record.getMessage()]
-    assert len(said) == 2
-    assert all("mlflow ui --backend-store-uri sqlite:///mlflow.db" in line for line in said)
-    assert all("viewStateShareKey=rldk-rl-health" in line for line in said)
+def test_the_link_is_said_at_the_beginning_and_at_the_end(
+    run: Run, make_alert: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in range(1, 4):
+        run.page.row(ROW, step)
+    begin = capsys.readouterr()
+    assert begin.out == ""
+    assert begin.err.count("rldk: ") == 1
+    run.page.status("finished", [make_alert(step=3, first_step=2)])
+    end = capsys.readouterr().err
+    assert "rldk: Finished, step 3. Warning: kl.high since step 2." in end
+    assert f"http://127.0.0.1:5000/#/experiments/{run.experiment}/runs/{run.id}" in end
+    for said in (begin.err, end):
+        assert "viewStateShareKey=rldk-rl-health" in said
+        assert "mlflow ui --backend-store-uri sqlite:///mlflow.db" in said
+
+
+def test_who_wants_no_lines_gets_none(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RLDK_SILENT", "1")
+    run.page.row(ROW, 1)
+    run.page.status("finished", [])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_heat_map_is_linked_and_in_the_report(run: Run) -> None:
+    run.page.row(ROW, 1)
+    run.page.heatmap("rldk/charts/reward_distribution", Heatmap("Rewards", ("0 to 1",), (1,), ((1.0,),)))
+    run.page.status("finished", [])
+    assert "artifacts/rldk/charts/reward_distribution.svg" in run.tags[NOTE]
+    assert "<title>0 to 1, step 1: 1</title>" in run.report()
+
+
+def log(run: Run, step: int, reward: float) -> None:
+    """Store a row, as the tracker does before the page hears of it."""
+    values = {"rldk/alerts/firing": 0.0, "rldk/reward/mean": reward}
+    metrics = [run.mlflow.entities.Metric(key, value, step, step) for key, value in values.items()]
+    run.client.log_batch(run.id, metrics=metrics)
+
+
+def test_the_report_of_a_resumed_run_has_the_steps_before(run: Run) -> None:
+    for step in range(1, 4):
+        log(run, step, 0.1 * step)
+        run.page.row(ROW | {"rldk/reward/mean": 0.1 * step}, step)
+    later = run.new_page()
+    for step in range(4, 6):
+        log(run, step, 0.1 * step)
+        later.row(ROW | {"rldk/reward/mean": 0.1 * step}, step)
+    later.status("finished", [])
+    page = run.report()
+    assert "This page covers steps 1 to 5." in page
+    curve = re.search(r'<polyline points="([^"]+)"[^>]*><title>rldk/reward/mean</title>', page)
+    assert curve is not None
+    assert len(curve[1].split()) == 5
+
+
+def test_the_report_says_where_it_begins_when_there_are_too_many_steps_before(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rldk_tracking.charts.earlier.MOST_STEPS", 2)
+    for step in range(1, 4):
+        log(run, step, 0.5)
+    later = run.new_page()
+    later.row(ROW, 4)
+    later.status("finished", [])
+    assert "covers steps 4 to 4. The run went on from a checkpoint: steps up to 3 are in its series" in run.report()
 
 
 def test_what_the_store_does_not_take_is_said_once_and_hurts_nothing(
@@ -208,7 +268,7 @@ def test_an_old_server_gets_no_view_and_one_line(
         run.page.row(ROW, 2)
     assert VIEW_TAG not in client.get_experiment(run.experiment).tags
     assert len([record for record in caplog.records if "saved views" in record.getMessage()]) == 1
-    assert f"RL health in MLflow: {old_server}/#/experiments/{run.experiment}/runs/{run.id}" in caplog.text
+    assert f"charts of this run in MLflow: {old_server}/#/experiments/{run.experiment}/runs/{run.id}" in caplog.text
     assert "Charts of this run" in run.tags[NOTE]
 
 

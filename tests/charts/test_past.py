@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.past import MOST, load, series_of
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.replaying import replay
@@ -83,3 +84,27 @@ def test_a_long_run_is_drawn_thinner_and_kept_whole(tmp_path: Path) -> None:
     assert len(points) <= MOST + 1
     assert points[-1] == (4 * MOST + 1, past.rows[-1][1]["rldk/kl/ref_k3"])
     assert len(series_of(past.rows)["rldk/kl/ref_k3"]) == 4 * MOST + 1
+
+
+def test_the_latest_heat_map_of_a_journal_is_on_the_page(tmp_path: Path) -> None:
+    path = journal(tmp_path / "run.jsonl")
+    tracker = JsonlTracker(path)
+    tracker.log({"rldk/reward/mean": 0.5}, 6)
+    for version in ("early", "late"):
+        tracker.log_heatmap("rldk/charts/reward_distribution", Heatmap(version, ("0 to 1",), (1,), ((1.0,),)), 6)
+    tracker.close()
+    page = load(path).report().html()
+    assert ">late (" in page
+    assert ">early (" not in page
+
+
+def test_a_run_in_two_parts_is_one_report(tmp_path: Path, make_alert: Make) -> None:
+    path = journal(tmp_path / "run.jsonl", make_alert("kl.high", step=3, first_step=2))
+    resumed = JsonlTracker(path)
+    for step in range(6, 9):
+        resumed.log({"rldk/health/score": 0.5, "rldk/kl/ref_k3": 0.1 * step}, step)
+    resumed.status("finished", {}, 8)
+    resumed.close()
+    report = load(path).report()
+    assert [step for step, _ in report.series["rldk/kl/ref_k3"]] == list(range(1, 9))
+    assert report.verdict == "Finished, step 8. Warning: kl.high since step 2."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,13 @@ def history(uri: str) -> tuple[Any, dict[str, dict[int, float]]]:
     return run, series
 
 
+def picture(run: Any, name: str) -> str:
+    """A heat-map of a run, as SVG."""
+    import mlflow
+
+    return str(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/rldk/charts/{name}.svg"))
+
+
 class RewardSpy(TrainerCallback):
     """Reads the rewards and lengths of each step from the trainer by itself."""
 
@@ -66,6 +74,12 @@ def test_grpo_into_mlflow(mlflow_store: str, tmp_path: Path) -> None:
     for key in ("rldk/kl/ref_k1", "rldk/kl/ref_k3", "rldk/policy/entropy", "rldk/grad/norm", "rldk/health/score"):
         assert sorted(series[key]) == steps, key
     assert [key for key in series if lookup(key) is None] == []
+    # One column for each step; the rewards of a step fill the bins once.
+    rewards, layers = (picture(run, name) for name in ("reward_distribution", "layer_gradients"))
+    for step in steps:
+        shares = [float(share) for share in re.findall(rf", step {step}: ([\d.e+-]+)<", rewards)]
+        assert sum(shares) == pytest.approx(1.0, abs=0.01)
+    assert re.search(r"<title>[\w.]*layers\.0, step 1: [\d.e+-]+<", layers)
     assert run.data.tags["rldk.status"] in ("finished", "running")
     assert run.info.status == "FINISHED"
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.journal import Journal, decode, dumps, encode, read
 
@@ -19,6 +20,7 @@ CALLS: list[tuple[str, tuple[Any, ...]]] = [
     ("log", ({"rldk/a": 1.5, "rldk/b": -1e300}, 7)),
     ("log_table", ("rldk/t", ["a", "b"], [[1, "x"], [None, 2.5]], 7)),
     ("log_figure", ("rldk/f", "<svg>é</svg>", 7)),
+    ("log_heatmap", ("rldk/h", Heatmap("Rewards", ("b", "a"), (1, 5), ((0.5, None), (0.1, 2.0)), (0.0, 1.0, 2.0)), 7)),
     ("status", ("running", {"rldk/a": 1.0}, 7)),
 ]
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.delivery import Delivery
 from rldk_tracking.trackers.memory import InMemoryTracker
@@ -16,6 +17,9 @@ def test_keeps_everything_at_once_and_in_order(make_alert: Callable[..., Alert])
     delivery.put("status", "warning", {}, 2)
     delivery.put("log_table", "rldk/samples", ["a"], [[1], [2]], 2)
     delivery.put("log_figure", "rldk/curve", "<svg/>", 2)
+    for number in (1, 2):
+        delivery.put("log_heatmap", "rldk/charts/h", Heatmap(f"version {number}", ("a",), (1,), ((1.0,),)), number)
+    assert tracker.heatmaps["rldk/charts/h"].title == "version 2"
     assert tracker.series == {"rldk/a": [(1, 1.0), (2, 3.0)], "rldk/b": [(1, 2.0)]}
     assert tracker.alerts == [make_alert()]
     assert tracker.statuses == [(2, "warning")]
