@@ -56,6 +56,7 @@ class Run:
         engine: judges the rows, once the run is open.
         stop: the alert that asked for a stop, if any.
         save: whether a rule asked for a checkpoint that the trainer has not been told of.
+        ending: whether the step in progress is the last one.
         closed: whether it is over.
     """
 
@@ -68,6 +69,7 @@ class Run:
         self.engine: Engine | None = None
         self.stop: Alert | None = None
         self.save = False
+        self.ending = False
         self.closed = False
         # Set by the monitors that know.
         self.find_trackers: Callable[[], list[Tracker]] = list
