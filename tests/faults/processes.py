@@ -12,14 +12,15 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 
 
-def start(**options: Any) -> subprocess.CompletedProcess[str]:
+def start(world_size: int = 1, timeout: float = 200, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a training to its end, whatever that is."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ranks = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world_size}"] if world_size > 1 else []
     return subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "faults" / "training.py"), json.dumps(options)],
+        [sys.executable, *ranks, str(ROOT / "tests" / "faults" / "training.py"), json.dumps(options)],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=timeout,
         check=False,
         env=environment,
         cwd=options["folder"],

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import requests
 
@@ -57,9 +61,45 @@ class Proxy:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
+        # A client that is killed leaves broken connections, which are no news.
+        self.server.handle_error = lambda *_: None  # type: ignore[method-assign]
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
+
+
+class DistantProxy:
+    """The same in a process of its own, which takes no time from the training that it stands before."""
+
+    def __init__(self, target: str) -> None:
+        command = [sys.executable, "-m", "tests.faults.proxy", target]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+        )
+        self.url = self._said()
+
+    def _said(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def tell(self, status: int | None = None, delay: float = 0.0) -> None:
+        """Change what it does with requests from now on."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"status": status, "delay": delay}) + "\n")
+        self.process.stdin.flush()
+        self._said()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+if __name__ == "__main__":
+    proxy = Proxy(sys.argv[1])
+    print(proxy.url, flush=True)
+    for line in sys.stdin:
+        vars(proxy).update(json.loads(line))
+        print("done", flush=True)

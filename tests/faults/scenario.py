@@ -24,24 +24,42 @@ class Outcome:
     Attributes:
         steps: optimiser steps that it made.
         stalls: seconds that it waited for our events, for each step.
+        crowded: of these, seconds in which other processes of the machine, or other threads, held the processors.
         end: seconds that it waited for us at train end.
         produced: (key, step) of every number that was produced.
+        refused: writes that a tracker refused.
         callback: the callback.
     """
 
     steps: int = 0
     stalls: dict[int, float] = field(default_factory=dict)
+    crowded: dict[int, float] = field(default_factory=dict)
     end: float = 0.0
     produced: set[tuple[str, int]] = field(default_factory=set)
+    refused: int = 0
     callback: Any = None
 
     @property
     def rows(self) -> set[int]:
         return {step for _, step in self.produced}
 
-    def longest_stall(self) -> float:
-        """Milliseconds. The first step, which sets things up, is no step of a training's rhythm."""
-        return 1000 * max((seconds for step, seconds in self.stalls.items() if step > 1), default=0.0)
+    def longest_stall(self, own: bool = False) -> float:
+        """Milliseconds. The first step, which sets things up, is no step of a training's rhythm.
+
+        With `own` without the time in which the thread was ready to go on and the machine had no processor for it.
+        """
+        waits = (
+            seconds - (self.crowded.get(step, 0.0) if own else 0.0) for step, seconds in self.stalls.items() if step > 1
+        )
+        return 1000 * max(waits, default=0.0)
+
+
+def queued() -> float:
+    """Seconds that this thread has waited for a processor so far, as Linux counts them; elsewhere 0."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except OSError:
+        return 0.0
 
 
 class Timed(RLDKCallback):
@@ -50,11 +68,12 @@ class Timed(RLDKCallback):
     outcome: Outcome
 
     def _clocked(self, event: str, *args: Any, **kwargs: Any) -> None:
-        before = time.perf_counter()
+        before, waiting = time.perf_counter(), queued()
         getattr(super(), event)(*args, **kwargs)
-        step = args[1].global_step
-        seconds = time.perf_counter() - before
-        self.outcome.stalls[step] = self.outcome.stalls.get(step, 0.0) + seconds
+        waited, seconds = queued() - waiting, time.perf_counter() - before
+        step, outcome = args[1].global_step, self.outcome
+        outcome.stalls[step] = outcome.stalls.get(step, 0.0) + seconds
+        outcome.crowded[step] = outcome.crowded.get(step, 0.0) + min(waited, seconds)
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         self._clocked("on_step_begin", *args, **kwargs)
@@ -94,6 +113,7 @@ def train(
     trainer.train()
     outcome.steps = trainer.state.global_step
     outcome.produced = {(key, step) for key, points in memory.series.items() for step, _ in points}
+    outcome.refused = int(max((value for _, value in memory.series.get("rldk/system/tracker_errors", ())), default=0))
     return outcome
 
 

@@ -20,15 +20,18 @@ from rldk_tracking.trackers.jsonl import JsonlTracker
 from rldk_tracking.trackers.mlflow import MLflowTracker
 from rldk_tracking.trackers.wandb import WandbTracker
 
+RANK, RANKS = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+
 
 class End(TrainerCallback):
-    """Ends the process at a step, as it is told."""
+    """Ends the process of the last rank at a step, as it is told."""
 
     def __init__(self, how: str | None, step: int) -> None:
-        self.how, self.step = how, step
+        self.how, self.step = how if RANK == RANKS - 1 else None, step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        print(f"step {state.global_step}", flush=True)
+        if RANK == 0:
+            print(f"step {state.global_step}", flush=True)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.how is None or state.global_step < self.step:
@@ -64,13 +67,15 @@ def main(
 
         trackers.append(WandbTracker(wandb.init(project="p", id=wandb_id, dir=folder)))
     callback = RLDKCallback(trackers=trackers, **options)
-    saving: dict[str, Any] = {"save_strategy": "steps", "save_steps": save_steps} if save_steps else {}
+    more: dict[str, Any] = {"save_strategy": "steps", "save_steps": save_steps} if save_steps else {}
+    if RANKS > 1:
+        more |= {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
     trainer = grpo_trainer(
         folder,
         max_steps=steps,
         callbacks=[callback, End(end, at)],
         restore_callback_states_from_checkpoint=restore_callbacks,
-        **saving,
+        **more,
     )
     trainer.train(resume_from_checkpoint=resume)
     changes = [[a.rule, a.state, a.step, a.first_step] for a in callback.alerts]
