@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from rldk_tracking.health.actions import Action, actions_of
 from rldk_tracking.health.alert import Severity
 from rldk_tracking.health.conditions import CONDITIONS
 from rldk_tracking.health.conditions.base import Condition
@@ -40,9 +41,11 @@ class Rule(BaseModel):
         message: sentence with {value}, {threshold}, {first_step}, {step}, {key} and the names of the evidence.
         advice: what to try first.
         quotes: names of the run's settings that the advice quotes where they are known.
+        actions: what else happens, see `rldk_tracking.health.actions`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A webhook's address is a secret, and errors would quote what they are about.
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
 
     id: str = Field(pattern=r"^[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*$")
     keys: tuple[str, ...] = Field(min_length=1)
@@ -60,11 +63,17 @@ class Rule(BaseModel):
     message: str = "{key} is {value:.4g}, limit {threshold:.4g}."
     advice: str = ""
     quotes: tuple[str, ...] = ()
+    actions: tuple[Any, ...] = ()
 
     @property
     def family(self) -> str:
         """The part of the id before the dot."""
         return self.id.partition(".")[0]
+
+    @field_validator("actions", mode="before")
+    @classmethod
+    def _known_actions(cls, value: Any) -> tuple[Action, ...]:
+        return actions_of(value)
 
     @field_validator("persistence")
     @classmethod

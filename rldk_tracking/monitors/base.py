@@ -72,10 +72,11 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def _check_configuration(self) -> None:
         """Raise now, not in training, for rules and webhooks that cannot be."""
+        from rldk_tracking.acting import Acting
         from rldk_tracking.health.presets import rules_for
         from rldk_tracking.trackers.slack import SlackNotifier
 
-        rules_for(self._settings.rules, self._settings.overrides)
+        Acting(rules_for(self._settings.rules, self._settings.overrides))
         if isinstance(self._settings.slack, str):
             self._settings.slack = SlackNotifier(self._settings.slack)
 
@@ -136,7 +137,7 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
         with self._run.shield.at("on_step_begin"):
             self._run.open()
             self.before_step(self._run, state.global_step)
-            self._stop_if_asked(state, control)
+            self._do_as_asked(state, control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # A step that is about to be logged is closed by on_log, so that its logs are in its row.
@@ -148,7 +149,7 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
         if not run.honours_stop:  # TRL's PPOTrainer, which tells of no step's beginning
             with run.shield.at("on_step_end"):
                 self.before_step(run, state.global_step)
-                self._stop_if_asked(state, control)
+                self._do_as_asked(state, control)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         run = self._run
@@ -186,18 +187,21 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
                 self.collect(run, step, logs)
             finally:
                 run.reported(self, step)
-            self._stop_if_asked(state, control)
+            self._do_as_asked(state, control)
 
-    def _stop_if_asked(self, state: Any, control: Any) -> None:
+    def _do_as_asked(self, state: Any, control: Any) -> None:
         """Set the flags; a trainer that is still training two steps later ignores them and gets the exception."""
         run = self._run
-        if run is None or run.stop is None:
+        if run is None:
+            return
+        if run.save:
+            run.save = False
+            control.should_save = control.should_save or run.can_save
+        if run.stop is None:
             return
         if self._stopping_since is None:
             self._stopping_since = int(state.global_step)
-            if not run.honours_stop and run.world_size > 1:
-                # TRL's PPOTrainer fails when it saves on several ranks ("'DistributedDataParallel' object has no
-                # attribute 'config'"): asking for a save would hide why the training ends.
+            if not run.can_save:  # asking for a save would hide why the training ends
                 run.raise_stop()
             control.should_save = True
             control.should_training_stop = True

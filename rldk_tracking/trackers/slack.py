@@ -47,6 +47,9 @@ class SlackNotifier(Tracker):
     """
 
     name: ClassVar[str] = "slack"
+    service: ClassVar[str] = "Slack webhook"
+    environment: ClassVar[str] = ENVIRONMENT
+    """The variable that holds the address where none is given; "" for none."""
     takes_rows: ClassVar[bool] = False
     repeatable: ClassVar[bool] = False
 
@@ -61,9 +64,9 @@ class SlackNotifier(Tracker):
     ) -> None:
         if min_severity not in SEVERITIES:
             raise ValueError(f"min_severity must be one of {', '.join(SEVERITIES)}, got {min_severity!r}")
-        url = webhook_url or os.environ.get(ENVIRONMENT, "")
+        url = webhook_url or self._address_around()
         allow_loopback = allow_loopback or os.environ.get(LOOPBACK_ENVIRONMENT) == "1"
-        problem = _problem(url, allow_loopback)
+        problem = _problem(url, allow_loopback, self.service, self.environment)
         if problem is not None:
             raise ValueError(problem)
         self._webhook = _Secret(url)
@@ -71,7 +74,7 @@ class SlackNotifier(Tracker):
         self._retries = retries
         self._backoff = backoff
         self._sent: dict[str, tuple[str, str]] = {}
-        self._run_name: str | None = None
+        self.run_name: str | None = None
         self._pages: list[Callable[[], str | None]] = []
 
     def __repr__(self) -> str:
@@ -85,7 +88,7 @@ class SlackNotifier(Tracker):
         self._pages = [tracker.url for tracker in trackers if tracker is not self]
 
     def open(self, run: RunInfo) -> None:
-        self._run_name = run.name
+        self.run_name = run.name
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Series are for trackers; a channel gets alerts."""
@@ -97,19 +100,27 @@ class SlackNotifier(Tracker):
             return
         if self._sent.get(alert.rule) == news:
             return
-        self._post(slack_payload(alert, self._page(), self._run_name))
+        self._post(self.payload(alert))
         self._sent[alert.rule] = news
+
+    def payload(self, alert: Alert) -> dict[str, Any]:
+        """The body of the request."""
+        return slack_payload(alert, self._page(), self.run_name)
 
     def close(self) -> None:
         self._sent.clear()
+
+    def _address_around(self) -> str:
+        return os.environ.get(self.environment, "") if self.environment else ""
 
     def _page(self) -> str | None:
         return next((address for page in self._pages if (address := page())), None)
 
     def _post(self, payload: Mapping[str, Any]) -> None:
-        url = self._webhook.reveal() or os.environ.get(ENVIRONMENT, "")
+        url = self._webhook.reveal() or self._address_around()
         if not url:
-            raise RejectedError(f"the Slack webhook is not known in this process; set {ENVIRONMENT}")
+            hint = f"; set {self.environment}" if self.environment else ""
+            raise RejectedError(f"the {self.service}'s address is not known in this process{hint}")
         # The exceptions of requests quote the address. They are left behind before ours is raised, so that no traceback
         # has them as its context.
         fault: Exception | None = None
@@ -122,16 +133,18 @@ class SlackNotifier(Tracker):
                 status = answer.status_code
             except requests.exceptions.RequestException as error:
                 if _may_have_arrived(error):
-                    fault = RejectedError("Slack gave no answer; the message may have arrived and is not repeated")
+                    fault = RejectedError(
+                        f"the {self.service} gave no answer; the message may have arrived and is not repeated"
+                    )
                 else:
-                    fault = UnavailableError(f"Slack is not reached ({type(error).__name__})")
+                    fault = UnavailableError(f"the {self.service} is not reached ({type(error).__name__})")
         if fault is not None:
             raise fault
         if 200 <= status < 300:
             return
         if status == 429 or status >= 500:
-            raise UnavailableError(f"Slack does not accept the message now (HTTP {status})")
-        raise RejectedError(f"Slack refuses the message (HTTP {status})")
+            raise UnavailableError(f"the {self.service} does not accept the message now (HTTP {status})")
+        raise RejectedError(f"the {self.service} refuses the message (HTTP {status})")
 
     def _new_session(self) -> requests.Session:
         # A request whose answer is lost is not repeated (`read=False`): two messages about one alert are one too many.
@@ -183,22 +196,22 @@ class _Secret:
         return self
 
 
-def _problem(url: str, allow_loopback: bool) -> str | None:
+def _problem(url: str, allow_loopback: bool, service: str, environment: str) -> str | None:
     """What is wrong with a webhook's address, in words that do not quote it."""
     if not url:
-        return f"SlackNotifier needs a webhook address: as argument or in {ENVIRONMENT}"
+        return f"the {service} needs an address{f': as argument or in {environment}' if environment else ''}"
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
     except ValueError:
-        return "the Slack webhook address cannot be read"
+        return f"the {service}'s address cannot be read"
     if not host:
-        return "the Slack webhook address has no host"
+        return f"the {service}'s address has no host"
     if _is_loopback(host):
         if parts.scheme in ("http", "https") and allow_loopback:
             return None
-        return f"the Slack webhook is on this machine; allow_loopback=True or {LOOPBACK_ENVIRONMENT}=1 permits that"
-    return None if parts.scheme == "https" else "the Slack webhook address must begin with https://"
+        return f"the {service} is on this machine; allow_loopback=True or {LOOPBACK_ENVIRONMENT}=1 permits that"
+    return None if parts.scheme == "https" else f"the {service}'s address must begin with https://"
 
 
 def _is_loopback(host: str) -> bool:

@@ -231,7 +231,7 @@ def test_a_dead_channel_costs_training_nothing(
     assert longest < 0.25  # seconds, where it waits for the channel
     assert delivery.errors >= 1
     assert delivery.lost == 0
-    assert "Slack is not reached" in caplog.text
+    assert "Slack webhook is not reached" in caplog.text
     journal = (tmp_path / "spool.jsonl").read_text()
     assert "kl.40" in journal
     # The address is nowhere: not in our log, not in urllib3's, which quotes it at each retry, not in the journal.

@@ -1,0 +1,102 @@
+"""Does what rules ask for when they fire, see `health.actions`.
+
+Stopping and saving are the trainer's: here is said that they are asked for, on every rank alike. Functions are called
+and webhooks told by rank 0 alone, beside the training where nothing else makes it wait for the verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rldk_tracking.fan_out import FanOut
+from rldk_tracking.health.actions import Call, Function, Webhook
+from rldk_tracking.health.alert import Alert
+from rldk_tracking.health.rules import Rule
+from rldk_tracking.shield import Shield
+from rldk_tracking.trackers.base import RunInfo
+from rldk_tracking.trackers.webhook import WebhookNotifier
+
+
+class Acting:
+    """The actions of a run's rules.
+
+    Args:
+        rules: those that are watched.
+        strict: let the errors of functions out.
+
+    Raises:
+        ValueError: a function's name that stands for nothing, or a webhook's address that cannot be.
+    """
+
+    def __init__(self, rules: Iterable[Rule], strict: bool = False) -> None:
+        rules = list(rules)
+        self._shield = Shield(strict)
+        self._stops = {rule.id for rule in rules if "stop" in rule.actions}
+        self._saves = {rule.id for rule in rules if "save" in rule.actions}
+        self._functions: dict[str, list[Function]] = {rule.id: functions_of(rule) for rule in rules}
+        self._webhooks = FanOut(webhooks_of(rules), None)
+
+    @property
+    def decides(self) -> bool:
+        """Whether the training must wait for each verdict, because it may be told to stop or to save."""
+        return bool(self._stops or self._saves)
+
+    def stop(self, alerts: Iterable[Alert]) -> Alert | None:
+        """The first of these alerts whose rule asks to stop."""
+        return next((alert for alert in alerts if alert.state == "firing" and alert.rule in self._stops), None)
+
+    def save(self, alerts: Iterable[Alert]) -> bool:
+        """Whether a rule of one of these alerts asks for a checkpoint."""
+        return any(alert.state == "firing" and alert.rule in self._saves for alert in alerts)
+
+    def open(self, run: RunInfo) -> None:
+        """Training begins."""
+        self._webhooks.open(run)
+
+    def tell(self, alert: Alert) -> None:
+        """Call the rule's functions, and hand the alert to its webhooks without waiting for them."""
+        for function in self._functions.get(alert.rule, ()):
+            with self._shield.at(f"an action of {alert.rule}"):
+                function(alert)
+        self._webhooks.put("alert", alert)
+
+    def close(self, timeout: float) -> None:
+        """Give the webhooks this many seconds for what they have not taken."""
+        self._webhooks.close(timeout)
+
+
+def functions_of(rule: Rule) -> list[Function]:
+    """The functions that a rule calls.
+
+    Raises:
+        ValueError: a name that stands for nothing.
+    """
+    found: list[Function] = []
+    for action in rule.actions:
+        if isinstance(action, Call):
+            found.append(action.function())
+        elif callable(action):
+            found.append(action)
+    return found
+
+
+def webhooks_of(rules: Iterable[Rule]) -> list[WebhookNotifier]:
+    """One notifier for each webhook that rules name, with all rules that name it.
+
+    Raises:
+        ValueError: an address that cannot be; the message does not quote it.
+    """
+    asking: dict[Webhook, list[str]] = {}
+    for rule in rules:
+        for action in rule.actions:
+            if isinstance(action, Webhook):
+                asking.setdefault(action, []).append(rule.id)
+    found = []
+    for webhook, names in asking.items():
+        try:
+            notifier = WebhookNotifier(webhook.reveal(), rules=names, allow_loopback=webhook.allow_loopback)
+        except ValueError as error:
+            where = f" (environment variable {webhook.environment})" if webhook.environment else ""
+            raise ValueError(f"{', '.join(names)}: {error}{where}") from error
+        found.append(notifier)
+    return found
