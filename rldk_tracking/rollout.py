@@ -125,6 +125,8 @@ class PolicyUpdate:
         advantages: (N,) or (N, T).
         clip_low, clip_high: the clip range, ratios within [1 - clip_low, 1 + clip_high] are not clipped.
         sequence_level: True where the trainer clips one ratio a sequence (RLOO, GSPO).
+        geometric_mean: True where a sequence's ratio is the geometric mean over its tokens (GSPO), False where it is
+            their product (RLOO). It says something only with sequence_level.
         entropy: (N, T) nats. Exact entropy of the policy's distribution at each position.
         micro_batch: (N,) which forward pass each row was in. Trainers average over passes, each a mean over its tokens.
         first_epoch: True where no optimiser step lies between sampling and this loss, so that every ratio must be 1.
@@ -139,6 +141,7 @@ class PolicyUpdate:
     clip_low: float | None = None
     clip_high: float | None = None
     sequence_level: bool = False
+    geometric_mean: bool = False
     first_epoch: bool = False
 
     def __post_init__(self) -> None:

@@ -15,7 +15,8 @@ With w = pi_new(token) / pi_old(token) over the tokens that the loss counts:
 | rldk/policy/first_epoch_ratio | mean of w over tokens, of rows that no optimiser step lies before; must be 1 |
 
 Where the trainer clips one ratio a completion (`sequence_level`), the clip fractions and ratio_mean and ratio_max count
-completions, with w the product over tokens as in TRL's RLOO. Completions whose mask is empty count nowhere.
+completions, with w the product over tokens as in TRL's RLOO, or their geometric mean as in GSPO (Zheng et al. 2025,
+eq. 7). Completions whose mask is empty count nowhere.
 Where old log-probabilities do not exist, ratios are 1 by construction and only the entropy is there.
 """
 
@@ -42,6 +43,7 @@ UPDATE_COLUMNS = (
     "ratio/log_sum",
     "ratio/log_square_sum",
     "ratio/log_product",
+    "ratio/log_unit",
     "ratio/sequence_level",
     "ratio/first_epoch",
 )
@@ -61,16 +63,18 @@ def columns(update: PolicyUpdate) -> dict[str, Tensor]:
     log_ratio = precise(update.new_logprobs) - precise(update.old_logprobs)
     empty = tokens == 0
     product = masked_sum(log_ratio, mask).masked_fill(empty, math.nan)
+    sequence = product / tokens if update.geometric_mean else product
     found |= {
         "ratio/square": masked_sum(log_ratio.square() / 2, mask),
-        "ratio/log_max": product if update.sequence_level else masked_max(log_ratio, mask),
+        "ratio/log_max": sequence if update.sequence_level else masked_max(log_ratio, mask),
         "ratio/log_sum": _log_sum(log_ratio, mask, empty),
         "ratio/log_square_sum": _log_sum(2 * log_ratio, mask, empty),
         "ratio/log_product": product,
+        "ratio/log_unit": sequence,
         "ratio/sequence_level": torch.full_like(tokens, float(update.sequence_level)),
         "ratio/first_epoch": torch.full_like(tokens, float(update.first_epoch)),
     }
-    return found | _clip_columns(update, mask, log_ratio, product)
+    return found | _clip_columns(update, mask, log_ratio, sequence)
 
 
 def compute(table: Table) -> dict[str, float]:
@@ -84,17 +88,17 @@ def compute(table: Table) -> dict[str, float]:
     low, high = metrics["rldk/policy/clip_fraction_low"], metrics["rldk/policy/clip_fraction_high"]
     if low is not None and high is not None:
         metrics["rldk/policy/clip_fraction"] = low + high
-    names = ("tokens", "log_sum", "log_square_sum", "log_product", "log_max", "first_epoch")
+    names = ("tokens", "log_sum", "log_square_sum", "log_product", "log_unit", "log_max", "first_epoch")
     columns = [column for name in names if (column := table.get(f"ratio/{name}")) is not None]
     if len(columns) < len(names):
         return _finite(metrics)
-    tokens, log_sum, log_square_sum, product, log_max, first_epoch = columns
+    tokens, log_sum, log_square_sum, product, unit, log_max, first_epoch = columns
     known = ~np.isnan(log_sum)
     count = float(tokens[known].sum())
     metrics["rldk/policy/ess"] = _sample_size(log_sum[known], log_square_sum[known], count)
     metrics["rldk/policy/ess_sequence"] = _sample_size(product[known], 2 * product[known], float(known.sum()))
     if table.total("ratio/sequence_level"):
-        metrics["rldk/policy/ratio_mean"] = _mean_of_exp(product[known], float(known.sum()))
+        metrics["rldk/policy/ratio_mean"] = _mean_of_exp(unit[known], float(known.sum()))
     else:
         metrics["rldk/policy/ratio_mean"] = _mean_of_exp(log_sum[known], count)
     metrics["rldk/policy/ratio_max"] = _exp(float(np.nanmax(log_max)))
@@ -115,7 +119,7 @@ def _entropy(table: Table) -> float | None:
     return sum(means) / len(means) if means else None
 
 
-def _clip_columns(update: PolicyUpdate, mask: Tensor, log_ratio: Tensor, product: Tensor) -> dict[str, Tensor]:
+def _clip_columns(update: PolicyUpdate, mask: Tensor, log_ratio: Tensor, sequence: Tensor) -> dict[str, Tensor]:
     """Numbers of units clipped on either side, where it is known what a unit's advantage is."""
     if update.advantages is None:
         return {}
@@ -125,7 +129,7 @@ def _clip_columns(update: PolicyUpdate, mask: Tensor, log_ratio: Tensor, product
         units = precise(mask.any(dim=1))
         if advantages.ndim == 2:
             advantages = masked_sum(advantages, mask) / tokens
-        ratio, advantages, counted = product.exp()[:, None], advantages[:, None], mask.any(dim=1, keepdim=True)
+        ratio, advantages, counted = sequence.exp()[:, None], advantages[:, None], mask.any(dim=1, keepdim=True)
     else:
         units = tokens
         ratio, counted = log_ratio.exp(), mask

@@ -80,6 +80,7 @@ def update_of(trainer: Any, passes: Sequence[LossPass]) -> PolicyUpdate | None:
         clip_low=low,
         clip_high=high,
         sequence_level=_clips_sequences(trainer),
+        geometric_mean=_clips_geometric_mean(trainer),
         first_epoch=first,
     )
 
@@ -88,22 +89,20 @@ def clip_range(trainer: Any) -> tuple[float | None, float | None]:
     """How far below and above 1 a ratio may be; None on a side that is not clipped, or not by the ratio itself."""
     low, high = getattr(trainer, "epsilon_low", None), getattr(trainer, "epsilon_high", None)
     loss = getattr(trainer, "loss_type", "grpo")
-    if clips_geometric_mean(trainer):
-        return None, None
     if loss == "cispo":
         # Here the limit itself is given, not its distance from 1.
         return None, None if high is None else high - 1
     return (low, high) if loss in CLIPPED_LOSSES else (None, None)
 
 
-def clips_geometric_mean(trainer: Any) -> bool:
+def _clips_geometric_mean(trainer: Any) -> bool:
     """GSPO: the ratio of a completion is the geometric mean over its tokens, not their product."""
     return getattr(trainer, "importance_sampling_level", "token") == "sequence"
 
 
 def _clips_sequences(trainer: Any) -> bool:
     names = {cls.__name__ for cls in type(trainer).__mro__}
-    return "RLOOTrainer" in names or clips_geometric_mean(trainer)
+    return "RLOOTrainer" in names or _clips_geometric_mean(trainer)
 
 
 def detached(values: Any) -> Tensor | None:

@@ -32,7 +32,6 @@ from rldk_tracking.sources.generation import Generation, at_sampling, joined
 from rldk_tracking.sources.logs import Kind, canonical
 from rldk_tracking.sources.loss_pass import (
     LossPass,
-    clips_geometric_mean,
     detached,
     update_of,
 )
@@ -125,8 +124,7 @@ class GroupSource:
         found = {key: value for key, value in found.items() if not key.startswith(CLIPPING)}
         if not self.missing:
             found = {key: value for key, value in found.items() if not key.startswith(MEASURED)}
-        exact = not self.missing and not clips_geometric_mean(trainer)
-        return found if exact or is_aligned(trainer) else found | clipping
+        return found if not self.missing or is_aligned(trainer) else found | clipping
 
     # Around the trainer's methods.
 

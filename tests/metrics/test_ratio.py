@@ -31,7 +31,8 @@ def oracle(update: PolicyUpdate, tokens_of: Any) -> dict[str, float]:
     rows = [[n - o for n, o in zip(a, b, strict=True)] for a, b in zip(new, old, strict=True)]
     flat = [math.exp(d) for row in rows for d in row]
     whole = [math.exp(sum(row)) for row in rows if row]
-    units = whole if update.sequence_level else flat
+    root = [math.exp(statistics.fmean(row)) for row in rows if row] if update.geometric_mean else whole
+    units = root if update.sequence_level else flat
     expected |= {
         "rldk/policy/approx_kl": statistics.fmean(d * d / 2 for row in rows for d in row),
         "rldk/policy/ratio_mean": statistics.fmean(units),
@@ -50,7 +51,8 @@ def oracle(update: PolicyUpdate, tokens_of: Any) -> dict[str, float]:
         if not row:
             continue
         if update.sequence_level:
-            pairs = [(math.exp(sum(row)), statistics.fmean(advantage) if per_token else advantage)]
+            power = 1 / len(row) if update.geometric_mean else 1.0
+            pairs = [(math.exp(sum(row)) ** power, statistics.fmean(advantage) if per_token else advantage)]
         else:
             weights = advantage if per_token else [advantage] * len(row)
             pairs = [(math.exp(d), a) for d, a in zip(row, weights, strict=True)]

@@ -125,7 +125,8 @@ class Reader:
         # A range says nothing where no step lies between sampling and any of the losses.
         if all(row.is_first for row in rows):
             low = high = None
-        return update_keys(rows, low, high, self.is_rloo or self.args.importance_sampling_level == "sequence")
+        geometric_mean = not self.is_rloo and self.args.importance_sampling_level == "sequence"
+        return update_keys(rows, low, high, self.is_rloo or geometric_mean, geometric_mean)
 
     def trained(self, step: Step) -> list[Trained]:
         """What the losses of the step saw. The trainer keeps old log-probabilities where a step lies between."""

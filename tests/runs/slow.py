@@ -88,7 +88,11 @@ def kl(batch: Sequence[Completion]) -> dict[str, float]:
 
 
 def update_keys(
-    batch: Sequence[Trained], low: float | None, high: float | None, sequence_level: bool
+    batch: Sequence[Trained],
+    low: float | None,
+    high: float | None,
+    sequence_level: bool,
+    geometric_mean: bool = False,
 ) -> dict[str, float]:
     """Every key of what an optimiser step saw."""
     found = {}
@@ -105,7 +109,8 @@ def update_keys(
     logs = [[n - o for n, o in zip(row.new, row.old or (), strict=True)] for row in rows]
     tokens = [math.exp(d) for row in logs for d in row]
     products = [math.exp(math.fsum(row)) for row in logs]
-    units = products if sequence_level else tokens
+    sequences = [math.exp(math.fsum(row) / len(row)) for row in logs] if geometric_mean else products
+    units = sequences if sequence_level else tokens
     found |= {
         "rldk/policy/approx_kl": math.fsum(d * d for row in logs for d in row) / 2 / len(tokens),
         "rldk/policy/ratio_mean": math.fsum(units) / len(units),
@@ -117,9 +122,9 @@ def update_keys(
     if first:
         found["rldk/policy/first_epoch_ratio"] = math.fsum(first) / len(first)
     pairs = []
-    for row, ratios, product in zip(rows, logs, products, strict=True):
+    for row, ratios, sequence in zip(rows, logs, sequences, strict=True):
         if sequence_level:
-            pairs.append((product, row.advantages[0]))
+            pairs.append((sequence, row.advantages[0]))
         else:
             advantages = row.advantages if len(row.advantages) == len(ratios) else [row.advantages[0]] * len(ratios)
             pairs += [(math.exp(d), a) for d, a in zip(ratios, advantages, strict=True)]

@@ -76,7 +76,7 @@ def test_what_tools_wrote_is_not_in_the_loss() -> None:
         ({"loss_type": "cispo", "epsilon_high": 5.0}, (None, 4.0)),
         ({"loss_type": "sapo"}, (None, None)),
         ({"loss_type": "vespo"}, (None, None)),
-        ({"importance_sampling_level": "sequence"}, (None, None)),
+        ({"importance_sampling_level": "sequence"}, (0.2, 0.3)),
     ],
 )
 def test_what_each_loss_clips(fields: dict[str, Any], expected: tuple[float | None, float | None]) -> None:
