@@ -14,6 +14,7 @@ from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.panels import RunPanels
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.base import RejectedError, RunInfo, Tracker
+from rldk_tracking.trackers.wandb_models import log_model
 
 STEP = "train/global_step"
 """The x-axis that transformers gives its own series. Ours share it, or W&B shows two."""
@@ -49,6 +50,7 @@ class WandbTracker(Tracker):
         self._owns_run = False
         self._last_step: int | None = None
         self._run = run
+        self._args: Any = None
         self._url: str | None = None
         self._pointed_out = False
         self._defined: set[str] = set()
@@ -84,6 +86,7 @@ class WandbTracker(Tracker):
         return self._run is not None
 
     def open(self, run: RunInfo) -> None:
+        self._args = run.args
         if self._run is None:
             self._run = self._wandb.run
         if self._run is not None:
@@ -107,6 +110,11 @@ class WandbTracker(Tracker):
     def log_heatmap(self, key: str, heatmap: Heatmap, step: int) -> None:
         if self._panels is not None:
             self._write(self._panels.heatmap(key, heatmap), step)
+
+    def log_checkpoint(self, name: str, metrics: Mapping[str, float], params: Mapping[str, str], step: int) -> None:
+        run = self._joined_run()
+        with _Finished(self._wandb):
+            log_model(self._wandb, run, self._args, name, metrics, params, step)
 
     def alert(self, alert: Alert) -> None:
         """Sent by W&B to Slack or mail, as the user has chosen there. An offline run keeps it for `wandb sync`.
