@@ -817,6 +817,15 @@ _ROWS = (
         "higher",
     ),
     Key(
+        "rldk/resources/host_memory_fraction",
+        "1",
+        "Share of the machine's memory, or of a container's limit, that cannot be had.",
+        "1 - available / total; used without droppable cache / cgroup limit",
+        "host",
+        "lower",
+        "max",
+    ),
+    Key(
         "rldk/resources/host_rss_gib",
         GIB,
         "Resident memory of the training process, of the largest rank.",

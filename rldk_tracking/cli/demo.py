@@ -73,8 +73,7 @@ def train(name: str, fault: Fault | None, steps: int, fault_step: int, store: St
     from rldk_tracking.demo.progress import Progress
     from rldk_tracking.demo.trainers import grpo_trainer
 
-    # The steps are so short that whatever else the machine does halves their speed.
-    diagnostics = RLDKCallback(trackers=store.trackers(name), overrides={"throughput.drop": {"enabled": False}})
+    diagnostics = RLDKCallback(trackers=store.trackers(name))
     progress = Progress(name, diagnostics)
     trainer = grpo_trainer(
         store.folder / "rldk_demo" / name,

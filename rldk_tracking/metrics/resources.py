@@ -7,6 +7,7 @@
 | rldk/resources/gpu_memory_peak_gib | GiB | most that was held by tensors so far |
 | rldk/resources/gpu_memory_fraction | share | of the GPU's memory that cannot be had, whoever holds it |
 | rldk/resources/gpu_utilisation | share | of the last sampling period in which a kernel ran (NVML) |
+| rldk/resources/host_memory_fraction | share | of the machine's memory that cannot be had, see `host_memory` |
 | rldk/resources/host_rss_gib | GiB | resident memory of the process |
 | rldk/resources/host_rss_slope_gib_per_100_steps | GiB / 100 steps | trend of it, see `ResistantSlope` |
 
@@ -22,6 +23,8 @@ from typing import Any
 
 import psutil
 import torch
+
+from rldk_tracking.metrics.host_memory import HostMemory
 
 GIB = float(1 << 30)
 GPU_INTERVAL_SECONDS = 1.0
@@ -68,6 +71,7 @@ class ResourceMeter:
 
     def __init__(self, device: torch.device | str | None = None) -> None:
         self._process = psutil.Process()
+        self._host = HostMemory()
         self._slope = ResistantSlope()
         self._device = _cuda(device)
         self._nvml = None if self._device is None else _nvml_handle(self._device)
@@ -78,7 +82,10 @@ class ResourceMeter:
         """The present values. `step` is what the slope of the resident memory refers to."""
         resident = self._process.memory_info().rss / GIB
         self._slope.add(step, resident)
-        metrics = {"rldk/resources/host_rss_gib": resident}
+        metrics = {
+            "rldk/resources/host_rss_gib": resident,
+            "rldk/resources/host_memory_fraction": self._host.fraction(),
+        }
         slope = self._slope.value()
         if slope is not None:
             metrics["rldk/resources/host_rss_slope_gib_per_100_steps"] = 100.0 * slope

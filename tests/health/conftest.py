@@ -82,8 +82,11 @@ def healthy_rows(seed: int, steps: int = 300, correlation: float = 0.6) -> list[
                 "rldk/preference/accuracy": min(1.0, 0.75 + 0.05 * n["margin"]),
                 "rldk/preference/chosen_logps": -200.0 + 4 * n["logps"],
                 "rldk/resources/gpu_memory_reserved_gib": 40.0 + n["speed"],
+                "rldk/resources/gpu_memory_fraction": 0.6 + 0.02 * n["speed"],
+                "rldk/resources/host_memory_fraction": 0.4 + 0.02 * n["speed"],
                 "rldk/resources/gpu_memory_peak_gib": 35.0,
                 "rldk/resources/host_rss_gib": 4.0 + 0.02 * n["speed"],
+                "rldk/throughput/step_seconds": 30.0,
                 "rldk/throughput/tokens_per_second": 3000 * (1 + 0.08 * n["speed"]),
                 "rldk/throughput/samples_per_second": 25 * (1 + 0.08 * n["speed"]),
                 "rldk/system/trackers_down": 0.0,
@@ -92,7 +95,7 @@ def healthy_rows(seed: int, steps: int = 300, correlation: float = 0.6) -> list[
     return rows
 
 
-CONTEXT = {"gpu_memory_total_gib": 80.0, "learning_rate": 1e-5}
+CONTEXT = {"learning_rate": 1e-5}
 
 
 @dataclass(frozen=True)

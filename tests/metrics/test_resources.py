@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
+import types
 
 import numpy as np
 import pytest
+import torch
 
 from rldk_tracking.metrics.resources import GIB, ResistantSlope, ResourceMeter
 
@@ -20,7 +23,35 @@ def test_resident_memory_follows_an_allocation() -> None:
 
 def test_without_a_gpu_its_keys_are_absent() -> None:
     found = ResourceMeter(device="cpu").read(0)
-    assert set(found) == {"rldk/resources/host_rss_gib"}
+    assert set(found) == {"rldk/resources/host_rss_gib", "rldk/resources/host_memory_fraction"}
+    assert 0 < found["rldk/resources/host_memory_fraction"] < 1
+
+
+def test_memory_of_a_gpu_that_others_use_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 80 GiB, torch reserved 50 and uses 40, others have 20, 10 are free: 20 can still be had."""
+    stats = {"allocated_bytes.all.current": 40, "allocated_bytes.all.peak": 45, "reserved_bytes.all.current": 50}
+
+    class Properties:
+        uuid = "0815"
+
+    class NVMLError(Exception):
+        pass
+
+    nvml = types.SimpleNamespace(
+        NVMLError=NVMLError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetUtilizationRates=lambda handle: types.SimpleNamespace(gpu=75 if handle == "GPU-0815" else 0),
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: {k: v * int(GIB) for k, v in stats.items()})
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * int(GIB), 80 * int(GIB)))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties())
+    found = ResourceMeter(device="cuda:0").read(0)
+    assert found["rldk/resources/gpu_memory_fraction"] == pytest.approx(60 / 80)
+    assert found["rldk/resources/gpu_memory_peak_gib"] == pytest.approx(45)
+    assert found["rldk/resources/gpu_utilisation"] == pytest.approx(0.75)
 
 
 def test_slope_of_a_leak_beside_noise_and_one_jump() -> None:

@@ -6,13 +6,14 @@ from rldk_tracking.health.pages.page import Page
 
 PAGES = {
     "memory.high": Page(
-        "The next long batch ends the run with an out-of-memory error.",
+        "The next long batch ends the run with an out-of-memory error, of the GPU or of the machine.",
         ("Completions got longer.", "The allocator is fragmented: reserved is far above used."),
         (
             "Smaller micro-batches with more accumulation; gradient checkpointing.",
             "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True against fragmentation.",
         ),
-        "95 % of the GPU's memory reserved in five of six rows. Without the total the rule says unknown.",
+        "95 % of the GPU's or of the machine's memory cannot be had in five of six rows, whoever holds it: what torch "
+        "reserves and could reuse counts as free, and a container's own limit (cgroup) as the machine's memory.",
     ),
     "memory.leak": Page(
         "The process grows until the machine kills it, hours later and without a trace.",
@@ -26,7 +27,8 @@ PAGES = {
         ("A slow rank, a throttled GPU, another job.", "Swapping.", "An inference engine that preempts."),
         ("Compare step times over ranks.", "nvidia-smi -q -d PERFORMANCE shows throttling."),
         "A CUSUM on log tokens per second, against the run's own past and its autocorrelation; a third of the usual "
-        "for 15 rows, and samples per second fell as well, since longer completions are no fault.",
+        "for ten minutes and 15 rows, after ten minutes at the usual, and samples per second fell too, since longer "
+        "completions are no fault. Ten minutes, because a shorter one costs less than looking for it.",
     ),
     "checkpoint.corrupt": Page(
         "A checkpoint that cannot be read is not there when it is needed.",
@@ -58,6 +60,16 @@ PAGES = {
         ("save_only_model is on.", "A shard, an index entry or the rng state is missing."),
         ("Save with optimizer and scheduler.", "Look at what the scan lists as missing."),
         "One file or tensor that should be there.",
+    ),
+    "checkpoint.disk": Page(
+        "A save that finds the disk full ends the training, and the checkpoint that it was writing is broken.",
+        ("Every checkpoint is kept (no save_total_limit).", "Others write to the same disk."),
+        (
+            "Delete old checkpoints: the run's table of checkpoints says which are worth keeping.",
+            "save_total_limit=2, larger save_steps, or save_only_model where no exact resume is needed.",
+        ),
+        "Free space / size of a checkpoint below the saves to come up to max_steps; one where save_total_limit makes "
+        "room for each, three where the end is not known.",
     ),
     "tracker.down": Page(
         "The page shows an old state. Nothing is lost: rows are kept in the local journal.",
