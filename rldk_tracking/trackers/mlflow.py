@@ -100,6 +100,7 @@ class MLflowTracker(Tracker):
         self._alerts: list[list[Any]] | None = None
         self._open_alerts: dict[str, str] = {}
         self._page: RunPage | None = None
+        self._of_model: set[tuple[str, int]] = set()
 
     @property
     def joined(self) -> bool:
@@ -137,7 +138,7 @@ class MLflowTracker(Tracker):
             metric(self._names[key], float(value), int(row.time * 1000), int(row.step))
             for row in rows
             for key, value in row.metrics.items()
-            if math.isfinite(value)
+            if math.isfinite(value) and (self._names[key], int(row.step)) not in self._of_model
         ]
         self._step = int(rows[-1].step)
         client = self._connect()
@@ -172,6 +173,8 @@ class MLflowTracker(Tracker):
         taken = {self._names[key]: value for key, value in metrics.items() if math.isfinite(value)}
         with _translated(self._mlflow):
             log_model(self._mlflow, client, str(self.run_id), str(self.experiment_id), name, taken, params, step)
+        # A model's numbers are the run's as well: a row of the same step must not bring them a second time.
+        self._of_model = {(key, step) for key in taken}
 
     def alert(self, alert: Alert) -> None:
         """MLflow has no alerts: the run's tags say what is open, and a table tells the whole story."""

@@ -6,7 +6,6 @@ step, so that the run's charts show them too.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,8 +38,8 @@ def log_model(
     Returns:
         The model's id.
     """
-    model_id = _known(client, experiment_id, run_id, name)
-    if model_id is None:
+    model = _known(client, experiment_id, run_id, name)
+    if model is None:
         model = client.create_logged_model(
             experiment_id=experiment_id,
             name=name,
@@ -49,20 +48,20 @@ def log_model(
             params={key: str(value)[:PARAMETER_LENGTH] for key, value in params.items()},
             model_type=MODEL_TYPE,
         )
-        model_id = str(model.model_id)
-        client.finalize_logged_model(model_id, "READY")
-        client.log_outputs(run_id, [mlflow.entities.LoggedModelOutput(model_id, step)])
-    now = int(time.time() * 1000)
+        client.finalize_logged_model(str(model.model_id), "READY")
+        client.log_outputs(run_id, [mlflow.entities.LoggedModelOutput(str(model.model_id), step)])
+    # The same at every call: a store that gets a number with its step and time once more keeps one of them.
+    model_id, made = str(model.model_id), int(model.creation_timestamp)
     entity = mlflow.entities.Metric
     rows = [
-        entity(key, float(value), now, int(step), model_id=model_id, run_id=run_id) for key, value in metrics.items()
+        entity(key, float(value), made, int(step), model_id=model_id, run_id=run_id) for key, value in metrics.items()
     ]
     client.log_batch(run_id, metrics=rows)
     return model_id
 
 
-def _known(client: Any, experiment_id: str, run_id: str, name: str) -> str | None:
+def _known(client: Any, experiment_id: str, run_id: str, name: str) -> Any:
     found = client.search_logged_models(
         [experiment_id], filter_string=f"name = '{name}' AND source_run_id = '{run_id}'", max_results=1
     )
-    return str(found[0].model_id) if found else None
+    return found[0] if found else None
