@@ -1,7 +1,4 @@
-"""The heat-maps of a run: how the rewards are distributed, and which layers get gradient, over the steps.
-
-They are made anew ever less often, because a backend keeps every version or has to be sent the whole picture.
-"""
+"""The heat-maps of a run: how the rewards are distributed, and which layers get gradient, over the steps."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ from collections.abc import Mapping
 
 from numpy.typing import ArrayLike
 
+from rldk_tracking.charts.cadence import Cadence
 from rldk_tracking.charts.distribution import Distribution
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.layers import LayersOverSteps
@@ -18,9 +16,6 @@ TITLES = {
     REWARDS: "Rewards of the completions",
     GRADIENTS: "Gradient norm of each layer over the steps, dark where large",
 }
-FIRST = 5
-EVERY = 25
-"""Rows between two versions; later on a tenth of the rows so far."""
 
 
 class Heatmaps:
@@ -29,8 +24,7 @@ class Heatmaps:
     def __init__(self) -> None:
         self._rewards = Distribution(TITLES[REWARDS])
         self._gradients = LayersOverSteps(TITLES[GRADIENTS])
-        self._rows = 0
-        self._next = FIRST
+        self._cadence = Cadence()
         self._news: set[str] = set()
         self._measured: Mapping[str, float] | None = None
 
@@ -39,7 +33,7 @@ class Heatmaps:
 
         The same object a second time is an old measurement and counts nowhere.
         """
-        self._rows += 1
+        self._cadence.count()
         if scores is not None:
             self._rewards.add(step, scores)
             self._news.add(REWARDS)
@@ -51,11 +45,11 @@ class Heatmaps:
     @property
     def due(self) -> bool:
         """Whether enough has come for a new version."""
-        return self._rows >= self._next and bool(self._news)
+        return self._cadence.due and bool(self._news)
 
     def made(self) -> dict[str, Heatmap]:
         """Those that have changed since the last call."""
-        self._next = self._rows + max(EVERY, self._rows // 10)
+        self._cadence.done()
         news, self._news = self._news, set()
         found = {REWARDS: self._rewards.heatmap(), GRADIENTS: self._gradients.heatmap()}
         return {key: heatmap for key, heatmap in found.items() if heatmap is not None and key in news}

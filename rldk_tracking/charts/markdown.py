@@ -20,8 +20,9 @@ def escaped(text: object, most: int = 400) -> str:
     return _LINK.sub(lambda found: f"{found.group()[:-1]}&#46;", safe)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are escaped already."""
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], gap: str = "") -> str:
+    """A table of cells that are escaped already, with `gap` at the end of each."""
+    between = f"{gap} | "
+    lines = ["| " + between.join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + between.join(row) + " |" for row in rows]
     return "\n".join(lines)

@@ -30,6 +30,8 @@ SINCE = (3, 15)
 VIEW_ID = "rldk-rl-health"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW_ID}"
 MARK = "rldk.view"
+KIND = "workflowType=machine_learning"
+"""Of page: without it the navigation beside the page is that for chats and agents."""
 TAG_LENGTH = 20_000
 """Of an experiment's tag; a longer one is refused."""
 COLUMNS = ("tags.`rldk.status`", "metrics.`rldk/health/score`", "metrics.`rldk/alerts/firing`")
@@ -37,18 +39,19 @@ COLUMNS = ("tags.`rldk.status`", "metrics.`rldk/health/score`", "metrics.`rldk/a
 
 def view_path(experiment_id: str) -> str:
     """Address of the view's page below the server's, which works as a link inside MLflow as well."""
-    query = f"workflowType=machine_learning&viewStateShareKey={VIEW_ID}&compareRunsMode=CHART"
+    query = f"{KIND}&viewStateShareKey={VIEW_ID}&compareRunsMode=CHART"
     return f"#/experiments/{experiment_id}/runs?{query}"
 
 
-def page_path(experiment_id: str, run_id: str) -> str:
-    """Address of a run's first page, with its note, below the server's."""
-    return f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+def run_path(experiment_id: str, run_id: str, part: str = "") -> str:
+    """Address of a run's page with its note, or of one of its parts, below the server's."""
+    place = f"#/experiments/{experiment_id}/runs/{run_id}" + (f"/{part}" if part else "")
+    return f"{place}?{KIND}"
 
 
-def run_path(experiment_id: str, run_id: str) -> str:
-    """Address of a run's charts below the server's."""
-    return f"#/experiments/{experiment_id}/runs/{run_id}/model-metrics"
+def models_path(experiment_id: str) -> str:
+    """Address of the experiment's models, which are the checkpoints of its runs, below the server's."""
+    return f"#/experiments/{experiment_id}/models?{KIND}"
 
 
 def view_state(chosen: Sequence[Section], series: Collection[str]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from rldk_tracking.keys import lookup
 LENGTH = 8000
 """MLflow cuts a longer note."""
 ROWS = 20
+GAP = "&ensp;"
+"""MLflow sets the columns of a table side by side without any."""
 SHOWN = (
     "rldk/health/score",
     "rldk/health/convergence",
@@ -31,19 +33,29 @@ SHOWN = (
 
 
 def note(
-    status: str, step: int | None, row: Mapping[str, float], told: Sequence[Episode], links: Mapping[str, str]
+    status: str,
+    step: int | None,
+    row: Mapping[str, float],
+    told: Sequence[Episode],
+    links: Mapping[str, str],
+    picture: str = "",
 ) -> str:
     """The note, at most `LENGTH` characters.
 
     Args:
         status, step, row, told: see `verdict`.
         links: text to address, made here and not by strangers.
+        picture: address of the picture of what broke; empty for none.
     """
-    head = [f"**{escaped(verdict(status, step, row, told))}**"]
+    gravest = next((e for e in by_weight(told) if e.ended is None and e.severity != "info"), None)
+    head = [f"**{escaped(verdict(status, step, row, told))}**{f' {escaped(gravest.message)}' if gravest else ''}"]
     if links:
         head.append(" · ".join(f"[{text}]({address})" for text, address in links.items()))
+    if picture:
+        head.append(f"![The alerts and their series over the steps]({picture})")
     values = [(key, row[key]) for key in SHOWN if key in row]
-    tail = [table(("series", "last value", "unit", "meaning"), [_value(*pair) for pair in values])] if values else []
+    columns = ("series", "last value", "unit", "meaning")
+    tail = [table(columns, [_value(*pair) for pair in values], GAP)] if values else []
     shown = by_weight(told)[:ROWS]
     while True:
         parts = [*head, *_alerts(shown, len(told)), *tail]
@@ -66,7 +78,7 @@ def _alerts(shown: Sequence[Episode], total: int) -> list[str]:
         )
         for episode in shown
     ]
-    parts = [table(("alert", "state", "since step", "what", "what to try"), rows)]
+    parts = [table(("alert", "state", "since step", "what", "what to try"), rows, GAP)]
     if total > len(shown):
         parts.append(f"{total - len(shown)} more in rldk/alerts.json.")
     return parts

@@ -3,6 +3,7 @@
 | what | where | when |
 |---|---|---|
 | charts | the experiment's saved view, see `rldk_tracking.charts.mlflow` | where a run has data for new charts |
+| picture of what broke | artifact `rldk/charts/overview.svg`, and in the note | with the note |
 | note | `mlflow.note.content`, where that is empty or ours | first row, status, alerts, every minute |
 | colour | `mlflow.runColor`, where that is empty or ours | with the note |
 | report | artifact `rldk/report.html` | at the end |
@@ -19,7 +20,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import requests
 
@@ -27,8 +28,9 @@ from rldk_tracking.charts.announce import announce
 from rldk_tracking.charts.earlier import Earlier
 from rldk_tracking.charts.episodes import episodes, verdict, worst_open
 from rldk_tracking.charts.heatmap import Heatmap
-from rldk_tracking.charts.mlflow import SINCE, View, page_path, run_path, view_path
+from rldk_tracking.charts.mlflow import SINCE, View, models_path, run_path, view_path
 from rldk_tracking.charts.note import note
+from rldk_tracking.charts.overview import overview
 from rldk_tracking.charts.report import Report
 from rldk_tracking.charts.series import Thinned
 from rldk_tracking.health.alert import Alert, Severity
@@ -40,6 +42,7 @@ NOTE = "mlflow.note.content"
 NOTE_MARK = "rldk.note"
 COLOUR = "mlflow.runColor"
 REPORT_FILE = "rldk/report.html"
+OVERVIEW_FILE = "rldk/charts/overview.svg"
 REFRESH_SECONDS = 60.0
 LOCAL = "http://127.0.0.1:5000"
 """Where `mlflow ui` serves a local store."""
@@ -92,6 +95,7 @@ class RunPage:
         self._said: set[str] = set()
         self._heatmaps: dict[str, Heatmap] = {}
         self._first: int | None = None
+        self._pictured = self._is_on_this_disk = self._has_checkpoints = False
 
     def row(self, metrics: Mapping[str, float], step: int) -> None:
         """A row that the store has taken, under the names that it has there."""
@@ -109,6 +113,10 @@ class RunPage:
     def heatmap(self, key: str, heatmap: Heatmap) -> None:
         """A heat-map that the store has taken as the artifact `<key>.svg`."""
         self._heatmaps[key] = heatmap
+
+    def checkpoint(self) -> None:
+        """The store has a model for a checkpoint."""
+        self._has_checkpoints = True
 
     def alert(self, alerts: Sequence[Alert]) -> None:
         """All alerts of the run so far."""
@@ -128,8 +136,9 @@ class RunPage:
             self._point_out()
 
     def refresh(self) -> None:
-        """Write note and colour anew."""
+        """Make picture, note and colour anew."""
         self._due = time.monotonic() + REFRESH_SECONDS
+        self._shielded("the picture", self._store_overview)
         self._shielded("the note", self._write_note)
 
     def links(self) -> dict[str, str]:
@@ -137,7 +146,7 @@ class RunPage:
         found = {}
         if self._view is not None and self._view.there:
             found["Charts of all runs"] = view_path(self._experiment_id)
-        found["Charts of this run"] = run_path(self._experiment_id, self._run_id)
+        found["Charts of this run"] = run_path(self._experiment_id, self._run_id, "model-metrics")
         if self._alerts:
             found["Alerts"] = self._artifact("rldk/alerts.json")
         for key, name in PICTURES.items():
@@ -145,17 +154,19 @@ class RunPage:
                 found[name] = self._artifact(f"{key}.svg")
         if self._status in ENDED:
             found["Report"] = self._artifact(REPORT_FILE)
+        if self._has_checkpoints:
+            found["Checkpoints"] = models_path(self._experiment_id)
         return found
 
     def _artifact(self, path: str) -> str:
-        return f"#/experiments/{self._experiment_id}/runs/{self._run_id}/artifacts/{quote(path)}"
+        return run_path(self._experiment_id, self._run_id, f"artifacts/{quote(path)}")
 
     def _point_out(self) -> None:
         links = self.links()
         if self._status in ENDED:
             told = episodes(self._alerts)
             announce(verdict(self._status, self._past.step, self._past.row, told))
-            announce(f"the run, with what to try: {self._address(page_path(self._experiment_id, self._run_id))}")
+            announce(f"the run, with what to try: {self._address(run_path(self._experiment_id, self._run_id))}")
         name, path = next(iter(links.items()))
         hint = "" if is_server(self._place) else f" (served by `mlflow ui --backend-store-uri {self._place}`)"
         announce(f"{name[0].lower()}{name[1:]} in MLflow: {self._address(path)}{hint}")
@@ -163,13 +174,27 @@ class RunPage:
     def _address(self, path: str) -> str:
         return f"{self._place.rstrip('/') if is_server(self._place) else LOCAL}/{path}"
 
+    def _store_overview(self) -> None:
+        picture = overview(episodes(self._alerts), self._past.series)
+        if picture:
+            self._client.log_text(self._run_id, picture, OVERVIEW_FILE)
+            self._pictured = True
+
+    def _picture(self) -> str:
+        """Address of the picture for the note; empty where the server cannot read what this process has stored."""
+        if not self._pictured or (is_server(self._place) and self._is_on_this_disk):
+            return ""
+        # The step keeps browsers from showing an old version.
+        return f"get-artifact?path={quote(OVERVIEW_FILE)}&run_uuid={self._run_id}&step={self._past.step}"
+
     def _write_note(self) -> None:
-        tags = self._client.get_run(self._run_id).data.tags
-        told = episodes(self._alerts)
+        run = self._client.get_run(self._run_id)
+        tags, told = run.data.tags, episodes(self._alerts)
+        self._is_on_this_disk = urlsplit(run.info.artifact_uri or "").scheme in ("", "file")
         wanted: dict[str, str] = {}
         present = tags.get(NOTE, "")
         if not present.strip() or tags.get(NOTE_MARK) == _digest(present):
-            text = note(self._status, self._past.step, self._past.row, told, self.links())
+            text = note(self._status, self._past.step, self._past.row, told, self.links(), self._picture())
             wanted |= {NOTE: text, NOTE_MARK: _digest(text)}
         ours = {shade for shades in COLOURS.values() for shade in shades}
         if tags.get(COLOUR, "") in {"", *ours}:

@@ -4,6 +4,7 @@ W&B keeps each of them as an artifact version, so they are made anew only now an
 
 | key | what |
 |---|---|
+| rldk/charts/overview | the alerts on a time line, and the series that they are about |
 | rldk/charts/reward_distribution, layer_gradients | the heat-map as a picture |
 | ..._table | the same as a table, which the saved view draws |
 | ..._histogram | where it is a distribution, the latest steps' part of it, which W&B lines up over the steps |
@@ -17,8 +18,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rldk_tracking.charts.cadence import Cadence
 from rldk_tracking.charts.episodes import by_weight, episodes, verdict
 from rldk_tracking.charts.heatmap import Heatmap
+from rldk_tracking.charts.overview import overview
 from rldk_tracking.charts.report import Report
 from rldk_tracking.charts.series import Thinned
 from rldk_tracking.health.alert import Alert
@@ -36,31 +39,26 @@ class RunPanels:
     Args:
         wandb: the module.
         info: what is known of the training.
-        interval: steps between two versions of a panel.
         most: points of a series that are kept.
         resumed_after: the last step that the run holds of an earlier process.
     """
 
-    def __init__(
-        self, wandb: Any, info: RunInfo, interval: int = 500, most: int = 200, resumed_after: int | None = None
-    ) -> None:
+    def __init__(self, wandb: Any, info: RunInfo, most: int = 200, resumed_after: int | None = None) -> None:
         self._wandb = wandb
         self._info = info
-        self._interval = interval
         self._resumed_after = resumed_after
         self._past = Thinned(most)
         self._alerts: list[Alert] = []
         self._heatmaps: dict[str, Heatmap] = {}
-        self._drawn_at: int | None = None
+        self._cadence = Cadence()
 
     def row(self, metrics: Mapping[str, float], step: int) -> dict[str, Any]:
         """Take a row. Returns the panels to log beside it, none where their turn has not come."""
         self._past.add(metrics, step)
-        if self._drawn_at is None:
-            self._drawn_at = step
-        if step - self._drawn_at < self._interval:
+        self._cadence.count()
+        if not self._cadence.due:
             return {}
-        self._drawn_at = step
+        self._cadence.done()
         return self.panels()
 
     def alert(self, alert: Alert) -> None:
@@ -103,6 +101,10 @@ class RunPanels:
         """The panels for which there is data."""
         found: dict[str, Any] = {}
         series = self._past.series
+        told = episodes(self._alerts)
+        picture = overview(told, series)
+        if picture:
+            found[f"{PREFIX}/overview"] = self._wandb.Html(picture, inject=False)
         kl = next((key for key in ("rldk/kl/ref_k3", "rldk/kl/ref_k1") if key in series), None)
         if kl is not None and "rldk/reward/mean" in series:
             reward = dict(series["rldk/reward/mean"])
@@ -110,11 +112,10 @@ class RunPanels:
             table = self._wandb.Table(columns=["kl", "reward", "global_step"], data=points)
             chart = self._wandb.plot.scatter(table, "kl", "reward", title="Reward against KL")
             found[f"{PREFIX}/reward_against_kl"] = chart
-        if self._alerts:
-            told = by_weight(episodes(self._alerts))
+        if told:
             rows = [
                 [e.rule, e.severity, e.first_step, e.step, e.ended, e.value, e.threshold, e.message, e.advice, e.key]
-                for e in told
+                for e in by_weight(told)
             ]
             found[f"{PREFIX}/alerts"] = self._wandb.Table(columns=ALERT_COLUMNS, data=rows, allow_mixed_types=True)
         return found

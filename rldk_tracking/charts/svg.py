@@ -67,13 +67,18 @@ def line_chart(
     return _svg(WIDTH, HEIGHT, parts)
 
 
+def time_line_height(told: Sequence[Episode]) -> int:
+    """Of the picture that `time_line` makes."""
+    return LANE * len(told) + 26
+
+
 def time_line(told: Sequence[Episode], first: int, last: int) -> str:
     """One lane for each episode, from where it was first seen to its end, over the steps of the run."""
     if not told:
         return ""
     last = max(last, first + 1)
     width, left = 2 * WIDTH, 190
-    height = LANE * len(told) + 26
+    height = time_line_height(told)
 
     def x(step: float) -> float:
         return left + (width - left - 20) * (min(max(step, first), last) - first) / (last - first)
@@ -91,11 +96,21 @@ def time_line(told: Sequence[Episode], first: int, last: int) -> str:
             f'<rect x="{x(episode.first_step):.1f}" y="{top + 2}" width="{bar:.1f}" height="{LANE - 8}" rx="2" '
             f'fill="{fill}"><title>{about}</title></rect>'
         )
+        parts.append(_beside(x(episode.first_step), x(episode.first_step) + bar, left, top + 12, episode.first_step))
     axis = LANE * len(told) + 6
     parts.append(f'<line x1="{left}" x2="{width - 20}" y1="{axis}" y2="{axis}" stroke="#888"/>')
     for tick in (first, (first + last) // 2, last):
         parts.append(_text(x(tick), axis + 14, str(tick), "middle"))
     return _svg(width, height, parts)
+
+
+def _beside(begin: float, end: float, left: float, y: float, step: int) -> str:
+    """The step at which a bar begins, where there is room for it: before the bar, else behind it, else in it."""
+    if begin - left > 60:
+        return _text(begin - 4, y, f"step {step}", "end")
+    if end + 70 < 2 * WIDTH:
+        return _text(end + 4, y, f"step {step}", "start")
+    return _text(begin + 4, y, f"step {step}", "start").replace('fill="#444"', 'fill="white"')
 
 
 def _range(values: Sequence[float], bounds: tuple[float, float] | None, logarithmic: bool) -> tuple[float, float]:

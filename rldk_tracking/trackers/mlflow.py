@@ -175,6 +175,7 @@ class MLflowTracker(Tracker):
             log_model(self._mlflow, client, str(self.run_id), str(self.experiment_id), name, taken, params, step)
         # A model's numbers are the run's as well: a row of the same step must not bring them a second time.
         self._of_model = {(key, step) for key in taken}
+        self._run_page().checkpoint()
 
     def alert(self, alert: Alert) -> None:
         """MLflow has no alerts: the run's tags say what is open, and a table tells the whole story."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rldk_tracking.charts.distribution import Distribution
 from rldk_tracking.charts.heatmap import Heatmap
 
-VALUES = st.floats(-1e6, 1e6, allow_nan=False)
+VALUES = st.floats(-1e6, 1e6, allow_nan=False, allow_subnormal=False)
 
 
 def made(batches: list[list[float]], bins: int = 8, steps: int = 4) -> Heatmap | None:

@@ -14,6 +14,7 @@ from rldk_tracking.charts.mlflow import (
     TAG_LENGTH,
     VIEW_TAG,
     View,
+    models_path,
     packed,
     run_path,
     unpacked,
@@ -182,4 +183,6 @@ def test_addresses() -> None:
     assert view_path("7").startswith("#/experiments/7/runs?")
     assert "viewStateShareKey=rldk-rl-health" in view_path("7")
     assert "compareRunsMode=CHART" in view_path("7")
-    assert run_path("7", "abc") == "#/experiments/7/runs/abc/model-metrics"
+    assert run_path("7", "abc") == "#/experiments/7/runs/abc?workflowType=machine_learning"
+    assert run_path("7", "abc", "artifacts") == "#/experiments/7/runs/abc/artifacts?workflowType=machine_learning"
+    assert models_path("7") == "#/experiments/7/models?workflowType=machine_learning"

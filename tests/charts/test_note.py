@@ -24,13 +24,21 @@ def test_quoted_series_are_documented() -> None:
 
 def test_verdict_links_alerts_and_values(make_alert: Make) -> None:
     text = note("warning", 40, ROW, episodes([make_alert()]), LINKS)
-    page = RENDERER.render(text)
-    assert text.startswith("**Running, step 40. Warning&#58; kl.high since step 10.**")
+    page = RENDERER.render(text).replace("\u2002", "")
+    assert text.startswith("**Running, step 40. Warning&#58; kl.high since step 10.** KL to the reference is 0.31")
     assert '<a href="#/experiments/1/runs?compareRunsMode=CHART">Charts</a>' in page
     assert "<td>kl.high</td>\n<td>warning, open</td>\n<td>10</td>" in page
     assert "<td>Lower the learning rate or raise beta.</td>" in page
     assert "<td>rldk/kl/ref_k3</td>\n<td>0.31</td>\n<td>nats per token</td>" in page
     assert "ref_k2" not in page
+
+
+def test_the_picture_comes_before_the_tables(make_alert: Make) -> None:
+    page = RENDERER.render(note("warning", 40, ROW, episodes([make_alert()]), LINKS, "get-artifact?path=a.svg&step=40"))
+    assert (
+        page.index("Report</a>") < page.index('<img src="get-artifact?path=a.svg&amp;step=40"') < page.index("<table>")
+    )
+    assert "<img" not in RENDERER.render(note("warning", 40, ROW, episodes([make_alert()]), LINKS))
 
 
 def test_without_alerts_there_is_no_table_of_them() -> None:

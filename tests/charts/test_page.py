@@ -17,6 +17,7 @@ from rldk_tracking.charts.page import (
     COLOUR,
     COLOURS,
     NOTE,
+    OVERVIEW_FILE,
     REPORT_FILE,
     RunPage,
     colour,
@@ -114,6 +115,28 @@ def test_a_run_without_rows_gets_nothing(run: Run) -> None:
     run.page.status("finished", [])
     assert NOTE not in run.tags
     assert run.client.list_artifacts(run.id) == []
+
+
+def test_the_note_shows_what_broke(run: Run, make_alert: Make) -> None:
+    run.page.row(ROW, 1)
+    run.page.alert([make_alert(step=1, first_step=1)])
+    picture = str(run.mlflow.artifacts.load_text(f"runs:/{run.id}/{OVERVIEW_FILE}"))
+    assert ">kl.high</text>" in picture
+    assert f"](get-artifact?path=rldk/charts/overview.svg&run_uuid={run.id}&step=1)" in run.tags[NOTE]
+
+
+def test_a_picture_that_the_server_cannot_read_is_not_in_the_note(client: Any, old_server: str) -> None:
+    # The artifacts of this store lie on the disk of the training's machine.
+    run = Run(client, place=old_server)
+    run.page.row(ROW, 1)
+    assert "get-artifact" not in run.tags[NOTE]
+
+
+def test_checkpoints_are_linked_where_there_are_any(run: Run) -> None:
+    run.page.row(ROW, 1)
+    assert "Checkpoints" not in run.page.links()
+    run.page.checkpoint()
+    assert run.page.links()["Checkpoints"] == f"#/experiments/{run.experiment}/models?workflowType=machine_learning"
 
 
 def test_a_note_of_the_user_stays(run: Run) -> None:
