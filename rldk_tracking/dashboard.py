@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from rldk_tracking.charts.announce import announce
 from rldk_tracking.charts.mlflow import VIEW_TAG, view_path
 
 logger = logging.getLogger(__name__)
@@ -34,8 +35,9 @@ class RLDKDashboard:
         output_dir: a folder with an MLflow store, `mlflow.db`. Without it the store that MLflow is set to, or the
             project of the W&B run that is open in this process.
         port: of the server on this machine, 0 for any that is free. It is reached from this machine only.
-        auto_refresh: kept from dashboards of old. The pages of MLflow and W&B follow a running training by themselves
-            and have a switch for it, so there is nothing to be set here.
+        auto_refresh: True, because the pages follow a running training by themselves: the saved view is written with
+            MLflow's auto-refresh on, every 30 seconds, and W&B's workspace is live. False cannot be had from here,
+            since a view is everybody's, and is answered with a warning that says where a person switches it off.
 
     Raises:
         ValueError: `port` is none, or `output_dir` has no store.
@@ -49,8 +51,14 @@ class RLDKDashboard:
         self.output_dir = None if output_dir is None else Path(output_dir).resolve()
         if self.output_dir is not None and not (self.output_dir / STORE).is_file():
             raise ValueError(f"{self.output_dir} has no {STORE}.")
+        if not auto_refresh:
+            logger.warning(
+                "rldk: auto_refresh=False has no effect, the tracker's pages refresh by themselves. To hold them, "
+                "switch off Auto-refresh on MLflow's page (the three dots beside the search field), or hide the run in "
+                "W&B."
+            )
         self.port = port
-        self.auto_refresh = auto_refresh
+        self.auto_refresh = True
         self._process: subprocess.Popen[bytes] | None = None
         self._log: Any = None
 
@@ -64,7 +72,7 @@ class RLDKDashboard:
         address = self._wandb_page() if self.output_dir is None else None
         if address is None:
             address = self._mlflow_page()
-        logger.info("RL health: %s", address)
+        announce(f"charts: {address}")
         return address
 
     def stop(self) -> None:

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from rldk_tracking import RLDKDashboard
-from rldk_tracking.charts.mlflow import VIEW_TAG, View, view_path
+from rldk_tracking.charts.mlflow import VIEW_TAG, View, unpacked, view_path
 
 mlflow = pytest.importorskip("mlflow", reason="needs mlflow")
 
@@ -62,14 +62,31 @@ def test_it_serves_the_store_and_stops(store: Path) -> None:
     dashboard.stop()
 
 
+def test_the_view_that_it_opens_refreshes_by_itself(store: Path) -> None:
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{store / 'mlflow.db'}")
+    (tag,) = [e.tags[VIEW_TAG] for e in client.search_experiments() if VIEW_TAG in e.tags]
+    assert unpacked(tag)["autoRefreshEnabled"] is True
+    # MLflow's page knows the setting under that name, and keeps it with a view.
+    scripts = (Path(mlflow.__file__).parent / "server" / "js" / "build" / "static" / "js").glob("main.*.js")
+    assert any('"compareRunCharts"' in text and '"autoRefreshEnabled"' in text for text in map(Path.read_text, scripts))
+
+
+def test_what_cannot_be_switched_off_from_here_is_said(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert RLDKDashboard(store).auto_refresh is True
+    assert caplog.text == ""
+    assert RLDKDashboard(store, auto_refresh=False).auto_refresh is True
+    assert "auto_refresh=False has no effect" in caplog.text
+
+
 def test_a_server_that_is_there_is_not_started_again(
-    no_wandb: None, store: Path, monkeypatch: pytest.MonkeyPatch
+    no_wandb: None, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "https://me:secret@mlflow.example.org/")
     local = mlflow.MlflowClient(tracking_uri=f"sqlite:///{store / 'mlflow.db'}")
     monkeypatch.setattr(mlflow, "MlflowClient", lambda tracking_uri: local)
     monkeypatch.setattr(subprocess, "Popen", None)
     assert RLDKDashboard().start_dashboard() == f"https://mlflow.example.org/{view_of(store)}"
+    assert capsys.readouterr().err == f"rldk: charts: https://mlflow.example.org/{view_of(store)}\n"
 
 
 def test_for_wandb_it_names_the_projects_page(monkeypatch: pytest.MonkeyPatch) -> None:

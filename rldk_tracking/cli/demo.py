@@ -136,6 +136,7 @@ def quieten() -> None:
         "HF_HUB_OFFLINE": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "WANDB_SILENT": "true",
+        "RLDK_SILENT": "true",  # the addresses are told at the end, for both runs
         "TOKENIZERS_PARALLELISM": "false",
         "TRL_EXPERIMENTAL_SILENCE": "1",
     }.items():

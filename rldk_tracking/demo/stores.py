@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rldk_tracking.charts.mlflow import view_path
+from rldk_tracking.charts.mlflow import run_path, view_path
 
 if TYPE_CHECKING:
     from rldk_tracking.trackers.base import Tracker
@@ -83,7 +83,7 @@ class MLflowStore(Store):
 
         info = mlflow.last_active_run().info
         self._both = f"{SERVER}/{view_path(info.experiment_id)}"
-        self._pages.append(f"  {name:<18}{SERVER}/#/experiments/{info.experiment_id}/runs/{info.run_id}")
+        self._pages.append(f"  {name:<18}{SERVER}/{run_path(info.experiment_id, info.run_id)}")
 
     def how_to_open(self) -> list[str]:
         return [
