@@ -18,8 +18,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from rldk_tracking.checkpoint.findings import Level, Scan
 from rldk_tracking.checkpoint.record import from_dict
-from rldk_tracking.checkpoint.scan import Level, Scan
 
 logger = logging.getLogger(__name__)
 

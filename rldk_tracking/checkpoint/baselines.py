@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from rldk_tracking.checkpoint.findings import Scan, step_of
 from rldk_tracking.checkpoint.kept import KeptWeights
-from rldk_tracking.checkpoint.scan import Scan, step_of
 
 logger = logging.getLogger(__name__)
 

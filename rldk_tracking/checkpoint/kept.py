@@ -11,7 +11,7 @@ import os
 import shutil
 from pathlib import Path
 
-from rldk_tracking.checkpoint.scan import step_of
+from rldk_tracking.checkpoint.findings import step_of
 
 FOLDER = "_rldk_kept"
 WEIGHTS = ("model", "pytorch_model", "adapter_model")

@@ -7,8 +7,8 @@ import json
 import torch
 import torch.distributed as dist
 
+from rldk_tracking.checkpoint.findings import Scan
 from rldk_tracking.checkpoint.record import from_dict, merge, to_dict
-from rldk_tracking.checkpoint.scan import Scan
 
 
 def gather(found: Scan) -> Scan:

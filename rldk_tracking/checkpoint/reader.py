@@ -91,6 +91,10 @@ class Checkpoint:
         """Whether the tensor is of a floating type that this module reads."""
         return self.entries[name].dtype in FLOATING
 
+    def has_elements(self, name: str) -> bool:
+        """Whether the tensor is of any type that this module reads."""
+        return self.entries[name].dtype in RAW
+
     def blocks(self, name: str, elements: int) -> Iterator[Array]:
         """Consecutive elements of one tensor, flat and undecoded, as views valid until the next one is taken.
 

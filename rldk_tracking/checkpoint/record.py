@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rldk_tracking.checkpoint.entries import Entry
+from rldk_tracking.checkpoint.findings import Scan
 from rldk_tracking.checkpoint.integrity import Problem
-from rldk_tracking.checkpoint.scan import Scan
 from rldk_tracking.checkpoint.statistics import Drift, TensorStatistics
 
 
@@ -23,6 +23,7 @@ def to_dict(found: Scan) -> dict[str, Any]:
         "seconds": found.seconds,
         "adapter_norm": found.adapter_norm,
         "adapter_ratio": found.adapter_ratio,
+        "differing": found.differing,
         "problems": [asdict(problem) for problem in found.problems],
         "entries": {
             name: [entry.dtype, list(entry.shape), str(entry.file), entry.start, entry.stop]
@@ -46,6 +47,7 @@ def from_dict(record: dict[str, Any]) -> Scan:
         seconds=float(record["seconds"]),
         adapter_norm=record["adapter_norm"],
         adapter_ratio=record["adapter_ratio"],
+        differing={str(label): int(count) for label, count in record["differing"].items()},
         problems=[Problem(**fields) for fields in record["problems"]],
         entries={
             name: Entry(name, dtype, tuple(shape), Path(file), start, stop)
@@ -61,6 +63,8 @@ def merge(parts: Sequence[Scan]) -> Scan:
     tensors = {name: statistics for part in parts for name, statistics in part.tensors.items()}
     whole.tensors = {name: tensors[name] for name in whole.entries if name in tensors}
     whole.problems = list(dict.fromkeys(problem for part in parts for problem in part.problems))
+    labels = dict.fromkeys(label for part in parts for label in part.differing)
+    whole.differing = {label: sum(part.differing.get(label, 0) for part in parts) for label in labels}
     whole.seconds = max(part.seconds for part in parts)
     return whole
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rldk_tracking.checkpoint import score
-from rldk_tracking.checkpoint.scan import Scan
+from rldk_tracking.checkpoint.findings import Scan
 from rldk_tracking.metrics.quantiles import spread
 
 GIB = float(1 << 30)
@@ -51,9 +51,10 @@ def _compared(found: Scan, kinds: Sequence[str]) -> dict[str, float | None]:
     previous, unchanged = found.drift("previous"), found.unchanged("previous")
     if "previous" in found.compared:
         row["rldk/checkpoint/changed_tensors"] = float(kinds.count("changed"))
-    if previous is None or unchanged is None:
+    if unchanged is not None:
+        row["rldk/checkpoint/unchanged"] = float(unchanged)
+    if previous is None:
         return row
-    row["rldk/checkpoint/unchanged"] = float(unchanged)
     row["rldk/checkpoint/cosine_previous"] = previous.cosine
     drifts = [found.drift("previous", layer) for layer in found.layers()]
     relative = [drift.relative for drift in drifts if drift is not None]

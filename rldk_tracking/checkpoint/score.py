@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from rldk_tracking.checkpoint.scan import Scan
+from rldk_tracking.checkpoint.findings import Scan
 
 LOW = 0.5
 """A score below this is a warning: a layer at twice its norm, weights at 60 degrees to what they were."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rldk_tracking.checkpoint.scan import Scan
+    from rldk_tracking.checkpoint.findings import Scan
 
 HEALTHY, WARNING, CRITICAL, UNREADABLE = range(4)
 """Exit codes."""
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def checkpoints_in(path: Path) -> list[Path]:
     """The checkpoints below a folder by step, or the path itself where it is one."""
-    from rldk_tracking.checkpoint.scan import step_of
+    from rldk_tracking.checkpoint.findings import step_of
 
     found = {step: child for child in path.glob("checkpoint-*") if (step := step_of(child)) is not None}
     return [found[step] for step in sorted(found)] or [path]

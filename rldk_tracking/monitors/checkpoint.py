@@ -13,7 +13,7 @@ import torch
 from rldk_tracking.checkpoint import report
 from rldk_tracking.checkpoint.background import BackgroundScans
 from rldk_tracking.checkpoint.baselines import Baselines
-from rldk_tracking.checkpoint.scan import Scan
+from rldk_tracking.checkpoint.findings import Scan
 from rldk_tracking.monitors.base import Monitor
 from rldk_tracking.monitors.checkpoint_log import CheckpointLog
 from rldk_tracking.monitors.memory import MemoryLog

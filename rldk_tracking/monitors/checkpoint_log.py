@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rldk_tracking.checkpoint import report, score
+from rldk_tracking.checkpoint.findings import Scan
 from rldk_tracking.checkpoint.heatmap import heatmap
 from rldk_tracking.checkpoint.integrity import disk
-from rldk_tracking.checkpoint.scan import Scan
 from rldk_tracking.run import Run
 
 logger = logging.getLogger(__name__)

@@ -96,6 +96,11 @@ class OptimizerProbe:
             )
             return
         self._find_parameters(self._optimizer)
+        if level != "light" and not type(self._optimizer).__module__.startswith("torch.optim"):
+            self._lacks(
+                f"{type(self._optimizer).__name__} keeps its state in a form of its own: rldk/update/adam_rms cannot "
+                "be read, and how far weights move is estimated from a sample of them"
+            )
         self._handles = [
             self._optimizer.register_step_pre_hook(self._before_step),
             self._optimizer.register_step_post_hook(self._after_step),

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from rldk_tracking.checkpoint.baselines import Baselines
+from rldk_tracking.checkpoint.findings import Scan
 from rldk_tracking.checkpoint.kept import FOLDER
-from rldk_tracking.checkpoint.scan import Scan, scan
+from rldk_tracking.checkpoint.scan import scan
 
 
 def save(saved: Any, folder: Path, step: int) -> Path:

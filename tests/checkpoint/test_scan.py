@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from rldk_tracking.checkpoint import report, score
 from rldk_tracking.checkpoint.entries import Entry
-from rldk_tracking.checkpoint.scan import ScanCancelledError, scan, shares, step_of
+from rldk_tracking.checkpoint.findings import step_of
+from rldk_tracking.checkpoint.measuring import ScanCancelledError
+from rldk_tracking.checkpoint.scan import scan, shares
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import rules_for
 from rldk_tracking.keys import lookup

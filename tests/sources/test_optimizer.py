@@ -266,6 +266,32 @@ def test_a_foreign_optimizer_is_named_once(caplog: pytest.LogCaptureFixture) -> 
     assert "NotAnOptimizer" in caplog.text
 
 
+class SignDescent(torch.optim.Optimizer):
+    """An optimizer that torch does not know."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": 1e-2})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.sub_(group["lr"] * parameter.grad.sign())
+
+
+def test_what_an_optimizer_of_another_library_does_not_tell(caplog: pytest.LogCaptureFixture) -> None:
+    model = Tied()
+    probe = OptimizerProbe(SignDescent(model.parameters()), model, "full")
+    for seed in range(2):
+        backward(model, seed)
+        probe._optimizer.step()  # type: ignore[union-attr, call-arg]
+        found = read(probe)
+    assert found["rldk/update/effective_lr"] == pytest.approx(1e-2, rel=0.05)
+    assert "rldk/update/adam_rms" not in found
+    assert len(probe.missing) == 1
+    assert caplog.text.count("SignDescent keeps its state in a form of its own") == 1
+
+
 def test_parameters_that_the_model_does_not_name(caplog: pytest.LogCaptureFixture) -> None:
     model, other = Tied(), torch.nn.Parameter(torch.ones(3))
     probe = OptimizerProbe(torch.optim.SGD([*model.parameters(), other], lr=0.1), model)
