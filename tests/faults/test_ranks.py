@@ -20,11 +20,11 @@ SCRIPT = ROOT / "tests" / "faults" / "ranks_script.py"
 STOP = {"kl.high": {"threshold": -1.0, "persistence": (1, 1), "warm_up_steps": 0, "severity": "critical"}}
 
 
-def launch(world_size: int, folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+def launch(world_size: int, folder: Path, script: Path = SCRIPT, **options: Any) -> subprocess.CompletedProcess[str]:
     options["folder"] = str(folder)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world_size}"]
     return subprocess.run(
-        [*command, str(SCRIPT), json.dumps(options)],
+        [*command, str(script), json.dumps(options)],
         capture_output=True,
         text=True,
         timeout=240,

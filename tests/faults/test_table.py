@@ -1,0 +1,30 @@
+"""The table of the README, with few steps and of its cheapest lines, so that what makes it stays whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.faults.bench import Line
+from tests.faults.table import COLUMNS, FAULTS, measure, shown
+
+
+def test_cheap_lines(tmp_path: Path) -> None:
+    lines = measure(["none", "429", "full-store"], 12, tmp_path)
+    assert [line.fault for line in lines] == [FAULTS[name][0] for name in ("none", "429", "full-store")]
+    for line in lines:
+        assert (line.steps, line.produced, line.stored, line.lost, line.doubled) == (12, 12, 12, 0, 0)
+        assert line.stall is not None
+        assert line.own is not None
+        assert 0 < line.own <= line.stall
+    assert [bool(line.refused) for line in lines] == [False, True, True], "a fault that nobody noticed is none"
+
+
+def test_shown() -> None:
+    lines = [Line("no fault", 5, 5, 5, 0, 0, 0, 12.34, 1.0, 0.5), Line("SIGKILL", 5, 4, 4, 0, 0)]
+    head, rule, *rows = shown(lines, markdown=True).splitlines()
+    assert head.count("|") == rule.count("|") == len(COLUMNS) + 1
+    assert rows == [
+        "| no fault | 5 | 5 | 5 | 0 | 0 | 0 | 12.3 | 1.0 | 0.5 |",
+        "| SIGKILL | 5 | 4 | 4 | 0 | 0 |  |  |  |  |",
+    ]
+    assert "12.3" in shown(lines, markdown=False)
