@@ -7,14 +7,17 @@ from rldk_tracking.health.rules import Rule
 RULES = (
     Rule(
         id="memory.high",
-        keys=("rldk/resources/gpu_memory_reserved_gib",),
-        condition="share_of",
-        parameters={"share": 0.95},
-        settings={"total": "gpu_memory_total_gib"},
+        keys=("rldk/resources/gpu_memory_fraction", "rldk/resources/host_memory_fraction"),
+        condition="levels",
+        parameters={
+            "limits": {"rldk/resources/gpu_memory_fraction": 0.95, "rldk/resources/host_memory_fraction": 0.95},
+            "clear": 0.95,
+        },
         persistence=(5, 6),
         cooldown_steps=100,
-        message="{value:.1f} of {total:.1f} GiB of the GPU's memory are in use.",
-        advice="Smaller micro-batches with more accumulation, gradient checkpointing, shorter completions.",
+        message="{value:.0%} of the memory are in use (limit {threshold:.0%}): {key}.",
+        advice="GPU: smaller micro-batches with more accumulation, gradient checkpointing, shorter completions. Host: "
+        "fewer data loader workers, and see whether memory.leak fires.",
         quotes=("per_device_train_batch_size", "gradient_checkpointing", "max_completion_length"),
     ),
     Rule(
@@ -31,17 +34,10 @@ RULES = (
     Rule(
         id="throughput.drop",
         keys=("rldk/throughput/tokens_per_second",),
-        condition="shift",
-        parameters={
-            "direction": "down",
-            "share": 2.0,
-            "log": True,
-            "agree": "rldk/throughput/samples_per_second",
-            "accept_after": 200,
-        },
-        persistence=(15, 15),
+        condition="slowdown",
+        parameters={"share": 2.0, "agree": "rldk/throughput/samples_per_second", "accept_after": 200},
         cooldown_steps=100,
-        message="{value:.3g} per second, usually {normal:.3g}.",
+        message="{value:.3g} tokens per second, usually {normal:.3g}.",
         advice="Look at step times by rank, at the sampler and at whether memory swaps.",
     ),
     Rule(

@@ -11,7 +11,7 @@ from rldk_tracking.health.conditions.growth import Growth
 from rldk_tracking.health.conditions.hacking import Hacking
 from rldk_tracking.health.conditions.jump import Jump
 from rldk_tracking.health.conditions.level import Level
-from rldk_tracking.health.conditions.levels import Levels, ShareOf
+from rldk_tracking.health.conditions.levels import Levels
 from rldk_tracking.health.conditions.motion import RateResponse, Still
 from rldk_tracking.health.conditions.shift import Shift
 from rldk_tracking.health.conditions.signal import Ties
@@ -31,7 +31,6 @@ CONDITIONS: dict[str, type[Condition]] = {
     "level": Level,
     "levels": Levels,
     "rate_response": RateResponse,
-    "share_of": ShareOf,
     "shift": Shift,
     "slowdown": Slowdown,
     "still": Still,

@@ -29,7 +29,8 @@ class Hacking(Condition):
         held_out: keys of scores that are not optimised; the first that appears is used.
         lag: share of the reward's rise, each in its own noise, below which a held-out score has not followed; so has
             one whose rise is within its noise.
-        sure: by how much more the reward must have risen, in standard deviations: over two errors of the difference.
+        sure: by how much more the reward must have risen, in standard deviations: about three errors of the difference,
+            with the starts of both known from a few correlated values only.
         length_corr, length_growth: rank correlation (averaged), and the length as a multiple of the first rows'.
         disagreement: the lowest correlation between two reward functions (averaged) below which they contradict.
         perplexity: multiple of its first values.
@@ -49,7 +50,7 @@ class Hacking(Condition):
         pay: float = 2.0,
         held_out: tuple[str, ...] = ("rldk/reward/gold", "rldk/eval/reward"),
         lag: float = 0.35,
-        sure: float = 3.5,
+        sure: float = 5.0,
         length_corr: float = 0.5,
         length_growth: float = 1.5,
         disagreement: float = -0.3,

@@ -1,4 +1,4 @@
-"""Several values with a limit each, and a value whose limit is a share of what there is."""
+"""Several values with a limit each."""
 
 from __future__ import annotations
 
@@ -28,26 +28,3 @@ class Levels(Condition):
         evidence = {key: row[key] for key in shares if key != worst}
         clear = shares[worst] <= self.share
         return Finding(shares[worst] > 1.0, clear, row[worst], self.limits[worst], False, evidence, worst)
-
-
-class ShareOf(Condition):
-    """Breached where the value is above a share of `total`. Without a total there is no verdict.
-
-    Args:
-        share: of the total.
-        clear: share of the total below which it is clear.
-        total: in the unit of the value, out of the run's settings.
-    """
-
-    def __init__(self, keys: tuple[str, ...], *, share: float, clear: float = 0.9, total: float | None = None) -> None:
-        super().__init__(keys)
-        self.share, self.clear, self.total = share, clear, total
-
-    def judge(self, step: int, row: Row) -> Finding | None:
-        """Hold the value to its share."""
-        value = self.read(row)
-        if value is None or self.total is None:
-            return None
-        limit = self.share * self.total
-        clear = value <= self.clear * self.total
-        return Finding(value > limit, clear, value, limit, False, {"total": self.total}, self.key)

@@ -6,13 +6,14 @@ from rldk_tracking.health.pages.page import Page
 
 PAGES = {
     "memory.high": Page(
-        "The next long batch ends the run with an out-of-memory error.",
+        "The next long batch ends the run with an out-of-memory error, of the GPU or of the machine.",
         ("Completions got longer.", "The allocator is fragmented: reserved is far above used."),
         (
             "Smaller micro-batches with more accumulation; gradient checkpointing.",
             "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True against fragmentation.",
         ),
-        "95 % of the GPU's memory reserved in five of six rows. Without the total the rule says unknown.",
+        "95 % of the GPU's or of the machine's memory cannot be had in five of six rows, whoever holds it: what torch "
+        "reserves and could reuse counts as free, and a container's own limit (cgroup) as the machine's memory.",
     ),
     "memory.leak": Page(
         "The process grows until the machine kills it, hours later and without a trace.",
@@ -26,7 +27,8 @@ PAGES = {
         ("A slow rank, a throttled GPU, another job.", "Swapping.", "An inference engine that preempts."),
         ("Compare step times over ranks.", "nvidia-smi -q -d PERFORMANCE shows throttling."),
         "A CUSUM on log tokens per second, against the run's own past and its autocorrelation; a third of the usual "
-        "for 15 rows, and samples per second fell as well, since longer completions are no fault.",
+        "for ten minutes and 15 rows, after ten minutes at the usual, and samples per second fell too, since longer "
+        "completions are no fault. Ten minutes, because a shorter one costs less than looking for it.",
     ),
     "checkpoint.corrupt": Page(
         "A checkpoint that cannot be read is not there when it is needed.",

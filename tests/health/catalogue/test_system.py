@@ -16,7 +16,7 @@ def saved(name: str, value: float, severity: str = "warning"):
 SLOW = {"rldk/throughput/tokens_per_second": 800.0, "rldk/throughput/samples_per_second": 6.0}
 
 CASES = {
-    "memory.high": lambda case: case(lambda since, row: {"rldk/resources/gpu_memory_reserved_gib": 79.0}, within=6),
+    "memory.high": lambda case: case(lambda since, row: {"rldk/resources/gpu_memory_fraction": 0.97}, within=6),
     "memory.leak": lambda case: case(
         lambda since, row: {"rldk/resources/host_rss_gib": 4.0 + 0.03 * since}, within=110, end=230
     ),
@@ -48,10 +48,15 @@ def test_health_is_unstable_where_spikes_do_not_end(healthy) -> None:
     assert 110 <= unstable[0][1] <= 140 and 180 <= unstable[1][1] <= 220
 
 
-def test_memory_is_not_judged_without_its_total() -> None:
+def test_memory_of_the_host_without_a_gpu() -> None:
     engine = Engine([RULES["memory.high"]])
-    engine.update(0, {"rldk/resources/gpu_memory_reserved_gib": 79.0})
-    assert engine.unknown() == ["memory.high"]
+    alerts = [
+        alert for step in range(8) for alert in engine.update(step, {"rldk/resources/host_memory_fraction": 0.98})
+    ]
+    assert [(alert.rule, alert.step, alert.key) for alert in alerts] == [
+        ("memory.high", 4, "rldk/resources/host_memory_fraction")
+    ]
+    assert alerts[0].message == "98% of the memory are in use (limit 95%): rldk/resources/host_memory_fraction."
 
 
 def test_a_slow_step_with_longer_completions_is_no_drop(healthy) -> None:

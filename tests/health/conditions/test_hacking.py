@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
+from rldk_tracking.health.catalogue import RULES
 from rldk_tracking.health.conditions.hacking import DISAGREEMENT, LENGTH, LENGTH_CORR, PERPLEXITY, Hacking
+from rldk_tracking.health.engine import Engine
 
 GOLD, KL, UNIQUE = "rldk/reward/gold", "rldk/kl/ref_k1", "rldk/diversity/unique_fraction"
 
@@ -33,6 +37,15 @@ def test_a_held_out_score_that_follows_says_no() -> None:
         alarmed += len(breached) > 3
         assert condition.risk == 0.0
     assert alarmed <= 1
+
+
+@pytest.mark.parametrize("correlation", [0.6, 0.85])
+def test_long_healthy_runs_with_correlated_noise(healthy, correlation: float) -> None:
+    """40 runs of 1,000 rows gave none."""
+    for seed in range(4):
+        engine = Engine([RULES["reward.hacking"]])
+        for step, row in enumerate(healthy(seed + 70, 1000, correlation)):
+            assert engine.update(step, row) == []
 
 
 def test_a_reward_that_does_not_rise_is_not_hacked() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rldk_tracking.health.conditions.levels import Levels, ShareOf
+from rldk_tracking.health.conditions.levels import Levels
 
 
 def test_the_worst_key_in_proportion_is_reported() -> None:
@@ -20,10 +20,3 @@ def test_the_worst_key_in_proportion_is_reported() -> None:
 def test_limits_must_be_of_the_rules_keys(limits) -> None:
     with pytest.raises(ValueError, match="limits"):
         Levels(("a",), limits=limits)
-
-
-def test_a_share_needs_its_total() -> None:
-    assert ShareOf(("x",), share=0.9).judge(0, {"x": 100.0}) is None
-    share = ShareOf(("x",), share=0.9, clear=0.8, total=10.0)
-    judged = [share.judge(0, {"x": value}) for value in (8.0, 8.5, 9.0, 9.1)]
-    assert [(f.breached, f.clear) for f in judged] == [(False, True), (False, False), (False, False), (True, False)]

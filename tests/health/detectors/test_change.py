@@ -38,3 +38,12 @@ def test_a_change_without_noise_is_larger_than_any_limit() -> None:
     change = fed([1.0] * 100, early=8)
     change.noise, change.mean = 0.0, 2.0
     assert change.sigmas == 1e9
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.6, 0.85])
+def test_wander_is_the_standard_deviation_of_correlated_values_beside_a_trend(correlation: float) -> None:
+    draw, value, values = random.Random(3), 0.0, []
+    for step in range(2000):
+        value = correlation * value + (1 - correlation**2) ** 0.5 * draw.gauss(0, 1)
+        values.append(3.0 * value + 0.1 * step)
+    assert fed(values, memory=2000).wander == pytest.approx(3.0, rel=0.2)
