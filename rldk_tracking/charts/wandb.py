@@ -13,12 +13,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rldk_tracking.charts.panels import PREFIX
 from rldk_tracking.charts.spec import VIEW_NAME, Chart, Section, charted, sections, signature
+from rldk_tracking.charts.vega import chart_id, define, panel, table_of
 from rldk_tracking.keys import CATALOGUE
 
 SLUG = "rldkhealth1"
 """The view's name in its address, `?nw=rldkhealth1`."""
 STEP = "train/global_step"
+OVERVIEW, ALERTS = f"{PREFIX}/overview", f"{PREFIX}/alerts"
 RUNS = 20
 """How many of the latest runs are asked for their series."""
 ABOUT = (
@@ -55,12 +58,16 @@ def save_view(entity: str, project: str) -> SavedView:
     try:
         series = series_of(wandb, entity, project)
         chosen = sections(series)
-        wish = _signature(chosen, series)
         known = _known(ws, entity, project)
+        chart = None
+        if any(table_of(key) in series for section in chosen for key in section.heatmaps):
+            there = known is not None and chart_id(entity) in known["spec"]
+            chart = chart_id(entity) if there else define(wandb, entity, faults(wandb))
+        wish = _signature(chosen, series, chart)
         count = sum(len(section.charts) for section in chosen)
         if known is not None and wish in known["spec"]:
             return SavedView(url, "unchanged", count)
-        view = workspace(entity, project, series)
+        view = workspace(entity, project, series, chart)
         view._internal_name = f"nw-{SLUG}-v"
         view._internal_id = "" if known is None else known["id"]
         # `Workspace.save` does the same and then prints an address without the server's path.
@@ -72,11 +79,17 @@ def save_view(entity: str, project: str) -> SavedView:
     return SavedView(url.replace(SLUG, address), "made" if known is None else "updated", count)
 
 
-def workspace(entity: str, project: str, series: Collection[str]) -> Any:
-    """The view, not saved: a `wandb_workspaces.workspaces.Workspace`."""
+def workspace(entity: str, project: str, series: Collection[str], chart: str | None = None) -> Any:
+    """The view, not saved: a `wandb_workspaces.workspaces.Workspace`.
+
+    Args:
+        entity, project: where.
+        series: what the runs have; tables and pictures too.
+        chart: id of the definition by which heat-maps are drawn, see `rldk_tracking.charts.vega`.
+    """
     _, ws, wr = packages()
     chosen = sections(series)
-    about = wr.MarkdownPanel(markdown=f"{ABOUT}\n\n`{_signature(chosen, series)}`")
+    about = wr.MarkdownPanel(markdown=f"{ABOUT}\n\n`{_signature(chosen, series, chart)}`")
     drawn = []
     for number, section in enumerate(chosen):
         panels = [_panel(wr, chart, chart.series(series)) for chart in section.charts]
@@ -84,11 +97,20 @@ def workspace(entity: str, project: str, series: Collection[str]) -> Any:
             panels.append(
                 wr.LinePlot(title="Reward against KL", x="rldk/kl/ref_k3", y=["rldk/reward/mean"], title_x="KL")
             )
-        drawn.append(ws.Section(name=section.name, panels=panels + [about] * (number == 0), is_open=True))
+        panels += [panel(wr, chart, key) for key in section.heatmaps if table_of(key) in series]
+        if number == 0:
+            panels = [*_told(wr, series), *panels, about]
+        drawn.append(ws.Section(name=section.name, panels=panels, is_open=True))
     settings = ws.WorkspaceSettings(x_axis=STEP, group_by_prefix="last")
     return ws.Workspace(
         entity=entity, project=project, name=VIEW_NAME, sections=drawn, settings=settings, auto_generate_panels=True
     )
+
+
+def _told(wr: Any, series: Collection[str]) -> list[Any]:
+    """What is to be seen first: the picture of what broke and when, and the table of alerts."""
+    found = [wr.MediaBrowser(title="What broke, and when", media_keys=[OVERVIEW])] if OVERVIEW in series else []
+    return [*found, wr.WeavePanelSummaryTable(table_name=ALERTS)] if ALERTS in series else found
 
 
 def _panel(wr: Any, chart: Chart, names: list[str]) -> Any:
@@ -108,7 +130,9 @@ def series_of(wandb: Any, entity: str, project: str) -> set[str]:
         found = {str(key) for run, _ in zip(runs, range(RUNS), strict=False) for key in _plain(run.summary_metrics)}
     except ValueError as fault:
         raise RefusedError(f"W&B has no project {entity}/{project}, or it is not yours to read: {fault}") from fault
-    return charted(found) or charted(name for name in CATALOGUE if "<" not in name)
+    ours = charted(found)
+    ours |= {name for name in found if name.startswith(f"{PREFIX}/")} if ours else set()
+    return ours or charted(name for name in CATALOGUE if "<" not in name)
 
 
 def _plain(summary: Any) -> list[str]:
@@ -159,6 +183,7 @@ def faults(wandb: Any) -> tuple[type[Exception], ...]:
     return tuple(known)
 
 
-def _signature(chosen: list[Section], series: Collection[str]) -> str:
-    drawn = [name for section in chosen for chart in section.charts for name in chart.series(series)]
+def _signature(chosen: list[Section], series: Collection[str], chart: str | None = None) -> str:
+    drawn = [name for section in chosen for plot in section.charts for name in plot.series(series)]
+    drawn += [chart or "", *sorted(name for name in series if name.startswith(f"{PREFIX}/"))]
     return f"rldk {signature([*chosen, Section(json.dumps(drawn), ())])}"

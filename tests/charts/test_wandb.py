@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 
+from rldk_tracking.charts.panels import CELL_COLUMNS
 from rldk_tracking.charts.spec import SECTIONS, VIEW_NAME
 from rldk_tracking.charts.wandb import RefusedError, packages, save_view, workspace
 from tests.charts.wandb_backend import WandbBackend
@@ -71,6 +73,63 @@ def test_new_series_bring_the_same_view_up_to_date(wandb_backend: WandbBackend) 
     assert second.url == first.url
     assert len(wandb_backend.views) == 1
     assert "Checkpoints" in drawn(wandb_backend)
+
+
+HEATMAPS = {"rldk/health/score": 1.0, "rldk/reward/mean": 0.4, "rldk/grad/norm": 1.0} | {
+    f"rldk/charts/{name}": {"_type": "table-file"}
+    for name in ("overview", "alerts", "reward_distribution_table", "layer_gradients_table")
+}
+
+
+def panels_of(backend: WandbBackend, name: str) -> list[dict[str, Any]]:
+    (section,) = (found for found in spec(backend)["panelBankConfig"]["sections"] if found["name"] == name)
+    return list(section["panels"])
+
+
+def config_with(backend: WandbBackend, name: str, setting: str) -> dict[str, Any]:
+    """Of the one panel of a section that has such a setting."""
+    (config,) = (panel["config"] for panel in panels_of(backend, name) if panel["config"].get(setting))
+    return dict(config)
+
+
+def test_heat_maps_are_drawn_by_a_definition_that_is_made_once(wandb_backend: WandbBackend) -> None:
+    wandb_backend.runs = [HEATMAPS]
+    assert [save_view("tester", "project").outcome for _ in range(3)] == ["made", "unchanged", "unchanged"]
+    assert wandb_backend.count("CreateCustomChart") == 1
+    assert wandb_backend.count("UpsertView2") == 1
+    ((chart, made),) = wandb_backend.charts.items()
+    fields = set(re.findall(r"\$\{field:(\w+)\}", made["spec"]))
+    for section, table in (("Rollouts", "reward_distribution"), ("Gradients and updates", "layer_gradients")):
+        config = config_with(wandb_backend, section, "panelDefId")
+        assert config["panelDefId"] == chart
+        assert set(config["fieldSettings"]) == fields
+        assert set(config["fieldSettings"].values()) == set(CELL_COLUMNS)
+        assert f"rldk/charts/{table}_table" in json.dumps(config["userQuery"])
+
+
+def test_a_team_that_has_the_definition_keeps_it(wandb_backend: WandbBackend) -> None:
+    wandb_backend.runs = [HEATMAPS]
+    save_view("tester", "project")
+    wandb_backend.views.clear()
+    assert save_view("tester", "project").outcome == "made"
+    assert len(wandb_backend.charts) == 1
+    assert config_with(wandb_backend, "Rollouts", "panelDefId")["panelDefId"] in wandb_backend.charts
+
+
+def test_without_the_right_to_define_charts_the_pictures_are_shown(wandb_backend: WandbBackend) -> None:
+    wandb_backend.runs = [HEATMAPS]
+    wandb_backend.refuses.add("CreateCustomChart")
+    assert [save_view("tester", "project").outcome for _ in range(2)] == ["made", "unchanged"]
+    config = config_with(wandb_backend, "Rollouts", "mediaKeys")
+    assert config["mediaKeys"] == ["rldk/charts/reward_distribution"]
+
+
+def test_what_broke_comes_first(wandb_backend: WandbBackend) -> None:
+    wandb_backend.runs = [HEATMAPS]
+    save_view("tester", "project")
+    first, second, *_ = panels_of(wandb_backend, "Health and alerts")
+    assert first["config"]["mediaKeys"] == ["rldk/charts/overview"]
+    assert "rldk/charts/alerts" in json.dumps(second)
 
 
 def test_a_server_that_names_the_view_itself(wandb_backend: WandbBackend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ class WandbBackend:
         operations: names of the GraphQL operations, in the order in which they came.
         runs: summaries of the project's runs.
         views: name to the variables with which it was last saved.
+        charts: name to the variables with which a custom chart was defined.
         automations: the inputs from which automations were made.
         channels: Slack channels of the team.
         refuses: operations that are answered with an error.
@@ -28,6 +29,7 @@ class WandbBackend:
         self.operations: list[str] = []
         self.runs: list[dict[str, Any]] = []
         self.views: dict[str, dict[str, Any]] = {}
+        self.charts: dict[str, dict[str, Any]] = {}
         self.automations: list[dict[str, Any]] = []
         self.channels: list[str] = ["#training"]
         self.refuses: set[str] = set()
@@ -70,7 +72,8 @@ class WandbBackend:
         handler = getattr(self, f"_{operation}", None)
         if handler is None:
             return {"errors": [{"message": f"{operation} is not known here"}]}
-        return {"data": handler(variables)}
+        answer = handler(variables)
+        return {"errors": [{"message": answer}]} if isinstance(answer, str) else {"data": answer}
 
     def _Viewer(self, _: Any) -> dict[str, Any]:
         return {"viewer": {"id": "1", "entity": "tester", "username": "tester", "flags": "{}", "teams": {"edges": []}}}
@@ -125,6 +128,13 @@ class WandbBackend:
         self.views[known or name] = variables | {"id": variables.get("id") or f"view-{len(self.views)}"}
         saved = self.views[known or name]
         return {"upsertView": {"view": {"id": saved["id"], "name": known or name}, "inserted": known is None}}
+
+    def _CreateCustomChart(self, variables: dict[str, Any]) -> dict[str, Any] | str:
+        name = f"{variables['entity']}/{variables['chartName']}"
+        if name in self.charts:
+            return f"custom chart {name} already exists"
+        self.charts[name] = variables
+        return {"createCustomChart": {"chart": {"id": name}}}
 
     def _GetProject(self, _: Any) -> dict[str, Any]:
         about = {"id": "UHJvamVjdDox", "name": self.project, "entityName": "tester", "internalId": "1"}
