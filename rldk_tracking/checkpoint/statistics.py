@@ -15,7 +15,7 @@ import numpy as np
 
 from rldk_tracking.checkpoint.formats import Array, decode
 
-BLOCK = 1 << 17
+BLOCK = 1 << 18
 """Elements: what a block needs stays in the cache, and calls are few."""
 ROW = 1 << 10
 """Elements that are summed at once."""
@@ -91,7 +91,7 @@ class TensorStatistics:
 
 
 class Workspace:
-    """The buffers that a scan reuses: about 2 MiB, whatever the model."""
+    """The buffers that a scan reuses: about 4 MiB, whatever the model."""
 
     def __init__(self, block: int = BLOCK) -> None:
         self.block = block
