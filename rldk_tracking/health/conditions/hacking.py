@@ -63,7 +63,7 @@ class Hacking(Condition):
         self.most_length_corr, self.length_growth = length_corr, length_growth
         self.least_agreement, self.worse_perplexity, self.far = disagreement, perplexity, kl
         self.gold_key: str | None = None
-        self.proxy, self.gold = Change(), Change(early=3)
+        self.proxy, self.gold = Change(growing=0.1), Change(early=3, growing=0.1)
         self.perplexity = Change(early=2, span=2)
         self.length, self.diversity = Change(), Change()
         self.length_corr, self.disagreement, self.kl = Change(span=15), Change(span=15), Change()

@@ -22,13 +22,15 @@ class Change(Stateful):
     Args:
         early: first values that make up the start.
         span: observations of the exponential mean.
+        growing: share of all observations so far that the mean spans where that is more, up to `memory`: a long run can
+            afford to look twice.
         memory: observations over which the noise is averaged.
     """
 
     STATE: ClassVar[tuple[str, ...]] = ("count", "start", "mean", "noise", "recent", "moves", "moved", "moved_square")
 
-    def __init__(self, early: int = 8, span: float = 5.0, memory: int = 100) -> None:
-        self.early, self.weight, self.memory = early, 2.0 / (span + 1.0), memory
+    def __init__(self, early: int = 8, span: float = 5.0, memory: int = 100, growing: float = 0.0) -> None:
+        self.early, self.span, self.memory, self.growing = early, span, memory, growing
         self.count = 0
         self.start = self.mean = self.noise = 0.0
         self.recent: deque[float] = deque(maxlen=LAG)
@@ -53,7 +55,8 @@ class Change(Stateful):
         self.recent.append(value)
         if self.count <= self.early:
             self.start += (value - self.start) / self.count
-        self.mean += self.weight * (value - self.mean)
+        span = max(self.span, min(self.growing * self.count, self.memory))
+        self.mean += 2.0 / (span + 1.0) * (value - self.mean)
 
     @property
     def change(self) -> float | None:
