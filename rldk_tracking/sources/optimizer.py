@@ -22,6 +22,7 @@ from rldk_tracking.metrics.layers import Layout, Summary, summarise
 from rldk_tracking.metrics.noise_scale import NoiseScale
 from rldk_tracking.shield import Shield
 from rldk_tracking.sources.accelerator import AcceleratorWatch
+from rldk_tracking.sources.deepspeed import CANNOT, is_partitioned
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class OptimizerProbe:
         self.missing: list[str] = []
         self.latest: dict[str, dict[str, float]] = {}
         self._model = weakref.ref(model) if isinstance(model, torch.nn.Module) else lambda: None
-        self._optimizer = unwrap(optimizer)
+        self._optimizer = None if is_partitioned(optimizer) else unwrap(optimizer)
         self._interval = interval
         self._handles: list[Any] = []
         self._queue: dict[str, deque[Tensor]] = {name: deque(maxlen=KEPT_STEPS) for name in QUANTITIES}
@@ -91,9 +92,8 @@ class OptimizerProbe:
         self._noise: NoiseScale | None = None
         self.layout = Layout.of([])
         if self._optimizer is None:
-            self._lacks(
-                f"{type(optimizer).__name__} is no torch optimizer: nothing of gradients and updates can be read"
-            )
+            unknown = f"{type(optimizer).__name__} is no torch optimizer: nothing of gradients and updates can be read"
+            self._lacks(CANNOT if is_partitioned(optimizer) else unknown)
             return
         self._find_parameters(self._optimizer)
         if level != "light" and not type(self._optimizer).__module__.startswith("torch.optim"):

@@ -10,7 +10,8 @@ the machine does falls on both sides; seconds are medians too:
 
 The CPU's seconds say what it would be on a machine that nobody else uses. Memory is the process's peak resident memory
 beyond what it had after its imports. Last comes what the thread that trains waits for at a save: links to the weights,
-a look at the memory's contents, and the order to scan, for a model with as many tensors as one of 124 million parameters.
+a look at the memory's contents, and the order to scan, for a model with as many tensors as one of 124 million
+parameters.
 """
 
 from __future__ import annotations
