@@ -78,6 +78,10 @@ class WandbBackend:
     def _Viewer(self, _: Any) -> dict[str, Any]:
         return {"viewer": {"id": "1", "entity": "tester", "username": "tester", "flags": "{}", "teams": {"edges": []}}}
 
+    def _ServerFeaturesQuery(self, _: Any) -> dict[str, Any]:
+        """What older clients ask before they make an automation; newer ones take it for granted."""
+        return {"serverInfo": {"features": [{"name": "AUTOMATION_EVENT_RUN_METRIC", "isEnabled": True}]}}
+
     def _GetDefaultEntity(self, _: Any) -> dict[str, Any]:
         return {"viewer": {"id": "1", "entity": "tester"}}
 

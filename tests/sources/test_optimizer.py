@@ -351,6 +351,7 @@ def test_peft_adapters() -> None:
 
 @pytest.mark.parametrize("limit", [0.05, 1e9, 0.0])
 def test_transformers_trainer_before_clipping(limit: float, tmp_path: Path) -> None:
+    import transformers
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     rows: list[dict[str, float]] = []
@@ -397,9 +398,11 @@ def test_transformers_trainer_before_clipping(limit: float, tmp_path: Path) -> N
         callbacks=[Watch()],
     )
     trainer.train()
-    assert len(rows) == len(logged) == 4
-    for row, norm_logged in zip(rows, logged, strict=True):
-        assert row["rldk/grad/norm"] == pytest.approx(norm_logged, rel=1e-3)
+    assert len(rows) == 4
+    # Before 5, transformers looks at the norm only where it clips.
+    assert len(logged) == 4 or (not limit and transformers.__version__.startswith("4."))
+    for row, norm_logged in zip(rows, logged or [None] * 4, strict=True):
+        assert norm_logged is None or row["rldk/grad/norm"] == pytest.approx(norm_logged, rel=1e-3)
         if limit:
             assert row["rldk/grad/norm_clipped_fraction"] == float(limit < 1)
         else:

@@ -144,7 +144,6 @@ def test_in_a_real_trainer(store: Any, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "tests")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
     wandb.teardown()
     users = Users()
     trainer = transformers.Trainer(
@@ -177,7 +176,8 @@ def test_in_a_real_trainer(store: Any, tmp_path: Path, monkeypatch: pytest.Monke
     assert log.series("rldk/a") == expected
     assert log.series("rldk/last") == [(4, 1.0)]
     assert log.series("train/grad_norm")
-    found = EventAccumulator(str(tmp_path / "events"))
+    (place,) = {path.parent for path in (tmp_path / "out").rglob("events.out.tfevents.*")}
+    found = EventAccumulator(str(place))
     found.Reload()
     assert [(event.step, event.value) for event in found.Scalars("train/rldk/a")] == expected
 
