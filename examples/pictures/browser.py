@@ -53,9 +53,7 @@ class Browser:
         self._session = attached["sessionId"]
         self._call("Page.enable")
         width, height = size
-        self._call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
-        )
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def __enter__(self) -> Browser:
         return self

@@ -1,5 +1,7 @@
 """Takes the README's pictures: runs the demo, serves its store on loopback, and photographs pages with Chromium.
 
+It walks the way that the README describes, and says how many seconds each part of it took.
+
     python examples/pictures/take_pictures.py [--store FOLDER_OF_A_FINISHED_DEMO] [--to FOLDER]
 
 Needs Chromium (Debian: apt-get install chromium) and the demo extra.
@@ -16,18 +18,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
 from browser import Browser
 
-from rldk_tracking.charts.mlflow import view_path
+from rldk_tracking.charts.mlflow import run_path, view_path
 
 HERE = Path(__file__).resolve().parent
 FAULT = "lr-jump"
-SIZE = (1700, 1150)
+SIZE = (1500, 1000)
+PICTURED = "[...document.images].some(image => image.src.includes('overview.svg') && image.naturalWidth > 400)"
+SHOWN = "[...document.images].some(image => image.naturalWidth > 400)"
 DRAWN = "document.querySelectorAll('.js-plotly-plot .trace').length >= 10"
 
 
@@ -38,27 +42,47 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         store = (arguments.store or Path(scratch)).resolve()
-        if arguments.store is None:
-            command = [sys.executable, "-m", "rldk_tracking.cli.main", "demo", "--fault", FAULT, "--output", str(store)]
-            subprocess.run(command, check=True)
+        with timed("the demo"):
+            if arguments.store is None:
+                command = [sys.executable, "-m", "rldk_tracking.cli.main", "demo", "--fault", FAULT]
+                subprocess.run([*command, "--output", str(store)], check=True)
         experiment, run = runs_of(store / "mlflow.db")[FAULT]
-        with served(store / "mlflow.db", Path(scratch)) as address, Browser(SIZE) as browser:
-            take(browser, f"{address}/{view_path(experiment)}", DRAWN, arguments.to / "charts.png")
-            page = f"{address}/#/experiments/{experiment}/runs/{run}"
-            take(browser, page, "document.body.innerText.includes('Show more')", arguments.to / "run.png")
+        rewards = run_path(experiment, run, "artifacts/rldk/charts/reward_distribution.svg")
+        with ExitStack() as open_things:
+            with timed("mlflow ui, until it answers"):
+                address = open_things.enter_context(served(store / "mlflow.db", Path(scratch)))
+            browser = open_things.enter_context(Browser(SIZE))
+            with timed("the run's page, until it shows what broke"):
+                browser.open(f"{address}/{run_path(experiment, run)}")
+                browser.wait(PICTURED)
+            take(browser, arguments.to / "run.png")
+            with timed("the charts of both runs, until they are drawn"):
+                browser.open(f"{address}/{view_path(experiment)}")
+                browser.wait(DRAWN)
+            take(browser, arguments.to / "charts.png")
+            with timed("the distribution of the rewards"):
+                browser.open(f"{address}/{rewards}")
+                browser.wait(SHOWN)
+            take(browser, arguments.to / "rewards.png")
     return 0
 
 
-def take(browser: Browser, url: str, ready: str, to: Path) -> None:
-    """One page, without the assistant's panel and the buttons that a chart shows under the pointer."""
-    browser.open(url)
-    browser.wait(ready)
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Says how long a part of the walk took."""
+    began = time.monotonic()
+    yield
+    print(f"{time.monotonic() - began:5.1f} s  {what}", flush=True)
+
+
+def take(browser: Browser, to: Path) -> None:
+    """The page that is open, without the assistant's panel and the buttons that a chart shows under the pointer."""
     browser.evaluate("document.querySelectorAll('button[aria-label=Close]').forEach(button => button.click())")
     browser.evaluate("document.head.insertAdjacentHTML('beforeend', '<style>.modebar {display: none}</style>')")
     browser.evaluate("[...document.querySelectorAll('a, button')].find(x => x.innerText === 'Show more')?.click()")
     time.sleep(5)
     browser.photograph(to)
-    print(f"{to.name}: {to.stat().st_size // 1024} KiB")
+    print(f"         {to.name}: {to.stat().st_size // 1024} KiB")
 
 
 def runs_of(database: Path) -> dict[str, tuple[str, str]]:

@@ -11,10 +11,12 @@ from rldk_tracking.charts.spec import SECTIONS, Chart
 from rldk_tracking.charts.svg import HEIGHT, WIDTH, line_chart, time_line, time_line_height
 from rldk_tracking.keys import lookup
 
-PLOTS = 3
+PLOTS = 4
+PER_ROW = 2
+"""A wider picture would push what stands beside it off MLflow's page."""
 LANES = 6
 TITLE = 22
-ALWAYS = ("rldk/reward/mean", "rldk/kl/ref_k3", "rldk/kl/ref_k1", "rldk/policy/entropy", "rldk/health/score")
+ALWAYS = ("rldk/reward/mean", "rldk/kl/ref_k3", "rldk/policy/entropy", "rldk/length/mean", "rldk/health/score")
 """What is shown where there is room, in this order."""
 CHARTS: dict[str, Chart] = {chart.key: chart for section in reversed(SECTIONS) for chart in section.charts}
 
@@ -38,10 +40,10 @@ def overview(told: Sequence[Episode], series: Mapping[str, Points]) -> str:
         parts.append(_title(0, 0, "Alerts, from the step where each was first seen"))
         parts.append(_at(0, TITLE, time_line(troubles, first, last)))
     for number, chart in enumerate(chosen):
-        left = number * WIDTH
-        parts.append(_title(left, top, _name(chart)))
-        parts.append(_at(left, top + TITLE, _plot(chart, series, troubles)))
-    width, height = WIDTH * max(len(chosen), 2 if troubles else 1), top + TITLE + HEIGHT
+        left, upper = WIDTH * (number % PER_ROW), top + (TITLE + HEIGHT) * (number // PER_ROW)
+        parts.append(_title(left, upper, _name(chart)))
+        parts.append(_at(left, upper + TITLE, _plot(chart, series, troubles)))
+    width, height = WIDTH * PER_ROW, top + (TITLE + HEIGHT) * -(-len(chosen) // PER_ROW)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'font-family="sans-serif" role="img"><rect width="100%" height="100%" fill="white"/>{"".join(parts)}</svg>'
