@@ -14,19 +14,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from rldk_tracking.charts.mlflow import view_path
+from rldk_tracking.charts.mlflow import models_path, run_path, view_path
+from rldk_tracking.charts.spec import VIEW_NAME
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PICTURES = Path(__file__).resolve().parents[2] / "ci-output"
-PLOTS = 3
-"""A plot is drawn when it comes into sight, and a row of so many is."""
 HAS_PPO = find_spec("trl.experimental") is not None and find_spec("trl.experimental.ppo") is not None
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
@@ -65,20 +64,8 @@ class Site:
             self.process.wait(10)
 
 
-def open_page(url: str, profile: Path, picture: str, seconds: int) -> subprocess.Popen[str]:
-    """A browser that runs the page's scripts for a time, photographs it, and prints it as HTML."""
-    assert CHROMIUM is not None
-    PICTURES.mkdir(exist_ok=True)
-    command = [
-        *(CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--mute-audio"),
-        *(f"--user-data-dir={profile}", "--window-size=1600,1400", f"--virtual-time-budget={seconds * 1000}"),
-        *(f"--screenshot={PICTURES / picture}", "--dump-dom", url),
-    ]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-
-
 def train(folder: Path) -> dict[str, Any]:
-    """A GRPO run, and a PPO run where TRL has it, in one experiment. Name to what MLflow knows of the run."""
+    """A GRPO run, and a PPO run where TRL has it, each in an experiment of its own. Name to what MLflow knows of it."""
     import mlflow
     from transformers import PrinterCallback
 
@@ -86,46 +73,93 @@ def train(folder: Path) -> dict[str, Any]:
     from rldk_tracking.demo.trainers import grpo_trainer, ppo_trainer
 
     found = {}
-    for name, maker, steps in (("grpo", grpo_trainer, 20), ("ppo", ppo_trainer, 3)):
+    for name, maker, steps in (("grpo", grpo_trainer, 12), ("ppo", ppo_trainer, 4)):
         if name == "ppo" and not HAS_PPO:
             continue
+        os.environ["MLFLOW_EXPERIMENT_NAME"] = name
+        mlflow.set_experiment(name)
         # A limit that the run passes at once, so that there is an alert to see.
         watched = RLDKCallback(overrides={"kl.high": {"threshold": 1e-6, "persistence": (1, 1)}}, strict=True)
-        trainer = maker(folder / name, report_to=["mlflow"], max_steps=steps, callbacks=[watched], run_name=name)
+        trainer = maker(
+            folder / name,
+            report_to=["mlflow"],
+            max_steps=steps,
+            callbacks=[watched],
+            run_name=name,
+            save_strategy="steps",
+            save_steps=steps // 2,
+        )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         found[name] = mlflow.last_active_run().info
     return found
 
 
+def browser_class() -> Any:
+    """The browser that also takes the README's pictures."""
+    spec = spec_from_file_location("browser", Path(__file__).resolve().parents[2] / "examples/pictures/browser.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Browser
+
+
+class Pages:
+    """The pages of two trained runs, in a browser."""
+
+    def __init__(self, address: str, browser: Any, runs: dict[str, Any]) -> None:
+        self.address, self.browser, self.runs = address, browser, runs
+
+    def open(self, path: str) -> None:
+        self.browser.open(f"{self.address}/{path}")
+
+    def photograph(self, name: str) -> None:
+        self.browser.photograph(PICTURES / f"{name}.png")
+
+    def until_drawn(self, section: str, key: str) -> None:
+        """Scroll to a section, until one of its charts shows a curve of this series."""
+        self.browser.wait(f"({SCROLL})({section!r})")
+        self.browser.wait(f"({DRAWN})({key!r})")
+
+    def text(self) -> str:
+        return str(self.browser.evaluate("document.body.innerText"))
+
+
+SCROLL = """section => {
+    const leaves = [...document.querySelectorAll('*')].filter(e => !e.childElementCount)
+    const found = leaves.filter(e => e.textContent.trim() === section)
+    found.at(-1)?.scrollIntoView()
+    return found.length > 0
+}"""
+DRAWN = """key => [...document.querySelectorAll('.js-plotly-plot')].some(plot => {
+    const isDrawn = [...plot.querySelectorAll('path.js-line')].some(l => /[ML].*[ML]/.test(l.getAttribute('d') || ''))
+    // The legend stands beside the plot, in the same card.
+    for (let card = plot; card && card.querySelectorAll('.js-plotly-plot').length <= 1; card = card.parentElement)
+        if (card.textContent.includes(`(${key})`)) return isDrawn
+    return false
+})"""
+
+
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The view's page, and each run's page, as HTML."""
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
     import mlflow
 
     folder = tmp_path_factory.mktemp("browser")
     before, here = mlflow.get_tracking_uri(), Path.cwd()
     uri = f"sqlite:///{folder / 'mlflow.db'}"
-    os.environ.update({"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": "browser"})
+    os.environ["MLFLOW_TRACKING_URI"] = uri
     os.chdir(folder)
     mlflow.set_tracking_uri(uri)
     site = None
-    browsers: dict[str, subprocess.Popen[str]] = {}
     try:
         mlflow.MlflowClient(uri).search_experiments()
         site = Site(folder)
         found = train(folder)
         site.wait()
-        experiment = found["grpo"].experiment_id
-        paths = {"view": view_path(experiment)}
-        paths |= {name: f"#/experiments/{experiment}/runs/{info.run_id}" for name, info in found.items()}
-        for name, path in paths.items():
-            seconds = 40 if name == "view" else 15
-            browsers[name] = open_page(f"{site.address}/{path}", folder / name / "profile", f"{name}.png", seconds)
-        yield {name: browser.communicate(timeout=120)[0] for name, browser in browsers.items()}
+        with browser_class()((1600, 1400)) as browser:
+            yield Pages(site.address, browser, found)
     finally:
-        for browser in browsers.values():
-            browser.kill()
         if site is not None:
             site.close()
         os.chdir(here)
@@ -134,30 +168,61 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             os.environ.pop(variable, None)
 
 
-def test_the_views_address_shows_named_sections_with_curves(pages: dict[str, str]) -> None:
-    page = pages["view"]
-    sections = ["Health and alerts", "Rollouts", "KL and policy", "Value and advantage", "Length and diversity"]
-    sections += ["Gradients and updates", "Resources"]
-    headings = re.findall(r">([^<>]+)<", page)
-    assert [name for name in sections if name not in headings] == []
-    assert "RL health (rldk)" in headings
-    assert len(re.findall(r'class="[^"]*\bjs-plotly-plot\b', page)) >= PLOTS
-    assert re.search(r'<path class="[^"]*\bjs-line\b', page), "no curve is drawn"
-    assert "(rldk/health/score)" in page
-    for name in pages.keys() - {"view"}:
-        assert name in headings
+SHOWN = {
+    "Health and alerts": "rldk/health/score",
+    "Rollouts": "rldk/reward/mean",
+    "KL and policy": "rldk/kl/ref_k3",
+    "Value and advantage": "rldk/advantage/std",
+    "Length and diversity": "rldk/length/mean",
+    "Gradients and updates": "rldk/grad/norm",
+    "Checkpoints": "rldk/checkpoint/score",
+    "Resources": "rldk/throughput/step_seconds",
+}
+"""Section to a series that it draws for every trainer."""
+needs_ppo = pytest.mark.skipif(not HAS_PPO, reason="this TRL has no PPOTrainer (removed in 1.13)")
+RUNS = ["grpo", pytest.param("ppo", marks=needs_ppo)]
 
 
-def test_the_runs_page_shows_note_and_alerts(pages: dict[str, str]) -> None:
-    page = pages["grpo"]
-    assert "<strong>Finished, step 20. Warning: kl.high since step" in page
-    assert "<td>kl.high</td>" in page
+@pytest.mark.parametrize("name", RUNS)
+def test_the_views_address_shows_named_sections_with_curves(pages: Pages, name: str) -> None:
+    pages.open(view_path(pages.runs[name].experiment_id))
+    own = {"Value and advantage": "rldk/value/explained_variance"} if name == "ppo" else {}
+    for section, key in (SHOWN | own).items():
+        pages.until_drawn(section, key)
+    assert VIEW_NAME in pages.text()
+    pages.until_drawn("Health and alerts", "rldk/health/score")
+    pages.photograph(f"view-{name}")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_runs_page_shows_note_picture_and_alerts(pages: Pages, name: str) -> None:
+    info = pages.runs[name]
+    pages.open(run_path(info.experiment_id, info.run_id))
+    pages.browser.wait("document.body.innerText.includes('Show more')")
+    pages.browser.evaluate("[...document.querySelectorAll('a, button')].find(x => x.innerText == 'Show more').click()")
+    # The picture of what broke has arrived and is one.
+    pages.browser.wait("[...document.images].some(i => i.src.includes('overview.svg') && i.naturalWidth > 400)")
+    page = str(pages.browser.evaluate("document.body.innerHTML"))
+    assert re.search(r"<strong>Finished, step \d+. Warning: kl.high since step", page)
+    assert re.search(r"<td>kl.high\W*</td>", page)
     assert ">Charts of all runs</a>" in page
     assert "viewStateShareKey=rldk-rl-health" in page
-    assert "<td>rldk/policy/entropy</td>" in page
+    assert re.search(r"<td>rldk/policy/entropy\W*</td>", page)
+    assert ("rldk/value/explained_variance" in page) is (name == "ppo")
     assert "&amp;#" not in page, "an escape is shown as it is written"
+    pages.photograph(f"run-{name}")
 
 
-@pytest.mark.skipif(not HAS_PPO, reason="this TRL has no PPOTrainer (removed in 1.13)")
-def test_a_ppo_run_shows_its_critic(pages: dict[str, str]) -> None:
-    assert "<td>rldk/value/explained_variance</td>" in pages["ppo"]
+def test_the_checkpoints_are_models(pages: Pages) -> None:
+    pages.open(models_path(pages.runs["grpo"].experiment_id))
+    pages.browser.wait("document.body.innerText.includes('checkpoint-12')")
+    assert "checkpoint-6" in pages.text()
+    pages.photograph("models-grpo")
+
+
+@pytest.mark.parametrize("picture", ["reward_distribution", "layer_gradients"])
+def test_the_heat_maps_are_artifacts_that_the_page_shows(pages: Pages, picture: str) -> None:
+    info = pages.runs["grpo"]
+    pages.open(run_path(info.experiment_id, info.run_id, f"artifacts/rldk/charts/{picture}.svg"))
+    pages.browser.wait("[...document.querySelectorAll('img')].some(i => i.naturalWidth > 400)")
+    pages.photograph(f"artifact-{picture}")
