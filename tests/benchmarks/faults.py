@@ -1,107 +1,73 @@
-"""Healthy configurations, and faults beyond those of the demo, for real GRPO, RLOO and PPO runs of the tiny model.
-
-A fault changes the trainer, its model, its gradients or its reward, from a step on. Each names the rules that are right
-about it: one of them must fire.
-"""
+"""The faults that are injected into real runs of the tiny model, each with the rules that are right about it."""
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rldk_tracking.demo.faults import FAULTS, Fault, reward_from
+import interventions as to
+import torch
+
 from rldk_tracking.demo.task import reward
 
-HEALTHY: dict[str, dict[str, dict[str, Any]]] = {
-    "grpo": {
-        "default": {},
-        "small-lr": {"learning_rate": 3e-4},
-        "large-lr": {"learning_rate": 5e-3},
-        "beta-0": {"beta": 0.0},
-        "iterations": {"num_iterations": 2},
-        "accumulation": {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 8},
-        "sparse-logs": {"logging_steps": 5},
-        "solved": {"max_steps": 150},
-    },
-    "rloo": {"default": {}, "small-lr": {"learning_rate": 3e-4}, "iterations": {"num_iterations": 2}},
-    "ppo": {"default": {}, "small-lr": {"learning_rate": 1e-4}, "epochs": {"num_ppo_epochs": 4}},
-}
+GROUP = ("grpo", "rloo")
+ALL = ("grpo", "rloo", "ppo")
+STEPS = 60
 
 
-def after_step(step: int, action: Callable[[Any], None], every: bool = False) -> Any:
-    """A callback that calls `action(trainer's model)` after step number `step`, or after each from it on."""
-    from transformers import TrainerCallback
-
-    class AfterStep(TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-            if state.global_step == step or (every and state.global_step > step):
-                action(model)
-
-    return AfterStep()
+def _nothing(trainer: Any, step: int) -> None:
+    """The trainer stays as it is."""
 
 
-def _gradients(factor: float, once: bool = False) -> Callable[[Any, int], None]:
-    """From the step on, or in that step alone, every gradient is multiplied before the trainer sees it."""
+@dataclass(frozen=True)
+class Fault:
+    """One thing that goes wrong from the middle of a run on.
 
-    def apply(trainer: Any, step: int) -> None:
-        def change(gradient: Any) -> Any:
-            now = trainer.state.global_step + 1
-            return gradient * factor if (now == step if once else now >= step) else gradient
+    Attributes:
+        name, summary: what goes wrong.
+        rules: ids of which one must fire, with a severity above info, and not before the fault.
+        kinds: the trainers that can have it.
+        settings: keywords for the trainer's factory, given its kind and the step at which the fault begins.
+        apply: changes the trainer, given that step.
+        from_start: whether it is there from the first step.
+        options: of the callback.
+    """
 
-        for parameter in trainer.model.parameters():
-            parameter.register_hook(change)
-
-    return apply
-
-
-def _no_gradient_in_a_layer(trainer: Any, step: int) -> None:
-    def change(gradient: Any) -> Any:
-        return gradient * 0.0 if trainer.state.global_step + 1 >= step else gradient
-
-    for parameter in trainer.model.model.layers[0].parameters():
-        parameter.register_hook(change)
-
-
-def _critic(change: Callable[[Any], None]) -> Callable[[Any, int], None]:
-    def apply(trainer: Any, step: int) -> None:
-        trainer.add_callback(after_step(step - 1, lambda model: change(trainer.value_model.score.weight.data)))
-
-    return apply
+    name: str
+    summary: str
+    rules: tuple[str, ...]
+    kinds: tuple[str, ...] = ALL
+    settings: Callable[[str, int], Mapping[str, Any]] = field(default=lambda kind, step: {})
+    apply: to.Apply = _nothing
+    from_start: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    steps: int = STEPS
 
 
-def _leak(trainer: Any, step: int) -> None:
-    kept: list[bytearray] = []
-
-    def keep(model: Any) -> None:
-        kept.append(bytearray(b"1" * 25_000_000))
-        gc.collect()
-
-    trainer.add_callback(after_step(step, keep, every=True))
-
-
-def _rewards(change: Callable[[list[float]], list[float]]) -> Callable[[int], Mapping[str, Any]]:
-    return lambda step: {"reward_funcs": reward_from(step, change)}
+def _of_reward(name: str, summary: str, rules: tuple[str, ...], change: to.Scores, **settings: Any) -> Fault:
+    changed, apply = to.rewards(change)
+    return Fault(
+        name,
+        summary,
+        rules,
+        settings=lambda kind, step: {**changed(kind, step), **(settings if kind == "grpo" else {})},
+        apply=apply,
+    )
 
 
-def _drifting(step: int) -> Mapping[str, Any]:
-    def drifting(prompts: Any, completions: Any, trainer_state: Any = None, **kwargs: Any) -> list[float]:
-        over = max(0, trainer_state.global_step + 1 - step) if trainer_state is not None else 0
-        return [score * max(0.0, 1.0 - 0.05 * over) for score in reward(prompts, completions)]
+def _paid(score: Callable[[str], float]) -> Callable[[str, int], Mapping[str, Any]]:
+    """A reward that from the step on looks at the completion alone, whatever was asked."""
 
-    return {"reward_funcs": drifting}
+    def settings(kind: str, step: int) -> Mapping[str, Any]:
+        def paid(prompts: Any, completions: Any, trainer_state: Any = None, **kwargs: Any) -> list[float]:
+            if trainer_state is None or trainer_state.global_step + 1 < step:
+                return reward(prompts, completions)
+            return [score(completion) for completion in completions]
 
+        return {"reward_funcs": paid}
 
-def _shortcut(step: int) -> Mapping[str, Any]:
-    """A proxy that pays for zeros, whatever was asked."""
-
-    def shortcut(prompts: Any, completions: Any, trainer_state: Any = None, **kwargs: Any) -> list[float]:
-        if trainer_state is None or trainer_state.global_step + 1 < step:
-            return reward(prompts, completions)
-        return [min(1.0, completion.count("0") / 4) for completion in completions]
-
-    return {"reward_funcs": shortcut}
+    return settings
 
 
 def gold(prompts: Any, completions: Any) -> list[float]:
@@ -109,87 +75,148 @@ def gold(prompts: Any, completions: Any) -> list[float]:
     return reward(prompts, completions)
 
 
-@dataclass(frozen=True)
-class Injected:
-    """A fault with the trainers that it fits, and options of the callback and of the run's length."""
-
-    fault: Fault
-    kinds: tuple[str, ...] = ("grpo", "rloo")
-    options: Mapping[str, Any] = field(default_factory=dict)
-    steps: int = 60
+def _leak(trainer: Any, step: int) -> None:
+    """Eight megabytes a step, three quarters of a gigabyte at the end; they go with the trainer."""
+    kept: list[bytearray] = []
+    trainer.add_callback(to.Before(trainer, step, lambda: kept.append(bytearray(b"1" * 8_000_000)), every=True))
 
 
-MORE = (
-    Injected(Fault("reward-sign", "the reward is negated", ("reward.collapse",), _rewards(lambda s: [-x for x in s]))),
-    Injected(Fault("reward-drift", "the reward fades away", ("reward.collapse", "reward.no_signal"), _drifting)),
-    Injected(
-        Fault("shortcut", "the reward pays for zeros", ("reward.hacking",), _shortcut),
-        kinds=("grpo",),
-        options={"gold_score_fn": gold},
-        steps=90,
-    ),
-    Injected(
+def _dead(trainer: Any) -> None:
+    """The critic says 0 whatever it is shown, and no longer learns."""
+    head = trainer.model.value_model.score
+    head.weight.data.zero_()
+    head.weight.requires_grad_(False)
+
+
+def _explode(trainer: Any) -> None:
+    trainer.model.value_model.score.weight.data.mul_(50.0)
+
+
+RATES = {"grpo": 0.09, "rloo": 0.09, "ppo": 0.03}
+LOST = ("reward.collapse", "policy.collapse", "entropy.collapse")
+DIVERGED = ("kl.high", "kl.spike", "length.truncated", *LOST)
+
+FAULTS: dict[str, Fault] = {
+    fault.name: fault
+    for fault in (
         Fault(
-            "grad-explosion",
-            "one step's gradients are 10,000 times as large",
-            ("grad.explosion",),
-            apply=_gradients(1e4, once=True),
-        ),
-    ),
-    Injected(
-        Fault(
-            "grad-vanishing", "gradients are a millionth of what they were", ("grad.vanishing",), apply=_gradients(1e-6)
-        )
-    ),
-    Injected(
-        Fault("frozen-layer", "a layer gets no gradient", ("grad.flow", "update.frozen"), apply=_no_gradient_in_a_layer)
-    ),
-    Injected(
-        Fault("nan-gradient", "gradients become NaN", ("nan.gradients", "nan.weights"), apply=_gradients(float("nan")))
-    ),
-    Injected(
-        Fault(
-            "outlier",
-            "one completion's reward is 1,000",
-            ("advantage.scale",),
-            lambda step: {**_rewards(lambda s: [1000.0, *s[1:]])(step), "scale_rewards": "none"},
-        ),
-        kinds=("grpo",),
-    ),
-    Injected(
-        Fault(
-            "lr-too-high",
-            "the learning rate is 30 times too high from the start",
-            ("kl.high", "reward.collapse", "policy.collapse", "length.truncated", "reward.no_signal"),
-            lambda step: {"learning_rate": 0.09},
+            "lr too high",
+            "30 times too high from the start",
+            (*DIVERGED, "reward.no_signal", "update.too_large"),
+            settings=lambda kind, step: {"learning_rate": RATES[kind]},
             from_start=True,
-        )
-    ),
-    Injected(
-        Fault("memory-leak", "25 MB more are kept every step", ("memory.leak",), apply=_leak), ("grpo",), steps=150
-    ),
-    Injected(
-        Fault(
-            "dead-critic",
-            "the critic's head becomes noise",
-            ("value.explained_variance", "value.loss"),
-            apply=_critic(lambda weight: weight.normal_(0.0, 1.0)),
         ),
-        kinds=("ppo",),
-    ),
-    Injected(
         Fault(
-            "critic-explodes",
-            "the critic's head becomes 50 times as large",
+            "lr jump",
+            "30 times what it was",
+            ("lr.spike", "update.too_large", *DIVERGED),
+            apply=to.rate(30.0),
+        ),
+        _of_reward(
+            "constant reward",
+            "every completion scores 0.5",
+            ("reward.no_signal",),
+            lambda scores, since: torch.full_like(scores, 0.5),
+        ),
+        Fault(
+            "NaN in weights",
+            "one weight",
+            ("nan.weights",),
+            # Without this, sampling from NaN logits raises, and there is nothing left to watch.
+            settings=lambda kind, step: {} if kind == "ppo" else {"generation_kwargs": {"remove_invalid_values": True}},
+            apply=to.nan_weight,
+        ),
+        _of_reward("NaN in rewards", "of one completion a step", ("nan.reward",), to.first(float("nan"))),
+        # The optimizer carries it into the weights within the step, so that either name is right.
+        Fault("NaN in gradients", "all", ("nan.gradients", "nan.weights"), apply=to.gradients(float("nan"))),
+        _of_reward("reward sign flip", "the reward is negated", ("reward.collapse",), lambda scores, since: -scores),
+        _of_reward(
+            "reward drift",
+            "it fades by a twentieth a step",
+            ("reward.collapse", "reward.no_signal"),
+            lambda scores, since: scores * max(0.0, 1.0 - 0.05 * since),
+        ),
+        Fault(
+            "length hacking",
+            "the reward pays for length alone",
+            ("reward.hacking", "length.explosion", "length.truncated"),
+            GROUP,
+            settings=_paid(lambda completion: len(completion) / 10),
+        ),
+        Fault(
+            "degenerate repetition",
+            "a digit is followed by itself for ever",
+            ("diversity.collapse", "entropy.collapse", "policy.collapse", "length.truncated"),
+            apply=to.repeats,
+        ),
+        Fault(
+            "wrong reference",
+            "not the model that training began from",
+            ("reference.mismatch",),
+            apply=to.other_reference,
+            from_start=True,
+        ),
+        Fault(
+            "dead critic",
+            "it says 0 and learns nothing",
+            ("value.explained_variance", "value.loss", "update.frozen", "grad.flow"),
+            ("ppo",),
+            apply=to.before(_dead),
+        ),
+        Fault(
+            "critic exploding",
+            "its head becomes 50 times as large",
             ("value.loss", "value.explained_variance"),
-            apply=_critic(lambda weight: weight.mul_(50.0)),
+            ("ppo",),
+            apply=to.before(_explode),
         ),
-        kinds=("ppo",),
-    ),
-)
-
-INJECTED: dict[str, Injected] = {
-    **{name: Injected(fault, ("grpo",)) for name, fault in FAULTS.items()},
-    **{injected.fault.name: injected for injected in MORE},
+        Fault("lr 0", "from the step on", ("lr.zero",), apply=to.rate(0.0)),
+        Fault(
+            "frozen layer",
+            "the first layer gets gradients of 0",
+            ("grad.flow", "update.frozen"),
+            apply=to.gradients(0.0, of=lambda trainer: to.policy(trainer).model.layers[0]),
+        ),
+        Fault(
+            "exploding gradients",
+            "10,000 times as large, in one step",
+            ("grad.explosion",),
+            apply=to.gradients(1e4, once=True),
+        ),
+        Fault(
+            "vanishing gradients",
+            "a millionth of what they were",
+            ("grad.vanishing",),
+            apply=to.gradients(1e-6),
+        ),
+        Fault("missing EOS", "the policy cannot end a completion", ("length.truncated",), apply=to.never_ends),
+        _of_reward(
+            "one sample dominating",
+            "one completion's reward is 1,000",
+            # PPO whitens its advantages, which bounds them: there the critic shows it.
+            ("advantage.scale", "value.loss"),
+            to.first(1000.0),
+            scale_rewards="none",
+        ),
+        Fault(
+            "memory leak",
+            "8 MB more are kept every step",
+            ("memory.leak",),
+            GROUP,
+            settings=lambda kind, step: {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1},
+            apply=_leak,
+            from_start=True,
+            steps=110,
+        ),
+        Fault(
+            "shortcut, held-out score",
+            "the reward pays for zeros, and a held-out score is known",
+            ("reward.hacking",),
+            GROUP,
+            settings=lambda kind, step: _paid(lambda completion: min(1.0, completion.count("0") / 4))(kind, 0),
+            from_start=True,
+            options={"gold_score_fn": gold},
+        ),
+    )
 }
 """Name to fault."""
