@@ -998,6 +998,15 @@ _ROWS = (
         "lower",
     ),
     Key(
+        "rldk/checkpoint/still_layers",
+        "layers",
+        "Layers that are as they were in the previous checkpoint while others have moved; frozen ones too.",
+        "count",
+        "checkpoint",
+        "none",
+        "max",
+    ),
+    Key(
         "rldk/checkpoint/changed_tensors",
         "tensors",
         "Tensors whose shape or type is another than in the previous checkpoint.",

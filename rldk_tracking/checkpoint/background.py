@@ -45,7 +45,7 @@ class BackgroundScans:
         self._process: subprocess.Popen[str] | None = None
         self._thread: threading.Thread | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="rldk-") if level == "full" else None
-        self._closing = False
+        self._closing = self._told = False
 
     def submit(self, path: Path, against: Mapping[str, Path]) -> None:
         """Have a checkpoint scanned; returns at once."""
@@ -117,6 +117,9 @@ class BackgroundScans:
         )
         output, errors = self._process.communicate()
         code, self._process = self._process.returncode, None
+        if code == UNREADABLE and path.is_dir() and not self._told:
+            self._told = True
+            logger.warning("rldk: %s Nothing of it is looked at.", errors.strip()[-500:])
         if self._closing or code == UNREADABLE:
             return None
         if not output:

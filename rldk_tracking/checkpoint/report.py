@@ -58,6 +58,9 @@ def _compared(found: Scan, kinds: Sequence[str]) -> dict[str, float | None]:
     row["rldk/checkpoint/cosine_previous"] = previous.cosine
     drifts = [found.drift("previous", layer) for layer in found.layers()]
     relative = [drift.relative for drift in drifts if drift is not None]
+    if not unchanged:
+        still = [drift.distance == 0 for drift in drifts if drift is not None]
+        row["rldk/checkpoint/still_layers"] = float(sum(still))
     row |= spread("rldk/checkpoint/layer_drift", [value for value in relative if value is not None], extremes=False)
     ratios = score.norm_ratios(found, "previous").values()
     if ratios:

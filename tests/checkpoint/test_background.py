@@ -46,6 +46,17 @@ def test_the_same_as_in_this_process(saved: Any) -> None:
     assert children() == []
 
 
+def test_a_folder_without_weights_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    scans = BackgroundScans("light")
+    for step in (1, 2):
+        folder = tmp_path / f"checkpoint-{step}"
+        (folder / "pytorch_model_fsdp_0").mkdir(parents=True)
+        scans.submit(folder, {})
+    scans.submit(tmp_path / "checkpoint-3", {})  # deleted meanwhile: no fault
+    assert scans.close(timeout=60.0) == []
+    assert caplog.text.count("holds no weights") == 1
+
+
 def test_it_costs_the_caller_nothing(saved: Any) -> None:
     first, _ = saved.pair()
     scans = BackgroundScans()

@@ -135,6 +135,9 @@ def test_a_frozen_layer_is_told_from_the_others(saved: Any) -> None:
     assert drift is not None and drift.distance == 0.0
     assert found.unchanged("previous") is False
     assert report.metrics(found)["rldk/checkpoint/layer_drift/p10"] < 1e-3
+    assert report.metrics(found)["rldk/checkpoint/still_layers"] == 1.0
+    whole = report.metrics(scan(first, {"previous": first}))
+    assert whole["rldk/checkpoint/unchanged"] == 1.0 and "rldk/checkpoint/still_layers" not in whole
 
 
 def test_a_file_cut_short_between_two_tensors(saved: Any) -> None:

@@ -139,6 +139,22 @@ def test_a_run_that_learns_nothing(tmp_path: Path) -> None:
     assert max(values(tracker, "rldk/checkpoint/unchanged")) == 1.0
 
 
+class Detached(Model):
+    """Its first layer gets no gradient."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": (self.layers[1](torch.tanh(self.layers[0](x)).detach()).squeeze(-1) - y).square().mean()}
+
+
+def test_a_frozen_layer(tmp_path: Path) -> None:
+    tracker = InMemoryTracker()
+    monitor = CheckpointMonitor(trackers=[tracker], close_timeout=60.0)
+    train(tmp_path, [monitor], model=Detached(), steps=14, save_steps=7)
+    assert {"grad.flow", "update.frozen"} & {alert.rule for alert in tracker.alerts if alert.state == "firing"}
+    assert set(values(tracker, "rldk/update/frozen_layers")) == {1.0}
+    assert values(tracker, "rldk/checkpoint/still_layers") == [1.0]
+
+
 def test_rotation_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tracker = InMemoryTracker()
     train(tmp_path, [CheckpointMonitor(trackers=[tracker], close_timeout=60.0)], save_total_limit=1, steps=8)
