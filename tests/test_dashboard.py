@@ -13,7 +13,8 @@ import pytest
 import requests
 
 from rldk_tracking import RLDKDashboard
-from rldk_tracking.charts.mlflow import VIEW_TAG, View, unpacked, view_path
+from rldk_tracking.charts.mlflow import VIEW_TAG, View, view_path
+from rldk_tracking.charts.view_state import unpacked
 
 mlflow = pytest.importorskip("mlflow", reason="needs mlflow")
 

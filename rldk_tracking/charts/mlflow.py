@@ -11,22 +11,18 @@ left alone.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import logging
 import time
-import zlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-from rldk_tracking.charts.spec import VIEW_NAME, Chart, Section, charted, sections, signature
-from rldk_tracking.keys import CATALOGUE
+from rldk_tracking.charts.spec import VIEW_NAME, charted, sections, signature
+from rldk_tracking.charts.view_state import packed, view_state
 
 logger = logging.getLogger(__name__)
 
-SINCE = (3, 15)
-"""The first MLflow whose pages show saved views."""
 VIEW_ID = "rldk-rl-health"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW_ID}"
 MARK = "rldk.view"
@@ -34,7 +30,6 @@ KIND = "workflowType=machine_learning"
 """Of page: without it the navigation beside the page is that for chats and agents."""
 TAG_LENGTH = 20_000
 """Of an experiment's tag; a longer one is refused."""
-COLUMNS = ("tags.`rldk.status`", "metrics.`rldk/health/score`", "metrics.`rldk/alerts/firing`")
 
 
 def view_path(experiment_id: str) -> str:
@@ -52,109 +47,6 @@ def run_path(experiment_id: str, run_id: str, part: str = "") -> str:
 def models_path(experiment_id: str) -> str:
     """Address of the experiment's models, which are the checkpoints of its runs, below the server's."""
     return f"#/experiments/{experiment_id}/models?{KIND}"
-
-
-def view_state(chosen: Sequence[Section], series: Collection[str]) -> dict[str, Any]:
-    """The state of the chart page: the given sections, and nothing of ours that they leave out."""
-    drawn = [_section(number, section) for number, section in enumerate(chosen)]
-    cards = [
-        _card(f"rldk-chart-{place}-{number}", f"rldk-section-{place}", chart, chart.series(series))
-        for place, section in enumerate(chosen)
-        for number, chart in enumerate(section.charts)
-    ]
-    # The page makes a card for every series that has none, unless there is a deleted one.
-    bare = sorted(set(CATALOGUE) - {series for card in cards for series in card["selectedMetricKeys"]})
-    gone = [
-        {"uuid": f"rldk-left-out-{number}", "type": "LINE", "metricKey": key, "deleted": True, "isGenerated": True}
-        for number, key in enumerate(bare)
-        if "<" not in key
-    ]
-    return {
-        "searchFilter": "",
-        "orderByKey": "attributes.start_time",
-        "orderByAsc": False,
-        "startTime": "ALL",
-        "lifecycleFilter": "Active",
-        "datasetsFilter": [],
-        "modelVersionFilter": "All Runs",
-        "selectedColumns": list(COLUMNS),
-        "columnOrder": [],
-        "columnWidths": {},
-        "runsHiddenMode": "SHOW_ALL",
-        "viewMaximized": False,
-        "runListHidden": False,
-        "isAccordionReordered": True,
-        "useGroupedValuesInCharts": False,
-        "hideEmptyCharts": True,
-        "autoRefreshEnabled": True,
-        "groupBy": None,
-        "groupsExpanded": {},
-        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
-        "compareRunSections": drawn,
-        "compareRunCharts": cards + gone,
-    }
-
-
-def _section(number: int, section: Section) -> dict[str, Any]:
-    return {
-        "uuid": f"rldk-section-{number}",
-        "name": section.name,
-        "display": True,
-        "isReordered": True,
-        "deleted": False,
-        "isGenerated": False,
-    }
-
-
-def _card(uuid: str, section: str, chart: Chart, series: Sequence[str]) -> dict[str, Any]:
-    return {
-        "uuid": uuid,
-        "type": "LINE",
-        "metricSectionId": section,
-        "deleted": False,
-        "isGenerated": False,
-        "runsCountToCompare": 20,
-        "displayName": chart.title,
-        "metricKey": series[0],
-        "selectedMetricKeys": list(series),
-        "lineSmoothness": 0,
-        "useGlobalLineSmoothing": True,
-        "xAxisKey": "step",
-        "useGlobalXaxisKey": True,
-        "selectedXAxisMetricKey": "",
-        "xAxisScaleType": "linear",
-        "scaleType": "log" if chart.logarithmic else "linear",
-        # A little more than the bounds, so that a line at a bound is seen.
-        "range": {} if chart.bounds is None else {"yMin": chart.bounds[0] - 0.02, "yMax": chart.bounds[1] + 0.02},
-        "yAxisKey": "metric",
-        "yAxisExpressions": [],
-        "ignoreOutliers": False,
-    }
-
-
-def packed(state: Mapping[str, Any], created: int, updated: int) -> str:
-    """The value of the view's tag; the times in milliseconds since the epoch."""
-    blob = base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
-    view = {"name": VIEW_NAME, "createdAt": created, "updatedAt": updated, "state": f"deflate;{blob}"}
-    return json.dumps(view)
-
-
-def unpacked(tag: str) -> dict[str, Any]:
-    """The state in a view's tag; the reverse of `packed`.
-
-    Raises:
-        ValueError: the tag holds no such view.
-    """
-    try:
-        kind, _, blob = json.loads(tag)["state"].partition(";")
-        if kind != "deflate":
-            raise ValueError(f"unknown packing {kind!r}")
-        state = json.loads(zlib.decompress(base64.b64decode(blob)))
-    except (KeyError, TypeError, AttributeError, zlib.error) as error:
-        raise ValueError(f"no saved view: {error}") from error
-    if not isinstance(state, dict):
-        raise ValueError("no saved view: the state is no object")
-    return state
 
 
 class View:

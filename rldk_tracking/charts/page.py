@@ -22,25 +22,24 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-import requests
-
 from rldk_tracking.charts.announce import announce
+from rldk_tracking.charts.colour import COLOUR, COLOURS, colour
 from rldk_tracking.charts.earlier import Earlier
 from rldk_tracking.charts.episodes import episodes, verdict, worst_open
 from rldk_tracking.charts.heatmap import Heatmap
-from rldk_tracking.charts.mlflow import SINCE, View, models_path, run_path, view_path
+from rldk_tracking.charts.mlflow import View, models_path, run_path, view_path
 from rldk_tracking.charts.note import note
 from rldk_tracking.charts.overview import overview
 from rldk_tracking.charts.report import Report
 from rldk_tracking.charts.series import Thinned
-from rldk_tracking.health.alert import Alert, Severity
+from rldk_tracking.charts.server import is_server, server_version, shows_views
+from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.base import RunInfo
 
 logger = logging.getLogger(__name__)
 
 NOTE = "mlflow.note.content"
 NOTE_MARK = "rldk.note"
-COLOUR = "mlflow.runColor"
 REPORT_FILE = "rldk/report.html"
 OVERVIEW_FILE = "rldk/charts/overview.svg"
 REFRESH_SECONDS = 60.0
@@ -49,20 +48,6 @@ LOCAL = "http://127.0.0.1:5000"
 PICTURES = {"rldk/charts/reward_distribution": "Rewards", "rldk/charts/layer_gradients": "Gradients by layer"}
 """Heat-maps to how the note calls them."""
 ENDED = ("finished", "stopped", "crashed")
-
-COLOURS: dict[Severity | None, tuple[str, ...]] = {
-    None: ("#1b7837", "#2ca02c", "#5aae61", "#00897b", "#7cb342"),
-    "info": ("#1b7837", "#2ca02c", "#5aae61", "#00897b", "#7cb342"),
-    "warning": ("#ff7f0e", "#e6ab02", "#d95f02", "#fb8c00", "#b8860b"),
-    "critical": ("#d62728", "#a50f15", "#e7298a", "#ef5350", "#8b0000"),
-}
-"""Health to shades: the charts take a run's colour, and two healthy runs must be told apart."""
-
-
-def colour(severity: Severity | None, run_id: str) -> str:
-    """The run's colour: its health gives the hue, its id the shade."""
-    shades = COLOURS[severity]
-    return shades[hashlib.sha256(run_id.encode()).digest()[0] % len(shades)]
 
 
 class RunPage:
@@ -227,29 +212,6 @@ class RunPage:
             if what not in self._said:
                 self._said.add(what)
                 logger.info("MLflow does not take %s (%s). The series are not concerned.", what, type(fault).__name__)
-
-
-def is_server(place: str) -> bool:
-    """Whether a tracking address is that of an MLflow server."""
-    return place.startswith(("http://", "https://"))
-
-
-def server_version(place: str) -> str | None:
-    """The version of the server, whose pages they are; None where it does not say."""
-    try:
-        answer = requests.get(f"{place.rstrip('/')}/version", timeout=(3.05, 5), allow_redirects=False)
-    except requests.exceptions.RequestException:
-        return None
-    version = answer.text.strip()
-    return version if answer.ok and version[:1].isdigit() and len(version) < 40 else None
-
-
-def shows_views(version: str | None) -> bool:
-    """Whether an MLflow of this version shows saved views; one whose version is not known may."""
-    if version is None:
-        return True
-    numbers = tuple(int(part) if part.isdigit() else 0 for part in version.split(".")[:2])
-    return numbers >= SINCE
 
 
 def _digest(text: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +58,34 @@ def client(mlflow_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     while mlflow.active_run() is not None:
         mlflow.end_run()
     mlflow.set_tracking_uri(before)
+
+
+class Old(BaseHTTPRequestHandler):
+    """A server that says a version."""
+
+    version = "3.8.1"
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(self.version.encode())
+
+    def log_message(self, *args: Any) -> None:
+        return None
+
+
+@pytest.fixture
+def old_pages() -> type[Old]:
+    """What such a server answers; a test may change it for itself."""
+    return Old
+
+
+@pytest.fixture
+def old_server() -> Iterator[str]:
+    """Address of an MLflow server of an age without saved views."""
+    server = HTTPServer(("127.0.0.1", 0), Old)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()

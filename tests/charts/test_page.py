@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from rldk_tracking.charts.colour import COLOUR, COLOURS
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.mlflow import VIEW_TAG
-from rldk_tracking.charts.page import (
-    COLOUR,
-    COLOURS,
-    NOTE,
-    OVERVIEW_FILE,
-    REPORT_FILE,
-    RunPage,
-    colour,
-    is_server,
-    server_version,
-    shows_views,
-)
+from rldk_tracking.charts.page import NOTE, OVERVIEW_FILE, REPORT_FILE, RunPage
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.base import RunInfo
 
@@ -250,38 +238,6 @@ def test_what_the_store_does_not_take_is_said_once_and_hurts_nothing(
     assert [line.split("(")[0] for line in said] == ["MLflow does not take the view ", "MLflow does not take the note "]
 
 
-@pytest.mark.parametrize(
-    ("version", "shown"),
-    [("3.15.0", True), ("3.17.2", True), ("4.0.0", True), ("3.14.9", False), ("2.22.0", False), (None, True)],
-)
-def test_which_mlflow_shows_views(version: str | None, shown: bool) -> None:
-    assert shows_views(version) is shown
-
-
-class Old(BaseHTTPRequestHandler):
-    """A server that says a version."""
-
-    version = "3.8.1"
-    status = 200
-
-    def do_GET(self) -> None:
-        self.send_response(self.status)
-        self.end_headers()
-        self.wfile.write(self.version.encode())
-
-    def log_message(self, *args: Any) -> None:
-        return None
-
-
-@pytest.fixture
-def old_server() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), Old)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
 def test_an_old_server_gets_no_view_and_one_line(
     client: Any, old_server: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -293,26 +249,3 @@ def test_an_old_server_gets_no_view_and_one_line(
     assert len([record for record in caplog.records if "saved views" in record.getMessage()]) == 1
     assert f"charts of this run in MLflow: {old_server}/#/experiments/{run.experiment}/runs/{run.id}" in caplog.text
     assert "Charts of this run" in run.tags[NOTE]
-
-
-def test_the_version_of_a_server(old_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert server_version(old_server) == "3.8.1"
-    monkeypatch.setattr(Old, "version", "<html>a proxy's page</html>")
-    assert server_version(old_server) is None
-    monkeypatch.setattr(Old, "version", "3.17.2")
-    monkeypatch.setattr(Old, "status", 401)
-    assert server_version(old_server) is None
-    assert server_version("http://127.0.0.1:9") is None
-
-
-def test_what_a_server_is() -> None:
-    assert is_server("https://mlflow.example.org")
-    assert not is_server("sqlite:///mlflow.db")
-    assert not is_server("databricks")
-
-
-def test_healthy_runs_differ_in_shade() -> None:
-    shades = {colour(None, f"run-{number}") for number in range(40)}
-    assert shades == set(COLOURS[None])
-    assert colour("critical", "a") == colour("critical", "a")
-    assert not set(COLOURS["warning"]) & set(COLOURS["critical"])
