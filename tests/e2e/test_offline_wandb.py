@@ -1,0 +1,83 @@
+"""A W&B run without a network, uploaded later: everything arrives once, however often somebody asks for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rldk_tracking.charts.heatmap import Heatmap
+from rldk_tracking.health.alert import Alert
+from rldk_tracking.trackers.base import RunInfo
+from rldk_tracking.trackers.delivery import Delivery
+from rldk_tracking.trackers.wandb import WandbTracker
+from tests.trackers.wandb_backend import WandbBackend
+
+wandb = pytest.importorskip("wandb", reason="needs wandb")
+
+FIRING = Alert(
+    rule="kl.high",
+    severity="warning",
+    state="firing",
+    step=3,
+    first_step=2,
+    value=0.3,
+    threshold=0.2,
+    message="KL to the reference is 0.3 nats per token.",
+    advice="Raise beta.",
+    key="rldk/kl/ref_k3",
+)
+
+
+@pytest.fixture
+def backend() -> Iterator[WandbBackend]:
+    server = WandbBackend()
+    yield server
+    server.close()
+
+
+def train_offline(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a finished run."""
+    for name in ("WANDB_DIR", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(folder))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.teardown()
+    run = wandb.init(project="p")
+    delivery = Delivery(WandbTracker(), spool=folder / "rldk" / "undelivered-wandb.jsonl")
+    delivery.open(RunInfo(trainer="GRPOTrainer"))
+    for step in range(1, 8):
+        delivery.put("log", {"rldk/health/score": 1.0, "rldk/kl/ref_k3": 0.1 * step}, step)
+    delivery.put("log_heatmap", "rldk/charts/layer_gradients", Heatmap("Gradients", ("embed",), (1,), ((1.0,),)), 7)
+    delivery.put("alert", FIRING)
+    delivery.put("status", "finished", {}, 7)
+    delivery.close()
+    place = Path(run.dir).parent
+    wandb.finish()
+    wandb.teardown()
+    return place
+
+
+def call(server: WandbBackend, *command: str) -> str:
+    environment = os.environ | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "x" * 40, "WANDB_MODE": "online"}
+    result = subprocess.run(
+        [sys.executable, "-m", *command], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    return result.stdout + result.stderr
+
+
+def test_what_is_uploaded_twice_arrives_once(
+    backend: WandbBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = train_offline(tmp_path, monkeypatch)
+    assert backend.operations == [], "an offline run speaks to nobody"
+    for _ in range(2):
+        call(backend, "rldk_tracking.cli.main", "sync", str(tmp_path / "rldk"))
+        call(backend, "wandb", "sync", str(place))
+    steps = [row["train/global_step"] for row in backend.rows if "rldk/kl/ref_k3" in row]
+    assert steps == list(range(1, 8))
+    assert [alert["title"] for alert in backend.alerts] == ["rldk warning: kl.high"]
+    assert len([row for row in backend.rows if "rldk/charts/layer_gradients" in str(row)]) == 1
