@@ -72,7 +72,7 @@ class RunPage:
         version = server_version(place) if is_server(place) else str(mlflow.__version__)
         self._view = View(client, experiment_id, info.trainer) if shows_views(version) else None
         if self._view is None:
-            logger.info("MLflow %s shows no saved views (3.15 does); the run's own page groups the charts.", version)
+            announce(f"MLflow {version} shows no saved views (3.15 does); the run's own page groups the charts.")
         self._past = Thinned()
         self._alerts: list[Alert] = []
         self._status = "running"
