@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.report import Report, blocks
+from rldk_tracking.charts.spec import REWARDS
 from rldk_tracking.health.alert import Alert
 
 Make = Callable[..., Alert]
@@ -60,8 +62,23 @@ def test_verdict_time_line_alerts_and_charts(make_alert: Make) -> None:
     assert sum(tag == "rect" and "opacity" in attributes for tag, attributes in page.tags) == 1
 
 
+def heatmaps(name: str) -> dict[str, Heatmap]:
+    return {REWARDS: Heatmap(name, (name, "0 to 1"), (1, 20), ((0.5, None), (0.5, 1.0)))}
+
+
+def test_a_heat_map_stands_in_its_section() -> None:
+    text = report(heatmaps=heatmaps("Rewards")).html()
+    assert text.index("<h2>Rollouts") < text.index("Rewards (0.5 to 1)") < text.index("<h2>KL and policy")
+
+
+def test_it_says_which_steps_it_covers() -> None:
+    assert "This page covers steps 1 to 40." in report().html()
+    assert "This page covers steps 1 to 40." in report().markdown()
+    assert "steps up to 7 are in its series only" in report(resumed_after=7).html()
+
+
 def test_it_stands_alone() -> None:
-    page = Page(report().html())
+    page = Page(report(heatmaps=heatmaps("Rewards")).html())
     assert not {"script", "link", "iframe", "object", "embed", "img", "form"} & {tag for tag, _ in page.tags}
     for _, attributes in page.tags:
         assert not {"href", "src", "srcset", "action"} & set(attributes)
@@ -79,6 +96,7 @@ def test_hostile_names_are_shown_and_do_nothing(make_alert: Make) -> None:
         alerts=[alert],
         settings={HOSTILE: HOSTILE},
         unknown=[HOSTILE],
+        heatmaps=heatmaps(HOSTILE),
         series={**report().series, key: [(1, 1.0), (2, 2.0)]},
     )
     text = hostile.html()
