@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
+
+from rldk_tracking.sources.stores import runs_of
+from rldk_tracking.writing_back import write_back
 
 if TYPE_CHECKING:
     from rldk_tracking.health.alert import Alert
@@ -31,47 +36,63 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rules", default="safe", help="safe, strict, quiet, or a YAML file of your own")
     parser.add_argument("--format", choices=FORMATS, default="text")
-    parser.add_argument("--to", choices=("mlflow", "wandb"), help="also write series and alerts into a new run there")
-    parser.add_argument("--jobs", type=int, default=1, help="runs that are judged at the same time")
+    parser.add_argument(
+        "--to",
+        choices=("mlflow", "wandb"),
+        help="also write series and alerts there: into the run itself where it is MLflow's, else into a new one",
+    )
+    parser.add_argument(
+        "--alias", action="append", default=[], metavar="NAME=KEY", help="a name in the source for a key of `keys`"
+    )
+    parser.add_argument("--jobs", type=int, help="runs that are judged at the same time (default: one a processor)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what the rules say, and return the exit code."""
-    sources = [name for source in arguments.sources for name in expand(source)]
-    if arguments.jobs > 1 and len(sources) > 1:
-        with ProcessPoolExecutor(arguments.jobs) as pool:
-            results = list(pool.map(judge, sources, [arguments.rules] * len(sources)))
-    else:
-        results = [judge(source, arguments.rules) for source in sources]
+    try:
+        aliases = dict(pair.split("=", 1) for pair in arguments.alias)
+    except ValueError:
+        raise SystemExit("--alias takes NAME=KEY.") from None
+    sources: list[str] = []
+    results: list[Report | str] = []
+    for source in arguments.sources:
+        try:
+            sources += runs_of(source)
+        except (ValueError, OSError, ImportError) as fault:
+            results.append(f"{source}: {fault}")
+    results += judge_all(sources, arguments.rules, aliases, arguments.jobs)
     print(render(results, arguments.format))
-    for source, result in zip(sources, results, strict=True):
+    for result in results:
         if isinstance(result, str):
             sys.stderr.write(f"{result}\n")
         elif arguments.to is not None:
-            write_back(source, result, arguments.to)
+            write_back(result.source, result, arguments.to, aliases)
     return max((UNREADABLE if isinstance(result, str) else result.exit_code for result in results), default=UNREADABLE)
 
 
-def expand(source: str) -> list[str]:
-    """The runs of an MLflow experiment, `mlflow:experiment/NAME`; anything else stands for itself."""
-    prefix = "mlflow:experiment/"
-    if not source.startswith(prefix):
-        return [source]
-    from mlflow import MlflowClient
+def judge_all(
+    sources: Sequence[str], rules: str, aliases: Mapping[str, str], jobs: int | None = None
+) -> list[Report | str]:
+    """Every run's report or fault, in order; several at a time, with the progress on stderr."""
+    jobs = min(len(sources), jobs or os.cpu_count() or 1)
+    if jobs <= 1:
+        return [judge(source, rules, aliases) for source in sources]
+    # Processes that are forked would share the connections of a store that was asked for its runs.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(judge, source, rules, aliases) for source in sources]
+        for count, _ in enumerate(as_completed(waiting), 1):
+            sys.stderr.write(f"\r{count} of {len(sources)} runs")
+            sys.stderr.flush()
+        sys.stderr.write("\n")
+        return [future.result() for future in waiting]
 
-    client = MlflowClient()
-    experiment = client.get_experiment_by_name(source.removeprefix(prefix))
-    if experiment is None:
-        return [source]
-    return [f"mlflow:{run.info.run_id}" for run in client.search_runs([experiment.experiment_id])]
 
-
-def judge(source: str, rules: str) -> Report | str:
+def judge(source: str, rules: str, aliases: Mapping[str, str]) -> Report | str:
     """A run's report, or in words why it cannot be read."""
     from rldk_tracking.replaying import replay
 
     try:
-        return replay(source, rules=load_rules(rules))
+        return replay(source, rules=load_rules(rules), aliases=aliases)
     except (ValueError, OSError, ImportError) as fault:
         return f"{source}: {fault}"
 
@@ -133,28 +154,3 @@ def _summary(results: Sequence[Report | str], form: str) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")
-
-
-def write_back(source: str, report: Report, backend: str) -> None:
-    """Series and alerts of a past run, written into a new run of MLflow or W&B."""
-    from rldk_tracking.sources.reading import read
-    from rldk_tracking.trackers.base import RunInfo, Tracker
-
-    tracker: Tracker
-    if backend == "mlflow":
-        from rldk_tracking.trackers.mlflow import MLflowTracker
-
-        tracker = MLflowTracker(experiment="rldk-replay")
-    else:
-        import wandb
-
-        from rldk_tracking.trackers.wandb import WandbTracker
-
-        tracker = WandbTracker(wandb.init(project="rldk-replay", config={"source": source}))
-    tracker.open(RunInfo(name=source, trainer="replay"))
-    for entry in read(source).entries:
-        tracker.log(entry.row, entry.step)
-    for _, alert in report.alerts:
-        tracker.alert(alert)
-    tracker.status(report.verdict if report.verdict != "healthy" else "finished", {}, 0)
-    tracker.close()

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from rldk_tracking.cli.main import main
-from rldk_tracking.cli.replay import expand
 
 
 def log(path: Path, rewards: list[float], **extra: float) -> Path:
@@ -81,6 +80,15 @@ def test_a_run_can_be_written_into_mlflow(
     (run,) = client.search_runs([experiment.experiment_id])
     assert len(client.get_metric_history(run.info.run_id, "rldk/reward/mean")) == 21
     assert "nan.gradients" in run.data.tags["rldk.alerts.open"]
-    assert expand("mlflow:experiment/rldk-replay") == [f"mlflow:{run.info.run_id}"]
-    assert main(["replay", "mlflow:experiment/rldk-replay"]) in (0, 1, 2)
+    assert main(["replay", "mlflow:experiment/rldk-replay"]) == 2
+    assert main(["replay", "mlflow:experiment/nobody"]) == 3
     mlflow.set_tracking_uri(before)
+
+
+def test_names_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps({"step": step, "cut": 0.9}) + "\n" for step in range(30)))
+    assert main(["replay", str(path), "--alias", "cut=rldk/length/truncated_fraction"]) == 1
+    assert "length.truncated" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="NAME=KEY"):
+        main(["replay", str(path), "--alias", "cut"])

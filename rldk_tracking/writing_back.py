@@ -1,0 +1,58 @@
+"""Series and alerts of a past run, written into MLflow or W&B after the fact."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rldk_tracking.sources.reading import read
+from rldk_tracking.trackers.base import RunInfo, Tracker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from rldk_tracking.replaying import Report
+
+
+def write_back(source: str, report: Report, backend: str, aliases: Mapping[str, str] | None = None) -> None:
+    """Write a run's series and alerts into the run that it was read from, else into a new one.
+
+    Args:
+        source: as for `replay`. An `mlflow:RUN_ID` is that run: it gets the series that it does not have yet.
+        report: what the rules said of it.
+        backend: "mlflow" or "wandb".
+        aliases: as for `replay`.
+    """
+    tracker, known, finish = _tracker(source, backend)
+    tracker.open(RunInfo(name=source, trainer="replay"))
+    for entry in read(source, aliases).entries:
+        row = {key: value for key, value in entry.row.items() if key not in known}
+        if row:
+            tracker.log(row, entry.step)
+    for _, alert in report.alerts:
+        tracker.alert(alert)
+    tracker.status(report.verdict if report.verdict != "healthy" else "finished", {}, 0)
+    tracker.close()
+    finish()
+
+
+def _tracker(source: str, backend: str) -> tuple[Tracker, set[str], Callable[[], object]]:
+    """Where to write, the series that are there, and how to end what was begun for it."""
+    if backend == "mlflow":
+        from mlflow import MlflowClient
+
+        from rldk_tracking.trackers.mlflow import MLflowTracker
+
+        if source.startswith("mlflow:"):
+            run_id = source.removeprefix("mlflow:")
+            return MLflowTracker(run_id=run_id), set(MlflowClient().get_run(run_id).data.metrics), _nothing
+        return MLflowTracker(experiment="rldk-replay"), set(), _nothing
+    import wandb
+
+    from rldk_tracking.trackers.wandb import WandbTracker
+
+    run = wandb.init(project="rldk-replay", config={"source": source})
+    return WandbTracker(run), set(), run.finish
+
+
+def _nothing() -> None:
+    """MLflow's tracker ends what it began."""
