@@ -84,7 +84,7 @@ _ROWS = (
     Key(
         "rldk/kl/ref_k3",
         NATS,
-        "The same by Schulman's third estimator: unbiased, never negative; GRPO's `kl`.",
+        "Drift from the reference by Schulman's third estimator: unbiased, never negative; GRPO's `kl`.",
         "mean over tokens of exp(-d) - 1 + d",
         "rollout",
         "lower",
