@@ -1,34 +1,23 @@
-"""Scans beside a training: each in a process of its own, one at a time, started and awaited by one thread.
-
-A process keeps the interpreter lock, the threads of the linear algebra and the memory of the training to the training,
-runs at a lower priority, and takes nothing with it should reading a file end it.
-"""
+"""Scans beside a training: each in a process of its own, one at a time, started and awaited by one thread."""
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import queue
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from rldk_tracking.checkpoint.division import INTERVAL, Division, Request
 from rldk_tracking.checkpoint.findings import Level, Scan
-from rldk_tracking.checkpoint.record import from_dict
+from rldk_tracking.checkpoint.process import ScanProcess
+from rldk_tracking.checkpoint.record import merge
 
 logger = logging.getLogger(__name__)
 
-NOT_INHERITED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What would make the process believe that it is a rank of the training."""
 WAITING = 16
 """Checkpoints that may wait to be scanned."""
-UNREADABLE = 3
-"""Exit code of a scan that found nothing to read: the checkpoint is gone."""
 
 
 class BackgroundScans:
@@ -36,23 +25,30 @@ class BackgroundScans:
 
     Args:
         level: of the scans.
+        division: with the other ranks, where they are to read their shares. On them `help` takes the place of `submit`.
     """
 
-    def __init__(self, level: Level = "standard") -> None:
-        self._level = level
-        self._waiting: queue.Queue[tuple[Path, dict[str, Path]] | None] = queue.Queue(maxsize=WAITING)
+    def __init__(self, level: Level = "standard", division: Division | None = None) -> None:
+        self._scanner = ScanProcess(level)
+        self._division = division
+        self._waiting: queue.Queue[Request | None] = queue.Queue(maxsize=WAITING)
         self._finished: queue.SimpleQueue[Scan] = queue.SimpleQueue()
-        self._process: subprocess.Popen[str] | None = None
         self._thread: threading.Thread | None = None
-        self._folder = tempfile.TemporaryDirectory(prefix="rldk-") if level == "full" else None
-        self._closing = self._told = False
+        self._ended = threading.Event()
+        self._told = False
 
     def submit(self, path: Path, against: Mapping[str, Path]) -> None:
         """Have a checkpoint scanned; returns at once."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="rldk-checkpoint-scans", daemon=True)
             self._thread.start()
-        self._put((path, dict(against)))
+        self._put(Request(path, dict(against)))
+
+    def help(self) -> None:
+        """On another rank than 0: read this rank's share of whatever rank 0 asks for, until `close`."""
+        if self._thread is None and self._division is not None:
+            self._thread = threading.Thread(target=self._serve, name="rldk-checkpoint-shares", daemon=True)
+            self._thread.start()
 
     def finished(self) -> list[Scan]:
         """Scans that have ended since the last call; does not wait."""
@@ -70,18 +66,16 @@ class BackgroundScans:
             except queue.Full:
                 logger.warning("rldk: the scan of the last checkpoints takes longer than %.0f s and is ended.", timeout)
             self._thread.join(max(0.0, deadline - time.monotonic()))
-            self._closing = True
-            process = self._process
-            if process is not None:
-                process.terminate()
+            self._ended.set()
+            self._scanner.terminate()
             self._thread.join(5.0)
             self._thread = None
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        self._scanner.close()
+        if self._division is not None and self._division.rank == 0:
+            self._division.clear()
         return self.finished()
 
-    def _put(self, request: tuple[Path, dict[str, Path]]) -> None:
+    def _put(self, request: Request) -> None:
         while True:
             try:
                 self._waiting.put_nowait(request)
@@ -93,44 +87,49 @@ class BackgroundScans:
                     continue
 
     def _work(self) -> None:
-        while not self._closing:
+        while not self._ended.is_set():
             request = self._waiting.get()
             if request is None:
                 return
-            try:
-                found = self._scan(*request)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                logger.warning("rldk: the scan of %s failed: %s", request[0], error)
-                continue
+            found = self._tried(request)
             if found is not None:
                 self._finished.put(found)
 
-    def _scan(self, path: Path, against: Mapping[str, Path]) -> Scan | None:
-        command = [sys.executable, "-m", "rldk_tracking.checkpoint", str(path), "--format", "json", "--nice"]
-        command += ["--level", self._level]
-        for label, other in against.items():
-            command += [f"--{label}", str(other)]
-        if self._folder is not None:
-            command += ["--vectors", str(Path(self._folder.name) / "vectors.npz")]
-        self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment()
-        )
-        output, errors = self._process.communicate()
-        code, self._process = self._process.returncode, None
-        if code == UNREADABLE and path.is_dir() and not self._told:
-            self._told = True
-            logger.warning("rldk: %s Nothing of it is looked at.", errors.strip()[-500:])
-        if self._closing or code == UNREADABLE:
+    def _serve(self) -> None:
+        division = self._division
+        while division is not None and not self._ended.wait(INTERVAL):
+            for request in division.requests():
+                found = self._tried(request)
+                if found is not None and not division.over:
+                    division.deliver(request, found)
+            if division.over and not self._waiting.empty():
+                return
+
+    def _tried(self, request: Request) -> Scan | None:
+        try:
+            return self._scan(request)
+        except FileNotFoundError as error:
+            if request.path.is_dir() and not self._told:  # otherwise it was deleted meanwhile
+                self._told = True
+                logger.warning("rldk: %s Nothing of it is looked at.", error)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("rldk: the scan of %s failed: %s", request.path, error)
+        return None
+
+    def _scan(self, request: Request) -> Scan | None:
+        division = self._division
+        if division is not None and division.rank > 0:
+            return self._scanner.scan(request.path, request.against, (division.rank, division.ranks))
+        if division is None or not division.applies(request.path):
+            return self._scanner.scan(request.path, request.against)
+        division.ask(request)
+        own = self._scanner.scan(request.path, request.against, (0, division.ranks))
+        if own is None:
             return None
-        if not output:
-            raise ValueError(errors.strip()[-500:] or f"its process ended with {code}")
-        return from_dict(json.loads(output))
-
-
-def _environment() -> dict[str, str]:
-    """The training's, without its place among the ranks and its devices, and with this package on the path."""
-    kept = {key: value for key, value in os.environ.items() if key not in NOT_INHERITED}
-    root = str(Path(__file__).resolve().parents[2])
-    kept["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [kept.get("PYTHONPATH")])])
-    kept["CUDA_VISIBLE_DEVICES"] = ""
-    return kept
+        parts = division.collect(request, own.seconds, self._ended.is_set)
+        for rank in range(1, division.ranks):
+            if rank not in parts and not self._ended.is_set():
+                found = self._scanner.scan(request.path, request.against, (rank, division.ranks))
+                if found is not None:
+                    parts[rank] = found
+        return None if self._ended.is_set() else merge([own, *parts.values()])

@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", type=int, default=5, help="how many layers to print, the worst first")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--vectors", type=Path, help="keep singular vectors in this file, to start the next scan from")
+    parser.add_argument("--share", default="0/1", help="rank/ranks: this process's part of the tensors")
     parser.add_argument("--nice", action="store_true", help="run at a lower priority")
 
 
@@ -89,7 +90,7 @@ def _scan_one(path: Path, arguments: argparse.Namespace, before: Sequence[Scan],
         path,
         {label: other for label, other in against.items() if other is not None},
         level=arguments.level,
-        share=(rank, ranks),
+        share=(rank, ranks) if ranks > 1 else _share(arguments.share),
         vectors=load_vectors(arguments.vectors),
     )
     if arguments.vectors is not None:
@@ -99,6 +100,11 @@ def _scan_one(path: Path, arguments: argparse.Namespace, before: Sequence[Scan],
     from rldk_tracking.checkpoint.ranks import gather  # torch, which a single process does without
 
     return gather(found)
+
+
+def _share(text: str) -> tuple[int, int]:
+    rank, _, ranks = text.partition("/")
+    return int(rank), int(ranks)
 
 
 def _print(scans: Sequence[Scan], arguments: argparse.Namespace) -> None:

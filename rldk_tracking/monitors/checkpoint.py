@@ -13,6 +13,7 @@ import torch
 from rldk_tracking.checkpoint import report
 from rldk_tracking.checkpoint.background import BackgroundScans
 from rldk_tracking.checkpoint.baselines import Baselines
+from rldk_tracking.checkpoint.division import Division
 from rldk_tracking.checkpoint.findings import Scan
 from rldk_tracking.monitors.base import Monitor
 from rldk_tracking.monitors.checkpoint_log import CheckpointLog
@@ -48,8 +49,9 @@ class CheckpointMonitor(Monitor):
     """Logs `rldk/checkpoint/*` and `rldk/memory/*`, tables of the checkpoints and of the worst
     layers, and heat-maps of layers by step.
 
-    Rank 0 looks at every `checkpoint-<step>` folder of the trainer's output folder after it was saved. The series
-    appear in the row of the step at which the scan has ended; `rldk/checkpoint/step` says which checkpoint it was.
+    Rank 0 looks at every `checkpoint-<step>` folder of the trainer's output folder after it was saved; large ones are
+    divided among the ranks that see the folder. The series appear in the row of the step at which the scan has ended;
+    `rldk/checkpoint/step` says which checkpoint it was.
 
     Args:
         enable_parameter_analysis: read the saved tensors; False looks at the files alone.
@@ -111,10 +113,18 @@ class CheckpointMonitor(Monitor):
         self._optimizer = optimizer if optimizer is not None else getattr(trainer, "optimizer", None)
         if self._optimizer_monitor is not None:
             self._optimizer_monitor.begin_within(run, trainer, args, model, optimizer)
-        if not run.claim("checkpoint", self) or _rank() != 0:
+        if not run.claim("checkpoint", self):
+            return
+        rank, ranks = _rank()
+        divided = ranks > 1 and args is not None and self.level != "light"
+        division = Division(Path(args.output_dir), rank, ranks) if divided else None
+        if rank == 0 or division is not None:
+            self._scans = BackgroundScans(self.level, division)
+        if rank > 0:
+            if self._scans is not None:
+                self._scans.help()
             return
         self._log, self._memory = CheckpointLog(run, args), MemoryLog(run, args)
-        self._scans = BackgroundScans(self.level)
         limited = bool(getattr(args, "save_total_limit", None))
         self._baselines = Baselines(
             self.reference if self.reference is not None else local_folder(model),
@@ -185,6 +195,8 @@ def local_folder(model: Any) -> Path | None:
     return Path(name) if name and Path(name).is_dir() else None
 
 
-def _rank() -> int:
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_rank() if distributed else 0
+def _rank() -> tuple[int, int]:
+    """This rank, and how many there are."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
