@@ -326,8 +326,9 @@ def _translated(mlflow: Any) -> Iterator[None]:
     try:
         yield
     except mlflow.exceptions.MlflowException as error:
-        too_large = "error code 413" in str(error)
-        kind = RejectedError if too_large or str(error.error_code) in _HOPELESS else UnavailableError
+        # Too large, or at odds with what the store holds already: neither will pass later.
+        never = any(sign in str(error) for sign in ("error code 413", "IntegrityError"))
+        kind = RejectedError if never or str(error.error_code) in _HOPELESS else UnavailableError
         raise kind(f"{error.error_code}: {error}") from error
 
 

@@ -6,6 +6,7 @@ step, so that the run's charts show them too.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ def log_model(
     params: Mapping[str, str],
     step: int,
 ) -> str:
-    """Make the model of one checkpoint, or find the one that an earlier call made, and give it its metrics.
+    """Make the model of one checkpoint, or find that of an earlier call, and give it the metrics that it lacks.
 
     Args:
         mlflow, client: the module and a client of the store that holds the run.
@@ -50,11 +51,14 @@ def log_model(
         )
         client.finalize_logged_model(str(model.model_id), "READY")
         client.log_outputs(run_id, [mlflow.entities.LoggedModelOutput(str(model.model_id), step)])
-    # The same at every call: a store that gets a number with its step and time once more keeps one of them.
-    model_id, made = str(model.model_id), int(model.creation_timestamp)
+    model_id, now = str(model.model_id), int(time.time() * 1000)
+    # A call that is repeated, or a step that a resumed training made again: what the run holds stays as it is.
+    held = {metric.key for metric in model.metrics or ()}
     entity = mlflow.entities.Metric
     rows = [
-        entity(key, float(value), made, int(step), model_id=model_id, run_id=run_id) for key, value in metrics.items()
+        entity(key, float(value), now, int(step), model_id=model_id, run_id=run_id)
+        for key, value in metrics.items()
+        if key not in held
     ]
     client.log_batch(run_id, metrics=rows)
     return model_id

@@ -87,6 +87,39 @@ def test_an_alert_of_the_part_that_is_made_again_is_told_once(tmp_path: Path) ->
     assert [(a.step, a.state) for a in memory.alerts if a.rule == "kl.high"] == [(7, "firing")]
 
 
+def test_into_the_run_that_mlflow_is_told(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As people do it: `report_to`, MLFLOW_RUN_ID, and a checkpoint that is older than what the run holds."""
+    run_id, folder = new_run(store), tmp_path / "out"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    for steps, resume in ((6, None), (9, str(folder / "checkpoint-3"))):
+        monkeypatch.setenv("MLFLOW_RUN_ID", run_id)  # which MLflow takes out of the environment
+        callback = RLDKCallback()
+        saving = {"save_strategy": "steps", "save_steps": 3, "report_to": "mlflow"}
+        grpo_trainer(folder, max_steps=steps, callbacks=[callback], **saving).train(resume_from_checkpoint=resume)
+    stored = stored_in_mlflow(store, run_id)
+    assert sorted(step for key, step in stored if key == "rldk/reward/mean") == list(range(1, 10))
+    assert [key for (key, _), times in stored.items() if times > 1] == []
+
+
+def test_into_the_same_run_of_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline, each process leaves a log of its own; together they are the run."""
+    wandb = pytest.importorskip("wandb")
+    from tests.trackers.wandb_log import load
+
+    folder = tmp_path / "out"
+    values = {"WANDB_MODE": "offline", "WANDB_RUN_ID": "resumed1", "WANDB_RESUME": "allow", "WANDB_DIR": str(tmp_path)}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    for steps, resume in ((3, None), (6, str(folder / "checkpoint-3"))):
+        callback = RLDKCallback()
+        saving = {"save_strategy": "steps", "save_steps": 3, "report_to": "wandb"}
+        grpo_trainer(folder, max_steps=steps, callbacks=[callback], **saving).train(resume_from_checkpoint=resume)
+        wandb.finish()
+    logs = [load(path) for path in sorted(tmp_path.rglob("*.wandb"))]
+    assert len(logs) == 2
+    assert [step for log in logs for step, _ in log.series("rldk/reward/mean")] == list(range(1, 7))
+
+
 def test_a_checkpoint_of_a_training_without_us(tmp_path: Path) -> None:
     """transformers would raise a KeyError at the next save."""
     folder, memory = tmp_path / "out", InMemoryTracker()

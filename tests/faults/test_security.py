@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import re
+import shutil
 import stat
 import traceback
 from dataclasses import replace
@@ -58,13 +59,16 @@ def texts_under(folder: Path) -> dict[str, str]:
 
 
 def test_the_webhook_appears_nowhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: Any
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: Any
 ) -> None:
-    """A training with a webhook that fails and an MLflow server with a password that is not there."""
+    """A training with a webhook that fails, an MLflow server with a password that is not there, and a store that is."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.chdir(tmp_path)  # where the store that is there keeps its artifacts
+    shutil.copy(empty_store, tmp_path / "there.db")
+    there = MLflowTracker(tracking_uri=f"sqlite:///{tmp_path / 'there.db'}", experiment="there")
     slack = SlackNotifier(f"http://127.0.0.1:9/services/{SECRET}", allow_loopback=True, retries=1, backoff=0.01)
     mlflow = MLflowTracker(run_id="0" * 32, tracking_uri=f"http://me:{SECRET}@127.0.0.1:9")
-    callback = RLDKCallback(trackers=[JsonlTracker(tmp_path / "rows"), mlflow, slack], overrides=ALWAYS)
+    callback = RLDKCallback(trackers=[JsonlTracker(tmp_path / "rows"), there, mlflow, slack], overrides=ALWAYS)
     callback._settings.close_timeout = 2.0
     with caplog.at_level(logging.DEBUG):
         grpo_trainer(tmp_path / "out", max_steps=4, callbacks=[callback], save_strategy="steps", save_steps=2).train()
@@ -83,6 +87,7 @@ def test_the_webhook_appears_nowhere(
     places = texts_under(tmp_path)
     assert any("undelivered-mlflow" in place for place in places)
     assert any("undelivered-slack" in place for place in places)
+    assert any(place.endswith("artifacts/rldk/alerts.json") for place in places), "the store that is there"
     assert [place for place, text in places.items() if SECRET in text] == []
     assert [text for text in shown if SECRET in text] == []
 

@@ -18,14 +18,14 @@ def test_one_model_for_each_checkpoint(tmp_path: Path) -> None:
     run_id = run.info.run_id
     scores = {100: 0.9, 200: 0.5}
     for step, score in scores.items():
-        for _ in range(2):  # a call that is repeated makes no second model
+        for again in range(3):  # neither a call that is repeated nor a step that is made again makes a second model
             log_model(
                 mlflow,
                 client,
                 run_id,
                 experiment,
                 f"checkpoint-{step}",
-                {"rldk/checkpoint/score": score},
+                {"rldk/checkpoint/score": score if again < 2 else score / 2},
                 {"path": "x" * 400},
                 step,
             )
