@@ -51,7 +51,8 @@ def train_offline(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     delivery.open(RunInfo(trainer="GRPOTrainer"))
     for step in range(1, 8):
         delivery.put("log", {"rldk/health/score": 1.0, "rldk/kl/ref_k3": 0.1 * step}, step)
-    delivery.put("log_heatmap", "rldk/charts/layer_gradients", Heatmap("Gradients", ("embed",), (1,), ((1.0,),)), 7)
+    rewards = Heatmap("Rewards", ("1 to 2", "0 to 1"), (1, 4), ((0.5, 0.25), (0.5, 0.75)), edges=(0.0, 1.0, 2.0))
+    delivery.put("log_heatmap", "rldk/charts/reward_distribution", rewards, 7)
     delivery.put("alert", FIRING)
     delivery.put("status", "finished", {}, 7)
     delivery.close()
@@ -80,4 +81,8 @@ def test_what_is_uploaded_twice_arrives_once(
     steps = [row["train/global_step"] for row in backend.rows if "rldk/kl/ref_k3" in row]
     assert steps == list(range(1, 8))
     assert [alert["title"] for alert in backend.alerts] == ["rldk warning: kl.high"]
-    assert len([row for row in backend.rows if "rldk/charts/layer_gradients" in str(row)]) == 1
+    (charts,) = [row for row in backend.rows if "rldk/charts/reward_distribution" in row]
+    assert charts["rldk/charts/reward_distribution"]["_type"] == "html-file"
+    assert charts["rldk/charts/reward_distribution_table"]["_type"] == "table-file"
+    histogram = charts["rldk/charts/reward_distribution_histogram"]
+    assert (histogram["_type"], histogram["values"]) == ("histogram", [0.75, 0.25])
