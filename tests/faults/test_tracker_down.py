@@ -13,9 +13,12 @@ import pytest
 
 from rldk_tracking.cli.main import main
 from rldk_tracking.trackers.mlflow import MLflowTracker
+from rldk_tracking.trackers.slack import SlackNotifier
 from rldk_tracking.trackers.spool import Spool
 from tests.faults.conftest import Backend
 from tests.faults.scenario import Count, Outcome, count, stored_in_mlflow, train
+from tests.trackers.test_slack import Webhook
+from tests.trackers.test_slack_message import texts
 
 STEPS = 24
 BROKEN = range(6, 17)
@@ -54,11 +57,18 @@ def test_a_server_that_fails_for_a_while(backend: Backend, tmp_path: Path, chang
     assert backend.tags()["rldk.status"] == "finished"
 
 
-def test_a_server_that_is_gone_from_the_start_and_for_good(backend: Backend, tmp_path: Path) -> None:
-    tracker = MLflowTracker(run_id=backend.run_id, tracking_uri=backend.proxy.url)
+def test_a_server_that_is_gone_from_the_start_and_for_good(
+    backend: Backend, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker, webhook = MLflowTracker(run_id=backend.run_id, tracking_uri=backend.proxy.url), Webhook()
     backend.proxy.status = 503
-    outcome = train(tmp_path, [tracker], {}, STEPS)
+    slack = SlackNotifier(webhook.url, allow_loopback=True)
+    outcome = train(tmp_path, [tracker, slack], {}, STEPS)
+    webhook.close()
     assert outcome.end < 17
+    # People hear of it, and where to find what is missing.
+    assert any("tracker.down" in text for message in webhook.messages for text in texts(message))
+    assert any("undelivered-mlflow.jsonl" in record.getMessage() for record in caplog.records)
     (spool,) = tmp_path.rglob("undelivered-mlflow.jsonl")
     assert spool.stat().st_mode & 0o777 == 0o600
     assert settled(backend, outcome) == Count(STEPS, 0, STEPS, 0)
