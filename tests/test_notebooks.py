@@ -60,7 +60,7 @@ def test_a_faulty_run_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     text = text_of(notebook)
     assert "Finished, step 40." in text
     assert "first seen at step 2" in text, "the fault began at step 20, and an alert tells of it"
-    assert pictures(notebook) >= 11
+    assert pictures(notebook) >= 13
     assert "report.html:" in text
 
 
