@@ -204,6 +204,26 @@ def test_online(backend: WandbBackend, make_alert: Callable[..., Alert]) -> None
     assert backend.operations.count("UpsertBucket") >= 1
 
 
+def test_the_pages_address_is_said_at_the_beginning_and_at_the_end(
+    backend: WandbBackend, make_alert: Callable[..., Alert], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = wandb.init(project="p", settings=wandb.Settings(x_file_stream_transmit_interval=1))
+    tracker = WandbTracker()
+    tracker.open(RunInfo())
+    for status in ("running", "warning"):
+        tracker.status(status, {}, 0)
+    begin = capsys.readouterr().err
+    assert begin.count(run.url) == 1
+    assert "rldk-tracking charts wandb tester/p" in begin
+    tracker.log({"rldk/health/score": 0.5}, 12)
+    tracker.alert(make_alert())
+    tracker.status("finished", {}, 12)
+    end = capsys.readouterr().err
+    assert "rldk: Finished, step 12. Warning: kl.high since step 10." in end
+    assert end.count(run.url) == 1
+    tracker.close()
+
+
 def test_a_server_that_fails_midway_keeps_nobody_waiting(
     backend: WandbBackend, make_alert: Callable[..., Alert]
 ) -> None:
