@@ -19,7 +19,10 @@ def announce(text: str) -> None:
         return
     line = f"rldk: {text}"
     bars = sys.modules.get("tqdm")
-    if bars is not None:
-        bars.tqdm.write(line, file=sys.stderr)
-    elif sys.stderr is not None:
-        sys.stderr.write(line + "\n")
+    try:
+        if bars is not None:
+            bars.tqdm.write(line, file=sys.stderr)
+        elif sys.stderr is not None:
+            sys.stderr.write(line + "\n")
+    except (OSError, ValueError):
+        logger.debug("stderr is closed")

@@ -30,6 +30,13 @@ def test_the_environment_silences_it(
     assert (capsys.readouterr().err == "") is silent
 
 
+@pytest.mark.parametrize("tqdm", ["import tqdm", "pass"])
+def test_a_terminal_that_has_gone_is_no_fault(tqdm: str) -> None:
+    code = f"import sys; {tqdm}; from rldk_tracking.charts.announce import announce; sys.stderr.close(); announce('x')"
+    result = subprocess.run([sys.executable, "-c", f"{code}; print('on')"], capture_output=True, text=True, timeout=60)
+    assert result.stdout == "on\n"
+
+
 def test_a_progress_bar_stays_whole() -> None:
     code = (
         "import time; from tqdm.auto import tqdm; from rldk_tracking.charts.announce import announce\n"
