@@ -116,8 +116,10 @@ class CheckpointMonitor(Monitor):
         if not run.claim("checkpoint", self):
             return
         rank, ranks = _rank()
-        divided = ranks > 1 and args is not None and self.level != "light"
-        division = Division(Path(args.output_dir), rank, ranks) if divided else None
+        # A loop of somebody's own may have no folder, and then nothing is saved.
+        folder = getattr(args, "output_dir", None)
+        divided = ranks > 1 and self.level != "light"
+        division = Division(Path(folder), rank, ranks) if divided and folder is not None else None
         if rank == 0 or division is not None:
             self._scans = BackgroundScans(self.level, division)
         if rank > 0:
@@ -125,14 +127,14 @@ class CheckpointMonitor(Monitor):
                 self._scans.help()
             return
         self._log, self._memory = CheckpointLog(run, args), MemoryLog(run, args)
-        limited = bool(getattr(args, "save_total_limit", None))
+        limited = bool(getattr(args, "save_total_limit", None)) and self.keep_weights and self.level != "light"
         self._baselines = Baselines(
             self.reference if self.reference is not None else local_folder(model),
-            keep_in=Path(args.output_dir) if limited and self.keep_weights and self.level != "light" else None,
+            keep_in=Path(folder) if folder is not None and limited else None,
         )
-        if args is not None:
+        if folder is not None:
             resumed = getattr(getattr(trainer, "state", None), "global_step", None) or 0
-            self._baselines.begin(Path(args.output_dir), int(resumed))
+            self._baselines.begin(Path(folder), int(resumed))
 
     def before_step(self, run: Run, step: int) -> None:
         if self._optimizer_monitor is not None:
