@@ -20,7 +20,7 @@ class Cadence:
     def __init__(self, first: int = FIRST, every: int = EVERY) -> None:
         self._every = every
         self._rows = 0
-        self._next = first
+        self._next = self._soonest = first
 
     def count(self) -> None:
         """A row has come."""
@@ -31,6 +31,12 @@ class Cadence:
         """Whether it is time for a version."""
         return self._rows >= self._next
 
+    @property
+    def possible(self) -> bool:
+        """Whether a version may come before its time, because there is news that should not wait."""
+        return self._rows >= self._soonest
+
     def done(self) -> None:
         """A version was made."""
-        self._next = self._rows + max(self._every, self._rows // 10)
+        self._soonest = self._rows + self._every
+        self._next = max(self._soonest, self._rows + self._rows // 10)

@@ -51,19 +51,22 @@ class RunPanels:
         self._alerts: list[Alert] = []
         self._heatmaps: dict[str, Heatmap] = {}
         self._cadence = Cadence()
+        self._has_news = False
 
     def row(self, metrics: Mapping[str, float], step: int) -> dict[str, Any]:
         """Take a row. Returns the panels to log beside it, none where their turn has not come."""
         self._past.add(metrics, step)
         self._cadence.count()
-        if not self._cadence.due:
+        if not (self._cadence.due or (self._has_news and self._cadence.possible)):
             return {}
         self._cadence.done()
+        self._has_news = False
         return self.panels()
 
     def alert(self, alert: Alert) -> None:
         """Take an alert, or the end of one."""
         self._alerts.append(alert)
+        self._has_news = True
 
     def heatmap(self, key: str, heatmap: Heatmap) -> dict[str, Any]:
         """The panels of a heat-map."""

@@ -43,6 +43,19 @@ def test_panels_are_made_ever_less_often(offline: Path) -> None:
     assert made == [5, 30, 55]
 
 
+def test_an_alert_late_in_a_long_run_is_shown_soon(offline: Path, make_alert: Make) -> None:
+    with wandb.init(project="p"):
+        panels = RunPanels(wandb, RunInfo())
+        made = []
+        for step in range(1, 1101):
+            if step == 1010:
+                panels.alert(make_alert(step=step))
+            if panels.row(ROW, step):
+                made.append(step)
+    before, after = max(step for step in made if step < 1010), min(step for step in made if step >= 1010)
+    assert after == max(1010, before + 25)
+
+
 def test_only_what_there_is_data_for(offline: Path, make_alert: Make) -> None:
     with wandb.init(project="p"):
         panels = RunPanels(wandb, RunInfo())
