@@ -59,6 +59,8 @@ def main(
     **options: Any,
 ) -> None:
     """Train; see the module."""
+    # A process that a shell started in the background ignores Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     trackers: list[Any] = [JsonlTracker(Path(folder) / "produced")]
     if tracking_uri is not None:
         trackers.append(MLflowTracker(run_id=run_id, tracking_uri=tracking_uri))
