@@ -157,7 +157,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
         site = Site(folder)
         found = train(folder)
         site.wait()
-        with browser_class()((1600, 1400)) as browser:
+        with browser_class()((1600, 900)) as browser:
             yield Pages(site.address, browser, found)
     finally:
         if site is not None:
