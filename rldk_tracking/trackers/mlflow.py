@@ -53,6 +53,9 @@ _HOPELESS = frozenset(
 )
 """MLflow's error codes that the same call gets again. Permissions are not among them: they can be given."""
 
+_NEVER = ("error code 413", "unique constraint", "duplicate entry")
+"""In the message of a refusal that the same call gets again: words of the server, of sqlite and Postgres, of MySQL."""
+
 _HEARTBEAT_SECONDS = 30.0
 
 
@@ -327,7 +330,8 @@ def _translated(mlflow: Any) -> Iterator[None]:
         yield
     except mlflow.exceptions.MlflowException as error:
         # Too large, or at odds with what the store holds already: neither will pass later.
-        never = any(sign in str(error) for sign in ("error code 413", "IntegrityError"))
+        # What a trigger or a full disk refuses may pass later, and some stores call that an IntegrityError too.
+        never = any(sign in str(error).lower() for sign in _NEVER)
         kind = RejectedError if never or str(error.error_code) in _HOPELESS else UnavailableError
         raise kind(f"{error.error_code}: {error}") from error
 
