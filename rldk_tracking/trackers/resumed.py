@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,15 @@ class Resumed:
                 self._step + 1,
                 last,
             )
-        for spool in self._left():
-            try:
+        with ExitStack() as opened:
+            left = []
+            for spool in self._left():
+                opened.callback(spool.close)
+                left.append(spool)
+            # A store may still be busy with what it was given last, so that it does not say yet that it holds it.
+            self.held = max([self.held, *map(self._under_way, left)])
+            for spool in left:
                 self._send(spool)
-            finally:
-                spool.close()
         self._begun = True
 
     def is_new(self, method: str, args: tuple[Any, ...]) -> bool:
@@ -76,9 +81,18 @@ class Resumed:
             else:
                 spool.close()
 
+    def _under_way(self, spool: Spool) -> int:
+        """The last step that was being written when the process ended. It is sent as it was, never made anew.
+
+        A tracker in which a repetition stays keeps the step open instead: better twice than not at all.
+        """
+        certain = _end_of_trying(spool)
+        records = (record for record, position in spool.read(spool.first) if position <= certain)
+        steps = [int(record["step"]) for record in records if record["type"] == "metrics"]
+        return max(steps, default=0) if self._tracker.repeatable else 0
+
     def _send(self, spool: Spool) -> None:
-        head, first = spool.head, spool.first
-        certain = first + head.trying - head.taken
+        first, certain = spool.first, _end_of_trying(spool)
         for record, position in spool.read(first):
             wanted = record.get("step", self._step + 1) <= (self.held if record["type"] == "metrics" else self._step)
             wanted = wanted and (self._tracker.repeatable or position > certain)
@@ -92,3 +106,9 @@ class Resumed:
             self._tracker.log_rows([Row(args[0], args[1], record["time"])])
         else:
             getattr(self._tracker, method)(*args)
+
+
+def _end_of_trying(spool: Spool) -> int:
+    """Position up to which calls were under way when the process ended."""
+    head = spool.head
+    return spool.first + head.trying - head.taken

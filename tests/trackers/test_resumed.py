@@ -91,6 +91,26 @@ def test_what_may_have_arrived_is_repeated_only_where_that_does_no_harm(tmp_path
         assert [step for _, step in tracker.calls] == expected
 
 
+def test_a_store_that_is_still_busy_with_the_last_rows_gets_them_as_they_were(tmp_path: Path) -> None:
+    """It says that it holds steps up to 5, and will hold those of the killed process a moment later."""
+
+    class Busy(Held):
+        def __init__(self) -> None:
+            super().__init__(5)
+            self.values: dict[int, set[float]] = {step: {1.0} for step in range(6, 9)}
+
+        def log(self, metrics: Mapping[str, float], step: int) -> None:
+            self.values.setdefault(step, set()).add(metrics["a"])
+
+    left(tmp_path, [("log", ({"a": 1.0}, step)) for step in range(4, 10)], trying=5)
+    tracker = Busy()
+    delivery = Delivery(tracker, spool=tmp_path / "undelivered-held.jsonl", resumed_at=5)
+    for step in range(6, 12):
+        delivery.put("log", {"a": 2.0}, step)
+    delivery.close()
+    assert tracker.values == {step: {1.0} for step in range(4, 9)} | {step: {2.0} for step in range(9, 12)}
+
+
 def test_what_belongs_to_another_run_stays(tmp_path: Path) -> None:
     path = left(tmp_path, [("log", ({"a": 1.0}, 3))], run="b")
     tracker = Held(None)
