@@ -52,12 +52,13 @@ def test_a_fault_is_logged_and_the_next_step_is_judged(caplog: pytest.LogCapture
 
 
 def test_nothing_is_left_after_close_and_it_can_begin_again() -> None:
+    before = set(threading.enumerate())
     background, seen = Background(Shield()), []
     for round_ in range(2):
         background.submit(lambda round_=round_: seen.append(round_))  # type: ignore[misc]
         background.close()
     assert seen == [0, 1]
-    assert [t for t in threading.enumerate() if t.name == "rldk-judge"] == []
+    assert [thread for thread in set(threading.enumerate()) - before if thread.name == "rldk-judge"] == []
 
 
 def test_settling_from_within_the_work_does_not_wait_for_itself() -> None:
