@@ -103,7 +103,7 @@ class MLflowTracker(Tracker):
         self._alerts: list[list[Any]] | None = None
         self._open_alerts: dict[str, str] = {}
         self._page: RunPage | None = None
-        self._of_model: set[tuple[str, int]] = set()
+        self._of_models: set[str] = set()
 
     @property
     def joined(self) -> bool:
@@ -141,7 +141,7 @@ class MLflowTracker(Tracker):
             metric(self._names[key], float(value), int(row.time * 1000), int(row.step))
             for row in rows
             for key, value in row.metrics.items()
-            if math.isfinite(value) and (self._names[key], int(row.step)) not in self._of_model
+            if math.isfinite(value) and self._names[key] not in self._of_models
         ]
         self._step = int(rows[-1].step)
         client = self._connect()
@@ -176,8 +176,9 @@ class MLflowTracker(Tracker):
         taken = {self._names[key]: value for key, value in metrics.items() if math.isfinite(value)}
         with _translated(self._mlflow):
             log_model(self._mlflow, client, str(self.run_id), str(self.experiment_id), name, taken, params, step)
-        # A model's numbers are the run's as well: a row of the same step must not bring them a second time.
-        self._of_model = {(key, step) for key in taken}
+        # A model's numbers are the run's as well, at the step of the checkpoint. Rows have them at the step at which
+        # they became known, which may be that of the next checkpoint: there would be two of them.
+        self._of_models |= set(taken)
         self._run_page().checkpoint()
 
     def alert(self, alert: Alert) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 mlflow = pytest.importorskip("mlflow")
 
+from rldk_tracking.trackers.base import Row, RunInfo  # noqa: E402
+from rldk_tracking.trackers.mlflow import MLflowTracker  # noqa: E402
 from rldk_tracking.trackers.mlflow_models import log_model  # noqa: E402
 
 
@@ -40,3 +43,20 @@ def test_one_model_for_each_checkpoint(tmp_path: Path) -> None:
     assert sorted((metric.step, metric.value) for metric in history) == [(100, 0.9), (200, 0.5)]
     outputs = client.get_run(run_id).outputs.model_outputs
     assert sorted(output.step for output in outputs) == [100, 200]
+
+
+def test_numbers_that_become_known_at_the_next_checkpoint_are_there_once(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/store.db"
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    run_id = client.create_run("0").info.run_id
+    tracker = MLflowTracker(run_id=run_id, tracking_uri=uri)
+    tracker.open(RunInfo())
+    for step, score in ((3, 0.9), (6, 0.5)):
+        metrics = {"rldk/checkpoint/score": score}
+        tracker.log_checkpoint(f"checkpoint-{step}", metrics, {}, step)
+        # The scan took three steps.
+        tracker.log_rows([Row({"rldk/reward/mean": 1.0} | metrics, step + 3, time.time())])
+    tracker.close()
+    scores = client.get_metric_history(run_id, "rldk/checkpoint/score")
+    assert sorted((point.step, point.value) for point in scores) == [(3, 0.9), (6, 0.5)]
+    assert sorted(point.step for point in client.get_metric_history(run_id, "rldk/reward/mean")) == [6, 9]
