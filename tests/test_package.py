@@ -71,10 +71,10 @@ def test_import_loads_nothing_heavy() -> None:
     assert not heavy & set(loaded)
 
 
-def test_import_is_quick() -> None:
+def test_import_takes_less_than_a_tenth_of_a_second() -> None:
     # 0.04 s on an idle machine. Of the processor, in a new interpreter each.
     code = "import time; start = time.process_time(); import rldk_tracking; print(time.process_time() - start)"
-    assert statistics.median(float(python(code)) for _ in range(7)) < 0.3
+    assert statistics.median(float(python(code)) for _ in range(7)) < 0.1
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if path.name not in NO_TEST_OF_THEIR_OWN], ids=inside)

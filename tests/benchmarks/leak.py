@@ -71,6 +71,7 @@ class Result:
         work: of these, seconds of processor time, which other processes of the machine do not add to.
         calls: functions that the training thread called in the steps of `counted`. Other than times, they do not depend
             on what else the machine does.
+        reference: seconds of processor time of `fixed_work` beside each step: how fast the machine was just then.
         memory: (step, MiB of resident memory) now and then.
         left: threads and files that are there afterwards and were not before.
     """
@@ -78,12 +79,26 @@ class Result:
     seconds: array[float]
     work: array[float]
     calls: list[int] = field(default_factory=list)
+    reference: array[float] = field(default_factory=lambda: array("d"))
     memory: list[tuple[int, float]] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
     def ends(self, times: Sequence[float]) -> tuple[float, float]:
         """Median microseconds of a thousand steps after a warm-up and of the last but the counted."""
         return 1e6 * statistics.median(times[1100:2100]), 1e6 * statistics.median(times[-1100:-100])
+
+    def quick_ends(self) -> tuple[float, float]:
+        """The same of processor time at the tenth percentile: what a busy machine adds is left out."""
+        return self._tenth(self.work[1100:2100]), self._tenth(self.work[-1100:-100])
+
+    def slowdown(self) -> float:
+        """How much slower the last steps were than the first, the machine's own share of it taken out."""
+        (first, last), reference = self.quick_ends(), self.reference
+        return (last / first) / (self._tenth(reference[-1100:-100]) / self._tenth(reference[1100:2100]))
+
+    @staticmethod
+    def _tenth(times: Sequence[float]) -> float:
+        return 1e6 * statistics.quantiles(times, n=10)[0]
 
     def calls_at_the_ends(self) -> tuple[float, float]:
         """Mean number of calls of a step, in the first and in the last hundred that were counted."""
@@ -93,6 +108,14 @@ class Result:
         """MiB between the end of the first fifth and the end."""
         after = [mib for step, mib in self.memory if step >= len(self.seconds) // 5]
         return after[-1] - after[0]
+
+
+def fixed_work() -> dict[str, float]:
+    """The same at every step, and of the kind that a step does: names and numbers."""
+    found: dict[str, float] = {}
+    for number in range(400):
+        found[f"rldk/{number % 40}"] = number / 7
+    return found
 
 
 class Calls:
@@ -141,7 +164,8 @@ def go(steps: int, folder: Path, pause: float = 0.0) -> Result:
     kwargs = {"model": model, "optimizer": optimizer}
     before, process = everything_open(), psutil.Process()
     # Of their full length from the start, so that they are no growth.
-    result = Result(array("d", bytes(8 * steps)), array("d", bytes(8 * steps)))
+    seconds, work, reference = (array("d", bytes(8 * steps)) for _ in range(3))
+    result = Result(seconds, work, reference=reference)
     callback = RLDKCallback(trackers=[Sink(), JsonlTracker(folder / "rows")])
     callback.on_train_begin(args, state, control, **kwargs)
     for step in range(1, steps + 1):
@@ -158,11 +182,14 @@ def go(steps: int, folder: Path, pause: float = 0.0) -> Result:
             callback.on_log(args, state, control, logs=logs, **kwargs)
         result.seconds[step - 1] = time.perf_counter() - begin
         result.work[step - 1] = time.thread_time() - worked
+        begun = time.thread_time()
+        fixed_work()
+        result.reference[step - 1] = time.thread_time() - begun
         if isinstance(calls, Calls):
             result.calls.append(calls.number)
         if pause:
             time.sleep(pause)
-        if step % max(1, steps // 50) == 0:
+        if step % max(1, steps // 10) == 0:
             gc.collect()
             result.memory.append((step, process.memory_info().rss / 2**20))
     callback.on_train_end(args, state, control, **kwargs)

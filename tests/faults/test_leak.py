@@ -12,12 +12,12 @@ from tests.benchmarks.leak import everything_open, go
 
 
 def test_many_steps(tmp_path: Path) -> None:
-    result = go(3_000, tmp_path)
-    # Work, not time: a machine that does other things as well makes any step slow. The times are the benchmark's.
+    result = go(10_000, tmp_path)
     first, last = result.calls_at_the_ends()
     assert 100 < last < 1.02 * first, (first, last)
-    first, last = result.ends(result.work)
-    assert last < 2 * first, (first, last)
+    assert result.slowdown() < 1.2, result.quick_ends()
+    # The bound is 300 us where nothing else runs; a shared machine is slower.
+    assert result.quick_ends()[1] < 900
     assert abs(result.growth()) < 5, result.memory
     assert result.left == []
 

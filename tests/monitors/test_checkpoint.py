@@ -190,7 +190,7 @@ def test_the_training_does_not_wait(tmp_path: Path) -> None:
     monitor = Timed(trackers=[InMemoryTracker()], close_timeout=0.0)
     train(tmp_path, [monitor], steps=12)
     assert len(monitor.waits) == 6
-    assert sorted(monitor.waits)[3] < 50e-3  # ten times the goal; tests/benchmarks/checkpoint.py shows the goal
+    assert sorted(monitor.waits)[3] < 5e-3
     began = set(psutil.Process().children()) - before
     assert [process for process in began if process.status() != psutil.STATUS_ZOMBIE] == []
 

@@ -165,7 +165,7 @@ def test_close_is_bounded_when_the_tracker_hangs_and_the_spool_holds_the_rest(tm
     assert tracker.entered.wait(5)
     before = time.monotonic()
     delivery.close(timeout=0.4)
-    assert time.monotonic() - before < 3
+    assert time.monotonic() - before < 0.8
     file = Spool.reopen(spool)
     assert (file.head.tracker, file.head.step) == ("recorder", 4)
     records = list(file.read(file.first))
@@ -358,7 +358,7 @@ def test_rows_of_a_run_that_never_came_are_kept(tmp_path: Path) -> None:
     delivery.put("log", {"a": 1.0}, 1)
     before = time.monotonic()
     delivery.close()
-    assert time.monotonic() - before < 4
+    assert time.monotonic() - before < 1
     assert [record["step"] for record in left_in(tmp_path / "spool.jsonl")] == [1]
 
 

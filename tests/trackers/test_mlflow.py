@@ -348,8 +348,8 @@ def test_a_server_that_hangs(mlflow_server: Any, remote: Any, tmp_path: Path) ->
             time.sleep(0.002)
         before = time.monotonic()
         delivery.close(timeout=2)
-        assert time.monotonic() - before < 5
-        assert longest < 0.25  # seconds, where it waits for the server
+        assert time.monotonic() - before < 2.5
+        assert longest < 0.010
     finally:
         mlflow_server.signal(signal.SIGCONT)
     stored = [step for step, _ in server_history(mlflow_server, remote.run_id, "rldk/a")]
@@ -452,13 +452,13 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     tracker.open(RunInfo())
     with pytest.raises(UnavailableError, match="does not take anything now"):
         tracker.log({"rldk/a": 1.0}, 1)
-    assert time.monotonic() - before < 8
+    assert time.monotonic() - before < 3
     threads = threading.active_count()
     delivery = Delivery(tracker, spool=tmp_path / "spool.jsonl")
     delivery.put("log", {"rldk/a": 1.0}, 1)
     before = time.monotonic()
     delivery.close(timeout=1)
-    assert time.monotonic() - before < 4
+    assert time.monotonic() - before < 1.5
     assert [record["step"] for record in waiting_in(tmp_path / "spool.jsonl")] == [1]
     time.sleep(0.2)
     assert threading.active_count() <= threads

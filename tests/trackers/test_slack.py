@@ -227,8 +227,8 @@ def test_a_dead_channel_costs_training_nothing(
         time.sleep(0.002)
     before = time.monotonic()
     delivery.close(timeout=1)
-    assert time.monotonic() - before < 4
-    assert longest < 0.25  # seconds, where it waits for the channel
+    assert time.monotonic() - before < 1.5
+    assert longest < 0.010
     assert delivery.errors >= 1
     assert delivery.lost == 0
     assert "Slack webhook is not reached" in caplog.text

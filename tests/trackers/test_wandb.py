@@ -247,8 +247,8 @@ def test_a_server_that_fails_midway_keeps_nobody_waiting(
     delivery.put("alert", make_alert())
     before = time.monotonic()
     delivery.close(timeout=3)
-    assert time.monotonic() - before < 6
-    assert longest < 0.25  # seconds, where it waits for the server
+    assert time.monotonic() - before < 3.5
+    assert longest < 0.010
     assert (delivery.delivered, delivery.lost) == (201, 0), "W&B keeps what it could not send in its own log"
     backend.fail = None
     run.finish()
