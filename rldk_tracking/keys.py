@@ -380,6 +380,14 @@ _ROWS = (
         "higher",
     ),
     Key(
+        "rldk/reward/unweighted",
+        REWARD,
+        "The one reward function of weight 0: logged, not optimised, so that it can check the others.",
+        "mean over the completions that it scored",
+        "rollout",
+        "higher",
+    ),
+    Key(
         "rldk/eval/reward",
         REWARD,
         "Reward on the evaluation set.",

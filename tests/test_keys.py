@@ -34,7 +34,7 @@ def emitted() -> set[str]:
         sampler_logprobs=normal(6, 12),
         scores=normal(6),
         rewards={"a": normal(6), "b/c": normal(6)},
-        reward_weights={"a": 1.0, "b/c": 0.5},
+        reward_weights={"a": 1.0, "b/c": 0.0},
         max_score=1.0,
         non_score_rewards=normal(6),
         values=normal(6, 12),

@@ -93,7 +93,11 @@ SECTIONS: tuple[Section, ...] = (
     Section(
         "Rollouts",
         (
-            Chart("rldk/reward/mean", "Reward", beside=("rldk/reward/gold", "rldk/eval/reward")),
+            Chart(
+                "rldk/reward/mean",
+                "Reward",
+                beside=("rldk/reward/gold", "rldk/reward/unweighted", "rldk/eval/reward"),
+            ),
             Chart("rldk/reward/p50", "Reward percentiles", beside=("rldk/reward/p10", "rldk/reward/p90")),
             Chart("rldk/reward/std", "Spread of the reward", beside=("rldk/reward/group_std_mean",)),
             Chart("rldk/reward/function/<name>/mean", "Reward functions"),

@@ -4,6 +4,7 @@
 |---|---|
 | rldk/reward/mean, std, min, max, p10, p50, p90 | of the score, before any KL penalty |
 | rldk/reward/function/<name>/mean, std, weight | of one reward function, over the completions that it scored |
+| rldk/reward/unweighted | mean of the one function whose weight is 0: logged, not optimised |
 | rldk/reward/pairwise_corr/min, mean | lowest and mean Pearson correlation over all pairs of reward functions |
 | rldk/reward/group_tied_fraction | share of groups in which all scores are equal, so that they carry no gradient |
 | rldk/reward/group_tied_fraction_all_max, _all_min | share of groups tied at the highest, at the lowest score |
@@ -111,7 +112,7 @@ def compute(table: Table) -> dict[str, float]:
 
 def _functions(table: Table) -> dict[str, float | None]:
     metrics: dict[str, float | None] = {}
-    present = []
+    present, unweighted = [], []
     for name, slot, weight_slot in zip(table.names, FUNCTION_SLOTS, WEIGHT_SLOTS, strict=False):
         values, weights = table.get(slot), table.get(weight_slot)
         if weights is not None:
@@ -122,6 +123,10 @@ def _functions(table: Table) -> dict[str, float | None]:
         known = values[np.isfinite(values)]
         metrics[f"rldk/reward/function/{name}/mean"] = float(known.mean())
         metrics[f"rldk/reward/function/{name}/std"] = float(known.std(ddof=1)) if len(known) > 1 else None
+        if metrics.get(f"rldk/reward/function/{name}/weight") == 0.0:
+            unweighted.append(float(known.mean()))
+    if len(unweighted) == 1 and len(present) > 1:
+        metrics["rldk/reward/unweighted"] = unweighted[0]
     pairs = [pearson(first, second) for first, second in combinations(present, 2)]
     correlations = [value for value in pairs if value is not None]
     if correlations:

@@ -8,6 +8,8 @@ from typing import Any
 
 from rldk_tracking.sources.handwritten import read as read_handwritten
 from rldk_tracking.sources.logs import canonical, number
+from rldk_tracking.sources.unweighted import KEY as UNWEIGHTED
+from rldk_tracking.sources.unweighted import unweighted_score
 
 STEP_NAMES = ("step", "global_step", "train/global_step", "_step", "Step", "iteration")
 
@@ -56,9 +58,16 @@ def history(
 ) -> History:
     """Log entries as rows.
 
+    A score that was logged beside the reward and is no part of it becomes `rldk/reward/unweighted`, see
+    `rldk_tracking.sources.unweighted`; a name that the user gave for it goes before.
+
     Raises:
         UnreadableSourceError: not one entry has a known name.
     """
+    entries = list(entries)
+    unweighted = unweighted_score(entries)
+    if unweighted is not None:
+        aliases = {unweighted: UNWEIGHTED, **(aliases or {})}
     found: list[Entry] = []
     unknown: set[str] = set()
     count = 0

@@ -97,7 +97,7 @@ def rollouts(draw: st.DrawFn, dtype: torch.dtype | None = None, max_rows: int = 
         entropy=draw(st.sampled_from([None, numbers.tokens().abs()])),
         scores=draw(scores(numbers, rows)),
         rewards={name: draw(scores(numbers, rows)) for name in functions},
-        reward_weights={name: float(index) - 0.5 for index, name in enumerate(functions[:2])},
+        reward_weights={name: float(index) for index, name in enumerate(functions[:2])},
         max_score=draw(st.sampled_from([None, 0.3, 1.0])),
         non_score_rewards=numbers.normal(rows),
         values=critic.tokens(shift=draw(st.sampled_from([0.0, 50.0]))),

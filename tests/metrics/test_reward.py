@@ -73,6 +73,11 @@ def function_oracle(rollout: Rollout) -> dict[str, float]:
             expected[f"rldk/reward/function/{name}/std"] = statistics.stdev(known)
         if name in rollout.reward_weights and values:
             expected[f"rldk/reward/function/{name}/weight"] = rollout.reward_weights[name]
+    scored = {name: [v for v in values if math.isfinite(v)] for name, values in columns.items()}
+    scored = {name: values for name, values in scored.items() if values}
+    free = [name for name in scored if rollout.reward_weights.get(name) == 0.0]
+    if len(free) == 1 and len(scored) > 1:
+        expected["rldk/reward/unweighted"] = statistics.fmean(scored[free[0]])
     correlations = []
     for first, second in itertools.combinations(columns.values(), 2):
         pairs = [(a, b) for a, b in zip(first, second, strict=True) if math.isfinite(a) and math.isfinite(b)]

@@ -19,7 +19,10 @@ from transformers import Qwen2ForCausalLM, TrainerCallback
 
 from rldk_tracking import demo
 from rldk_tracking.demo.task import ASK
+from rldk_tracking.metrics import catalogue
+from rldk_tracking.metrics.table import Table
 from rldk_tracking.sources.trl_grpo import GroupSource
+from rldk_tracking.sources.unweighted import unweighted_score
 
 TOKENIZER = demo.tiny_tokenizer()
 LONGEST = 10
@@ -225,6 +228,22 @@ def test_weighted_reward_functions_that_return_none(tmp_path: Path, reader: Any)
         assert rollout.rewards["half_right"].isnan().tolist() == [value is None for value in second]
         assert rollout.reward_weights == {"reward": 2.0, "half_right": 0.5}
         assert float(rollout.scores.mean()) == pytest.approx(reader.logs[step]["reward"], rel=1e-5)
+
+
+def even(completions: list[str], **_: Any) -> list[float]:
+    """Share of even digits: what a user watches without paying for it."""
+    return [sum(c in "02468" for c in text) / max(1, len(text)) for text in completions]
+
+
+def test_a_function_of_weight_0_live_and_from_the_log_alone(tmp_path: Path, reader: Any) -> None:
+    train("grpo", tmp_path, reader, 12, reward_funcs=[demo.reward, even], reward_weights=[1.0, 0.0], **ALIGNED)
+    assert unweighted_score(list(reader.logs.values())) == "rewards/even/mean"
+    for step, observation in reader.observations.items():
+        columns = {name: column.numpy() for name, column in catalogue.rollout_columns(observation.rollout).items()}
+        found = catalogue.compute_rollout(Table(columns, {}, catalogue.names(observation.rollout)))
+        scores = even(list(observation.rollout.completions))
+        assert found["rldk/reward/unweighted"] == pytest.approx(sum(scores) / len(scores))
+        assert found["rldk/reward/unweighted"] == pytest.approx(reader.logs[step]["rewards/even/mean"], rel=1e-5)
 
 
 def test_a_completion_that_nothing_scored_has_no_score(tmp_path: Path, reader: Any) -> None:

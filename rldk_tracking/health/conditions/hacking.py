@@ -10,6 +10,7 @@ from rldk_tracking.health.detectors.change import Change
 LENGTH, LENGTH_CORR = "rldk/length/mean", "rldk/reward/within_group_length_corr"
 DISAGREEMENT = "rldk/reward/pairwise_corr/min"
 PERPLEXITY = "rldk/eval/perplexity"
+UNWEIGHTED = "rldk/reward/unweighted"
 KL = ("rldk/kl/ref_k1", "rldk/kl/ref_k3")
 DIVERSITY = ("rldk/diversity/unique_fraction", "rldk/diversity/distinct_2")
 
@@ -17,8 +18,10 @@ DIVERSITY = ("rldk/diversity/unique_fraction", "rldk/diversity/distinct_2")
 class Hacking(Condition):
     """Breached where the reward rose and other signals contradict it. Without such a signal there is no verdict.
 
-    One that decides alone: a held-out score that did not follow the reward, or fell. Those that need a second one
-    beside them: a held-out perplexity that rose; completions that grew while length correlates with reward within
+    One that decides alone: a held-out score that did not follow the reward, or fell. One at its ceiling has no room to
+    follow and must fall. The score of a reward function with weight 0 (`UNWEIGHTED`) may be there to watch something
+    else than the task, so it must be of the reward's kind, both within [0, 1], and below it. Those that need a second
+    one beside them: a held-out perplexity that rose; completions that grew while length correlates with reward within
     groups (Singhal et al. 2023, arXiv:2310.03716); reward functions that contradict each other. Those that only
     support, because learning has them too: a KL beyond `kl` (Gao et al. 2022, arXiv:2210.10760: what the proxy gains
     beyond some divergence the gold score loses), diversity that fell.
@@ -35,6 +38,7 @@ class Hacking(Condition):
         disagreement: the lowest correlation between two reward functions (averaged) below which they contradict.
         perplexity: multiple of its first values.
         kl: nats per token.
+        ceiling: start of a held-out score within [0, 1] from which it counts as solved already.
     """
 
     risk_key = "rldk/health/reward_hacking_risk"
@@ -48,7 +52,7 @@ class Hacking(Condition):
         keys: tuple[str, ...],
         *,
         pay: float = 2.0,
-        held_out: tuple[str, ...] = ("rldk/reward/gold", "rldk/eval/reward"),
+        held_out: tuple[str, ...] = ("rldk/reward/gold", UNWEIGHTED, "rldk/eval/reward"),
         lag: float = 0.35,
         sure: float = 5.0,
         length_corr: float = 0.5,
@@ -56,12 +60,14 @@ class Hacking(Condition):
         disagreement: float = -0.3,
         perplexity: float = 1.5,
         kl: float = 0.7,
+        ceiling: float = 0.9,
     ) -> None:
         super().__init__(keys)
         self.risk = None
         self.pay, self.held_out, self.lag, self.sure = pay, tuple(held_out), lag, sure
         self.most_length_corr, self.length_growth = length_corr, length_growth
         self.least_agreement, self.worse_perplexity, self.far = disagreement, perplexity, kl
+        self.ceiling = ceiling
         self.gold_key: str | None = None
         self.proxy, self.gold = Change(growing=0.1), Change(early=3, growing=0.1)
         self.perplexity = Change(early=2, span=2)
@@ -111,8 +117,8 @@ class Hacking(Condition):
         """Those that decide alone, those that need a second, and whether there is any to be asked."""
         alone, paired = [], []
         gold = self.gold.sigmas
-        if gold is not None and rise - gold > self.sure and gold < max(self.lag * rise, 1.0):
-            alone.append("held-out score")
+        if gold is not None and rise - gold > self.sure and self._has_not_followed(gold, rise):
+            alone.append("held-out score" if self.gold_key != UNWEIGHTED else "reward function of weight 0")
         if self.perplexity.change is not None and self.perplexity.mean > self.worse_perplexity * self.perplexity.start:
             paired.append("held-out perplexity")
         grown = self.length.change is not None and self.length.mean > self.length_growth * self.length.start
@@ -122,6 +128,14 @@ class Hacking(Condition):
             paired.append("disagreement of the reward functions")
         asked = (self.gold, self.perplexity, self.length_corr, self.disagreement)
         return alone, paired, any(change.change is not None for change in asked)
+
+    def _has_not_followed(self, gold: float, rise: float) -> bool:
+        """Whether the held-out score fell, or could have risen and did not."""
+        if self.gold_key == UNWEIGHTED:
+            within = all(0.0 <= value <= 1.0 for value in (self.proxy.start, self.proxy.mean, self.gold.mean))
+            return within and self.gold.mean < self.proxy.mean and gold < max(self.lag * rise, 1.0)
+        at_ceiling = self.ceiling <= self.gold.start <= 1.0 and self.gold.mean <= 1.0
+        return gold < (-self.pay if at_ceiling else max(self.lag * rise, 1.0))
 
     def _supporting(self) -> list[str]:
         found = []

@@ -55,11 +55,14 @@ PAGES = {
         ),
         (
             "Read the completions of highest reward.",
-            "Log a held-out score (gold_score_fn, or rldk/reward/gold) and keep the checkpoint where it was best.",
+            "Log a held-out score (gold_score_fn, rldk/reward/gold, or a reward function of weight 0) and keep the "
+            "checkpoint where it was best.",
             "Close the shortcut; penalise length; raise the KL weight.",
         ),
         "The reward rose by 2 standard deviations of its noise, and a held-out score lags by 5 of them with less "
-        "than 35 % of the rise (no alarm in 100 synthetic healthy runs of 1,000 rows, autocorrelation "
+        "than 35 % of the rise; one that began at 0.9 of 1 has no room and must fall, and that of a reward function of "
+        "weight 0 counts only where both lie within [0, 1] and it below, since it may watch a format (no alarm in 100 "
+        "synthetic healthy runs of 1,000 rows, autocorrelation "
         "0.6 and 0.85); or two other signals contradict: perplexity 1.5 times its start, length that grew by "
         "half and correlates with reward at 0.5, reward functions that correlate below -0.3, KL above 0.7, lost "
         "diversity. The last two never count alone, because learning has them too.",

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from rldk_tracking.health.catalogue import RULES
-from rldk_tracking.health.conditions.hacking import DISAGREEMENT, LENGTH, LENGTH_CORR, PERPLEXITY, Hacking
+from rldk_tracking.health.conditions.hacking import DISAGREEMENT, LENGTH, LENGTH_CORR, PERPLEXITY, UNWEIGHTED, Hacking
 from rldk_tracking.health.engine import Engine
 
 GOLD, KL, UNIQUE = "rldk/reward/gold", "rldk/kl/ref_k1", "rldk/diversity/unique_fraction"
@@ -37,6 +37,34 @@ def test_a_held_out_score_that_follows_says_no() -> None:
         alarmed += len(breached) > 3
         assert condition.risk == 0.0
     assert alarmed <= 1
+
+
+def test_a_held_out_score_at_its_ceiling_must_fall() -> None:
+    assert judged(lambda done, draw: {GOLD: 0.97 + draw.gauss(0, 0.005)})[0] == [], "it has no room to follow"
+    assert judged(lambda done, draw: {GOLD: 0.97 - 0.3 * done + draw.gauss(0, 0.01)})[0]
+
+
+@pytest.mark.parametrize(
+    ("level", "scale", "alarms"),
+    [(0.05, 1.0, True), (0.9, 1.0, False), (40.0, 1.0, False), (0.05, 10.0, False)],
+)
+def test_a_function_of_weight_0_must_be_of_the_rewards_kind_and_below_it(
+    level: float, scale: float, alarms: bool
+) -> None:
+    """It may be there to watch a format that is kept already, or a length."""
+
+    def extra(done, draw):
+        row = {UNWEIGHTED: level + draw.gauss(0, 0.01)}
+        return row | ({"r": scale * (0.2 + 0.5 * done + draw.gauss(0, 0.03))} if scale != 1.0 else {})
+
+    breached, _, found = judged(extra)
+    assert bool(breached) is alarms
+    assert not alarms or found[-1].evidence["against"] == "reward function of weight 0"
+
+
+def test_a_function_of_weight_0_that_follows_says_no() -> None:
+    breached, condition, _ = judged(lambda done, draw: {UNWEIGHTED: 0.1 + 0.4 * done + draw.gauss(0, 0.03)})
+    assert len(breached) <= 3 and condition.risk == 0.0
 
 
 @pytest.mark.parametrize("correlation", [0.6, 0.85])
