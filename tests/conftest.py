@@ -91,3 +91,14 @@ def _mlflow_as_it_was() -> Iterator[None]:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _wandb_as_it_was() -> Iterator[None]:
+    """W&B reads its settings once for the whole process: the next module's are not those of a test that is over."""
+    yield
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and hasattr(wandb, "teardown"):
+        if wandb.run is not None:
+            wandb.finish()
+        wandb.teardown()

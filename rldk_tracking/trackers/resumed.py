@@ -8,7 +8,7 @@ sent as far as the resumed training does not make it anew.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,14 @@ class Resumed:
         self._step = step
         self._own = own
         self._begun = False
+        self._last: int | None = None
         self.held = step
 
     def begin(self) -> None:
         """Find out what the run holds. Raises what the tracker does; to be called again then."""
         if self._begun:
             return
-        last = self._tracker.last_step()
+        last = self._last = self._tracker.last_step()
         self.held = self._step if last is None else max(self._step, last)
         if last is not None and last > self._step:
             logger.info(
@@ -76,10 +77,21 @@ class Resumed:
                 spool = Spool.reopen(path)
             except (OSError, ValueError):
                 continue
-            if spool.head.tracker == self._tracker.name and spool.head.to == dict(self._tracker.address()):
+            if spool.head.tracker == self._tracker.name and self._is_ours(spool.head.to):
                 yield spool
             else:
                 spool.close()
+
+    def _is_ours(self, to: Mapping[str, str]) -> bool:
+        """Whether these calls were for the run that goes on here.
+
+        A backend's own log on disk is each process's own. Where the run cannot say what it holds (W&B offline), what
+        is in that log is not known here, and `rldk-tracking sync` compares the two.
+        """
+        if "log" in to and self._last is None:
+            return False
+        here = self._tracker.address()
+        return all(to.get(name) == here.get(name) for name in {*to, *here} - {"log"})
 
     def _under_way(self, spool: Spool) -> int:
         """The last step that was being written when the process ended. It is sent as it was, never made anew.
@@ -94,8 +106,11 @@ class Resumed:
     def _send(self, spool: Spool) -> None:
         first, certain = spool.first, _end_of_trying(spool)
         for record, position in spool.read(first):
-            wanted = record.get("step", self._step + 1) <= (self.held if record["type"] == "metrics" else self._step)
-            wanted = wanted and (self._tracker.repeatable or position > certain)
+            is_row = record["type"] == "metrics"
+            wanted = record.get("step", self._step + 1) <= (self.held if is_row else self._step)
+            # What was handed over may be held already, unless the run says that it holds nothing so late.
+            beyond = is_row and self._last is not None and record["step"] > self._last
+            wanted = wanted and (self._tracker.repeatable or position > certain or beyond)
             if wanted and record["type"] not in ("address", "status"):
                 self._make(record)
             spool.taken(position)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rldk_tracking.trackers.memory import InMemoryTracker
 from rldk_tracking.trackers.mlflow import MLflowTracker
 from tests.faults.processes import start, steps_said
 from tests.faults.scenario import stored_in_mlflow
+from tests.trackers.wandb_backend import WandbBackend
 
 # Fires at the first slope and stays.
 ALWAYS = {"kl.high": {"threshold": -1.0, "persistence": (1, 1), "warm_up_steps": 0}}
@@ -118,6 +120,32 @@ def test_into_the_same_run_of_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     logs = [load(path) for path in sorted(tmp_path.rglob("*.wandb"))]
     assert len(logs) == 2
     assert [step for log in logs for step, _ in log.series("rldk/reward/mean")] == list(range(1, 7))
+
+
+@pytest.fixture
+def wandb_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbBackend]:
+    pytest.importorskip("wandb")
+    server = WandbBackend()
+    values = {"MODE": "online", "BASE_URL": server.url, "API_KEY": "x" * 40, "RESUME": "allow", "DIR": str(tmp_path)}
+    for name, value in values.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    yield server
+    server.close()
+
+
+def test_killed_and_resumed_into_the_run_that_wandb_keeps(wandb_server: WandbBackend, tmp_path: Path) -> None:
+    """W&B sends rows every few seconds, and what it has not sent when it is killed it never sends."""
+    killed = start(folder=str(tmp_path), wandb_id="resumed2", end="kill", at=8, save_steps=3)
+    assert steps_said(killed) == list(range(1, 9)), killed.stderr[-2000:]
+    held = len(wandb_server.rows)
+    done = start(
+        folder=str(tmp_path), wandb_id="resumed2", steps=12, save_steps=3, resume=str(tmp_path / "checkpoint-6")
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(wandb_server.rows) > held
+    rows = [row for row in wandb_server.rows if "rldk/reward/mean" in row]
+    assert [row["train/global_step"] for row in rows] == list(range(1, 13))
+    assert not list(tmp_path.rglob("undelivered-*"))
 
 
 def test_a_checkpoint_of_a_training_without_us(tmp_path: Path) -> None:
