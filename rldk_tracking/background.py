@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -10,6 +11,12 @@ from rldk_tracking.shield import Shield
 
 BEHIND = 4
 """Steps that may wait. Each holds its rollout, so a worker that is slower than the training must slow it down."""
+
+
+HOLD = 0.02
+"""Seconds that work waits for the training thread to be through with the events between two steps. Both need the
+interpreter, and a thread that computes gives it up only every 5 ms; in the step itself the training mostly waits for
+the device."""
 
 
 class Background:
@@ -24,23 +31,33 @@ class Background:
         self._work: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._busy = False
+        self._held_until = 0.0
         self._closed = False
         self._thread: threading.Thread | None = None
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Have `work` run soon. Waits while `BEHIND` steps are waiting already, so that memory stays bounded."""
+        """Have `work` run when the next step is under way, or soon. Waits while `BEHIND` steps are waiting already, so that memory stays bounded."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._work) < BEHIND or self._closed)
+            if not self._work:
+                self._held_until = time.monotonic() + HOLD
             self._work.append(work)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="rldk-judge", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
 
+    def release(self) -> None:
+        """The next step is under way: what waits may run."""
+        with self._changed:
+            self._held_until = 0.0
+            self._changed.notify_all()
+
     def settle(self) -> None:
         """Wait until everything that was submitted has run. From within the work itself this returns at once."""
         if threading.current_thread() is self._thread:
             return
+        self.release()
         with self._changed:
             self._changed.wait_for(lambda: not self._work and not self._busy)
 
@@ -58,9 +75,10 @@ class Background:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: bool(self._work) or self._closed)
-                if not self._work:
-                    return
+                while not self._is_due():
+                    if self._closed and not self._work:
+                        return
+                    self._changed.wait(self._held_until - time.monotonic() if self._work else None)
                 work = self._work.popleft()
                 self._busy = True
             with self._shield.at("judging a step"):
@@ -69,3 +87,6 @@ class Background:
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
+
+    def _is_due(self) -> bool:
+        return bool(self._work) and (time.monotonic() >= self._held_until or len(self._work) == BEHIND)

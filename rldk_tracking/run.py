@@ -63,7 +63,7 @@ class Run:
     def __init__(self, settings: Settings, info: RunInfo | None = None) -> None:
         self.settings = settings
         self.info = info if info is not None else RunInfo()
-        self.shield = Shield(settings.strict)
+        self.shield = Shield(settings.strict, training=True)
         self.part = Part()
         self.rollout: Rollout | None = None
         self.engine: Engine | None = None
@@ -308,6 +308,10 @@ class Run:
         if status != self._status:
             self._status = status
             self._fan_out.put("status", status, dict(self._latest[1]), step)
+
+    def release(self) -> None:
+        """The next step begins: what was put off until then may be done beside it."""
+        self._background.release()
 
     def later(self, work: Callable[[], None]) -> None:
         """Have something done beside the training, after the steps that are under way."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+import threading
 import time
 from types import TracebackType
 
@@ -23,19 +25,53 @@ class TrainingStopped(RuntimeError):  # noqa: N818 - the public name says what h
         self.step = step
 
 
+class _Prompt:
+    """While the training waits for us, its thread gets the interpreter back at once from those that work beside it.
+
+    A thread that computes gives the interpreter up to a waiting one after Python's switch interval, 5 ms; each tensor
+    operation of ours may have to wait for that once. Python keeps one interval for all threads, so the first that comes
+    shortens it and the last that goes restores it.
+    """
+
+    INTERVAL = 1e-5
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = 0.0
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = sys.getswitchinterval()
+                sys.setswitchinterval(min(self.INTERVAL, self._before))
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                sys.setswitchinterval(self._before)
+
+
+_PROMPT = _Prompt()
+
+
 class Shield:
     """A context that logs an exception once for each place and kind, with its cause, and lets training go on.
 
     Args:
         strict: let exceptions out, for development and tests.
+        training: whether the training waits for what is done inside, which then goes before what is done beside it.
 
     Attributes:
         faults: how many exceptions were kept from the trainer.
         seconds: time spent inside so far, nested contexts counted once.
     """
 
-    def __init__(self, strict: bool = False) -> None:
+    def __init__(self, strict: bool = False, training: bool = False) -> None:
         self.strict = strict
+        self.training = training
         self.faults = 0
         self.seconds = 0.0
         self._places: list[str] = []
@@ -50,6 +86,8 @@ class Shield:
     def __enter__(self) -> None:
         if len(self._places) == 1:
             self._entered = time.perf_counter()
+            if self.training:
+                _PROMPT.enter()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -57,6 +95,8 @@ class Shield:
         place = self._places.pop()
         if not self._places:
             self.seconds += time.perf_counter() - self._entered
+            if self.training:
+                _PROMPT.leave()
         if error is None or self.strict or isinstance(error, TrainingStopped) or not isinstance(error, Exception):
             return False
         self.faults += 1

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from rldk_tracking.background import BEHIND, Background
+from rldk_tracking.background import BEHIND, HOLD, Background
 from rldk_tracking.shield import Shield
 
 
@@ -68,3 +68,36 @@ def test_settling_from_within_the_work_does_not_wait_for_itself() -> None:
     background.settle()
     assert time.monotonic() - begin < 5
     background.close()
+
+
+def test_work_waits_for_the_training_to_be_through_with_its_events() -> None:
+    """Or for a while: not every trainer says that a step begins."""
+    background = Background(Shield())
+    began: list[float] = []
+    submitted = time.monotonic()
+    background.submit(lambda: began.append(time.monotonic()))
+    while not began:
+        time.sleep(0.001)
+    assert began[0] - submitted >= HOLD
+    background.submit(lambda: began.append(time.monotonic()))
+    time.sleep(HOLD / 10)
+    assert len(began) == 1
+    released = time.monotonic()
+    background.release()
+    while len(began) == 1:
+        time.sleep(0.001)
+    assert began[1] >= released
+    background.close()
+
+
+def test_nobody_who_waits_for_the_work_waits_for_the_release() -> None:
+    background, done = Background(Shield()), []
+    begin = time.monotonic()
+    for number in range(20):
+        background.submit(lambda number=number: done.append(number))  # type: ignore[misc]
+        background.settle()
+        assert len(done) == number + 1
+    background.submit(lambda: done.append(20))
+    background.close()
+    assert len(done) == 21
+    assert time.monotonic() - begin < 20 * HOLD

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import logging
+import sys
+import threading
+import time
 
 import pytest
 
@@ -40,10 +43,49 @@ def test_a_wanted_stop_passes() -> None:
 
 
 def test_time_inside_is_counted_once() -> None:
-    import time
-
     shield = Shield()
     begin = time.perf_counter()
     with shield.at("outer"), shield.at("inner"):
         time.sleep(0.02)
     assert 0.02 <= shield.seconds <= time.perf_counter() - begin
+
+
+def test_while_the_training_waits_its_thread_gets_the_interpreter_back_at_once() -> None:
+    usual = sys.getswitchinterval()
+    shield, other = Shield(training=True), Shield(training=True)
+    with shield.at("on_log"):
+        assert sys.getswitchinterval() < usual / 10
+        with shield.at("within"), other.at("another trainer"):
+            raise KeyError("a fault of ours")
+        assert sys.getswitchinterval() < usual / 10, "still inside"
+    assert sys.getswitchinterval() == usual
+    with pytest.raises(KeyboardInterrupt), shield.at("on_log"):
+        raise KeyboardInterrupt
+    assert sys.getswitchinterval() == usual
+    with Shield().at("judging a step"):
+        assert sys.getswitchinterval() == usual, "what is done beside the training does not go first"
+
+
+def test_a_busy_thread_beside_it_does_not_hold_the_training_up() -> None:
+    """Each tensor operation gives the interpreter away; a thread that computes keeps it for 5 ms each time."""
+    ended = threading.Event()
+
+    def compute() -> None:
+        while not ended.is_set():
+            sum(range(1000))
+
+    def seconds(shield: Shield) -> float:
+        begin = time.perf_counter()
+        with shield.at("on_log"):
+            for _ in range(40):
+                time.sleep(0)  # gives the interpreter away, as a tensor operation does
+        return time.perf_counter() - begin
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    try:
+        plain, prompt = (min(seconds(Shield(training=training)) for _ in range(5)) for training in (False, True))
+    finally:
+        ended.set()
+        thread.join()
+    assert prompt < plain / 3

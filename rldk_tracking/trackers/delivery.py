@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 _AT_EXIT_SECONDS = 5.0
 _DIRECT_BACKLOG = 20
 """How many overdue calls an unthreaded tracker may get in one `put`, so that its recovery costs no long step."""
+_PACE = 0.25
+"""Seconds from one write to the next while fewer rows wait than fit into one. Steps of some milliseconds would else be
+written one by one, and what a backend's client computes holds up the training that shares its interpreter."""
 _READ_BACK = 50
 """Calls that are read back from disk at once: a batch's worth, in little time."""
 
@@ -108,6 +111,8 @@ class Delivery:
         self._faults_in_row = 0
         self._single = 0
         self._retry_at = 0.0
+        self._paced_until = 0.0
+        self._flushing = 0
         self._deadline: float | None = None
         self._abandoned = False
         self._logged: set[str] = set()
@@ -172,7 +177,12 @@ class Delivery:
         elif self.waiting:
             self._start()
         with self._changed:
-            return self._changed.wait_for(lambda: not self.waiting, deadline - time.monotonic())
+            self._flushing += 1
+            self._changed.notify_all()
+            try:
+                return self._changed.wait_for(lambda: not self.waiting, deadline - time.monotonic())
+            finally:
+                self._flushing -= 1
 
     def close(self, timeout: float = 15.0) -> None:
         """Deliver what waits and close the tracker, for at most `timeout` seconds; the rest stays on disk."""
@@ -241,7 +251,14 @@ class Delivery:
             taken += 1
 
     def _is_due(self) -> bool:
-        return bool(self._queue or self._spilled) and self.tracker.joined and time.monotonic() >= self._retry_at
+        return bool(self._queue or self._spilled) and self.tracker.joined and time.monotonic() >= self._due_at()
+
+    def _due_at(self) -> float:
+        """When the next write may be made: after the pause that follows a fault, and at its pace."""
+        paced = self.tracker.threaded and self._deadline is None and not self._flushing
+        if paced and not self._spilled and len(self._queue) < self.tracker.batch:
+            return max(self._retry_at, self._paced_until)
+        return self._retry_at
 
     def _is_done(self) -> bool:
         if self._deadline is None:
@@ -253,7 +270,7 @@ class Delivery:
         """Seconds until something may have become due without anybody's notice, None for never."""
         if not (self._queue or self._spilled) or not self.tracker.joined:
             return None
-        until = self._retry_at if self._deadline is None else min(self._retry_at, self._deadline)
+        until = self._due_at() if self._deadline is None else min(self._retry_at, self._deadline)
         return max(0.0, until - time.monotonic())
 
     def _attempt(self) -> None:
@@ -264,6 +281,7 @@ class Delivery:
             calls = self._in_flight = self._take()
             self._mark(calls, taken=False)
             self._in_flight_since = time.monotonic()
+            self._paced_until = self._in_flight_since + _PACE
         try:
             self._hand_on(calls)
         except Exception as fault:  # noqa: BLE001 - no fault of a backend may reach the training

@@ -17,7 +17,7 @@ import pytest
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.base import RejectedError, Row, RunInfo, Tracker, UnavailableError
-from rldk_tracking.trackers.delivery import Delivery
+from rldk_tracking.trackers.delivery import _PACE, Delivery
 from rldk_tracking.trackers.journal import decode, read
 from rldk_tracking.trackers.spool import Spool
 
@@ -321,6 +321,28 @@ def test_one_bad_row_does_not_take_its_batch_with_it(tmp_path: Path) -> None:
     assert tracker.steps == [step for step in range(100) if step != 7]
     assert [record["step"] for record in read(tmp_path / "rejected-recorder.jsonl")] == [7]
     assert max(tracker.sizes) > 1
+
+
+def test_steps_of_some_milliseconds_are_not_written_one_by_one() -> None:
+    tracker = Batching()
+    delivery = Delivery(tracker)
+    delivery.open(RunInfo())
+    begin = time.monotonic()
+    for step in range(100):
+        delivery.put("log", {"a": 1.0}, step)
+        time.sleep(0.005)
+    took = time.monotonic() - begin
+    delivery.flush(5.0)
+    assert [step for _, _, step in tracker.calls] == list(range(100))
+    # Rows that fill a batch do not wait, and the first one never does.
+    assert len(tracker.sizes) <= 2 + took / _PACE + 100 / Batching.batch
+    assert tracker.sizes[0] == 1
+    begin = time.monotonic()
+    for step in range(100, 104):
+        delivery.put("log", {"a": 1.0}, step)
+        assert delivery.flush(5.0), "whoever flushes does not wait for the pace"
+    assert time.monotonic() - begin < 3 * _PACE
+    delivery.close()
 
 
 def test_rows_wait_for_a_tracker_that_found_no_run_yet() -> None:
