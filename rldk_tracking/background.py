@@ -36,7 +36,10 @@ class Background:
         self._thread: threading.Thread | None = None
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Have `work` run when the next step is under way, or soon. Waits while `BEHIND` steps are waiting already, so that memory stays bounded."""
+        """Have `work` run when the next step is under way, or soon.
+
+        Waits while `BEHIND` steps are waiting already, so that memory stays bounded.
+        """
         with self._changed:
             self._changed.wait_for(lambda: len(self._work) < BEHIND or self._closed)
             if not self._work:
