@@ -156,9 +156,11 @@ class CheckpointMonitor(Monitor):
                 self._told_missing = True
                 logger.warning("rldk: %s was said to be saved and is not there; it is not looked at.", path)
             return
-        self._scans.submit(path, self._baselines.take(path))
-        run.later(lambda: self._tell_gradients(run, step))
+        against = self._baselines.take(path)
         self._tell_memory(step, model)
+        run.later(lambda: self._tell_gradients(run, step))
+        # Last, since whoever takes it up works beside the training from here on.
+        self._scans.submit(path, against)
 
     def end(self, run: Run) -> None:
         if self._optimizer_monitor is not None:

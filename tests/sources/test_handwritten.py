@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from rldk_tracking.keys import CATALOGUE
+from rldk_tracking.sources.aliases import ALIASES
 from rldk_tracking.sources.handwritten import NAMES, plain, read
 
 
@@ -15,14 +17,20 @@ from rldk_tracking.sources.handwritten import NAMES, plain, read
         ("KL_ref", "rldk/kl/ref_k1"),
         ("Learning Rate", "rldk/update/learning_rate"),
         ("eval/perplexity", "rldk/eval/perplexity"),
+        ("train/mean_completion_length", "rldk/length/mean"),
+        ("truncation rate", "rldk/length/truncated_fraction"),
+        ("frac_zero_std", "rldk/reward/group_tied_fraction"),
+        ("held-out reward", "rldk/reward/gold"),
     ],
 )
 def test_spellings(name: str, key: str) -> None:
     assert read({name: "0.5"}) == {key: 0.5}
 
 
-def test_names_are_listed_in_their_plain_spelling() -> None:
+def test_names_are_listed_in_their_plain_spelling_and_once() -> None:
     assert all(plain(name) == name for name in NAMES)
+    assert all(key in CATALOGUE for key in NAMES.values())
+    assert not set(NAMES) & {name for name, key in ALIASES.items() if key != NAMES.get(name)}, "one meaning a name"
 
 
 def test_what_is_not_finite_is_counted_where_that_is_a_fault() -> None:
