@@ -12,18 +12,15 @@ from __future__ import annotations
 
 import atexit
 import logging
-import math
 import os
 import re
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rldk_tracking.trackers.base import RejectedError, Row, RunInfo, Tracker, UnavailableError
-from rldk_tracking.trackers.journal import Journal, decode, encode
+from rldk_tracking.trackers.outbox import Call, Outbox
 from rldk_tracking.trackers.resumed import Resumed
 from rldk_tracking.trackers.spool import Spool
 
@@ -35,19 +32,8 @@ _DIRECT_BACKLOG = 20
 _PACE = 0.25
 """Seconds from one write to the next while fewer rows wait than fit into one. Steps of some milliseconds would else be
 written one by one, and what a backend's client computes holds up the training that shares its interpreter."""
-_READ_BACK = 50
-"""Calls that are read back from disk at once: a batch's worth, in little time."""
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@|(?<=hooks\.slack\.com/)[^\s'\")]+")
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    method: str
-    args: tuple[Any, ...]
-    time: float
-    position: int | None
-    """Behind it in the spool; None where it is not there."""
 
 
 class Delivery:
@@ -91,21 +77,15 @@ class Delivery:
         self.kept = 0
         self.lost = 0
         self._capacity = capacity
-        self._spool = Spool(spool, tracker.name) if isinstance(spool, (str, os.PathLike)) else spool
-        self._resumed = None if resumed_at is None else Resumed(tracker, resumed_at, self._spool)
-        self._spilled = 0
-        self._spilled_from = 0
-        self._rejected: Path | None = None
-        if isinstance(spool, Spool):
-            self._spilled_from = spool.first
-            self._spilled = sum(record["type"] != "address" for record, _ in spool.read(spool.first))
+        self._logged: set[str] = set()
+        self._outbox = Outbox(tracker, spool, self._count)
+        self._resumed = None if resumed_at is None else Resumed(tracker, resumed_at, self._outbox.spool)
         self._backoff = backoff
         self._backoff_limit = backoff_limit
         self._attempts = attempts
         self._stall = stall
-        self._queue: deque[_Call] = deque()
-        self._in_flight: list[_Call] = []
-        self._settling: deque[tuple[float, int]] = deque()
+        self._queue: deque[Call] = deque()
+        self._in_flight: list[Call] = []
         self._in_flight_since: float | None = None
         self._tries = 0
         self._faults_in_row = 0
@@ -115,7 +95,6 @@ class Delivery:
         self._flushing = 0
         self._deadline: float | None = None
         self._abandoned = False
-        self._logged: set[str] = set()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
@@ -132,7 +111,7 @@ class Delivery:
     @property
     def waiting(self) -> int:
         """Calls that the tracker has not taken yet."""
-        return len(self._queue) + len(self._in_flight) + self._spilled
+        return len(self._queue) + len(self._in_flight) + self._outbox.spilled
 
     def open(self, run: RunInfo) -> None:
         """Let the tracker join the run, on this thread."""
@@ -141,7 +120,7 @@ class Delivery:
         except Exception as fault:  # noqa: BLE001 - no fault of a backend may reach the training
             self._count(fault)
         with self._changed:
-            self._note_address()
+            self._outbox.note_address()
             self._changed.notify_all()
 
     def put(self, method: str, *args: Any) -> None:
@@ -150,15 +129,14 @@ class Delivery:
             return
         now = time.time()
         with self._changed:
-            start = self._spilled_from if self._spool is None or self._spilled else self._spool.end
-            call = _Call(method, args, now, self._store(method, args, now))
+            start = self._outbox.end()
+            call = self._outbox.store(method, args, now)
             if self._deadline is not None:
                 self._leave([call])
                 return
-            full = self._spilled > 0 or (method == "log" and self.waiting >= self._capacity)
+            full = self._outbox.spilled > 0 or (method == "log" and self.waiting >= self._capacity)
             if full and call.position is not None:
-                self._spilled_from = start
-                self._spilled += 1
+                self._outbox.spill(start)
             elif full and method == "log":
                 self.lost += 1
             else:
@@ -204,16 +182,10 @@ class Delivery:
         with self._changed:
             self._abandoned = True
             self._leave([*self._in_flight, *self._queue])
-            self.kept += self._spilled
+            self.kept += self._outbox.give_up()
             self._in_flight = []
             self._queue.clear()
-            self._spilled = 0
-            if self._spool is not None:
-                try:
-                    self._settle(math.inf)
-                    self._spool.close()
-                except OSError as fault:
-                    self._count(fault)
+            self._outbox.close()
         self._report()
 
     def _start(self) -> None:
@@ -251,35 +223,37 @@ class Delivery:
             taken += 1
 
     def _is_due(self) -> bool:
-        return bool(self._queue or self._spilled) and self.tracker.joined and time.monotonic() >= self._due_at()
+        return bool(self._queue or self._outbox.spilled) and self.tracker.joined and time.monotonic() >= self._due_at()
 
     def _due_at(self) -> float:
         """When the next write may be made: after the pause that follows a fault, and at its pace."""
         paced = self.tracker.threaded and self._deadline is None and not self._flushing
-        if paced and not self._spilled and len(self._queue) < self.tracker.batch:
+        if paced and not self._outbox.spilled and len(self._queue) < self.tracker.batch:
             return max(self._retry_at, self._paced_until)
         return self._retry_at
 
     def _is_done(self) -> bool:
         if self._deadline is None:
             return False
-        nothing = not self._queue and not self._spilled
+        nothing = not self._queue and not self._outbox.spilled
         return nothing or not self.tracker.joined or time.monotonic() >= self._deadline
 
     def _pause(self) -> float | None:
         """Seconds until something may have become due without anybody's notice, None for never."""
-        if not (self._queue or self._spilled) or not self.tracker.joined:
+        if not (self._queue or self._outbox.spilled) or not self.tracker.joined:
             return None
         until = self._due_at() if self._deadline is None else min(self._retry_at, self._deadline)
         return max(0.0, until - time.monotonic())
 
     def _attempt(self) -> None:
         with self._changed:
-            self._read_back()
             if not self._queue:
+                self._queue.extend(self._outbox.read_back())
+            if not self._queue:
+                self.kept += self._outbox.give_up()
                 return
             calls = self._in_flight = self._take()
-            self._mark(calls, taken=False)
+            self._outbox.trying(calls)
             self._in_flight_since = time.monotonic()
             self._paced_until = self._in_flight_since + _PACE
         try:
@@ -295,11 +269,11 @@ class Delivery:
             self.delivered += len(calls)
             self._tries = self._faults_in_row = 0
             self._single = max(0, self._single - 1)
-            self._mark(calls, taken=True)
-            self._note_address()
+            self._outbox.taken(calls)
+            self._outbox.note_address()
             self._changed.notify_all()
 
-    def _take(self) -> list[_Call]:
+    def _take(self) -> list[Call]:
         """The next call, or the next rows that the tracker writes at once."""
         calls = [self._queue.popleft()]
         most = 1 if self._single else self.tracker.batch
@@ -307,7 +281,7 @@ class Delivery:
             calls.append(self._queue.popleft())
         return calls
 
-    def _hand_on(self, calls: list[_Call]) -> None:
+    def _hand_on(self, calls: list[Call]) -> None:
         if self._resumed is not None:
             self._resumed.begin()
             calls = [call for call in calls if self._resumed.is_new(call.method, call.args)]
@@ -318,7 +292,7 @@ class Delivery:
         else:
             getattr(self.tracker, calls[0].method)(*calls[0].args)
 
-    def _failed(self, calls: list[_Call], fault: Exception) -> None:
+    def _failed(self, calls: list[Call], fault: Exception) -> None:
         self._count(fault)
         with self._changed:
             self._in_flight_since = None
@@ -336,7 +310,9 @@ class Delivery:
                 self._single, self._tries = len(calls), 0
             else:
                 self._tries = 0
-                self._reject(calls)
+                on_disk = self._outbox.reject(calls)
+                self.kept += len(calls) if on_disk else 0
+                self.lost += 0 if on_disk else len(calls)
                 self._single = max(0, self._single - 1)
             pause = min(self._backoff * 2.0 ** min(self._faults_in_row - 1, 30), self._backoff_limit)
             self._retry_at = time.monotonic() + pause
@@ -348,93 +324,15 @@ class Delivery:
         except Exception as fault:  # noqa: BLE001 - no fault of a backend may reach the training
             self._count(fault)
 
-    # On disk.
-
     def _is_taken_at_all(self, method: str) -> bool:
         own = getattr(type(self.tracker), method, None)
         return own is None or (own is not getattr(Tracker, method) and (method != "log" or self.tracker.takes_rows))
 
-    def _store(self, method: str, args: tuple[Any, ...], now: float) -> int | None:
-        """Write the call to the spool; the position behind it, None where that cannot be."""
-        if self._spool is None:
-            return None
-        try:
-            if method == "log":
-                self._spool.note(step=int(args[1]))
-            self._note_address()
-            return self._spool.append([encode(method, args, now)])
-        except Exception as fault:  # noqa: BLE001 - a full disk is no reason to end a training either
-            self._count(fault)
-            return None
-
-    def _note_address(self) -> None:
-        if self._spool is None:
-            return
-        try:
-            self._spool.note(to=self.tracker.address())
-        except Exception as fault:  # noqa: BLE001 - a full disk is no reason to end a training either
-            self._count(fault)
-
-    def _mark(self, calls: list[_Call], taken: bool) -> None:
-        position = max((call.position for call in calls if call.position is not None), default=None)
-        if self._spool is None or position is None:
-            return
-        try:
-            if taken:
-                self._settling.append((time.monotonic() + self.tracker.settles, position))
-                self._settle(time.monotonic())
-            else:
-                self._spool.trying(position)
-        except OSError as fault:
-            self._count(fault)
-
-    def _settle(self, now: float) -> None:
-        position = None
-        while self._settling and self._settling[0][0] <= now:
-            position = self._settling.popleft()[1]
-        if self._spool is not None and position is not None:
-            self._spool.taken(position)
-
-    def _read_back(self) -> None:
-        """What waits on disk alone, into the queue, when the queue is empty."""
-        if self._queue or not self._spilled or self._spool is None:
-            return
-        calls = []
-        try:
-            for record, position in self._spool.read(self._spilled_from, limit=_READ_BACK):
-                self._spilled_from = position
-                if record["type"] != "address":
-                    calls.append(_Call(*decode(record), record["time"], position))
-        except Exception as fault:  # noqa: BLE001 - whatever was done to the file
-            self._count(fault)
-        if not calls:
-            self.kept, self._spilled = self.kept + self._spilled, 0
-        self._queue.extend(calls)
-        self._spilled = max(0, self._spilled - len(calls))
-
-    def _reject(self, calls: list[_Call]) -> None:
-        """Put aside what the tracker will never take."""
-        if self._spool is None:
-            self.lost += len(calls)
-            return
-        origin: dict[str, Any] = {"tracker": self.tracker.name, "to": dict(self.tracker.address())}
-        journal = Journal(self._spool.path.with_name(f"rejected-{self.tracker.name}.jsonl"))
-        try:
-            journal.append([origin | encode(call.method, call.args, call.time) for call in calls])
-        except Exception as fault:  # noqa: BLE001 - a full disk is no reason to end a training either
-            self.lost += len(calls)
-            self._count(fault)
-        else:
-            self.kept += len(calls)
-            self._rejected = journal.path
-        finally:
-            journal.close()
-        self._mark(calls, taken=True)
-
-    def _leave(self, calls: list[_Call]) -> None:
+    def _leave(self, calls: list[Call]) -> None:
         """Count what stays in the spool, after another try to get it there."""
         for call in calls:
-            stored = call.position is not None or self._store(call.method, call.args, call.time) is not None
+            again = call if call.position is not None else self._outbox.store(call.method, call.args, call.time)
+            stored = again.position is not None
             self.kept += stored
             self.lost += not stored
 
@@ -450,7 +348,7 @@ class Delivery:
         )
 
     def _report(self) -> None:
-        places = [place for place in (self._spool and self._spool.path, self._rejected) if place and place.exists()]
+        places = self._outbox.places
         if self.kept and places:
             logger.warning(
                 "%d calls did not reach %s and wait in %s; `rldk-tracking sync %s` sends them when it answers.",
