@@ -15,8 +15,8 @@ from rldk_tracking.trackers.delivery import Delivery
 logger = logging.getLogger(__name__)
 
 PATIENCE = 3.0
-"""Seconds after which a tracker is taken for one that does not answer. At the end such a one gets no more than these:
-what it has not taken waits on disk."""
+"""Seconds after which a tracker is taken for one that does not answer. At the end such a one gets no more than these,
+unless it answers again: what it has not taken waits on disk."""
 
 Call = tuple[Delivery, str, tuple[Any, ...]]
 
@@ -88,7 +88,7 @@ class FanOut:
         """Flush all at once, so that one that hangs takes no time from the others."""
         self.catch_up()
         closing = [
-            _in_thread(delivery.close, timeout if delivery.answers(PATIENCE) else min(timeout, PATIENCE))
+            _in_thread(delivery.close, timeout, None if delivery.answers(PATIENCE) else PATIENCE)
             for delivery in self._deliveries
             if delivery.tracker.threaded
         ]
@@ -99,8 +99,10 @@ class FanOut:
             thread.join()
 
 
-def _in_thread(close: Callable[[float], None], timeout: float) -> threading.Thread:
-    thread = threading.Thread(target=close, args=(timeout,), name="rldk-close", daemon=True)
+def _in_thread(
+    close: Callable[[float, float | None], None], timeout: float, patience: float | None
+) -> threading.Thread:
+    thread = threading.Thread(target=close, args=(timeout, patience), name="rldk-close", daemon=True)
     thread.start()
     return thread
 

@@ -138,7 +138,7 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
             self._run.open()
             self.before_step(self._run, state.global_step)
             self._do_as_asked(state, control)
-            self._run.release()
+        self._run.release()  # the last thing, since what it sets free wants the interpreter too
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # A step that is about to be logged is closed by on_log, so that its logs are in its row.

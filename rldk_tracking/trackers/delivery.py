@@ -31,7 +31,8 @@ _DIRECT_BACKLOG = 20
 """How many overdue calls an unthreaded tracker may get in one `put`, so that its recovery costs no long step."""
 _PACE = 0.25
 """Seconds from one write to the next while fewer rows wait than fit into one. Steps of some milliseconds would else be
-written one by one, and what a backend's client computes holds up the training that shares its interpreter."""
+written one by one, and what a backend's client computes holds up the training that shares its interpreter. For the same
+reason the next write then begins with the next row, which comes when a step has just begun."""
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@|(?<=hooks\.slack\.com/)[^\s'\")]+")
 
@@ -92,8 +93,10 @@ class Delivery:
         self._single = 0
         self._retry_at = 0.0
         self._paced_until = 0.0
+        self._in_time = False
         self._flushing = 0
         self._deadline: float | None = None
+        self._answered_deadline = 0.0
         self._abandoned = False
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -141,6 +144,7 @@ class Delivery:
                 self.lost += 1
             else:
                 self._queue.append(call)
+            self._in_time = self._in_time or time.monotonic() >= self._paced_until
             self._changed.notify_all()
         if self.tracker.threaded:
             self._start()
@@ -162,19 +166,28 @@ class Delivery:
             finally:
                 self._flushing -= 1
 
-    def close(self, timeout: float = 15.0) -> None:
-        """Deliver what waits and close the tracker, for at most `timeout` seconds; the rest stays on disk."""
+    def close(self, timeout: float = 15.0, patience: float | None = None) -> None:
+        """Deliver what waits and close the tracker, for at most `timeout` seconds; the rest stays on disk.
+
+        Args:
+            timeout: of a tracker that takes what it is given.
+            patience: seconds after which one that takes nothing is left alone; by default the same.
+        """
+        patience = timeout if patience is None else min(timeout, patience)
         with self._changed:
             if self._deadline is not None:
                 return
             # The tracker gets the last tenth to close in.
-            self._deadline = time.monotonic() + 0.9 * timeout
+            now = time.monotonic()
+            self._deadline, self._answered_deadline = now + 0.9 * patience, now + 0.9 * timeout
             self._retry_at = 0.0
             self._changed.notify_all()
         if self.tracker.threaded:
             self._start()
             if self._thread is not None:
-                self._thread.join(timeout)
+                self._thread.join(patience)
+                if self._deadline == self._answered_deadline:
+                    self._thread.join(max(0.0, now + timeout - time.monotonic()))
         else:
             self._drain(None)
             self._close_tracker()
@@ -227,9 +240,9 @@ class Delivery:
 
     def _due_at(self) -> float:
         """When the next write may be made: after the pause that follows a fault, and at its pace."""
-        paced = self.tracker.threaded and self._deadline is None and not self._flushing
+        paced = self.tracker.threaded and self._deadline is None and not self._flushing and not self._in_time
         if paced and not self._outbox.spilled and len(self._queue) < self.tracker.batch:
-            return max(self._retry_at, self._paced_until)
+            return max(self._retry_at, self._paced_until + _PACE)
         return self._retry_at
 
     def _is_done(self) -> bool:
@@ -256,6 +269,7 @@ class Delivery:
             self._outbox.trying(calls)
             self._in_flight_since = time.monotonic()
             self._paced_until = self._in_flight_since + _PACE
+            self._in_time = False
         try:
             self._hand_on(calls)
         except Exception as fault:  # noqa: BLE001 - no fault of a backend may reach the training
@@ -267,6 +281,8 @@ class Delivery:
                 return
             self._in_flight = []
             self.delivered += len(calls)
+            if self._deadline is not None:  # it answers again: what waits may take its time
+                self._deadline = self._answered_deadline
             self._tries = self._faults_in_row = 0
             self._single = max(0, self._single - 1)
             self._outbox.taken(calls)

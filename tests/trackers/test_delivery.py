@@ -179,6 +179,35 @@ def test_close_is_bounded_when_the_tracker_hangs_and_the_spool_holds_the_rest(tm
     assert tracker.steps == [0], "what went to the spool must not be delivered as well"
 
 
+def test_a_tracker_that_answers_again_while_it_is_closed_gets_the_time_that_it_needs() -> None:
+    """Where nothing can wait on disk, what is not delivered at the end is lost."""
+
+    class Recovering(Recorder):
+        def log(self, metrics: Mapping[str, float], step: int) -> None:
+            time.sleep(0.02)
+            super().log(metrics, step)
+
+    tracker = Recovering([UnavailableError("down")] * 2)
+    delivery = Delivery(tracker, backoff=0.05)
+    delivery.open(RunInfo())
+    for step in range(40):
+        delivery.put("log", {"a": 1.0}, step)
+    wait_until(lambda: delivery.errors >= 1)
+    delivery.close(20.0, patience=0.4)
+    assert tracker.steps == list(range(40)) and delivery.lost == 0
+
+
+def test_a_tracker_that_takes_nothing_is_not_waited_for_longer_than_patience() -> None:
+    tracker = Hanging()
+    delivery = Delivery(tracker)
+    delivery.open(RunInfo())
+    delivery.put("log", {"a": 1.0}, 1)
+    begin = time.monotonic()
+    delivery.close(60.0, patience=0.2)
+    assert time.monotonic() - begin < 20
+    tracker.release.set()
+
+
 def test_overflow_waits_on_disk_and_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
     tracker = Hanging()
     spool = tmp_path / "spool.jsonl"
