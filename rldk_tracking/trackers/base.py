@@ -73,8 +73,16 @@ class Tracker(ABC):
     """False where a call that is made twice is seen twice. Such a call is not made again when it may have arrived."""
     settles: ClassVar[float] = 0.0
     """Seconds until what the backend took survives a kill of this process. It stays in the spool for so long."""
-    batch: ClassVar[int] = 1
-    """How many consecutive rows `log_rows` takes at once; more than one only where they are written all or none."""
+
+    @property
+    def batch(self) -> int:
+        """How many consecutive rows `log_rows` takes at once; more than one only where they are written all or none."""
+        return 1
+
+    @property
+    def in_process(self) -> bool:
+        """Whether a write computes in this process, so that much at once would hold up the training."""
+        return False
 
     @property
     def joined(self) -> bool:

@@ -32,7 +32,7 @@ _DIRECT_BACKLOG = 20
 _PACE = 0.25
 """Seconds from one write to the next while fewer rows wait than fit into one. Steps of some milliseconds would else be
 written one by one, and what a backend's client computes holds up the training that shares its interpreter. For the same
-reason the next write then begins with the next row, which comes when a step has just begun."""
+reason a write begins with the next row, which comes when a step has just begun, or after as long again."""
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@|(?<=hooks\.slack\.com/)[^\s'\")]+")
 
@@ -144,7 +144,7 @@ class Delivery:
                 self.lost += 1
             else:
                 self._queue.append(call)
-            self._in_time = self._in_time or time.monotonic() >= self._paced_until
+            self._in_time = self._in_time or self._enough() or time.monotonic() >= self._paced_until
             self._changed.notify_all()
         if self.tracker.threaded:
             self._start()
@@ -238,12 +238,14 @@ class Delivery:
     def _is_due(self) -> bool:
         return bool(self._queue or self._outbox.spilled) and self.tracker.joined and time.monotonic() >= self._due_at()
 
+    def _enough(self) -> bool:
+        """Whether what waits fills a write."""
+        return self._outbox.spilled > 0 or len(self._queue) >= self.tracker.batch
+
     def _due_at(self) -> float:
         """When the next write may be made: after the pause that follows a fault, and at its pace."""
         paced = self.tracker.threaded and self._deadline is None and not self._flushing and not self._in_time
-        if paced and not self._outbox.spilled and len(self._queue) < self.tracker.batch:
-            return max(self._retry_at, self._paced_until + _PACE)
-        return self._retry_at
+        return max(self._retry_at, self._paced_until + _PACE) if paced else self._retry_at
 
     def _is_done(self) -> bool:
         if self._deadline is None:
@@ -269,7 +271,7 @@ class Delivery:
             self._outbox.trying(calls)
             self._in_flight_since = time.monotonic()
             self._paced_until = self._in_flight_since + _PACE
-            self._in_time = False
+            self._in_time = self._enough() and not self.tracker.in_process
         try:
             self._hand_on(calls)
         except Exception as fault:  # noqa: BLE001 - no fault of a backend may reach the training

@@ -76,7 +76,6 @@ class MLflowTracker(Tracker):
     """
 
     name: ClassVar[str] = "mlflow"
-    batch: ClassVar[int] = 50
 
     def __init__(
         self, run_id: str | None = None, tracking_uri: str | None = None, experiment: str | None = None
@@ -104,6 +103,15 @@ class MLflowTracker(Tracker):
         self._open_alerts: dict[str, str] = {}
         self._page: RunPage | None = None
         self._of_models: set[str] = set()
+
+    @property
+    def batch(self) -> int:
+        return 2 if self.in_process else 50
+
+    @property
+    def in_process(self) -> bool:
+        """True where MLflow writes to a database or folder itself instead of asking a server."""
+        return not (self.tracking_uri or "").startswith(("http", "databricks"))
 
     @property
     def joined(self) -> bool:
