@@ -17,10 +17,11 @@ import re
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from rldk_tracking.trackers.base import RejectedError, Row, RunInfo, Tracker, UnavailableError
-from rldk_tracking.trackers.outbox import Call, Outbox
+from rldk_tracking.trackers.outbox import Call, Outbox, T
 from rldk_tracking.trackers.resumed import Resumed
 from rldk_tracking.trackers.spool import Spool
 
@@ -79,7 +80,7 @@ class Delivery:
         self.lost = 0
         self._capacity = capacity
         self._logged: set[str] = set()
-        self._outbox = Outbox(tracker, spool, self._count)
+        self._outbox = Outbox(tracker, spool, self._tried)
         self._resumed = None if resumed_at is None else Resumed(tracker, resumed_at, self._outbox.spool)
         self._backoff = backoff
         self._backoff_limit = backoff_limit
@@ -353,6 +354,14 @@ class Delivery:
             stored = again.position is not None
             self.kept += stored
             self.lost += not stored
+
+    def _tried(self, work: Callable[[], T], /) -> T | None:
+        """What came of some work on disk, None where it failed: a full disk is no reason to end a training either."""
+        try:
+            return work()
+        except Exception as fault:  # noqa: BLE001 - whatever was done to the file
+            self._count(fault)
+            return None
 
     def _count(self, fault: Exception) -> None:
         self.errors += 1

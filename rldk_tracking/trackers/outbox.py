@@ -1,6 +1,7 @@
 """What one tracker has not taken yet, on disk: calls are written when they are made and marked when they are taken.
 
-Nothing here raises: a disk that is full or gone is told to whoever asked, and the training goes on.
+A disk that is full or gone is no reason to end a training: whatever is done to the file goes through `tried`, the
+delivery's own shield.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.journal import Journal, decode, encode
@@ -20,6 +21,15 @@ from rldk_tracking.trackers.spool import Spool
 
 _READ_BACK = 50
 """Calls that are read back from disk at once: a batch's worth, in little time."""
+
+
+T = TypeVar("T")
+
+
+class Tried(Protocol):
+    """Does some work. Returns None where it raised, and has told of that."""
+
+    def __call__(self, work: Callable[[], T], /) -> T | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +53,16 @@ class Outbox:
     Args:
         tracker: whose calls they are.
         spool: where to write, None for nowhere. One that another process left has calls already.
-        told: takes the faults.
+        tried: takes the faults.
 
     Attributes:
         spilled: calls that wait on disk alone, because they did not fit into memory.
         rejected: the journal of what the tracker will never take, once there is one.
     """
 
-    def __init__(
-        self, tracker: Tracker, spool: str | os.PathLike[str] | Spool | None, told: Callable[[Exception], None]
-    ) -> None:
+    def __init__(self, tracker: Tracker, spool: str | os.PathLike[str] | Spool | None, tried: Tried) -> None:
         self._tracker = tracker
-        self._told = told
+        self._tried = tried
         self.spool = Spool(spool, tracker.name) if isinstance(spool, (str, os.PathLike)) else spool
         self.spilled = 0
         self.rejected: Path | None = None
@@ -72,16 +80,7 @@ class Outbox:
 
     def store(self, method: str, args: tuple[Any, ...], now: float) -> Call:
         """Write a call down, if that can be."""
-        position = None
-        if self.spool is not None:
-            try:
-                if method == "log":
-                    self.spool.note(step=int(args[1]))
-                self.note_address()
-                position = self.spool.append([encode(method, args, now)])
-            except Exception as fault:  # noqa: BLE001 - a full disk is no reason to end a training either
-                self._told(fault)
-        return Call(method, args, now, position)
+        return Call(method, args, now, self._tried(lambda: self._append(method, args, now)))
 
     def end(self) -> int:
         """Where the next call will be written; with `spill` the first that waits on disk alone begins there."""
@@ -96,14 +95,8 @@ class Outbox:
         """The next calls that wait on disk alone, none where they cannot be read any more."""
         if not self.spilled or self.spool is None:
             return []
-        calls = []
-        try:
-            for record, position in self.spool.read(self._spilled_from, limit=_READ_BACK):
-                self._spilled_from = position
-                if record["type"] != "address":
-                    calls.append(Call(*decode(record), record["time"], position))
-        except Exception as fault:  # noqa: BLE001 - whatever was done to the file
-            self._told(fault)
+        calls: list[Call] = []
+        self._tried(lambda: self._read_into(calls))
         self.spilled = max(0, self.spilled - len(calls))
         return calls
 
@@ -114,22 +107,15 @@ class Outbox:
 
     def note_address(self) -> None:
         """Write down which run the calls are for, as far as the tracker knows by now."""
-        if self.spool is None:
-            return
-        try:
-            self.spool.note(to=self._tracker.address())
-        except Exception as fault:  # noqa: BLE001 - a full disk is no reason to end a training either
-            self._told(fault)
+        spool = self.spool
+        if spool is not None:
+            self._tried(lambda: spool.note(to=self._tracker.address()))
 
     def trying(self, calls: Sequence[Call]) -> None:
         """The tracker is being given these: should the process end now, nobody knows whether it has them."""
-        position = _last(calls)
-        if self.spool is None or position is None:
-            return
-        try:
-            self.spool.trying(position)
-        except OSError as fault:
-            self._told(fault)
+        spool, position = self.spool, _last(calls)
+        if spool is not None and position is not None:
+            self._tried(lambda: spool.trying(position))
 
     def taken(self, calls: Sequence[Call]) -> None:
         """The tracker has taken these; they are let go of when they are safe with it."""
@@ -141,40 +127,52 @@ class Outbox:
 
     def reject(self, calls: Sequence[Call]) -> bool:
         """Put aside what the tracker will never take. Returns whether it is on disk."""
-        if self.spool is None:
+        spool = self.spool
+        if spool is None:
             return False
-        origin: dict[str, Any] = {"tracker": self._tracker.name, "to": dict(self._tracker.address())}
-        journal = Journal(self.spool.path.with_name(f"rejected-{self._tracker.name}.jsonl"))
-        try:
-            journal.append([origin | encode(call.method, call.args, call.time) for call in calls])
-            self.rejected = journal.path
-            return True
-        except Exception as fault:  # noqa: BLE001 - a full disk is no reason to end a training either
-            self._told(fault)
-            return False
-        finally:
-            journal.close()
-            self.taken(calls)
+        aside = self._tried(lambda: self._put_aside(spool.path, calls))
+        self.taken(calls)
+        self.rejected = aside or self.rejected
+        return aside is not None
 
     def close(self) -> None:
         """Let go of what was taken; the rest stays in the file."""
         self._settle(math.inf)
         if self.spool is not None:
-            try:
-                self.spool.close()
-            except OSError as fault:
-                self._told(fault)
+            self._tried(self.spool.close)
+
+    def _append(self, method: str, args: tuple[Any, ...], now: float) -> int | None:
+        if self.spool is None:
+            return None
+        if method == "log":
+            self.spool.note(step=int(args[1]))
+        self.note_address()
+        return self.spool.append([encode(method, args, now)])
+
+    def _read_into(self, calls: list[Call]) -> None:
+        if self.spool is None:
+            return
+        for record, position in self.spool.read(self._spilled_from, limit=_READ_BACK):
+            self._spilled_from = position
+            if record["type"] != "address":
+                calls.append(Call(*decode(record), record["time"], position))
+
+    def _put_aside(self, spool: Path, calls: Sequence[Call]) -> Path:
+        origin: dict[str, Any] = {"tracker": self._tracker.name, "to": dict(self._tracker.address())}
+        journal = Journal(spool.with_name(f"rejected-{self._tracker.name}.jsonl"))
+        try:
+            journal.append([origin | encode(call.method, call.args, call.time) for call in calls])
+        finally:
+            journal.close()
+        return journal.path
 
     def _settle(self, now: float) -> None:
-        position = None
+        spool, position = self.spool, None
         while self._settling and self._settling[0][0] <= now:
             position = self._settling.popleft()[1]
-        if self.spool is None or position is None:
-            return
-        try:
-            self.spool.taken(position)
-        except OSError as fault:
-            self._told(fault)
+        if spool is not None and position is not None:
+            end = position
+            self._tried(lambda: spool.taken(end))
 
 
 def _last(calls: Sequence[Call]) -> int | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.base import Tracker
@@ -32,6 +32,19 @@ class Late(Backend):
     settles: ClassVar[float] = 60.0
 
 
+def telling(faults: list[Exception]) -> Any:
+    """As the delivery does."""
+
+    def tried(work: Callable[[], Any]) -> Any:
+        try:
+            return work()
+        except Exception as fault:  # noqa: BLE001 - so does the delivery
+            faults.append(fault)
+            return None
+
+    return tried
+
+
 def steps(path: Path) -> list[int]:
     spool = Spool.reopen(path)
     try:
@@ -42,7 +55,7 @@ def steps(path: Path) -> list[int]:
 
 def test_what_is_taken_is_let_go_of_and_the_rest_stays(tmp_path: Path) -> None:
     path, faults = tmp_path / "undelivered-backend.jsonl", list[Exception]()
-    outbox = Outbox(Backend(), path, faults.append)
+    outbox = Outbox(Backend(), path, telling(faults))
     calls = [outbox.store("log", ({"a": 1.0}, step), 1.0) for step in range(5)]
     outbox.trying(calls[:3])
     outbox.taken(calls[:3])
@@ -53,7 +66,7 @@ def test_what_is_taken_is_let_go_of_and_the_rest_stays(tmp_path: Path) -> None:
 
 def test_what_is_not_safe_with_the_tracker_yet_stays_until_the_end(tmp_path: Path) -> None:
     path = tmp_path / "undelivered-backend.jsonl"
-    outbox = Outbox(Late(), path, lambda fault: None)
+    outbox = Outbox(Late(), path, telling([]))
     calls = [outbox.store("log", ({"a": 1.0}, step), 1.0) for step in range(3)]
     outbox.taken(calls)
     assert path.read_text().count('"metrics"') >= 3 and outbox.places == [path]
@@ -62,7 +75,7 @@ def test_what_is_not_safe_with_the_tracker_yet_stays_until_the_end(tmp_path: Pat
 
 
 def test_what_does_not_fit_into_memory_is_read_back_in_order(tmp_path: Path) -> None:
-    outbox = Outbox(Backend(), tmp_path / "undelivered-backend.jsonl", lambda fault: None)
+    outbox = Outbox(Backend(), tmp_path / "undelivered-backend.jsonl", telling([]))
     outbox.store("log", ({"a": 1.0}, 0), 1.0)
     for step in range(1, 121):
         start = outbox.end()
@@ -79,11 +92,11 @@ def test_what_does_not_fit_into_memory_is_read_back_in_order(tmp_path: Path) -> 
 
 def test_calls_of_another_process_wait_on_disk(tmp_path: Path) -> None:
     path = tmp_path / "undelivered-backend.jsonl"
-    first = Outbox(Backend(), path, lambda fault: None)
+    first = Outbox(Backend(), path, telling([]))
     for step in range(3):
         first.store("log", ({"a": 1.0}, step), 1.0)
     first.close()
-    second = Outbox(Backend(), Spool.reopen(path), lambda fault: None)
+    second = Outbox(Backend(), Spool.reopen(path), telling([]))
     assert second.spilled == 3
     assert [call.args[1] for call in second.read_back()] == [0, 1, 2]
     second.close()
@@ -91,7 +104,7 @@ def test_calls_of_another_process_wait_on_disk(tmp_path: Path) -> None:
 
 def test_what_the_tracker_will_never_take_is_put_aside(tmp_path: Path) -> None:
     path = tmp_path / "undelivered-backend.jsonl"
-    outbox = Outbox(Backend(), path, lambda fault: None)
+    outbox = Outbox(Backend(), path, telling([]))
     calls = [outbox.store("log", ({"a": 1.0}, step), 1.0) for step in range(2)]
     assert outbox.reject(calls[:1])
     outbox.close()
@@ -104,7 +117,7 @@ def test_what_the_tracker_will_never_take_is_put_aside(tmp_path: Path) -> None:
 
 def test_a_disk_that_takes_nothing_is_told_and_nothing_else_happens() -> None:
     faults = list[Exception]()
-    outbox = Outbox(Backend(), "/proc/nowhere/undelivered-backend.jsonl", faults.append)
+    outbox = Outbox(Backend(), "/proc/nowhere/undelivered-backend.jsonl", telling(faults))
     call = outbox.store("log", ({"a": 1.0}, 0), 1.0)
     assert call.position is None and faults
     outbox.taken([call])
@@ -114,7 +127,7 @@ def test_a_disk_that_takes_nothing_is_told_and_nothing_else_happens() -> None:
 
 
 def test_without_a_disk_calls_have_no_position() -> None:
-    outbox = Outbox(Backend(), None, lambda fault: None)
+    outbox = Outbox(Backend(), None, telling([]))
     call = outbox.store("log", ({"a": 1.0}, 0), 1.0)
     assert call.position is None
     assert outbox.read_back() == [] and not outbox.reject([call]) and outbox.places == []
