@@ -28,6 +28,11 @@ from rldk_tracking.trackers.spool import Spool
 logger = logging.getLogger(__name__)
 
 _AT_EXIT_SECONDS = 5.0
+_FEW = 2
+"""Rows that are written at once where several may: what takes a client long to compute would reach into the events at
+the step's end."""
+_BACKLOG = 10
+"""Rows that wait from which on the tracker is too slow for few at once."""
 _DIRECT_BACKLOG = 20
 """How many overdue calls an unthreaded tracker may get in one `put`, so that its recovery costs no long step."""
 _PACE = 0.25
@@ -241,7 +246,12 @@ class Delivery:
 
     def _enough(self) -> bool:
         """Whether what waits fills a write."""
-        return self._outbox.spilled > 0 or len(self._queue) >= self.tracker.batch
+        return self._outbox.spilled > 0 or len(self._queue) >= min(_FEW, self.tracker.batch)
+
+    def _goes_on(self) -> bool:
+        """Whether the next write follows at once, wherever in a step that is."""
+        most = _BACKLOG if self.tracker.batch > 1 else 0
+        return (self._outbox.spilled > 0 or len(self._queue) > most) and not self.tracker.in_process
 
     def _due_at(self) -> float:
         """When the next write may be made: after the pause that follows a fault, and at its pace."""
@@ -272,7 +282,7 @@ class Delivery:
             self._outbox.trying(calls)
             self._in_flight_since = time.monotonic()
             self._paced_until = self._in_flight_since + _PACE
-            self._in_time = self._enough() and not self.tracker.in_process
+            self._in_time = self._goes_on()
         try:
             self._hand_on(calls)
         except Exception as fault:  # noqa: BLE001 - no fault of a backend may reach the training
@@ -295,10 +305,16 @@ class Delivery:
     def _take(self) -> list[Call]:
         """The next call, or the next rows that the tracker writes at once."""
         calls = [self._queue.popleft()]
-        most = 1 if self._single else self.tracker.batch
+        most = 1 if self._single else self._at_once()
         while calls[0].method == "log" and len(calls) < most and self._queue and self._queue[0].method == "log":
             calls.append(self._queue.popleft())
         return calls
+
+    def _at_once(self) -> int:
+        """How many rows to write, of those that wait."""
+        waited_for = self._deadline is not None or self._flushing or not self.tracker.threaded
+        many = waited_for or (len(self._queue) >= _BACKLOG and not self.tracker.in_process)
+        return self.tracker.batch if many else min(_FEW, self.tracker.batch)
 
     def _hand_on(self, calls: list[Call]) -> None:
         if self._resumed is not None:

@@ -106,7 +106,7 @@ class MLflowTracker(Tracker):
 
     @property
     def batch(self) -> int:
-        return 2 if self.in_process else 50
+        return 50
 
     @property
     def in_process(self) -> bool:
