@@ -86,6 +86,7 @@ GROUP_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "temperature": 1.3,
         "pad_to_multiple_of": 8,
     },
+    "watched": {"reward_funcs": [reward, shortness], "reward_weights": [1.0, 0.0], "beta": 0.0},
     "unscored": {"reward_funcs": [sometimes, never], "beta": 0.0},
     "ties": {"reward_funcs": tied, "per_device_train_batch_size": 32, "gradient_accumulation_steps": 1},
     "truncated": {"mask_truncated_completions": True, "max_completion_length": 5, "num_iterations": 2},

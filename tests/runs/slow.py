@@ -233,6 +233,10 @@ def functions(batch: Sequence[Completion], weights: Mapping[str, float]) -> dict
             found[f"rldk/reward/function/{name}/mean"] = math.fsum(values) / len(values)
         if len(values) > 1:
             found[f"rldk/reward/function/{name}/std"] = sample_std(values)
+    scored = [name for name in names if f"rldk/reward/function/{name}/mean" in found]
+    watched = [name for name in scored if weights.get(name) == 0.0]
+    if len(scored) > 1 and len(watched) == 1:
+        found["rldk/reward/unweighted"] = found[f"rldk/reward/function/{watched[0]}/mean"]
     pairs = [
         correlation(stats.pearsonr, [(c.rewards[first], c.rewards[second]) for c in batch])
         for first, second in combinations(names, 2)

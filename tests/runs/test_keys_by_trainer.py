@@ -74,6 +74,7 @@ def functions(*names: str) -> set[str]:
 
 
 TASK = functions("reward")
+WATCHED = {"rldk/reward/unweighted"}
 SEVERAL = functions("reward", "shortness", "sometimes") | PAIRS
 OF_THEM_ONE_SCORES = functions("sometimes") | {"rldk/reward/function/never/weight"}
 
@@ -84,6 +85,7 @@ GRPO_KEYS = {
     "generates often": KL | TASK,
     "generates rarely": KL | TASK | RATIOS | CLIPPING,
     "functions": KL | SEVERAL,
+    "watched": functions("reward", "shortness") | PAIRS | WATCHED,
     "unscored": OF_THEM_ONE_SCORES,
     "ties": KL | functions("tied"),
     "truncated": KL | TASK | RATIOS | CLIPPING,
@@ -151,7 +153,7 @@ def test_supervised_training(text_run: Callable[[str], Ran]) -> None:
 
 
 def test_every_documented_series_of_these_groups_is_emitted_somewhere() -> None:
-    emitted = GROUP_TRAINER | PPO | KL | RATIOS | CLIPPING | SEVERAL | SAMPLER | PREFERENCE | ENDING
+    emitted = GROUP_TRAINER | PPO | KL | RATIOS | CLIPPING | SEVERAL | WATCHED | SAMPLER | PREFERENCE | ENDING
     documented = {lookup(key) for key in emitted}
     groups = {key.name.split("/")[1] for key in documented if key is not None} - {"throughput"}
     missing = [key for name, key in CATALOGUE.items() if name.split("/")[1] in groups and key not in documented]
