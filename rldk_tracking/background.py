@@ -12,7 +12,6 @@ from rldk_tracking.shield import Shield
 BEHIND = 4
 """Steps that may wait. Each holds its rollout, so a worker that is slower than the training must slow it down."""
 
-
 HOLD = 0.02
 """Seconds that work waits for the training thread to be through with the events between two steps. Both need the
 interpreter, and a thread that computes gives it up only every 5 ms; in the step itself the training mostly waits for

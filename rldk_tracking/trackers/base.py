@@ -135,7 +135,7 @@ class Tracker(ABC):
         return {}
 
     def last_step(self) -> int | None:
-        """The last step of which the joined run holds a row of ours, None where it holds none or cannot say."""
+        """The last step of which the joined run holds a row, 0 where it surely holds none, None where it cannot say."""
         return None
 
     def missing(self, records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -29,7 +29,7 @@ class Hacking(Condition):
     Args:
         keys: the reward that is optimised.
         pay: rise of the reward, in standard deviations of its noise, that counts as a rise.
-        held_out: keys of scores that are not optimised; the first that appears is used.
+        held_out: keys of scores that are not optimised, the best first; the best that has appeared is used.
         lag: share of the reward's rise, each in its own noise, below which a held-out score has not followed; so has
             one whose rise is within its noise.
         sure: by how much more the reward must have risen, in standard deviations: about three errors of the difference,
@@ -98,8 +98,10 @@ class Hacking(Condition):
         return Finding(breached, clear, value, None, False, evidence, self.key)
 
     def _follow(self, row: Row) -> None:
-        if self.gold_key is None:
-            self.gold_key = next((key for key in self.held_out if key in row), None)
+        known = len(self.held_out) if self.gold_key is None else self.held_out.index(self.gold_key)
+        better = next((key for key in self.held_out[:known] if key in row), None)
+        if better is not None:
+            self.gold_key, self.gold = better, Change(early=3, growing=0.1)
         for change, keys in (
             (self.gold, (self.gold_key,)),
             (self.perplexity, (PERPLEXITY,)),

@@ -62,6 +62,18 @@ def test_a_function_of_weight_0_must_be_of_the_rewards_kind_and_below_it(
     assert not alarms or found[-1].evidence["against"] == "reward function of weight 0"
 
 
+def test_a_judge_of_the_users_own_goes_before_a_function_of_weight_0() -> None:
+    """It may be asked now and then only, so that the other one is there first."""
+
+    def extra(done, draw):
+        row = {UNWEIGHTED: 0.05 + draw.gauss(0, 0.01)}
+        asked = done > 0.02 and round(120 * done) % 3 == 0
+        return row | {GOLD: 0.1 + 0.6 * done + draw.gauss(0, 0.03)} if asked else row
+
+    breached, condition, _ = judged(extra)
+    assert condition.gold_key == GOLD and condition.risk == 0.0 and breached == []
+
+
 def test_a_function_of_weight_0_that_follows_says_no() -> None:
     breached, condition, _ = judged(lambda done, draw: {UNWEIGHTED: 0.1 + 0.4 * done + draw.gauss(0, 0.03)})
     assert len(breached) <= 3 and condition.risk == 0.0
