@@ -23,10 +23,13 @@ class Background:
 
     Args:
         shield: keeps faults of the work from ending the thread.
+
+    Attributes:
+        shield: the same. The work may use it too, as it runs alone.
     """
 
     def __init__(self, shield: Shield) -> None:
-        self._shield = shield
+        self.shield = shield
         self._work: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._busy = False
@@ -83,7 +86,7 @@ class Background:
                     self._changed.wait(self._held_until - time.monotonic() if self._work else None)
                 work = self._work.popleft()
                 self._busy = True
-            with self._shield.at("judging a step"):
+            with self.shield.at("judging a step"):
                 work()
             del work
             with self._changed:

@@ -27,9 +27,11 @@ from rldk_tracking.ledger import Ledger
 from rldk_tracking.metrics import catalogue
 from rldk_tracking.metrics.table import Table
 from rldk_tracking.ranks import Merged, Part, Ranks, Schema
+from rldk_tracking.readings import Measurement, Readings, reduced
 from rldk_tracking.row import ProbeReader, row_of
 from rldk_tracking.settings import Settings
 from rldk_tracking.shield import Shield, TrainingStopped
+from rldk_tracking.sources.base import Observation
 from rldk_tracking.trackers.base import RunInfo, Tracker
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ class Run:
         info: what its trackers are told.
         shield: keeps faults of the diagnostics from the trainer.
         part: what was handed over of the step in progress.
-        rollout: the rollout of the step in progress, where there is one.
+        observation: what was seen of the step in progress.
         engine: judges the rows, once the run is open.
         stop: the alert that asked for a stop, if any.
         save: whether a rule asked for a checkpoint that the trainer has not been told of.
@@ -65,7 +67,7 @@ class Run:
         self.info = info if info is not None else RunInfo()
         self.shield = Shield(settings.strict, training=True)
         self.part = Part()
-        self.rollout: Rollout | None = None
+        self.observation = Observation()
         self.engine: Engine | None = None
         self.stop: Alert | None = None
         self.save = False
@@ -84,7 +86,7 @@ class Run:
         self.waited_seconds = 0.0
         self.listeners: list[Callable[[Alert], None]] = []
         self.followers: list[Callable[[int, Mapping[str, float]], Mapping[str, float]]] = []
-        self._update: PolicyUpdate | None = None
+        self._measurements: list[Measurement] = []
         self._latest: tuple[int | None, dict[str, float]] = (None, {})
         self._alerts: list[Alert] = []
         self._claims: dict[str, weakref.ref[Any]] = {}
@@ -122,7 +124,7 @@ class Run:
     def adopt(self, settings: Settings) -> None:
         """Add what another monitor asks for to what this run does."""
         self.settings.adopt(settings)
-        self.shield.strict = self.settings.strict
+        self.shield.strict = self._background.shield.strict = self.settings.strict
 
     def claim(self, task: str, monitor: Any) -> bool:
         """Whether this monitor does the task: true for the first that asks, so that nothing is measured twice."""
@@ -176,14 +178,19 @@ class Run:
 
     def observe(self, rollout: Rollout | None = None, update: PolicyUpdate | None = None) -> None:
         """A rollout, or what an optimiser step saw, of the step in progress."""
-        self.rollout = rollout if rollout is not None else self.rollout
-        self._update = update if update is not None else self._update
+        before = self.observation
+        pair = rollout if rollout is not None else before.rollout, update if update is not None else before.update
+        self.observation = Observation(made=lambda: pair)
 
     def add(self, scalars: Mapping[str, float | torch.Tensor], override: bool = True) -> None:
         """Single numbers of the step in progress. With `override` False a number that is there already stays."""
         for key, value in scalars.items():
             if (override or key not in self.part.scalars) and is_number(value):
                 self.part.scalars[str(key)] = value
+
+    def measure(self, measurement: Measurement) -> None:
+        """Single numbers of the step in progress that are read beside the training, before the step is judged."""
+        self._measurements.append(measurement)
 
     def add_logs(self, logs: Mapping[str, Any]) -> None:
         """A trainer's logs of the step in progress, under whatever names; what the rollout says wins over them."""
@@ -227,21 +234,21 @@ class Run:
         """
         ranks, engine = self.open()
         self._fan_out.join(self.info)
-        part, rollout, update, pending = self.part, self.rollout, self._update, self.read_pending
-        self.part, self.rollout, self._update, self.read_pending = Part(), None, None, None
-        if part.scalars or rollout is not None or update is not None:
-            part.scalars.update(self._overhead())
+        part, overhead = self.part, self._overhead()
+        readings = Readings(self.observation, self._measurements, self.read_pending)
+        self.part, self.observation, self._measurements, self.read_pending = Part(), Observation(), [], None
+        shield = self._background.shield
         if ranks.world_size > 1:  # a collective belongs on the training thread, in the trainer's own order
             part.scalars["rldk/system/rank_spread/seconds"] = ranks.waited + self.waited_seconds
             self.waited_seconds = 0.0
             ready = Part()
             # A rank that fails here must not leave the others waiting for it.
             with self.shield.at("reducing a step"):
-                ready = reduced(part, rollout, update, pending)
+                ready = reduced(part, readings, overhead, self.shield)
             merged = ranks.merge(ready)
             self._soon(lambda: self._judge(engine, step, merged), wait)
         else:
-            self._soon(lambda: self._judge(engine, step, ranks.merge(reduced(part, rollout, update, pending))), wait)
+            self._soon(lambda: self._judge(engine, step, ranks.merge(reduced(part, readings, overhead, shield))), wait)
 
     def _soon(self, work: Callable[[], None], wait: bool) -> None:
         if wait or self.settings.strict or self.settings.on_critical == "stop" or self._acting.decides:
@@ -418,21 +425,3 @@ def news_of(row: Mapping[str, float], earlier: Mapping[str, float]) -> dict[str,
         return dict(row)
     changed = {key: value for key, value in row.items() if earlier.get(key) != value}
     return {key: value for key, value in changed.items() if key not in earlier or not key.startswith("rldk/system/")}
-
-
-def reduced(
-    part: Part,
-    rollout: Rollout | None,
-    update: PolicyUpdate | None,
-    pending: Callable[[], torch.Tensor] | None = None,
-) -> Part:
-    """The part with the rollout's and the update's per-sequence columns, computed where their tensors lie."""
-    if rollout is not None:
-        part.rollout = catalogue.rollout_columns(rollout)
-        part.tails = catalogue.rollout_tails(rollout)
-        part.names = catalogue.names(rollout)
-    if update is not None:
-        part.update = catalogue.update_columns(update)
-    if pending is not None:
-        part.probe = pending()
-    return part

@@ -34,6 +34,7 @@ class ThroughputMeter:
         tokens: float | Tensor | None = None,
         samples: float | None = None,
         rollout_seconds: float | None = None,
+        now: float | None = None,
     ) -> dict[str, float | Tensor]:
         """The keys of the steps since the last reading.
 
@@ -41,8 +42,9 @@ class ThroughputMeter:
             step: the present global step. Where it has not advanced, or has gone back, the clock starts anew.
             tokens, samples: how many this rank worked on since the last reading.
             rollout_seconds: how long this rank sampled and scored since the last reading.
+            now: when the step ended, where that was not just now.
         """
-        now = self._clock()
+        now = self._clock() if now is None else now
         last, self._last = self._last, (step, now)
         if last is None or step <= last[0] or now <= last[1]:
             return {}

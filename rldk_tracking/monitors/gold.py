@@ -45,8 +45,11 @@ class GoldScoreMonitor(Monitor):
         self._next = 0.0
 
     def collect(self, run: Run, step: int, logs: Mapping[str, Any]) -> None:
-        rollout, begin = run.rollout, time.monotonic()
-        if not self._claimed or rollout is None or rollout.completions is None or begin < self._next:
+        begin = time.monotonic()
+        if not self._claimed or begin < self._next:
+            return
+        rollout = run.observation.rollout
+        if rollout is None or rollout.completions is None:
             return
         completions = list(rollout.completions[: self.samples])
         prompts = list((rollout.prompts or ("",) * len(completions))[: self.samples])

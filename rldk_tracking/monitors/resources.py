@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
+
+from torch import Tensor
 
 from rldk_tracking.metrics.resources import ResourceMeter
 from rldk_tracking.metrics.throughput import ThroughputMeter
@@ -34,15 +37,22 @@ class ResourceMonitor(Monitor):
     def collect(self, run: Run, step: int, logs: Mapping[str, Any]) -> None:
         if self._resources is None or self._throughput is None:
             return
-        run.add(self._resources.read(step))
-        mask = None if run.rollout is None else run.rollout.mask
-        speed = self._throughput.read(
-            step,
-            tokens=None if mask is None else mask.sum(),
-            samples=None if mask is None else len(mask),
-            rollout_seconds=run.rollout_seconds,
-        )
-        run.add(speed)
+        # The system's files and the rollout are read beside the training, the clock at once.
+        resources, throughput, observation = self._resources, self._throughput, run.observation
+        now, rollout_seconds = time.perf_counter(), run.rollout_seconds
+
+        def speed() -> dict[str, float | Tensor]:
+            mask = None if observation.rollout is None else observation.rollout.mask
+            return throughput.read(
+                step,
+                tokens=None if mask is None else mask.sum(),
+                samples=None if mask is None else len(mask),
+                rollout_seconds=rollout_seconds,
+                now=now,
+            )
+
+        run.measure(lambda: resources.read(step))
+        run.measure(speed)
         if self._waiting is not None:
             run.waited_seconds += self._waiting.take()
 

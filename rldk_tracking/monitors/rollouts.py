@@ -47,13 +47,12 @@ class RolloutMonitor(Monitor):
             if self._has_logs_only:
                 run.add_logs(logs)
             return
-        observation = self._source.read(step, logs)
-        run.observe(observation.rollout, observation.update)
+        observation = run.observation = self._source.read(step, logs)
         run.add(observation.scalars)
         run.rollout_seconds = getattr(self._source, "rollout_seconds", None)
-        if self._samples is not None and observation.rollout is not None:
-            samples, rollout = self._samples, observation.rollout
-            run.later(lambda: samples.offer(run, rollout, step))
+        if self._samples is not None:
+            samples = self._samples
+            run.later(lambda: samples.offer(run, observation.rollout, step))
 
     def end(self, run: Run) -> None:
         if self._source is not None:

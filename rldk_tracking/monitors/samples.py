@@ -26,9 +26,9 @@ class SampleTable:
         self.interval = interval
         self._next = 0
 
-    def offer(self, run: Run, rollout: Rollout, step: int) -> None:
+    def offer(self, run: Run, rollout: Rollout | None, step: int) -> None:
         """Log this step's table if its turn has come."""
-        if step < self._next:
+        if rollout is None or step < self._next:
             return
         rows = extremes(rollout, self.count, step)
         if rows:

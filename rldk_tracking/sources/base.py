@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -12,19 +13,34 @@ if TYPE_CHECKING:
     from rldk_tracking.rollout import PolicyUpdate, Rollout
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Observation:
     """What a source saw of one step on this rank.
 
+    The tensors are put together when somebody asks for them, once, and on that one's thread: some hundred small
+    operations that the training need not wait for. What they are made of is held until then.
+
     Attributes:
-        rollout: what was sampled, None in steps that train on an earlier rollout.
-        update: what the optimiser step saw.
         scalars: canonical keys to numbers that the trainer alone knows; tensors are 0-dimensional, on any device.
+        made: puts the rollout and the update together, from what the trainer does not change any more.
     """
 
-    rollout: Rollout | None = None
-    update: PolicyUpdate | None = None
     scalars: Mapping[str, float | Tensor] = field(default_factory=dict)
+    made: Callable[[], tuple[Rollout | None, PolicyUpdate | None]] = lambda: (None, None)
+
+    @property
+    def rollout(self) -> Rollout | None:
+        """What was sampled, None in steps that train on an earlier rollout."""
+        return self._tensors[0]
+
+    @property
+    def update(self) -> PolicyUpdate | None:
+        """What the optimiser step saw."""
+        return self._tensors[1]
+
+    @cached_property
+    def _tensors(self) -> tuple[Rollout | None, PolicyUpdate | None]:
+        return self.made()
 
 
 class Source(Protocol):

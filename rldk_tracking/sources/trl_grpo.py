@@ -102,21 +102,10 @@ class GroupSource:
         self.rollout_seconds, self._seconds = self._seconds, 0.0
         if not callable(getattr(trainer, SCORING, None)):
             generations = self._unread_buffer(trainer, step)
-        rollout = self._rollout(generations, passes)
-        update = update_of(trainer, passes) if passes else None
-        return Observation(rollout, update, self._scalars(trainer, logs))
-
-    def _rollout(self, generations: list[Generation], passes: list[LossPass]) -> Rollout | None:
-        rollouts, groups = [], 0
-        for generation in generations:
-            kept = generation.output.get("old_per_token_logps") is not None or generation.old_logprobs is not None
-            # Where they are kept, the loss of this step may have seen a part of the rows only.
-            first = [] if kept else [p for p in passes if p.generation is generation and p.is_first]
-            keys, logprobs, entropy = [p.keys for p in first], [p.logprobs for p in first], [p.entropy for p in first]
-            logprobs_then, entropy_then = at_sampling(generation, keys, logprobs, entropy)
-            rollouts.append(generation.rollout(logprobs_then, entropy_then, groups))
-            groups += generation.groups
-        return joined(rollouts) if rollouts else None
+        return Observation(
+            self._scalars(trainer, logs),
+            lambda: (rollout_of(generations, passes), update_of(trainer, passes) if passes else None),
+        )
 
     def _scalars(self, trainer: Any, logs: Mapping[str, Any]) -> dict[str, float]:
         found = canonical(logs, self._kind, reward_std_within_groups=False)
@@ -194,6 +183,20 @@ class GroupSource:
         output = {name: stack_rows([batch[name] for batch in buffer]) for name in names}
         hides_truncated = bool(getattr(trainer, "mask_truncated_completions", False))
         return [Generation(step - 1, output, stop_ids=stop_ids(trainer), hides_truncated=hides_truncated)]
+
+
+def rollout_of(generations: list[Generation], passes: list[LossPass]) -> Rollout | None:
+    """What was sampled for a step, None where nothing was; `passes` are those of the step's loss."""
+    rollouts, groups = [], 0
+    for generation in generations:
+        kept = generation.output.get("old_per_token_logps") is not None or generation.old_logprobs is not None
+        # Where they are kept, the loss of this step may have seen a part of the rows only.
+        first = [] if kept else [p for p in passes if p.generation is generation and p.is_first]
+        keys, logprobs, entropy = [p.keys for p in first], [p.logprobs for p in first], [p.entropy for p in first]
+        logprobs_then, entropy_then = at_sampling(generation, keys, logprobs, entropy)
+        rollouts.append(generation.rollout(logprobs_then, entropy_then, groups))
+        groups += generation.groups
+    return joined(rollouts) if rollouts else None
 
 
 def what_is_missing(trainer: Any) -> list[str]:

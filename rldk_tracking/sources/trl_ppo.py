@@ -114,14 +114,13 @@ class PPOSource:
             return Observation(scalars=logged)
         scalars: dict[str, float | Tensor] = {}
         scalars.update((key, value) for key, value in logged.items() if not key.startswith(MEASURED))
-        rollout = rollout_of(trainer, found)
-        measured = statistics(trainer, found, rollout.mask)
+        measured = statistics(trainer, found, ~found["padding_mask"])
         if not batches:
             scalars.update(measured)
-            return Observation(rollout, None, scalars)
+            return Observation(scalars, lambda: (rollout_of(trainer, found), None))
         scalars.update((key, value) for key, value in measured.items() if not key.startswith("rldk/policy/"))
         scalars["rldk/policy/first_epoch_ratio"] = first_ratio(batches)
-        return Observation(rollout, update_of(trainer, batches), scalars)
+        return Observation(scalars, lambda: (rollout_of(trainer, found), update_of(trainer, batches)))
 
     def _say_what_is_missing(self, trainer: Any, names: list[str]) -> None:
         if not names or self._warned:

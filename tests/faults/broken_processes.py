@@ -13,12 +13,12 @@ from tests.faults.scenario import Outcome
 SECONDS = 900
 
 
-def ended(bench: Bench, fault: str, how: str, down: bool = False, world_size: int = 1) -> Line:
+def ended(bench: Bench, fault: str, how: str, down: bool = False, world_size: int = 1, middle: bool = False) -> Line:
     """Half-way, on the last of the ranks; with `down` the server answers nothing before and after."""
     folder, run_id = bench.new()
     bench.proxy.tell(503 if down else None)
     place = {"folder": str(folder), "tracking_uri": bench.proxy.url, "run_id": run_id}
-    done = start(world_size, SECONDS, **place, end=how, at=bench.steps // 2, steps=bench.steps)
+    done = start(world_size, SECONDS, **place, end=how, at=bench.steps // 2, middle=middle, steps=bench.steps)
     bench.proxy.tell()
     return bench.line(fault, outcome(folder, done), folder, run_id)
 

@@ -58,7 +58,7 @@ class Broken(RolloutMonitor):
     def collect(self, run: Any, step: int, logs: Any) -> None:
         super().collect(run, step, logs)
         if step == 2 and int(os.environ["WORLD_SIZE"]) - 1 == RANK:
-            run.rollout = object()  # nothing that can be reduced
+            run.observe(object())  # nothing that can be reduced
             raise RuntimeError("a diagnostic failed on one rank")
 
 

@@ -40,6 +40,19 @@ def tags(place: dict[str, Any]) -> dict[str, str]:
     return dict(mlflow.MlflowClient(tracking_uri=place["tracking_uri"]).get_run(place["run_id"]).data.tags)
 
 
+@pytest.mark.parametrize("how", ["kill", "term"])
+def test_killed_in_the_middle_of_a_step(place: dict[str, Any], tmp_path: Path, how: str) -> None:
+    """Everything up to the step before is there."""
+    done = start(**place, end=how, at=AT, middle=True)
+    assert steps_said(done) == list(range(1, AT + 1)), done.stderr[-3000:]
+    assert main(["sync", str(tmp_path)]) == 0
+    stored = stored_in_mlflow(place["tracking_uri"], place["run_id"])
+    assert {step for _, step in stored} == set(range(1, AT + 1))
+    assert set(stored) == produced(tmp_path)
+    assert set(stored.values()) == {1}
+    assert tags(place)["rldk.status"] == "crashed"
+
+
 @pytest.mark.parametrize("how", ["kill"])
 def test_killed(place: dict[str, Any], tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]) -> None:
     done = start(**place, end=how, at=AT)

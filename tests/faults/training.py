@@ -24,17 +24,26 @@ RANK, RANKS = (int(os.environ.get(name, default)) for name, default in (("RANK",
 
 
 class End(TrainerCallback):
-    """Ends the process of the last rank at a step, as it is told."""
+    """Ends the process of the last rank after a step, as it is told: in the next one's first instant, or its middle."""
 
-    def __init__(self, how: str | None, step: int) -> None:
-        self.how, self.step = how if RANK == RANKS - 1 else None, step
+    def __init__(self, how: str | None, step: int, middle: bool) -> None:
+        self.how, self.step, self.middle = how if RANK == RANKS - 1 else None, step, middle
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if RANK == 0:
             print(f"step {state.global_step}", flush=True)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.how is None or state.global_step < self.step:
+        if not self.middle:
+            self._end(state.global_step)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Completions are sampled, and gradients computed."""
+        if self.middle:
+            self._end(state.global_step)
+
+    def _end(self, step: int) -> None:
+        if self.how is None or step < self.step:
             return
         if self.how == "exception":
             raise RuntimeError("the training failed")
@@ -53,6 +62,7 @@ def main(
     steps: int = 12,
     end: str | None = None,
     at: int = 8,
+    middle: bool = False,
     resume: str | bool | None = None,
     restore_callbacks: bool = False,
     save_steps: int = 0,
@@ -75,7 +85,7 @@ def main(
     trainer = grpo_trainer(
         folder,
         max_steps=steps,
-        callbacks=[callback, End(end, at)],
+        callbacks=[callback, End(end, at, middle)],
         restore_callback_states_from_checkpoint=restore_callbacks,
         **more,
     )

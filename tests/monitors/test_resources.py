@@ -32,4 +32,5 @@ def test_two_do_not_measure_twice(run: Any) -> None:
     for monitor in (first, second):
         monitor.begin_within(run, None, None, None, None)
     second.collect(run, 1, {})
-    assert run.part.scalars == {}
+    run.finish(1)
+    assert run.latest == {}

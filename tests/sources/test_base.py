@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
+from rldk_tracking.rollout import Rollout
 from rldk_tracking.sources.base import Observation
 
 
@@ -17,3 +19,17 @@ def test_an_empty_observation() -> None:
 def test_it_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Observation().scalars = {}  # type: ignore[misc]
+
+
+def test_the_tensors_are_put_together_when_they_are_asked_for_and_once() -> None:
+    calls = []
+    rollout = Rollout(mask=torch.ones(2, 3))
+
+    def made() -> tuple[Rollout, None]:
+        calls.append(1)
+        return rollout, None
+
+    seen = Observation({"rldk/train/loss": 1.0}, made)
+    assert not calls
+    assert seen.rollout is rollout and seen.update is None and seen.rollout is rollout
+    assert len(calls) == 1
