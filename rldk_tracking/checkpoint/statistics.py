@@ -106,15 +106,17 @@ class Workspace:
         return values.astype(np.float64) if wide else values
 
     def zeros(self, values: Array) -> int:
-        """How many elements are exactly 0."""
-        return int(np.count_nonzero(np.equal(values, 0, out=self._mask[: len(values)])))
+        """How many elements are exactly 0. Mostly none, which is known sooner than a count."""
+        mask = np.equal(values, 0, out=self._mask[: len(values)])
+        return int(np.count_nonzero(mask)) if mask.any() else 0
 
     def total(self, values: Array) -> float:
         """The sum; a product with ones is more than twice as fast as numpy's own."""
         whole = len(values) - len(values) % ROW
         if values.dtype == np.float64 or whole == 0:
             return float(values.sum())
-        return float((values[:whole].reshape(-1, ROW) @ self._ones).sum()) + float(values[whole:].sum())
+        rows = float((values[:whole].reshape(-1, ROW) @ self._ones).sum())
+        return rows + float(values[whole:].sum()) if whole < len(values) else rows
 
     def squared_distance(self, a: Array, b: Array) -> float:
         """|a - b|^2, from the difference itself: expanding the square would cancel for small drifts."""
