@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from transformers import TrainerCallback
 
 from rldk_tracking.callback import RLDKCallback
 from rldk_tracking.demo.trainers import grpo_trainer
+from rldk_tracking.sources.optimizer import OptimizerProbe
+from rldk_tracking.sources.trl_grpo import GroupSource
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.memory import InMemoryTracker
 
@@ -23,7 +28,7 @@ class Outcome:
 
     Attributes:
         steps: optimiser steps that it made.
-        stalls: seconds that it waited for our events, for each step.
+        stalls: seconds that it waited for our events and hooks, for each step.
         crowded: of these, seconds in which other processes of the machine, or other threads, held the processors.
         end: seconds that it waited for us at train end.
         produced: (key, step) of every number that was produced.
@@ -62,30 +67,44 @@ def queued() -> float:
         return 0.0
 
 
+ON_THE_TRAINING_THREAD = {
+    RLDKCallback: ("on_step_begin", "on_step_end", "on_log"),
+    GroupSource: ("_keep_generation", "_keep_logprobs"),
+    OptimizerProbe: ("_before_clipping", "_before_step", "_after_step"),
+}
+"""Everything of ours that a step goes through."""
+
+
+@contextlib.contextmanager
+def clock(outcome: Outcome, step: Callable[[], int]) -> Iterator[None]:
+    """Time all that a step goes through."""
+
+    def timed(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            # Asking the system is work of the test's own, when others may take the interpreter: it is not timed.
+            waiting, number = queued(), step()
+            before = time.perf_counter()
+            result = original(*args, **kwargs)
+            seconds = time.perf_counter() - before
+            waited = queued() - waiting
+            outcome.stalls[number] = outcome.stalls.get(number, 0.0) + seconds
+            outcome.crowded[number] = outcome.crowded.get(number, 0.0) + min(waited, seconds)
+            return result
+
+        return call
+
+    with contextlib.ExitStack() as stack:
+        for owner, names in ON_THE_TRAINING_THREAD.items():
+            for name in names:
+                stack.enter_context(mock.patch.object(owner, name, timed(getattr(owner, name))))
+        yield
+
+
 class Timed(RLDKCallback):
-    """The callback, with a clock around its events."""
+    """The callback, with a clock around the training's end."""
 
     outcome: Outcome
-
-    def _clocked(self, event: str, *args: Any, **kwargs: Any) -> None:
-        # Asking the system is work of the test's own, during which others may take the interpreter: it is not timed.
-        waiting = queued()
-        before = time.perf_counter()
-        getattr(super(), event)(*args, **kwargs)
-        seconds = time.perf_counter() - before
-        waited = queued() - waiting
-        step, outcome = args[1].global_step, self.outcome
-        outcome.stalls[step] = outcome.stalls.get(step, 0.0) + seconds
-        outcome.crowded[step] = outcome.crowded.get(step, 0.0) + min(waited, seconds)
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        self._clocked("on_step_begin", *args, **kwargs)
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self._clocked("on_step_end", *args, **kwargs)
-
-    def on_log(self, *args: Any, **kwargs: Any) -> None:
-        self._clocked("on_log", *args, **kwargs)
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         before = time.perf_counter()
@@ -113,7 +132,8 @@ def train(
     callback = Timed(trackers=[memory, *trackers], **options)
     outcome = callback.outcome = Outcome(callback=callback)
     trainer = grpo_trainer(folder, max_steps=steps, callbacks=[callback, At(doings)])
-    trainer.train()
+    with clock(outcome, lambda: int(trainer.state.global_step)):
+        trainer.train()
     outcome.steps = trainer.state.global_step
     outcome.produced = {(key, step) for key, points in memory.series.items() for step, _ in points}
     outcome.refused = int(max((value for _, value in memory.series.get("rldk/system/tracker_errors", ())), default=0))
