@@ -89,16 +89,33 @@ def has_norm(tensor: Tensor) -> bool:
     return tensor.dtype in _FLOATING
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Whether `local` would change nothing but the graph that the tensor is part of."""
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided and not tensor.dtype.is_complex
+    )
+
+
+def on(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device. Where it is there already nothing is called: each operation lets other threads in."""
+    return tensor if tensor.device == device else tensor.to(device)
+
+
+@torch.no_grad()
 def squares(tensors: Sequence[Tensor | None]) -> Tensor:
-    """(P,) squares of the Euclidean norms of what this rank holds; 0 for None. One pass, no copy, no waiting."""
-    present = [local(tensor) for tensor in tensors if tensor is not None]
+    """(P,) squares of the Euclidean norms of what this rank holds; 0 for None. One pass, no copy, no waiting.
+
+    A few operations, however many tensors: every operation takes time to start, and gives the interpreter to other
+    threads, from which the training would have to get it back.
+    """
+    present = [tensor if is_plain(tensor) else local(tensor) for tensor in tensors if tensor is not None]
     if not present:
         return torch.zeros(len(tensors), dtype=torch.float64)
     device = present[0].device
     dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in present) else torch.float32
     norms = iter(torch._foreach_norm(present, 2, dtype))
     zero = torch.zeros((), dtype=dtype, device=device)
-    stacked = torch.stack([zero if tensor is None else next(norms).to(device) for tensor in tensors])
+    stacked = torch.stack([zero if tensor is None else on(next(norms), device) for tensor in tensors])
     return precise(stacked).square()
 
 

@@ -25,8 +25,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors
 
-from rldk_tracking.metrics.layers import Layout, Summary, is_sharded, local
+from rldk_tracking.metrics.layers import Layout, Summary, is_plain, is_sharded, local
 from rldk_tracking.metrics.quantiles import spread
 from rldk_tracking.metrics.table import precise
 
@@ -90,12 +91,12 @@ def group_squares(
     moved: list[Tensor | None] = [None] * len(parameters)
     adam: list[Tensor | None] = [None] * len(parameters)
     batches: dict[tuple[Any, ...], list[int]] = {}
-    for index, (parameter, state) in enumerate(zip(parameters, states, strict=True)):
-        step = state["step"]
-        if parameter.numel() > SMALL or (isinstance(step, Tensor) and step.device.type != "cpu"):
+    steps = _steps_made(states)
+    for index, (parameter, state, step) in enumerate(zip(parameters, states, steps, strict=True)):
+        if parameter.numel() > SMALL or step is None:
             moved[index], adam[index] = adam_squares(parameter, state, group, decoupled)
         else:
-            batches.setdefault((parameter.device, parameter.dtype, float(step)), []).append(index)
+            batches.setdefault((parameter.device, parameter.dtype, step), []).append(index)
     for (_, _, step), indices in batches.items():
         at_once = max(1, DEVICE_BLOCK // SMALL)
         for start in range(0, len(indices), at_once):
@@ -117,7 +118,7 @@ def _together(
     beta1, beta2 = group["betas"]
     correction1, correction2 = 1 - beta1**step, (1 - beta2**step) ** 0.5
     second = "max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"
-    sizes = [local(parameter).numel() for parameter in parameters]
+    sizes = [(parameter if is_plain(parameter) else local(parameter)).numel() for parameter in parameters]
     direction = _flat([state["exp_avg"] for state in states])
     direction /= _flat([state[second] for state in states]).sqrt_().add_(group["eps"] * correction2)
     direction *= correction2 / correction1
@@ -129,9 +130,24 @@ def _together(
     return precise(torch.stack(torch._foreach_norm(torch.split(change, sizes)))).square(), adam
 
 
+def _steps_made(states: Sequence[Mapping[str, Any]]) -> list[float | None]:
+    """How many steps each parameter has made, None where that would have to be waited for."""
+    steps = [state["step"] for state in states]
+    on_host = [step for step in steps if isinstance(step, Tensor) and step.device.type == "cpu"]
+    numbers = iter(torch.stack(on_host).tolist() if on_host else [])
+    return [
+        float(step) if not isinstance(step, Tensor) else next(numbers) if step.device.type == "cpu" else None
+        for step in steps
+    ]
+
+
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     """What this rank holds of them, one after the other, as a copy."""
-    return torch.cat([(local(tensor) if is_sharded(tensor) else tensor).reshape(-1) for tensor in tensors])
+    held = [local(tensor) if is_sharded(tensor) else tensor for tensor in tensors]
+    if len(held) == 1:
+        return held[0].reshape(-1).clone()
+    flat: Tensor = _flatten_dense_tensors(held)  # type: ignore[no-untyped-call]
+    return flat
 
 
 class Snapshot:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rldk_tracking.metrics import gradients, updates, weights
-from rldk_tracking.metrics.layers import Layout, Summary, summarise
+from rldk_tracking.metrics.layers import Layout, Summary, on, summarise
 from rldk_tracking.metrics.noise_scale import NoiseScale
 from rldk_tracking.shield import Shield
 from rldk_tracking.sources.accelerator import AcceleratorWatch
@@ -244,7 +244,7 @@ class OptimizerProbe:
         if self._snapshot is not None:
             parameters = [self._parameters[index] for index in self._sampled]
             for index, square in zip(self._sampled, self._snapshot.squares(parameters), strict=True):
-                moved[index] = square.to(device)
+                moved[index] = on(square, device)
         sampled, index = set(self._sampled), -1
         decoupled = isinstance(optimizer, torch.optim.AdamW)
         for group in optimizer.param_groups:
@@ -260,7 +260,7 @@ class OptimizerProbe:
                 bool(group.get("decoupled_weight_decay", decoupled)),
             )
             for place, square, direction in zip(measured, *squares, strict=True):
-                moved[place], adam[place] = square.to(device), direction.to(device)
+                moved[place], adam[place] = on(square, device), on(direction, device)
         self._queue["updates"].append(torch.stack(moved))
         if not sampled:
             self._queue["adam"].append(torch.stack(adam))

@@ -58,7 +58,7 @@ class GroupSource:
 
     def __init__(self, trainer: Any) -> None:
         self.missing: list[str] = []
-        self.shield = Shield()
+        self.shield = Shield(training=True)
         self.rows_per_rank = rows_per_rank(trainer)
         self.rollout_seconds: float | None = None
         self._kind: Kind = "rloo" if any(cls.__name__ == "RLOOTrainer" for cls in type(trainer).__mro__) else "grpo"

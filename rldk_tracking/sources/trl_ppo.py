@@ -78,7 +78,7 @@ class PPOSource:
     def __init__(self, trainer: Any) -> None:
         self.missing: list[str] = []
         self.rollout_seconds: float | None = None
-        self.shield = Shield()
+        self.shield = Shield(training=True)
         args = trainer.args
         size = int(args.per_device_train_batch_size) * int(args.gradient_accumulation_steps)
         self.rows_per_rank = int(getattr(args, "local_batch_size", None) or size) * int(args.num_ppo_epochs)
