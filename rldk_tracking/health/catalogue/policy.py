@@ -35,7 +35,7 @@ RULES = (
         clear_after=5,
         cooldown_steps=20,
         message="KL to the reference is {value:.3g} nats per token, over {threshold:.3g}, since step {first_step}"
-        " (reward gain so far: {reward_gain_sigmas:.2g} standard deviations).",
+        " (reward gain so far, in standard deviations: {reward_gain_sigmas:.2g}).",
         advice="Raise beta (kl_coef) or lower the learning rate; go back to a checkpoint from before the drift.",
         quotes=("learning_rate", "beta", "kl_coef", "num_iterations"),
     ),
