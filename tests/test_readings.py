@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -78,3 +79,22 @@ def test_the_training_thread_puts_no_rollout_together(tmp_path: Any, monkeypatch
     assert threading.main_thread() not in threads
     assert [step for step, _ in tracker.series["rldk/reward/mean"]] == [1, 2, 3]
     assert [step for step, _ in tracker.series["rldk/throughput/tokens_per_second"]] == [2, 3]
+
+
+def test_the_overhead_counts_the_hooks_in_the_trainers_methods(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rldk_tracking.sources.trl_grpo import GroupSource
+
+    original = GroupSource._keep_generation
+
+    def slow(self: Any, output: Any) -> None:
+        time.sleep(0.2)
+        original(self, output)
+
+    monkeypatch.setattr(GroupSource, "_keep_generation", slow)
+    tracker = InMemoryTracker()
+    grpo_trainer(tmp_path, max_steps=3, callbacks=[RLDKCallback(trackers=[tracker])]).train()
+    shares, seconds = (
+        dict(tracker.series[key]) for key in ("rldk/system/overhead_fraction", "rldk/throughput/step_seconds")
+    )
+    for step in (2, 3):
+        assert 0.2 < shares[step] * seconds[step] < 0.2 + 0.5 * (seconds[step] - 0.2)

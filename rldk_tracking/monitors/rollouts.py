@@ -40,6 +40,7 @@ class RolloutMonitor(Monitor):
         run.rows_per_rank = self._source.rows_per_rank
         run.honours_stop = getattr(self._source, "honours_stop", True)
         run.read_logs = canonical
+        self._source.shield = run.shield
         self._source.attach(trainer, args)
 
     def collect(self, run: Run, step: int, logs: Mapping[str, Any]) -> None:

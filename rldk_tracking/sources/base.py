@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rldk_tracking.rollout import PolicyUpdate, Rollout
+    from rldk_tracking.shield import Shield
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,15 @@ class Source(Protocol):
         honours_stop: whether the trainer obeys `control.should_training_stop`.
         rollout_seconds: how long this rank sampled and scored for the step that was read last, None where not known.
         missing: what cannot be read from this trainer and which keys will lack, in words; said once as a warning.
+        shield: keeps faults of the reading from the trainer's methods in which it happens. The run gives it its own,
+            before `attach`, so that their time counts.
     """
 
     rows_per_rank: int
     honours_stop: bool
     rollout_seconds: float | None
     missing: list[str]
+    shield: Shield
 
     def attach(self, trainer: Any, args: Any) -> None:
         """Install on this trainer instance what is needed to look. Once, when training begins."""

@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from rldk_tracking.metrics.preference import LOGGED as PREFERENCE
+from rldk_tracking.shield import Shield
 from rldk_tracking.sources.aliases import (
     ALIASES,
     DIVIDED_BY_MINIBATCHES,
@@ -141,6 +142,7 @@ class LogsSource:
 
     def __init__(self, trainer: Any) -> None:
         self.missing: list[str] = []
+        self.shield = Shield(training=True)
         self.rollout_seconds: float | None = None
 
     def attach(self, trainer: Any, args: Any) -> None:
