@@ -73,4 +73,5 @@ if __name__ == "__main__":
     dist.init_process_group("gloo")
     found = train(place, **options, rank=number, ranks=dist.get_world_size())
     (place / f"rank-{number}.json").write_text(json.dumps(found))
+    dist.barrier()  # gloo aborts a rank whose peer goes first
     dist.destroy_process_group()

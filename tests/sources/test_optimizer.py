@@ -411,7 +411,7 @@ def test_transformers_trainer_before_clipping(limit: float, tmp_path: Path) -> N
 
 
 SHARDED = """
-import sys, torch, torch.distributed as dist
+import os, sys, torch, torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 sys.path.insert(0, sys.argv[1])
 from test_optimizer import Tied, backward, read
@@ -444,9 +444,10 @@ single, sharded = rows
 assert set(single) == set(sharded), set(single) ^ set(sharded)
 for key, value in single.items():
     assert abs(value - sharded[key]) <= 1e-4 * abs(value), (key, value, sharded[key])
-print("equal", len(single))
+print("equal", len(single), flush=True)
 dist.barrier()
 dist.destroy_process_group()
+os._exit(0)  # torch may abort when it takes down what fully_shard made (pytorch issue 90549)
 """
 
 
