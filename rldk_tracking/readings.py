@@ -34,7 +34,8 @@ class Readings:
 def reduced(part: Part, readings: Readings, overhead: Mapping[str, float], shield: Shield) -> Part:
     """The part with all that was to be read, per-sequence columns computed where their tensors lie.
 
-    What cannot be read is missing, the rest is there. `overhead` joins where there is anything at all.
+    What cannot be read is missing, the rest is there: a rank that failed here must not leave the others waiting for it
+    in the exchange that follows. `overhead` joins where there is anything at all.
     """
     rollout = update = None
     with shield.at("reading a rollout"):

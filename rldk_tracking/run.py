@@ -241,11 +241,7 @@ class Run:
         if ranks.world_size > 1:  # a collective belongs on the training thread, in the trainer's own order
             part.scalars["rldk/system/rank_spread/seconds"] = ranks.waited + self.waited_seconds
             self.waited_seconds = 0.0
-            ready = Part()
-            # A rank that fails here must not leave the others waiting for it.
-            with self.shield.at("reducing a step"):
-                ready = reduced(part, readings, overhead, self.shield)
-            merged = ranks.merge(ready)
+            merged = ranks.merge(reduced(part, readings, overhead, self.shield))
             self._soon(lambda: self._judge(engine, step, merged), wait)
         else:
             self._soon(lambda: self._judge(engine, step, ranks.merge(reduced(part, readings, overhead, shield))), wait)

@@ -89,11 +89,10 @@ def has_norm(tensor: Tensor) -> bool:
     return tensor.dtype in _FLOATING
 
 
-def is_plain(tensor: Tensor) -> bool:
-    """Whether `local` would change nothing but the graph that the tensor is part of."""
-    return (
-        type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided and not tensor.dtype.is_complex
-    )
+def held(tensor: Tensor) -> Tensor:
+    """`local` for where no graph is made: a plain tensor comes as it is, without an operation."""
+    plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided
+    return tensor if plain and not tensor.dtype.is_complex else local(tensor)
 
 
 def on(tensor: Tensor, device: torch.device) -> Tensor:
@@ -108,7 +107,7 @@ def squares(tensors: Sequence[Tensor | None]) -> Tensor:
     A few operations, however many tensors: every operation takes time to start, and gives the interpreter to other
     threads, from which the training would have to get it back.
     """
-    present = [tensor if is_plain(tensor) else local(tensor) for tensor in tensors if tensor is not None]
+    present = [held(tensor) for tensor in tensors if tensor is not None]
     if not present:
         return torch.zeros(len(tensors), dtype=torch.float64)
     device = present[0].device

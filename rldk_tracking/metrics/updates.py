@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
-from rldk_tracking.metrics.layers import Layout, Summary, is_plain, is_sharded, local
+from rldk_tracking.metrics.layers import Layout, Summary, held, local
 from rldk_tracking.metrics.quantiles import spread
 from rldk_tracking.metrics.table import precise
 
@@ -118,7 +118,7 @@ def _together(
     beta1, beta2 = group["betas"]
     correction1, correction2 = 1 - beta1**step, (1 - beta2**step) ** 0.5
     second = "max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"
-    sizes = [(parameter if is_plain(parameter) else local(parameter)).numel() for parameter in parameters]
+    sizes = [held(parameter).numel() for parameter in parameters]
     direction = _flat([state["exp_avg"] for state in states])
     direction /= _flat([state[second] for state in states]).sqrt_().add_(group["eps"] * correction2)
     direction *= correction2 / correction1
@@ -143,10 +143,9 @@ def _steps_made(states: Sequence[Mapping[str, Any]]) -> list[float | None]:
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     """What this rank holds of them, one after the other, as a copy."""
-    held = [local(tensor) if is_sharded(tensor) else tensor for tensor in tensors]
-    if len(held) == 1:
-        return held[0].reshape(-1).clone()
-    flat: Tensor = _flatten_dense_tensors(held)  # type: ignore[no-untyped-call]
+    if len(tensors) == 1:
+        return held(tensors[0]).reshape(-1).clone()
+    flat: Tensor = _flatten_dense_tensors([held(tensor) for tensor in tensors])  # type: ignore[no-untyped-call]
     return flat
 
 

@@ -64,6 +64,7 @@ class Reader(TrainerCallback):
         self.logs[step] = dict(logs)
         with NoWaiting():
             observation = self.source.read(step, logs)
+            # Which puts the tensors together, and must not wait for the device either.
             assert observation.rollout is None or observation.rollout.mask.ndim == 2
         self.look(step, observation, logs)
 

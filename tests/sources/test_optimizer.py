@@ -411,7 +411,7 @@ def test_transformers_trainer_before_clipping(limit: float, tmp_path: Path) -> N
 
 
 SHARDED = """
-import os, sys, torch, torch.distributed as dist
+import os, sys, threading, torch, torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 sys.path.insert(0, sys.argv[1])
 from test_optimizer import Tied, backward, read
@@ -447,6 +447,7 @@ for key, value in single.items():
 print("equal", len(single), flush=True)
 dist.barrier()
 dist.destroy_process_group()
+assert threading.enumerate() == [threading.main_thread()], threading.enumerate()
 os._exit(0)  # torch may abort when it takes down what fully_shard made (pytorch issue 90549)
 """
 
