@@ -10,41 +10,32 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 from torch import Tensor
 
 
 class ThroughputMeter:
-    """Measures from one reading to the next; the first reading starts the clock and yields nothing.
+    """Measures from one reading to the next; the first reading yields nothing."""
 
-    Args:
-        clock: seconds, never going back.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._last: tuple[int, float] | None = None
 
     def read(
         self,
         step: int,
+        now: float,
         *,
         tokens: float | Tensor | None = None,
         samples: float | None = None,
         rollout_seconds: float | None = None,
-        now: float | None = None,
     ) -> dict[str, float | Tensor]:
         """The keys of the steps since the last reading.
 
         Args:
             step: the present global step. Where it has not advanced, or has gone back, the clock starts anew.
+            now: when it ended, in seconds of a clock that never goes back.
             tokens, samples: how many this rank worked on since the last reading.
             rollout_seconds: how long this rank sampled and scored since the last reading.
-            now: when the step ended, where that was not just now.
         """
-        now = self._clock() if now is None else now
         last, self._last = self._last, (step, now)
         if last is None or step <= last[0] or now <= last[1]:
             return {}

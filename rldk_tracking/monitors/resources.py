@@ -45,10 +45,10 @@ class ResourceMonitor(Monitor):
             mask = None if observation.rollout is None else observation.rollout.mask
             return throughput.read(
                 step,
+                now,
                 tokens=None if mask is None else mask.sum(),
                 samples=None if mask is None else len(mask),
                 rollout_seconds=rollout_seconds,
-                now=now,
             )
 
         run.measure(lambda: resources.read(step))
