@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rldk_tracking.trackers.base import RunInfo, Tracker
 from rldk_tracking.trackers.delivery import Delivery
+from rldk_tracking.trackers.journal import dumps, encode
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +74,19 @@ class FanOut:
                 self._later.append((delivery, method, args))
             else:
                 delivery.put(method, *args)
+
+    def hold(self, row: Mapping[str, float], step: int) -> None:
+        """Keep what is known of a step, for every tracker that rows wait for on disk, until `let_go`."""
+        if row and any(delivery.tracker.threaded for delivery in self._deliveries):
+            record = encode("log", (row, step), time.time()) | {"draft": True}
+            line = (dumps(record) + "\n").encode()
+            for delivery in self._deliveries:
+                delivery.hold(line)
+
+    def let_go(self) -> None:
+        """The oldest step that is held was put, or has no row."""
+        for delivery in self._deliveries:
+            delivery.let_go()
 
     def catch_up(self) -> None:
         """Make the calls that waited for the training thread, on which this must be called."""

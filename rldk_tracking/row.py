@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from torch import Tensor
+
 from rldk_tracking.keys import lookup
 from rldk_tracking.metrics import catalogue
 from rldk_tracking.ranks import Merged
@@ -27,6 +29,15 @@ def row_of(merged: Merged, read_probe: ProbeReader | None = None) -> dict[str, f
     row |= catalogue.compute_rollout(merged.rollout)
     row |= catalogue.compute_update(merged.update)
     return {key: value for key, value in row.items() if math.isfinite(value)}
+
+
+def draft_of(scalars: Sequence[Mapping[str, float | Tensor]]) -> dict[str, float]:
+    """What is known of a step before its row is computed: the numbers that lie on the host, one mapping for each rank.
+
+    Numbers on a device are left out, since reading one would wait for all that the device has been given.
+    """
+    here = [{key: float(v) for key, v in part.items() if not isinstance(v, Tensor)} for part in scalars]
+    return {key: value for key, value in (merge_scalars(here) | time_spread(here)).items() if math.isfinite(value)}
 
 
 def merge_scalars(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:

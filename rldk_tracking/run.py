@@ -11,7 +11,7 @@ import atexit
 import logging
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rldk_tracking.acting import Acting
@@ -28,7 +28,7 @@ from rldk_tracking.metrics import catalogue
 from rldk_tracking.metrics.table import Table
 from rldk_tracking.ranks import Merged, Part, Ranks, Schema
 from rldk_tracking.readings import Measurement, Readings, reduced
-from rldk_tracking.row import ProbeReader, row_of
+from rldk_tracking.row import ProbeReader, draft_of, row_of
 from rldk_tracking.settings import Settings
 from rldk_tracking.shield import Shield, TrainingStopped
 from rldk_tracking.sources.base import Observation
@@ -41,6 +41,12 @@ if TYPE_CHECKING:
     from rldk_tracking.rollout import PolicyUpdate, Rollout
 
 logger = logging.getLogger(__name__)
+
+LONG_STEP = 5.0
+"""Seconds of a step that waits until its row is on its way to the trackers, and on disk, before the next one begins."""
+
+PATIENCE = 0.005
+"""Seconds that it waits at most: a thousandth of it."""
 
 _RUNS: weakref.WeakKeyDictionary[Any, Run] = weakref.WeakKeyDictionary()
 """The present run of each trainer that is being watched."""
@@ -102,6 +108,7 @@ class Run:
         self._resume: dict[str, Any] = {}
         self._resumed_at: int | None = None
         self._measured = (time.perf_counter(), 0.0)
+        self._step_seconds = 0.0
 
     @classmethod
     def of(cls, trainer: Any, settings: Settings, info: RunInfo) -> Run:
@@ -242,12 +249,39 @@ class Run:
             part.scalars["rldk/system/rank_spread/seconds"] = ranks.waited + self.waited_seconds
             self.waited_seconds = 0.0
             merged = ranks.merge(reduced(part, readings, overhead, self.shield))
-            self._soon(lambda: self._judge(engine, step, merged), wait)
+            self._step_soon(step, merged.scalars, lambda: self._judge(engine, step, merged), wait)
         else:
-            self._soon(lambda: self._judge(engine, step, ranks.merge(reduced(part, readings, overhead, shield))), wait)
+            known = [{**part.scalars, **overhead}]
+
+            def judge() -> None:
+                self._judge(engine, step, ranks.merge(reduced(part, readings, overhead, shield)))
+
+            self._step_soon(step, known, judge, wait)
+
+    def _step_soon(
+        self, step: int, known: Sequence[Mapping[str, float | torch.Tensor]], judge: Callable[[], None], wait: bool
+    ) -> None:
+        """Have a step judged, and what is known of it kept on disk until it is."""
+        if self._waits(wait):
+            self._soon(judge, wait=True)
+            return
+
+        def work() -> None:
+            try:
+                judge()
+            finally:
+                self._fan_out.let_go()
+
+        self._fan_out.hold(draft_of(known), step)
+        self._background.submit(work)
+        if self._step_seconds >= LONG_STEP:
+            self._background.settle(PATIENCE)
+
+    def _waits(self, wait: bool) -> bool:
+        return wait or self.settings.strict or self.settings.on_critical == "stop" or self._acting.decides
 
     def _soon(self, work: Callable[[], None], wait: bool) -> None:
-        if wait or self.settings.strict or self.settings.on_critical == "stop" or self._acting.decides:
+        if self._waits(wait):
             self._background.settle()
             work()
             self._fan_out.catch_up()
@@ -304,7 +338,7 @@ class Run:
     def _overhead(self) -> dict[str, float]:
         """Share of the wall time since the last row that the training waited for these diagnostics, on this rank."""
         (then, before), now = self._measured, time.perf_counter()
-        self._measured = (now, self.shield.seconds)
+        self._measured, self._step_seconds = (now, self.shield.seconds), now - then
         return {"rldk/system/overhead_fraction": (self.shield.seconds - before) / (now - then)} if now > then else {}
 
     def _set_status(self, status: str, step: int) -> None:

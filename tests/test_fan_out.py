@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from typing import ClassVar
 
 from rldk_tracking.fan_out import FanOut
 from rldk_tracking.trackers.base import RunInfo, Tracker
+from rldk_tracking.trackers.draft import drafts
 from rldk_tracking.trackers.memory import InMemoryTracker
 
 
@@ -77,6 +79,32 @@ def test_one_that_hangs_takes_no_time_from_the_others(tmp_path: Path) -> None:
     assert time.monotonic() - begin < 3.0
     assert [step for step, _ in slow.series["rldk/reward/mean"]] == [1, 2]
     assert (tmp_path / "rldk" / "undelivered-hanging.jsonl").exists()
+
+
+def test_what_is_known_of_a_step_waits_beside_the_calls(tmp_path: Path) -> None:
+    """For trackers that take rows and whose calls wait on disk; until the step is put."""
+
+    class Alerted(Hanging):
+        name = "alerted"
+        takes_rows: ClassVar[bool] = False
+
+    hanging, alerted = Hanging(), Alerted()
+    fan_out = FanOut([hanging, alerted, InMemoryTracker()], str(tmp_path))
+    fan_out.open(RunInfo())
+    fan_out.hold({}, 1)
+    assert not list(tmp_path.rglob("*.draft"))
+    fan_out.hold({"rldk/train/loss": math.nan, "rldk/grad/norm": 2.0}, 1)
+    (path,) = tmp_path.rglob("*.draft")
+    assert path.name == "undelivered-hanging.draft"
+    (record,) = drafts(path, after=0)
+    assert (record["step"], record["metrics"]["rldk/grad/norm"], record["draft"]) == (1, 2.0, True)
+    fan_out.put("log", {"rldk/grad/norm": 2.0}, 1)
+    fan_out.let_go()
+    fan_out.hold({"rldk/grad/norm": 3.0}, 2)
+    assert [record["step"] for record in drafts(path, after=0)] == [2]
+    hanging.release.set()
+    fan_out.close(5.0)
+    assert not list(tmp_path.rglob("*.draft"))
 
 
 def test_no_tracker_is_false() -> None:

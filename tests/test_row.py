@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from rldk_tracking.metrics.table import Table
 from rldk_tracking.ranks import Merged
-from rldk_tracking.row import merge_scalars, row_of
+from rldk_tracking.row import draft_of, merge_scalars, row_of
 
 
 def test_ranks_are_merged_as_the_catalogue_says() -> None:
@@ -38,3 +39,11 @@ def test_the_probe_is_read_for_every_rank() -> None:
     merged = Merged(Table(), Table(), [{}], [[1.0], [3.0]])
     row = row_of(merged, lambda values: {"rldk/grad/norm": values[0]})
     assert row == {"rldk/grad/norm": pytest.approx(2.0)}
+
+
+def test_a_draft_has_what_lies_on_the_host() -> None:
+    key = "rldk/system/rank_spread/seconds"
+    one = {"rldk/train/loss": 1.0, "rldk/grad/norm": torch.tensor(5.0), "rldk/kl/ref_k1": math.nan, key: 0.5}
+    assert draft_of([one]) == {"rldk/train/loss": 1.0, key: 0.5}
+    assert draft_of([one, {"rldk/train/loss": 3.0, key: 0.25}]) == {"rldk/train/loss": 2.0, key: 0.25}
+    assert draft_of([]) == {}

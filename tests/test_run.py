@@ -3,7 +3,9 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -13,6 +15,8 @@ from rldk_tracking.run import Run
 from rldk_tracking.settings import Settings
 from rldk_tracking.shield import TrainingStopped
 from rldk_tracking.trackers.base import RunInfo
+from rldk_tracking.trackers.draft import drafts
+from rldk_tracking.trackers.journal import read
 from rldk_tracking.trackers.memory import InMemoryTracker
 
 
@@ -23,6 +27,12 @@ class Trainer:
 def run_of(**settings: Any) -> tuple[Run, InMemoryTracker]:
     tracker = InMemoryTracker()
     return Run(Settings(trackers=[tracker], **settings)), tracker
+
+
+def waiting_on_disk(folder: Path) -> set[int]:
+    return {
+        row["step"] for path in folder.rglob("undelivered-*.jsonl") for row in read(path) if row["type"] == "metrics"
+    }
 
 
 def test_a_step_is_closed_when_every_monitor_has_reported() -> None:
@@ -62,6 +72,71 @@ def test_the_verdict_comes_beside_the_training_and_reading_waits_for_it() -> Non
     run.close("finished")
     assert [step for step, _ in tracker.series["rldk/train/loss"]] == [1, 2, 3]
     assert [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("rldk")] == []
+
+
+class Distant(InMemoryTracker):
+    """One whose calls wait on disk."""
+
+    name: ClassVar[str] = "distant"
+    threaded: ClassVar[bool] = True
+
+
+def held(folder: Path) -> list[tuple[int, dict[str, float]]]:
+    """Steps of which a kill would leave this much."""
+    found = [record for path in folder.rglob("*.draft") for record in drafts(path, after=0)]
+    return [(record["step"], record["metrics"]) for record in found]
+
+
+def test_what_is_known_of_a_step_is_on_disk_while_its_row_is_computed(tmp_path: Path) -> None:
+    gate, tracker = threading.Event(), Distant()
+    run = Run(Settings(trackers=[tracker]), RunInfo(output_dir=str(tmp_path)))
+    run.followers.append(lambda step, row: {"rldk/gate": float(gate.wait(10))})
+    for step in (1, 2):
+        run.add({"rldk/train/loss": float(step), "rldk/grad/norm": torch.tensor(2.0)})
+        run.finish(step)
+    assert [(step, row["rldk/train/loss"]) for step, row in held(tmp_path)] == [(1, 1.0), (2, 2.0)]
+    assert "rldk/grad/norm" not in held(tmp_path)[0][1]
+    gate.set()
+    run.add({"rldk/train/loss": 3.0})
+    run.finish(3, wait=True)
+    gate.clear()
+    run.add({"rldk/train/loss": 4.0})
+    run.finish(4)
+    assert [step for step, _ in held(tmp_path)] == [4]
+    gate.set()
+    run.close("finished")
+    assert held(tmp_path) == []
+    assert tracker.series["rldk/train/loss"] == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]
+
+
+def test_a_long_step_has_its_row_before_the_next_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """If that comes within the time for which it may wait; a short one goes on at once."""
+    gate, judged = threading.Event(), list[int]()
+
+    def judge(step: int, row: Mapping[str, float]) -> dict[str, float]:
+        gate.wait(20)
+        judged.append(step)
+        return {}
+
+    run = Run(Settings(trackers=[Distant()]), RunInfo(output_dir=str(tmp_path)))
+    run.open()
+    run.followers.append(judge)
+    monkeypatch.setattr("rldk_tracking.run.PATIENCE", 60.0)
+    run.add({"rldk/train/loss": 1.0})
+    run.finish(1)
+    assert judged == [], "a short step"
+    monkeypatch.setattr("rldk_tracking.run.LONG_STEP", 0.0)
+    monkeypatch.setattr("rldk_tracking.run.PATIENCE", 0.005)
+    run.add({"rldk/train/loss": 2.0})
+    run.finish(2)
+    assert judged == [], "longer than it waits"
+    monkeypatch.setattr("rldk_tracking.run.PATIENCE", 60.0)
+    gate.set()
+    run.add({"rldk/train/loss": 3.0})
+    run.finish(3)
+    assert judged == [1, 2, 3]
+    assert waiting_on_disk(tmp_path) >= {3}
+    run.close("finished")
 
 
 def test_a_step_with_nothing_in_it_makes_no_row() -> None:

@@ -56,8 +56,9 @@ def _send(path: Path, arguments: argparse.Namespace) -> bool:
         print(f"{path}: {error}.")
         return False
     head = spool.head
-    killed, step = True, head.step
+    killed, step, drafts = True, head.step, 0
     for record in _waiting(spool):
+        drafts += bool(record.get("draft"))
         killed = killed and record.get("status") not in FINAL
         step = max(step, int(record.get("step", 0)))
     tracker = _tracker(head.tracker, dict(head.to), arguments)
@@ -75,6 +76,10 @@ def _send(path: Path, arguments: argparse.Namespace) -> bool:
     print(f"{path}: {delivery.delivered} calls sent to {head.tracker}, {delivery.kept} stay here.")
     if killed:
         print(f"  The training was killed after step {step}; its status is now crashed.")
+    if drafts:
+        print(
+            f"  Steps whose rows were being computed when it ended: {drafts}. They have what the trainer itself knew."
+        )
     if doubtful:
         print(f"  {doubtful} calls may have arrived before and are not repeated; see {_aside(spool)}.")
     return delivery.kept == 0

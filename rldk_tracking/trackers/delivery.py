@@ -157,6 +157,15 @@ class Delivery:
         else:
             self._drain(_DIRECT_BACKLOG)
 
+    def hold(self, line: bytes) -> None:
+        """Keep the JSON line of what is known of a step on disk while its row is computed. Never waits nor raises."""
+        if self._is_taken_at_all("log"):
+            self._outbox.hold(line)
+
+    def let_go(self) -> None:
+        """The oldest step that is held was put, or has no row."""
+        self._outbox.let_go()
+
     def flush(self, timeout: float) -> bool:
         """Wait until nothing waits, for at most `timeout` seconds. Returns whether that came to pass."""
         deadline = time.monotonic() + timeout

@@ -82,6 +82,17 @@ class Outbox:
         """Write a call down, if that can be."""
         return Call(method, args, now, self._tried(lambda: self._append(method, args, now)))
 
+    def hold(self, line: bytes) -> None:
+        """Keep what is known of a step while its row is computed."""
+        spool = self.spool
+        if spool is not None:
+            self._tried(lambda: spool.hold(line))
+
+    def let_go(self) -> None:
+        """The oldest step that is held has its row."""
+        if self.spool is not None:
+            self.spool.let_go()
+
     def end(self) -> int:
         """Where the next call will be written; with `spill` the first that waits on disk alone begins there."""
         return self._spilled_from if self.spool is None or self.spilled else self.spool.end

@@ -11,7 +11,8 @@ A file of JSON lines, readable by its owner only. Its first line has a fixed len
 
 Calls follow as `rldk_tracking.trackers.journal` describes them, between them lines of type `address` that say which run
 they belong to. When everything is taken the file is cut back, and removed at the end: a file that exists and that no
-process has locked belongs to a training that was killed, or whose tracker was down at its end.
+process has locked belongs to a training that was killed, or whose tracker was down at its end. The `Draft` beside it
+holds the steps whose rows are being computed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rldk_tracking.trackers.draft import Draft, drafts
 from rldk_tracking.trackers.journal import dumps
 
 try:
@@ -68,12 +70,13 @@ class Spool:
         self._head = Head(tracker)
         self._lock = threading.RLock()
         self._descriptor: int | None = None
+        self._draft: Draft | None = None
         self._end = _HEADER
         self._shift = 0
 
     @classmethod
     def reopen(cls, path: str | os.PathLike[str]) -> Spool:
-        """What an earlier process left.
+        """What an earlier process left, with what it knew of steps whose rows it did not come to compute.
 
         Raises:
             BlockingIOError: the process that writes it is alive.
@@ -91,6 +94,11 @@ class Spool:
             for record, _ in spool.read(_HEADER):
                 if record["type"] == "address":
                     spool._head.to = dict(record["to"])
+                elif record["type"] == "metrics":
+                    spool._head.step = max(spool._head.step, int(record["step"]))
+            spool._draft = Draft(spool.path.with_suffix(".draft"))
+            spool.append(drafts(spool._draft.path, spool._head.step))
+            spool._draft.close()
         except BaseException:
             spool._descriptor = None
             os.close(descriptor)
@@ -121,6 +129,19 @@ class Spool:
         with self._lock:
             self._write(data)
             return self._end + self._shift
+
+    def hold(self, line: bytes) -> None:
+        """Keep what is known of a step until `let_go`. Once there is a file, this waits for no other call."""
+        if self._draft is None:
+            with self._lock:
+                self._opened()
+        if self._draft is not None:
+            self._draft.hold(line)
+
+    def let_go(self) -> None:
+        """The oldest step that is held has its row, or will have none."""
+        if self._draft is not None:
+            self._draft.let_go()
 
     def note(self, to: Mapping[str, str] | None = None, step: int | None = None) -> None:
         """Where the calls go, and how far the training has come. The step is written with the next position."""
@@ -179,9 +200,11 @@ class Spool:
                     self._write_head()
                 else:
                     self.path.unlink(missing_ok=True)
+                if self._draft is not None:
+                    self._draft.close()
             finally:
                 os.close(self._descriptor)
-                self._descriptor = None
+                self._descriptor = self._draft = None
             return waiting
 
     def _write(self, data: bytes) -> None:
@@ -209,6 +232,8 @@ class Spool:
                 except FileExistsError:
                     number += 1
                     self.path = self.path.with_name(f"{stem}-{number}{self.path.suffix}")
+            self._draft = Draft(self.path.with_suffix(".draft"))
+            self._draft.close()  # one of another training, whose spool was removed
             self._end, self._shift = _HEADER, self._shift + self._end - _HEADER
             self._head.taken = self._head.trying = _HEADER
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from rldk_tracking.trackers.draft import drafts
 from rldk_tracking.trackers.journal import read
 from tests.faults.bench import Bench, Line
 from tests.faults.processes import start, steps_said
@@ -38,8 +39,11 @@ def resumed(bench: Bench, fault: str) -> Line:
 
 
 def outcome(folder: Path, done: subprocess.CompletedProcess[str]) -> Outcome:
-    """What the training said and wrote before it ended."""
+    """What the training said and wrote before it ended: whole rows, and what was known of steps without one."""
     if not steps_said(done):
         raise RuntimeError(done.stderr[-3000:])
     rows = [record for record in read(folder / "produced" / "run.jsonl") if record["type"] == "metrics"]
+    whole = max((row["step"] for row in rows), default=0)
+    for path in folder.rglob("undelivered-*.draft"):
+        rows += drafts(path, after=whole)
     return Outcome(steps=max(steps_said(done)), produced={(key, row["step"]) for row in rows for key in row["metrics"]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,16 @@ AT = 8
 def produced(folder: Path) -> set[tuple[str, int]]:
     records = [record for record in read(folder / "produced" / "run.jsonl") if record["type"] == "metrics"]
     return {(key, record["step"]) for record in records for key in record["metrics"]}
+
+
+def check_every_step(stored: Counter[tuple[str, int]], whole: set[tuple[str, int]]) -> None:
+    """Once. Of the last step, if its row was being computed, what the trainer itself knew."""
+    assert set(stored) >= whole
+    assert set(stored.values()) == {1}
+    assert {step for _, step in stored} == set(range(1, AT + 1))
+    drafted = {key for key, step in set(stored) - whole}
+    assert {step for _, step in set(stored) - whole} <= {AT}
+    assert not drafted or drafted >= {"rldk/train/loss", "rldk/grad/norm", "rldk/update/learning_rate"}
 
 
 @pytest.fixture
@@ -53,22 +64,31 @@ def test_killed_in_the_middle_of_a_step(place: dict[str, Any], tmp_path: Path, h
     assert tags(place)["rldk.status"] == "crashed"
 
 
-@pytest.mark.parametrize("how", ["kill"])
+@pytest.mark.parametrize("how", ["kill", "term"])
 def test_killed(place: dict[str, Any], tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the first instant of a step, when the row of the one before may still be being computed."""
     done = start(**place, end=how, at=AT)
     assert steps_said(done) == list(range(1, AT + 1)), done.stderr[-3000:]
     assert tags(place).get("rldk.status", "running") == "running"
     assert main(["sync", str(tmp_path)]) == 0
-    assert "was killed after step" in capsys.readouterr().out
+    assert f"was killed after step {AT}" in capsys.readouterr().out
     stored = stored_in_mlflow(place["tracking_uri"], place["run_id"])
-    # What was said of the last step may still have been computed when the process ended.
-    assert {step for _, step in stored} >= set(range(1, AT))
-    assert set(stored) == produced(tmp_path)
-    assert set(stored.values()) == {1}
+    check_every_step(stored, produced(tmp_path))
     assert tags(place)["rldk.status"] == "crashed"
-    assert int(tags(place)["rldk.step"]) >= AT - 1
+    assert int(tags(place)["rldk.step"]) == AT
     assert not list(tmp_path.rglob("undelivered-*"))
     assert main(["sync", str(tmp_path)]) == 0
+
+
+def test_killed_in_the_first_instant_after_a_long_step(place: dict[str, Any], tmp_path: Path) -> None:
+    """Which waits for its row: it is there whole."""
+    done = start(**place, end="kill", at=AT, waits=True)
+    assert steps_said(done) == list(range(1, AT + 1)), done.stderr[-3000:]
+    assert {step for _, step in produced(tmp_path)} == set(range(1, AT + 1))
+    assert main(["sync", str(tmp_path)]) == 0
+    stored = stored_in_mlflow(place["tracking_uri"], place["run_id"])
+    assert set(stored) == produced(tmp_path)
+    assert set(stored.values()) == {1}
 
 
 @pytest.mark.parametrize("how", ["exception", "interrupt"])
@@ -94,10 +114,7 @@ def test_killed_while_the_server_is_down(backend: Backend, tmp_path: Path) -> No
     assert stored_in_mlflow(backend.store, backend.run_id) == {}
     backend.proxy.status = None
     assert main(["sync", str(tmp_path)]) == 0
-    stored = stored_in_mlflow(backend.store, backend.run_id)
-    assert {step for _, step in stored} >= set(range(1, AT))
-    assert set(stored) == produced(tmp_path)
-    assert set(stored.values()) == {1}
+    check_every_step(stored_in_mlflow(backend.store, backend.run_id), produced(tmp_path))
     assert backend.tags()["rldk.status"] == "crashed"
 
 
@@ -113,4 +130,6 @@ def test_killed_beside_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     logs = [load(path) for path in sorted(tmp_path.rglob("*.wandb"))]
     steps = [step for log in logs for step, _ in log.series("rldk/alerts/firing")]
     assert sorted(steps) == sorted({step for _, step in produced(tmp_path)})
+    losses = [step for log in logs for step, _ in log.series("rldk/train/loss")]
+    assert sorted(losses) == list(range(1, AT + 1))
     assert logs[-1].summary["rldk/status"] == "crashed"

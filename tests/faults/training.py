@@ -14,6 +14,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from rldk_tracking import run
 from rldk_tracking.callback import RLDKCallback
 from rldk_tracking.demo.trainers import grpo_trainer
 from rldk_tracking.trackers.jsonl import JsonlTracker
@@ -66,18 +67,23 @@ def main(
     resume: str | bool | None = None,
     restore_callbacks: bool = False,
     save_steps: int = 0,
+    waits: bool = False,
     **options: Any,
 ) -> None:
-    """Train; see the module."""
+    """Train; see the module. With `waits` every step is long enough to wait for its row, however long that takes."""
+    if waits:
+        run.LONG_STEP, run.PATIENCE = 0.0, 60.0
     # A process that a shell started in the background ignores Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    trackers: list[Any] = [JsonlTracker(Path(folder) / "produced")]
+    trackers: list[Any] = []
     if tracking_uri is not None:
         trackers.append(MLflowTracker(run_id=run_id, tracking_uri=tracking_uri))
     if wandb_id is not None:
         import wandb
 
         trackers.append(WandbTracker(wandb.init(project="p", id=wandb_id, dir=folder)))
+    # The last to be told, so that all that it was told was told to the others.
+    trackers.append(JsonlTracker(Path(folder) / "produced"))
     callback = RLDKCallback(trackers=trackers, **options)
     more: dict[str, Any] = {"save_strategy": "steps", "save_steps": save_steps} if save_steps else {}
     if RANKS > 1:

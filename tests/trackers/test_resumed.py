@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ class Held(Tracker):
     def __init__(self, held: int | None, run: str = "a", faults: int = 0) -> None:
         self.held, self.run, self.faults = held, run, faults
         self.calls: list[tuple[str, int]] = []
+        self.rows: dict[int, Mapping[str, float]] = {}
 
     def last_step(self) -> int | None:
         if self.faults:
@@ -32,6 +34,7 @@ class Held(Tracker):
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self.calls.append(("log", step))
+        self.rows[step] = metrics
 
     def alert(self, alert: Alert) -> None:
         self.calls.append(("alert", alert.step))
@@ -81,6 +84,19 @@ def test_what_an_earlier_process_left_is_sent_as_far_as_it_is_not_made_anew(
     go_on(tracker, tmp_path, 5, range(6, 9))
     assert tracker.calls == [("log", 3), ("log", 4), ("log", 5), ("alert", 4), ("log", 6), ("log", 7), ("log", 8)]
     assert not path.exists()
+
+
+@pytest.mark.parametrize(("at", "draft_is_sent"), [(7, False), (8, True)])
+def test_a_step_whose_row_was_never_computed(tmp_path: Path, at: int, draft_is_sent: bool) -> None:
+    """Is what was known of it, where training goes on behind it; otherwise the step is made anew."""
+    path = left(tmp_path, [("log", ({"a": 1.0}, step)) for step in range(6, 8)])
+    drafted = encode("log", ({"a": 0.5}, 8), 1.0) | {"draft": True}
+    path.with_suffix(".draft").write_text(json.dumps(drafted) + "\n")
+    tracker = Held(5)
+    go_on(tracker, tmp_path, at, range(at + 1, 11))
+    assert tracker.calls == [("log", step) for step in range(6, 11)]
+    assert tracker.rows[8] == ({"a": 0.5} if draft_is_sent else {"a": 1.0})
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_may_have_arrived_is_repeated_only_where_that_does_no_harm(tmp_path: Path) -> None:

@@ -28,6 +28,18 @@ def waiting(spool: Spool) -> list[int]:
     return [record["step"] for record, _ in spool.read(spool.first) if record["type"] != "address"]
 
 
+def draft(step: int) -> bytes:
+    return json.dumps(row(step) | {"draft": True}).encode() + b"\n"
+
+
+def left_behind(spool: Spool) -> None:
+    """As a process that is killed leaves it: unlocked."""
+    descriptor = spool._descriptor
+    assert descriptor is not None
+    os.close(descriptor)
+    spool._descriptor = None
+
+
 def test_what_is_not_taken_is_there_for_the_next_process(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "spool.jsonl"
     spool = Spool(path, "mlflow")
@@ -45,6 +57,62 @@ def test_what_is_not_taken_is_there_for_the_next_process(tmp_path: Path) -> None
     again.taken(records[-1][1])
     assert not again.close()
     assert not path.exists()
+
+
+def test_a_step_whose_row_was_being_computed_is_there_as_it_was_known(tmp_path: Path) -> None:
+    path = tmp_path / "spool.jsonl"
+    spool = Spool(path, "mlflow")
+    for step in range(1, 4):
+        spool.append([row(step)])
+        spool.hold(draft(step))
+        spool.let_go()
+    spool.hold(draft(4))
+    spool.hold(draft(5))
+    left_behind(spool)
+    again = Spool.reopen(path)
+    records = [record for record, _ in again.read(again.first)]
+    assert [(record["step"], record.get("draft", False)) for record in records] == [
+        (1, False),
+        (2, False),
+        (3, False),
+        (4, True),
+        (5, True),
+    ]
+    assert not path.with_suffix(".draft").exists()
+    assert again.close()
+    assert waiting(Spool.reopen(path)) == [1, 2, 3, 4, 5], "and not a second time"
+
+
+def test_a_step_that_was_taken_is_known_by_the_first_line_alone(tmp_path: Path) -> None:
+    """Its row is gone from the file, and its draft may not have been replaced yet."""
+    path = tmp_path / "spool.jsonl"
+    spool = Spool(path, "mlflow")
+    spool.hold(draft(7))
+    spool.note(step=7)
+    end = spool.append([row(7, size=module._CUT_BACK)])
+    spool.hold(draft(7))
+    spool.taken(end)
+    assert path.stat().st_size < 1000
+    left_behind(spool)
+    again = Spool.reopen(path)
+    assert waiting(again) == []
+    assert not again.close()
+
+
+def test_a_training_that_ends_leaves_no_draft(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool.jsonl", "mlflow")
+    spool.append([row(1)])
+    spool.hold(draft(2))
+    assert spool.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["spool.jsonl"]
+
+
+def test_a_draft_whose_spool_was_removed_belongs_to_nobody(tmp_path: Path) -> None:
+    (tmp_path / "spool.draft").write_bytes(draft(9))
+    spool = Spool(tmp_path / "spool.jsonl", "mlflow")
+    spool.hold(draft(1))
+    left_behind(spool)
+    assert waiting(Spool.reopen(spool.path)) == [1]
 
 
 def test_every_line_is_json(tmp_path: Path) -> None:
