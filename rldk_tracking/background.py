@@ -58,16 +58,13 @@ class Background:
             self._held_until = 0.0
             self._changed.notify_all()
 
-    def settle(self, timeout: float | None = None) -> None:
-        """Wait until everything that was submitted has run, for at most so many seconds.
-
-        From within the work itself this returns at once.
-        """
+    def settle(self) -> None:
+        """Wait until everything that was submitted has run. From within the work itself this returns at once."""
         if threading.current_thread() is self._thread:
             return
         self.release()
         with self._changed:
-            self._changed.wait_for(lambda: not self._work and not self._busy, timeout)
+            self._changed.wait_for(lambda: not self._work and not self._busy)
 
     def close(self) -> None:
         """Finish what waits and end the thread."""

@@ -42,12 +42,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LONG_STEP = 5.0
-"""Seconds of a step that waits until its row is on its way to the trackers, and on disk, before the next one begins."""
-
-PATIENCE = 0.005
-"""Seconds that it waits at most: a thousandth of it."""
-
 _RUNS: weakref.WeakKeyDictionary[Any, Run] = weakref.WeakKeyDictionary()
 """The present run of each trainer that is being watched."""
 
@@ -108,7 +102,6 @@ class Run:
         self._resume: dict[str, Any] = {}
         self._resumed_at: int | None = None
         self._measured = (time.perf_counter(), 0.0)
-        self._step_seconds = 0.0
 
     @classmethod
     def of(cls, trainer: Any, settings: Settings, info: RunInfo) -> Run:
@@ -274,8 +267,6 @@ class Run:
 
         self._fan_out.hold(draft_of(known), step)
         self._background.submit(work)
-        if self._step_seconds >= LONG_STEP:
-            self._background.settle(PATIENCE)
 
     def _waits(self, wait: bool) -> bool:
         return wait or self.settings.strict or self.settings.on_critical == "stop" or self._acting.decides
@@ -338,7 +329,7 @@ class Run:
     def _overhead(self) -> dict[str, float]:
         """Share of the wall time since the last row that the training waited for these diagnostics, on this rank."""
         (then, before), now = self._measured, time.perf_counter()
-        self._measured, self._step_seconds = (now, self.shield.seconds), now - then
+        self._measured = (now, self.shield.seconds)
         return {"rldk/system/overhead_fraction": (self.shield.seconds - before) / (now - then)} if now > then else {}
 
     def _set_status(self, status: str, step: int) -> None:

@@ -103,13 +103,3 @@ def test_nobody_who_waits_for_the_work_waits_for_the_release(monkeypatch: pytest
     background.close()
     assert len(done) == 21
     assert time.monotonic() - begin < 30
-
-
-def test_settling_may_be_given_up() -> None:
-    background, gate = Background(Shield()), threading.Event()
-    background.submit(lambda: gate.wait(10) and None)
-    begin = time.monotonic()
-    background.settle(0.05)
-    assert 0.05 <= time.monotonic() - begin < 5
-    gate.set()
-    background.close()

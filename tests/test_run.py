@@ -3,7 +3,6 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +15,6 @@ from rldk_tracking.settings import Settings
 from rldk_tracking.shield import TrainingStopped
 from rldk_tracking.trackers.base import RunInfo
 from rldk_tracking.trackers.draft import drafts
-from rldk_tracking.trackers.journal import read
 from rldk_tracking.trackers.memory import InMemoryTracker
 
 
@@ -27,12 +25,6 @@ class Trainer:
 def run_of(**settings: Any) -> tuple[Run, InMemoryTracker]:
     tracker = InMemoryTracker()
     return Run(Settings(trackers=[tracker], **settings)), tracker
-
-
-def waiting_on_disk(folder: Path) -> set[int]:
-    return {
-        row["step"] for path in folder.rglob("undelivered-*.jsonl") for row in read(path) if row["type"] == "metrics"
-    }
 
 
 def test_a_step_is_closed_when_every_monitor_has_reported() -> None:
@@ -107,36 +99,6 @@ def test_what_is_known_of_a_step_is_on_disk_while_its_row_is_computed(tmp_path: 
     run.close("finished")
     assert held(tmp_path) == []
     assert tracker.series["rldk/train/loss"] == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]
-
-
-def test_a_long_step_has_its_row_before_the_next_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """If that comes within the time for which it may wait; a short one goes on at once."""
-    gate, judged = threading.Event(), list[int]()
-
-    def judge(step: int, row: Mapping[str, float]) -> dict[str, float]:
-        gate.wait(20)
-        judged.append(step)
-        return {}
-
-    run = Run(Settings(trackers=[Distant()]), RunInfo(output_dir=str(tmp_path)))
-    run.open()
-    run.followers.append(judge)
-    monkeypatch.setattr("rldk_tracking.run.PATIENCE", 60.0)
-    run.add({"rldk/train/loss": 1.0})
-    run.finish(1)
-    assert judged == [], "a short step"
-    monkeypatch.setattr("rldk_tracking.run.LONG_STEP", 0.0)
-    monkeypatch.setattr("rldk_tracking.run.PATIENCE", 0.005)
-    run.add({"rldk/train/loss": 2.0})
-    run.finish(2)
-    assert judged == [], "longer than it waits"
-    monkeypatch.setattr("rldk_tracking.run.PATIENCE", 60.0)
-    gate.set()
-    run.add({"rldk/train/loss": 3.0})
-    run.finish(3)
-    assert judged == [1, 2, 3]
-    assert waiting_on_disk(tmp_path) >= {3}
-    run.close("finished")
 
 
 def test_a_step_with_nothing_in_it_makes_no_row() -> None:

@@ -80,17 +80,6 @@ def test_killed(place: dict[str, Any], tmp_path: Path, how: str, capsys: pytest.
     assert main(["sync", str(tmp_path)]) == 0
 
 
-def test_killed_in_the_first_instant_after_a_long_step(place: dict[str, Any], tmp_path: Path) -> None:
-    """Which waits for its row: it is there whole."""
-    done = start(**place, end="kill", at=AT, waits=True)
-    assert steps_said(done) == list(range(1, AT + 1)), done.stderr[-3000:]
-    assert {step for _, step in produced(tmp_path)} == set(range(1, AT + 1))
-    assert main(["sync", str(tmp_path)]) == 0
-    stored = stored_in_mlflow(place["tracking_uri"], place["run_id"])
-    assert set(stored) == produced(tmp_path)
-    assert set(stored.values()) == {1}
-
-
 @pytest.mark.parametrize("how", ["exception", "interrupt"])
 def test_ended_by_an_exception(place: dict[str, Any], tmp_path: Path, how: str) -> None:
     done = start(**place, end=how, at=AT)

@@ -14,7 +14,6 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from rldk_tracking import run
 from rldk_tracking.callback import RLDKCallback
 from rldk_tracking.demo.trainers import grpo_trainer
 from rldk_tracking.trackers.jsonl import JsonlTracker
@@ -67,12 +66,9 @@ def main(
     resume: str | bool | None = None,
     restore_callbacks: bool = False,
     save_steps: int = 0,
-    waits: bool = False,
     **options: Any,
 ) -> None:
-    """Train; see the module. With `waits` every step is long enough to wait for its row, however long that takes."""
-    if waits:
-        run.LONG_STEP, run.PATIENCE = 0.0, 60.0
+    """Train; see the module."""
     # A process that a shell started in the background ignores Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     trackers: list[Any] = []
