@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 
 from rldk_tracking.trackers.base import RunInfo, Tracker
 from rldk_tracking.trackers.delivery import Delivery
-from rldk_tracking.trackers.journal import dumps, encode
 
 logger = logging.getLogger(__name__)
 
@@ -76,12 +74,10 @@ class FanOut:
                 delivery.put(method, *args)
 
     def hold(self, row: Mapping[str, float], step: int) -> None:
-        """Keep what is known of a step, for every tracker that rows wait for on disk, until `let_go`."""
-        if row and any(delivery.tracker.threaded for delivery in self._deliveries):
-            record = encode("log", (row, step), time.time()) | {"draft": True}
-            line = (dumps(record) + "\n").encode()
+        """Have every tracker, or the file beside it, keep what is known of a step until `let_go`."""
+        if row:
             for delivery in self._deliveries:
-                delivery.hold(line)
+                delivery.hold(row, step)
 
     def let_go(self) -> None:
         """The oldest step that is held was put, or has no row."""

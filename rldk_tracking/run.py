@@ -244,7 +244,7 @@ class Run:
             merged = ranks.merge(reduced(part, readings, overhead, self.shield))
             self._step_soon(step, merged.scalars, lambda: self._judge(engine, step, merged), wait)
         else:
-            known = [{**part.scalars, **overhead}]
+            known = [{**part.scalars, **overhead}] if part.scalars else []
 
             def judge() -> None:
                 self._judge(engine, step, ranks.merge(reduced(part, readings, overhead, shield)))

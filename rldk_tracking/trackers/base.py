@@ -102,6 +102,10 @@ class Tracker(ABC):
         for row in rows:
             self.log(row.metrics, row.step)
 
+    def hold(self, metrics: Mapping[str, float], step: int) -> None:
+        """Keep what is known of a step until its row comes. Called on the training thread, where calls do not wait."""
+        return None
+
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         """Write a table (samples, worst layers)."""
         return None

@@ -17,7 +17,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rldk_tracking.trackers.base import RejectedError, Row, RunInfo, Tracker, UnavailableError
@@ -157,10 +157,12 @@ class Delivery:
         else:
             self._drain(_DIRECT_BACKLOG)
 
-    def hold(self, line: bytes) -> None:
-        """Keep the JSON line of what is known of a step on disk while its row is computed. Never waits nor raises."""
-        if self._is_taken_at_all("log"):
-            self._outbox.hold(line)
+    def hold(self, metrics: Mapping[str, float], step: int) -> None:
+        """Keep what is known of a step on disk while its row is computed. Never waits nor raises."""
+        if self.tracker.threaded and self.tracker.takes_rows:
+            self._outbox.hold(metrics, step)
+        elif self.tracker.joined and not self.tracker.threaded:
+            self._tried(lambda: self.tracker.hold(metrics, step))
 
     def let_go(self) -> None:
         """The oldest step that is held was put, or has no row."""

@@ -70,6 +70,5 @@ def drafts(path: Path, after: int) -> list[dict[str, Any]]:
     """What a killed process left of steps later than `after`, one record for each, in order."""
     if not path.exists():
         return []
-    rows = (record for record in read(path) if record["type"] == "metrics" and isinstance(record.get("step"), int))
-    steps = {record["step"]: record for record in rows}
-    return [steps[step] for step in sorted(steps) if step > after]
+    found = (record for record in read(path) if record.get("draft") and isinstance(record.get("step"), int))
+    return sorted((record for record in found if record["step"] > after), key=lambda record: int(record["step"]))

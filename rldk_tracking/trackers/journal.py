@@ -5,6 +5,7 @@ One object a line, with the time of the call in seconds since the epoch:
 | type | further fields |
 |---|---|
 | metrics | step, metrics |
+| draft | step, metrics: what was known of a step while its row was computed |
 | alert | the fields of `Alert` |
 | table | key, step, columns, rows |
 | figure | key, step, svg |
@@ -64,6 +65,7 @@ def _alert(alert: Alert) -> dict[str, Any]:
 
 _ENCODERS: dict[str, Callable[..., dict[str, Any]]] = {
     "log": lambda metrics, step: {"type": "metrics", "step": step, "metrics": dict(metrics)},
+    "hold": lambda metrics, step: {"type": "draft", "step": step, "metrics": dict(metrics)},
     "alert": _alert,
     "log_table": lambda key, columns, rows, step: {
         "type": "table",
@@ -170,11 +172,23 @@ def read(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
 
 
 def records(lines: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
-    """The record of each line that is one."""
+    """The record of each line that is one, but drafts of steps whose row follows.
+
+    A step whose row a killed process did not come to write has its draft in the place of it, after all else, with
+    `draft: true`.
+    """
+    drafts: dict[Any, dict[str, Any]] = {}
     for line in lines:
         try:
             record = json.loads(line)
         except ValueError:
             continue
-        if isinstance(record, dict) and "type" in record:
-            yield record
+        if not isinstance(record, dict) or "type" not in record:
+            continue
+        if record["type"] == "draft":
+            drafts[record.get("step")] = record
+            continue
+        if record["type"] == "metrics":
+            drafts.pop(record.get("step"), None)
+        yield record
+    yield from (record | {"type": "metrics", "draft": True} for record in drafts.values())

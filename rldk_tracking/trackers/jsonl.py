@@ -49,6 +49,10 @@ class JsonlTracker(Tracker):
     def log_rows(self, rows: Sequence[Row]) -> None:
         self._opened().append([encode("log", (row.metrics, row.step), row.time) for row in rows])
 
+    def hold(self, metrics: Mapping[str, float], step: int) -> None:
+        """A line of its own, which `read` puts in the place of the row if that never came."""
+        self._opened().append([encode("hold", (metrics, step), time.time())])
+
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         self._opened().append([encode("log_table", (key, columns, rows, step), time.time())])
 
@@ -68,9 +72,10 @@ class JsonlTracker(Tracker):
         self._opened().append([encode("status", (status, metrics, step), time.time())])
 
     def last_step(self) -> int | None:
-        """Read from the end of the file."""
-        steps = [record["step"] for record in tail(self.path) if record["type"] == "metrics"] if self.path else []
-        return max(steps, default=None)
+        """Read from the end of the file. A step that has a draft alone may be made anew."""
+        records = tail(self.path) if self.path else []
+        rows = [record for record in records if record["type"] == "metrics" and not record.get("draft")]
+        return max((record["step"] for record in rows), default=None)
 
     def address(self) -> Mapping[str, str]:
         return {} if self.path is None else {"path": str(self.path)}

@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -82,11 +82,11 @@ class Outbox:
         """Write a call down, if that can be."""
         return Call(method, args, now, self._tried(lambda: self._append(method, args, now)))
 
-    def hold(self, line: bytes) -> None:
+    def hold(self, metrics: Mapping[str, float], step: int) -> None:
         """Keep what is known of a step while its row is computed."""
         spool = self.spool
         if spool is not None:
-            self._tried(lambda: spool.hold(line))
+            self._tried(lambda: spool.hold(encode("hold", (metrics, step), time.time())))
 
     def let_go(self) -> None:
         """The oldest step that is held has its row."""

@@ -130,13 +130,13 @@ class Spool:
             self._write(data)
             return self._end + self._shift
 
-    def hold(self, line: bytes) -> None:
+    def hold(self, record: Mapping[str, Any]) -> None:
         """Keep what is known of a step until `let_go`. Once there is a file, this waits for no other call."""
         if self._draft is None:
             with self._lock:
                 self._opened()
         if self._draft is not None:
-            self._draft.hold(line)
+            self._draft.hold((dumps(record) + "\n").encode())
 
     def let_go(self) -> None:
         """The oldest step that is held has its row, or will have none."""

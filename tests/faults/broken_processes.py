@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from rldk_tracking.trackers.draft import drafts
 from rldk_tracking.trackers.journal import read
 from tests.faults.bench import Bench, Line
 from tests.faults.processes import start, steps_said
@@ -43,7 +42,4 @@ def outcome(folder: Path, done: subprocess.CompletedProcess[str]) -> Outcome:
     if not steps_said(done):
         raise RuntimeError(done.stderr[-3000:])
     rows = [record for record in read(folder / "produced" / "run.jsonl") if record["type"] == "metrics"]
-    whole = max((row["step"] for row in rows), default=0)
-    for path in folder.rglob("undelivered-*.draft"):
-        rows += drafts(path, after=whole)
     return Outcome(steps=max(steps_said(done)), produced={(key, row["step"]) for row in rows for key in row["metrics"]})

@@ -21,7 +21,7 @@ from rldk_tracking.trackers.draft import Draft, drafts
 
 
 def line(step: int, size: int = 1) -> bytes:
-    return json.dumps({"type": "metrics", "step": step, "metrics": {"a": "x" * size}, "draft": True}).encode() + b"\n"
+    return json.dumps({"type": "draft", "step": step, "metrics": {"a": "x" * size}}).encode() + b"\n"
 
 
 def left(path: Path, after: int = 0) -> list[int]:
@@ -67,7 +67,7 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
 
 def test_torn_and_strange_lines_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "a.draft"
-    path.write_bytes(line(4) + line(3) + line(4) + b'{"type": "metrics"}\n[1]\n\xff\n' + line(5)[:-9])
+    path.write_bytes(line(4) + line(3) + line(4) + b'{"type": "draft"}\n[1]\n\xff\n' + line(5)[:-9])
     assert left(path) == [3, 4]
     assert left(path, after=3) == [4]
     assert left(tmp_path / "none.draft") == []
@@ -139,7 +139,7 @@ draft, step, size = Draft(Path(sys.argv[1])), 0, 0
 while True:
     step += 1
     size = step * 997 % 9000
-    draft.hold(('{"type": "metrics", "step": %d, "metrics": {"a": "%s"}}' % (step, "x" * size)).encode() + b"\\n")
+    draft.hold(('{"type": "draft", "step": %d, "metrics": {"a": "%s"}}' % (step, "x" * size)).encode() + b"\\n")
     print(step, flush=True)
     if step % 7 == 0:
         for _ in range(7):

@@ -82,6 +82,19 @@ def test_a_torn_line_costs_only_itself(tmp_path: Path) -> None:
     assert [record["step"] for record in read(path)] == [1, 3]
 
 
+def test_a_draft_stands_for_a_row_that_never_came(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    held = [encode("hold", ({"a": step / 2}, step), float(step)) for step in range(1, 5)]
+    rows = [encode("log", ({"a": step / 2, "b": 1.0}, step), float(step)) for step in range(1, 5)]
+    path.write_text(
+        "\n".join(dumps(record) for record in (held[0], held[1], rows[0], held[2], rows[1], held[3], rows[3]))
+    )
+    found = list(read(path))
+    assert found[:3] == [rows[0], rows[1], rows[3]]
+    assert found[3:] == [{"time": 3.0, "type": "metrics", "step": 3, "metrics": {"a": 1.5}, "draft": True}]
+    assert decode(found[3]) == ("log", ({"a": 1.5}, 3))
+
+
 def test_lines_of_several_threads_do_not_mix(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rldk_tracking.charts.past import load
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.base import RunInfo
 from rldk_tracking.trackers.delivery import Delivery
@@ -54,6 +55,21 @@ def test_a_second_run_appends(tmp_path: Path) -> None:
     tracker.log({"rldk/a": 1.0}, 3)
     tracker.close()
     assert [record["step"] for record in read(tmp_path / "folder" / "run.jsonl")] == [1, 2, 3]
+
+
+def test_what_was_known_of_a_step_whose_row_never_came(tmp_path: Path) -> None:
+    delivery = Delivery(JsonlTracker(tmp_path))
+    for step in (1, 2):
+        delivery.hold({"rldk/train/loss": step / 2}, step)
+        if step == 1:
+            delivery.put("log", {"rldk/train/loss": 0.5, "rldk/health/overall": 1.0}, 1)
+        delivery.let_go()
+    found = [(record["step"], record["metrics"]) for record in read(tmp_path / "run.jsonl")]
+    assert found == [(1, {"rldk/train/loss": 0.5, "rldk/health/overall": 1.0}), (2, {"rldk/train/loss": 1.0})]
+    assert JsonlTracker(tmp_path).last_step() == 1, "a training that goes on may make the second step anew"
+    assert [step for step, _ in load(tmp_path).rows] == [1, 2], "and a report shows what is there"
+    delivery.put("log", {"rldk/train/loss": 1.0, "rldk/health/overall": 1.0}, 2)
+    assert not any(record.get("draft") for record in read(tmp_path / "run.jsonl"))
 
 
 def test_without_a_path_beside_the_trainers_output(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_what_an_earlier_process_left_is_sent_as_far_as_it_is_not_made_anew(
 def test_a_step_whose_row_was_never_computed(tmp_path: Path, at: int, draft_is_sent: bool) -> None:
     """Is what was known of it, where training goes on behind it; otherwise the step is made anew."""
     path = left(tmp_path, [("log", ({"a": 1.0}, step)) for step in range(6, 8)])
-    drafted = encode("log", ({"a": 0.5}, 8), 1.0) | {"draft": True}
+    drafted = encode("hold", ({"a": 0.5}, 8), 1.0)
     path.with_suffix(".draft").write_text(json.dumps(drafted) + "\n")
     tracker = Held(5)
     go_on(tracker, tmp_path, at, range(at + 1, 11))

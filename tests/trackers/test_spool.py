@@ -28,8 +28,8 @@ def waiting(spool: Spool) -> list[int]:
     return [record["step"] for record, _ in spool.read(spool.first) if record["type"] != "address"]
 
 
-def draft(step: int) -> bytes:
-    return json.dumps(row(step) | {"draft": True}).encode() + b"\n"
+def draft(step: int) -> dict[str, Any]:
+    return row(step) | {"type": "draft"}
 
 
 def left_behind(spool: Spool) -> None:
@@ -108,7 +108,7 @@ def test_a_training_that_ends_leaves_no_draft(tmp_path: Path) -> None:
 
 
 def test_a_draft_whose_spool_was_removed_belongs_to_nobody(tmp_path: Path) -> None:
-    (tmp_path / "spool.draft").write_bytes(draft(9))
+    (tmp_path / "spool.draft").write_text(json.dumps(draft(9)))
     spool = Spool(tmp_path / "spool.jsonl", "mlflow")
     spool.hold(draft(1))
     left_behind(spool)
