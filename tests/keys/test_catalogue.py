@@ -10,7 +10,22 @@ from typing import get_args
 import pytest
 import torch
 
-from rldk_tracking.keys import CATALOGUE, Direction, Key, Reduce, Source, lookup
+from rldk_tracking.keys import (
+    CATALOGUE,
+    Direction,
+    Key,
+    Reduce,
+    Source,
+    checkpoint,
+    completions,
+    lookup,
+    policy,
+    resources,
+    reward,
+    training,
+    verdicts,
+)
+from rldk_tracking.keys.catalogue import ROWS
 from rldk_tracking.metrics import catalogue, preference
 from rldk_tracking.metrics.table import Table, merge_tails, tail_of
 from rldk_tracking.rollout import PolicyUpdate, Rollout
@@ -84,9 +99,15 @@ def test_every_row_is_complete(key: Key) -> None:
 
 
 def test_no_key_has_two_rows() -> None:
-    from rldk_tracking import keys
+    assert len(ROWS) == len(CATALOGUE)
 
-    assert len(keys._ROWS) == len(CATALOGUE)
+
+def test_a_group_is_in_one_room() -> None:
+    rooms: dict[str, set[str]] = {}
+    for room in (policy, reward, completions, training, resources, checkpoint, verdicts):
+        for key in room.KEYS:
+            rooms.setdefault(key.name.split("/")[1], set()).add(room.__name__)
+    assert {group: names for group, names in rooms.items() if len(names) > 1} == {}
 
 
 def test_templates_are_resolved() -> None:

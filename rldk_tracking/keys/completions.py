@@ -1,0 +1,76 @@
+"""Series of the completions themselves: length and diversity."""
+
+from __future__ import annotations
+
+from rldk_tracking.keys.key import TOKENS, Key
+
+KEYS = (
+    Key("rldk/length/mean", TOKENS, "Response tokens of a completion.", "mean over completions", "rollout"),
+    Key("rldk/length/std", TOKENS, "Spread of the length.", "standard deviation over completions", "rollout"),
+    Key("rldk/length/min", TOKENS, "Shortest completion.", "minimum", "rollout", reduce="min"),
+    Key("rldk/length/max", TOKENS, "Longest completion.", "maximum", "rollout", reduce="max"),
+    Key("rldk/length/p95", TOKENS, "One completion in twenty is longer.", "95th percentile", "rollout"),
+    Key(
+        "rldk/length/truncated_fraction",
+        "1",
+        "Share that the length limit cut off.",
+        "truncated completions / completions",
+        "rollout",
+        "lower",
+    ),
+    Key(
+        "rldk/length/eos_fraction",
+        "1",
+        "Share that ended by itself.",
+        "1 - truncated_fraction",
+        "rollout",
+        "higher",
+    ),
+    Key(
+        "rldk/length/terminated_mean",
+        TOKENS,
+        "Length of the completions that ended by themselves; absent where none did.",
+        "mean over completions that were not truncated",
+        "rollout",
+    ),
+    Key(
+        "rldk/diversity/unique_fraction",
+        "1",
+        "1 where no completion occurs twice.",
+        "distinct completions / completions",
+        "rollout",
+        "higher",
+    ),
+    Key(
+        "rldk/diversity/distinct_1",
+        "1",
+        "Variety of tokens within a completion (Li et al. 2016).",
+        "mean over completions of distinct tokens / tokens",
+        "rollout",
+        "higher",
+    ),
+    Key(
+        "rldk/diversity/distinct_2",
+        "1",
+        "Variety of pairs of tokens within a completion.",
+        "mean over completions of distinct bigrams / bigrams",
+        "rollout",
+        "higher",
+    ),
+    Key(
+        "rldk/diversity/within_group_overlap",
+        "1",
+        "How alike the answers to one prompt are; 1 where they use the same bigrams.",
+        "mean over groups and pairs in them of |A and B| / |A or B| of bigram sets, estimated from 16 min-hashes",
+        "rollout",
+        "lower",
+    ),
+    Key(
+        "rldk/diversity/repetition",
+        "1",
+        "How much completions repeat themselves; near 1 one phrase over and over.",
+        "mean over completions of the longest n-gram that occurs twice / tokens",
+        "rollout",
+        "lower",
+    ),
+)

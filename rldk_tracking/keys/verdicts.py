@@ -1,0 +1,92 @@
+"""Series of what the rules say, and of these diagnostics themselves."""
+
+from __future__ import annotations
+
+from rldk_tracking.keys.key import SCORE, Key
+
+KEYS = (
+    Key("rldk/health/score", SCORE, "The run's health.", "from the parts that are known", "rules", "higher"),
+    Key("rldk/health/stability", SCORE, "How steadily training goes.", "see the rule's page", "rules", "higher"),
+    Key("rldk/health/convergence", SCORE, "How far the reward still improves.", "trend of the reward", "rules"),
+    Key(
+        "rldk/health/policy_collapse_risk",
+        SCORE,
+        "Signs that the policy has become deterministic without having solved the task.",
+        "from entropy, diversity and reward spread",
+        "rules",
+        "lower",
+    ),
+    Key(
+        "rldk/health/reward_hacking_risk",
+        SCORE,
+        "Signs that the reward rises for the wrong reason; absent without a second signal.",
+        "from length, KL, diversity, reward functions and held-out scores",
+        "rules",
+        "lower",
+    ),
+    Key(
+        "rldk/health/convergence_slope",
+        "reward/step",
+        "How fast the reward moves.",
+        "Theil-Sen slope over the rows that are kept",
+        "rules",
+    ),
+    Key("rldk/health/convergence_slope_low", "reward/step", "Lower end of the slope's interval.", "95 %", "rules"),
+    Key("rldk/health/convergence_slope_high", "reward/step", "Upper end of the slope's interval.", "95 %", "rules"),
+    Key(
+        "rldk/health/<family>",
+        SCORE,
+        "Health in one family of rules (nan, kl, reward, ...); absent where none of its rules has data.",
+        "1; halved by a warning, a tenth with a critical alert",
+        "rules",
+        "higher",
+    ),
+    Key("rldk/health/memory_efficiency", SCORE, "Use that is made of the memory.", "see its page", "rules", "higher"),
+    Key("rldk/alerts/firing", "alerts", "Alerts that are open.", "count", "rules", "lower", "max"),
+    Key(
+        "rldk/system/tracker_errors",
+        "writes",
+        "Writes that a tracker has not taken so far.",
+        "count",
+        "host",
+        "lower",
+        "sum",
+    ),
+    Key(
+        "rldk/system/trackers_down",
+        "trackers",
+        "Trackers that do not take our writes at present.",
+        "count",
+        "host",
+        "lower",
+        "max",
+    ),
+    Key(
+        "rldk/system/rank_spread/seconds",
+        "s",
+        "By how much the slowest rank holds up the fastest when sampling; what a backward pass waits is not seen.",
+        "max - min of the ranks' seconds in gathers",
+        "host",
+        "lower",
+        "max",
+    ),
+    Key(
+        "rldk/system/rank_spread/weights",
+        "1",
+        "How far the ranks' copies of the weights have drifted apart; 0 while they are copies.",
+        "(max - min) / max of the ranks' weight norms",
+        "optimizer",
+        "lower",
+        "max",
+    ),
+    Key("rldk/system/overhead_fraction", "1", "What these diagnostics cost.", "time here / wall time", "host", "lower"),
+    Key(
+        "rldk/<group>/limit",
+        "that of the series",
+        "A limit that the user gave for a series of the group, to be seen beside it.",
+        "the threshold of the rule",
+        "user",
+        "none",
+        "max",
+    ),
+)
