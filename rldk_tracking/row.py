@@ -36,7 +36,7 @@ def draft_of(scalars: Sequence[Mapping[str, float | Tensor]]) -> dict[str, float
 
     Numbers on a device are left out, since reading one would wait for all that the device has been given.
     """
-    here = [{key: float(v) for key, v in part.items() if not isinstance(v, Tensor)} for part in scalars]
+    here = [{key: float(value) for key, value in part.items() if _is_on_host(value)} for part in scalars]
     return {key: value for key, value in (merge_scalars(here) | time_spread(here)).items() if math.isfinite(value)}
 
 
@@ -62,6 +62,10 @@ def time_spread(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     key = "rldk/system/rank_spread/seconds"
     waited = [part[key] for part in parts if key in part]
     return {key: max(waited) - min(waited)} if len(waited) > 1 else {}
+
+
+def _is_on_host(value: float | Tensor) -> bool:
+    return not isinstance(value, Tensor) or value.device.type == "cpu"
 
 
 def _reduce(key: str, values: list[float]) -> float:

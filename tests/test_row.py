@@ -43,7 +43,8 @@ def test_the_probe_is_read_for_every_rank() -> None:
 
 def test_a_draft_has_what_lies_on_the_host() -> None:
     key = "rldk/system/rank_spread/seconds"
-    one = {"rldk/train/loss": 1.0, "rldk/grad/norm": torch.tensor(5.0), "rldk/kl/ref_k1": math.nan, key: 0.5}
+    elsewhere, here = torch.empty((), device="meta"), torch.tensor(0.5)
+    one = {"rldk/train/loss": 1.0, "rldk/grad/norm": elsewhere, "rldk/kl/ref_k1": math.nan, key: here}
     assert draft_of([one]) == {"rldk/train/loss": 1.0, key: 0.5}
     assert draft_of([one, {"rldk/train/loss": 3.0, key: 0.25}]) == {"rldk/train/loss": 2.0, key: 0.25}
     assert draft_of([]) == {}
