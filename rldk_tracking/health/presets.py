@@ -12,6 +12,7 @@ from rldk_tracking.health.catalogue import RULES
 from rldk_tracking.health.rules import Rule, parameters_of
 
 PRESETS = ("safe", "strict", "quiet")
+FILES = (".yaml", ".yml")
 
 
 def rules_for(
@@ -28,7 +29,7 @@ def rules_for(
     Raises:
         ValueError: an unknown preset, rule, or field; the message names what there is.
     """
-    if isinstance(preset, str) and preset.endswith((".yaml", ".yml")):
+    if isinstance(preset, str) and preset.endswith(FILES):
         from rldk_tracking.health.user_rules import load_rules
 
         rules = load_rules(preset)

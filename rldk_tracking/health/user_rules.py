@@ -1,6 +1,6 @@
 """Rules out of a YAML file.
 
-    preset: safe                       # begin with these; "none" for none
+    preset: safe                       # begin with these, or with those of another file; "none" for none
     overrides:
       kl.high: {threshold: 0.2}
     rules:
@@ -29,7 +29,7 @@ import yaml
 from pydantic import ValidationError
 
 from rldk_tracking.health.expression import Expression, ExpressionError
-from rldk_tracking.health.presets import rules_for
+from rldk_tracking.health.presets import FILES, rules_for
 from rldk_tracking.health.rules import Rule
 
 LARGEST = 1_000_000
@@ -40,18 +40,25 @@ class UserRulesError(ValueError):
     """The file is not what it should be; the message has the file and the line."""
 
 
-def load_rules(path: str | Path) -> list[Rule]:
+def load_rules(path: str | Path, within: tuple[Path, ...] = ()) -> list[Rule]:
     """The rules of a file.
 
+    Args:
+        path: the file.
+        within: the files that begin with this one.
+
     Raises:
-        UserRulesError: the file cannot be read, is no YAML, or holds something that is no rule.
+        UserRulesError: the file cannot be read, is no YAML, holds something that is no rule, or begins with itself.
     """
-    return _File(Path(path)).rules()
+    return _File(Path(path), within).rules()
 
 
 class _File:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, within: tuple[Path, ...]) -> None:
         self.path = path
+        self.within = (*within, path.resolve())
+        if path.resolve() in within:
+            raise UserRulesError(f"{path} begins with itself: {' -> '.join(known.name for known in self.within)}.")
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -87,10 +94,15 @@ class _File:
             known[rule.id] = self._line(*where, index)
         preset = data.get("preset", "safe")
         try:
-            base = [] if preset == "none" else rules_for(preset)
+            base = [] if preset == "none" else self._base(preset)
             return rules_for([rule for rule in base if rule.id not in known] + own, data.get("overrides") or {})
         except (ValueError, AttributeError, TypeError) as error:
             raise self._error(self._line("overrides" if "overrides" in data else "preset"), str(error)) from error
+
+    def _base(self, preset: Any) -> list[Rule]:
+        if isinstance(preset, str) and preset.endswith(FILES):
+            return load_rules(self.path.parent / preset, self.within)
+        return rules_for(preset)
 
     def _rule(self, fields: Any, where: tuple[str | int, ...]) -> Rule:
         if not isinstance(fields, Mapping):

@@ -58,6 +58,8 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError as error:
+                if not line.endswith("\n"):  # the end of a file that is being written, or whose writer was killed
+                    return
                 raise UnreadableSourceError(f"{path}:{number_of_line}: not JSON ({error.msg}).") from error
             if not isinstance(entry, dict):
                 raise UnreadableSourceError(f"{path}:{number_of_line}: not a JSON object.")

@@ -58,6 +58,24 @@ def test_a_plain_list_and_no_preset(tmp_path) -> None:
     assert [rule.id for rule in load_rules(file(tmp_path, text))] == ["a.b"]
 
 
+def test_a_file_may_begin_with_another_one_beside_it(tmp_path) -> None:
+    file(tmp_path, GOOD).rename(tmp_path / "base.yaml")
+    rules = {
+        rule.id: rule
+        for rule in load_rules(file(tmp_path, "preset: base.yaml\noverrides: {kl.high: {threshold: 0.3}}"))
+    }
+    assert set(rules) == {*RULES, "team.slow", "team.long"}
+    assert rules["kl.high"].parameters["threshold"] == 0.3
+
+
+def test_a_file_may_not_begin_with_itself(tmp_path) -> None:
+    with pytest.raises(UserRulesError, match=r"rules.yaml:1: .*begins with itself: rules.yaml -> rules.yaml"):
+        load_rules(file(tmp_path, "preset: rules.yaml"))
+    (tmp_path / "other.yml").write_text("preset: rules.yaml\n")
+    with pytest.raises(UserRulesError, match="rules.yaml -> other.yml -> rules.yaml"):
+        load_rules(file(tmp_path, "preset: other.yml"))
+
+
 def test_overrides_may_follow_in_python(tmp_path) -> None:
     rules = {r.id: r for r in rules_for(str(file(tmp_path, GOOD)), {"team.long": {"threshold": 50.0}})}
     assert rules["team.long"].parameters["threshold"] == 50.0

@@ -66,6 +66,15 @@ def test_our_own_journal(tmp_path) -> None:
     assert [(entry.step, entry.row) for entry in read(tmp_path).entries] == expected
 
 
+def test_a_file_that_is_being_written_is_read_up_to_its_last_whole_line(tmp_path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1, "kl": 0.5}\n{"step": 2, "kl": 0.5}\n{"step": 3, "k')
+    assert [entry.step for entry in read(path).entries] == [1, 2]
+    path.write_text('{"step": 1, "kl": 0.5}\n{"step": 2, "k\n{"step": 3, "kl": 0.5}\n')
+    with pytest.raises(UnreadableSourceError, match="log.jsonl:2: not JSON"):
+        read(path)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
