@@ -177,7 +177,7 @@ def records(lines: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
     A step whose row a killed process did not come to write has its draft in the place of it, after all else, with
     `draft: true`.
     """
-    drafts: dict[Any, dict[str, Any]] = {}
+    drafts: dict[str, dict[str, Any]] = {}
     for line in lines:
         try:
             record = json.loads(line)
@@ -185,10 +185,11 @@ def records(lines: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
             continue
         if not isinstance(record, dict) or "type" not in record:
             continue
+        step = str(record.get("step"))  # whatever a stranger's file has there
         if record["type"] == "draft":
-            drafts[record.get("step")] = record
+            drafts[step] = record
             continue
         if record["type"] == "metrics":
-            drafts.pop(record.get("step"), None)
+            drafts.pop(step, None)
         yield record
     yield from (record | {"type": "metrics", "draft": True} for record in drafts.values())

@@ -95,6 +95,12 @@ def test_a_draft_stands_for_a_row_that_never_came(tmp_path: Path) -> None:
     assert decode(found[3]) == ("log", ({"a": 1.5}, 3))
 
 
+def test_strange_records_are_the_readers_to_judge(tmp_path: Path) -> None:
+    path = tmp_path / "strange.jsonl"
+    path.write_text('{"type": "metrics", "step": [1]}\n{"type": "draft", "step": {}}\n{"type": ["x"]}\n')
+    assert [record["type"] for record in read(path)] == ["metrics", ["x"], "metrics"]
+
+
 def test_lines_of_several_threads_do_not_mix(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
 
