@@ -26,6 +26,7 @@ class Line:
     """One row of the table.
 
     Attributes:
+        drafts: rows in the store that are what was known of a step when its process was killed.
         refused: writes that the tracker refused up to the last step; 0 says that the fault was none, or only slow. None
             where nobody was there to count.
         stall: milliseconds of the longest step.
@@ -37,6 +38,7 @@ class Line:
     steps: int
     produced: int
     stored: int
+    drafts: int
     lost: int
     doubled: int
     refused: int | None = None
@@ -121,7 +123,7 @@ class Bench:
         if list(folder.rglob("undelivered-*")):
             quietly(lambda: command_line(["sync", str(folder), "--timeout", "60"]))
         found = count(outcome, stored_in_mlflow(store or f"sqlite:///{self.database}", run_id))
-        line = Line(fault, outcome.steps, found.produced, found.stored, found.lost, found.doubled)
+        line = Line(fault, outcome.steps, **vars(found))
         if not outcome.stalls:
             return line
         timed = {

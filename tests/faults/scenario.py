@@ -149,12 +149,21 @@ def stored_in_mlflow(uri: str, run_id: str) -> Counter[tuple[str, int]]:
     return Counter((key, point.step) for key in keys for point in client.get_metric_history(run_id, key))
 
 
+JUDGED = "rldk/alerts/firing"
+"""A key that every row has that was computed and judged."""
+
+
 @dataclass(frozen=True)
 class Count:
-    """Rows, as steps. A row counts as stored when every number of it is."""
+    """Rows, as steps. A row counts as stored when every number of it is.
+
+    Attributes:
+        drafts: of those in the store, the ones that were not judged: what was known of the step is all there is.
+    """
 
     produced: int
     stored: int
+    drafts: int
     lost: int
     doubled: int
 
@@ -162,4 +171,5 @@ class Count:
 def count(outcome: Outcome, stored: Counter[tuple[str, int]]) -> Count:
     missing = {step for key, step in outcome.produced - set(stored)}
     doubled = {step for (_, step), times in stored.items() if times > 1}
-    return Count(len(outcome.rows), len(outcome.rows - missing), len(missing), len(doubled))
+    drafts = {step for _, step in stored} - {step for key, step in stored if key == JUDGED}
+    return Count(len(outcome.rows), len(outcome.rows - missing), len(drafts), len(missing), len(doubled))

@@ -73,6 +73,7 @@ COLUMNS = {
     "steps": "steps",
     "produced": "rows produced",
     "stored": "stored",
+    "drafts": "of these drafts",
     "lost": "lost",
     "doubled": "doubled",
     "refused": "writes refused",

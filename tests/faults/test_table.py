@@ -13,7 +13,7 @@ def test_cheap_lines(tmp_path: Path) -> None:
     lines = measure(["429", "full-store"], 12, tmp_path)
     assert [line.fault for line in lines] == [FAULTS[name][0] for name in ("429", "full-store")]
     for line in lines:
-        assert (line.steps, line.produced, line.stored, line.lost, line.doubled) == (12, 12, 12, 0, 0)
+        assert (line.steps, line.produced, line.stored, line.drafts, line.lost, line.doubled) == (12, 12, 12, 0, 0, 0)
         assert line.stall is not None
         assert line.own is not None
         assert 0 < line.own <= line.stall
@@ -21,12 +21,12 @@ def test_cheap_lines(tmp_path: Path) -> None:
 
 
 def test_shown() -> None:
-    lines = [Line("no fault", 5, 5, 5, 0, 0, 0, 12.34, 1.0, 0.5), Line("SIGKILL", 5, 4, 4, 0, 0)]
+    lines = [Line("no fault", 5, 5, 5, 0, 0, 0, 0, 12.34, 1.0, 0.5), Line("SIGKILL", 5, 5, 5, 1, 0, 0)]
     head, rule, *rows = shown(lines, markdown=True).splitlines()
     assert head.count("|") == rule.count("|") == len(COLUMNS) + 1
     assert rows == [
-        "| no fault | 5 | 5 | 5 | 0 | 0 | 0 | 12.3 | 1.0 | 0.5 |",
-        "| SIGKILL | 5 | 4 | 4 | 0 | 0 |  |  |  |  |",
+        "| no fault | 5 | 5 | 5 | 0 | 0 | 0 | 0 | 12.3 | 1.0 | 0.5 |",
+        "| SIGKILL | 5 | 5 | 5 | 1 | 0 | 0 |  |  |  |  |",
     ]
     assert "12.3" in shown(lines, markdown=False)
 
@@ -42,4 +42,5 @@ def test_the_readme_shows_every_line() -> None:
         cells = dict(zip(names, row, strict=False))
         assert cells["lost"] == cells["doubled"] == "0", row[0]
         assert cells["produced"] == cells["stored"], row[0]
+        assert int(cells["drafts"]) <= int(row[0].startswith("SIG")), row[0]
         assert re.fullmatch(r"\d+", cells["steps"])

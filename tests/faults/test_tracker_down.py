@@ -51,7 +51,7 @@ def test_a_server_that_fails_for_a_while(backend: Backend, tmp_path: Path, chang
     tracker = MLflowTracker(run_id=backend.run_id, tracking_uri=backend.proxy.url)
     begin = {5: fail(backend, **changes), 17: fail(backend, status=None, delay=0.0)}
     outcome = train(tmp_path, [tracker], begin, STEPS)
-    assert settled(backend, outcome) == Count(STEPS, STEPS, 0, 0)
+    assert settled(backend, outcome) == Count(STEPS, STEPS, 0, 0, 0)
     assert stall_by_fault(outcome) < STALL_MS
     assert not list(tmp_path.rglob("undelivered-*"))
     assert backend.tags()["rldk.status"] == "finished"
@@ -71,14 +71,14 @@ def test_a_server_that_is_gone_from_the_start_and_for_good(
     assert any("undelivered-mlflow.jsonl" in record.getMessage() for record in caplog.records)
     (spool,) = tmp_path.rglob("undelivered-mlflow.jsonl")
     assert spool.stat().st_mode & 0o777 == 0o600
-    assert settled(backend, outcome) == Count(STEPS, 0, STEPS, 0)
+    assert settled(backend, outcome) == Count(STEPS, 0, 0, STEPS, 0)
     assert any(alert.rule == "tracker.down" for alert in outcome.callback.alerts)
     # Not yet back.
     assert main(["sync", str(tmp_path), "--timeout", "1"]) == 1
     assert spool.exists()
     backend.proxy.status = None
     assert main(["sync", str(tmp_path)]) == 0
-    assert settled(backend, outcome) == Count(STEPS, STEPS, 0, 0)
+    assert settled(backend, outcome) == Count(STEPS, STEPS, 0, 0, 0)
     assert backend.tags()["rldk.status"] == "finished"
     assert not spool.exists()
     assert main(["sync", str(tmp_path)]) == 0
@@ -88,7 +88,7 @@ def test_a_server_that_hangs_and_comes_back(backend: Backend, tmp_path: Path) ->
     tracker = MLflowTracker(run_id=backend.run_id, tracking_uri=backend.server.uri)
     doings = {5: lambda: backend.server.signal(signal.SIGSTOP), 17: lambda: backend.server.signal(signal.SIGCONT)}
     outcome = train(tmp_path, [tracker], doings, STEPS)
-    assert settled(backend, outcome) == Count(STEPS, STEPS, 0, 0)
+    assert settled(backend, outcome) == Count(STEPS, STEPS, 0, 0, 0)
     assert stall_by_fault(outcome) < STALL_MS
 
 
@@ -96,7 +96,7 @@ def test_a_folder_that_cannot_be_written(backend: Backend, tmp_path: Path) -> No
     (tmp_path / "rldk").write_text("in the way")
     tracker = MLflowTracker(run_id=backend.run_id, tracking_uri=backend.proxy.url)
     outcome = train(tmp_path, [tracker], {}, 10)
-    assert settled(backend, outcome) == Count(10, 10, 0, 0)
+    assert settled(backend, outcome) == Count(10, 10, 0, 0, 0)
 
 
 def test_sync_leaves_a_running_training_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
