@@ -100,4 +100,4 @@ def slowest_tenth(turns: AbstractContextManager[None]) -> float:
 
 
 def test_the_trainings_operations_hardly_wait() -> None:
-    assert slowest_tenth(short_turns()) < 0.2 * slowest_tenth(nullcontext())
+    assert slowest_tenth(short_turns()) < 0.5 * slowest_tenth(nullcontext())
