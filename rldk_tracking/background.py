@@ -8,14 +8,14 @@ from collections import deque
 from collections.abc import Callable
 
 from rldk_tracking.shield import Shield
-from rldk_tracking.short_turns import short_turns
 
 BEHIND = 4
 """Steps that may wait. Each holds its rollout, so a worker that is slower than the training must slow it down."""
 
 HOLD = 0.02
 """Seconds that work waits for the training thread to be through with the events between two steps. Both need the
-interpreter; in the step itself the training mostly waits for the device."""
+interpreter, and a thread that computes gives it up only every 5 ms; in the step itself the training mostly waits for
+the device."""
 
 
 class Background:
@@ -86,7 +86,7 @@ class Background:
                     self._changed.wait(self._held_until - time.monotonic() if self._work else None)
                 work = self._work.popleft()
                 self._busy = True
-            with self.shield.at("judging a step"), short_turns():
+            with self.shield.at("judging a step"):
                 work()
             del work
             with self._changed:

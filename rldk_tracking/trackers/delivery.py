@@ -20,7 +20,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rldk_tracking.short_turns import short_turns
 from rldk_tracking.trackers.base import RejectedError, Row, RunInfo, Tracker, UnavailableError
 from rldk_tracking.trackers.outbox import Call, Outbox, T
 from rldk_tracking.trackers.resumed import Resumed
@@ -244,8 +243,7 @@ class Delivery:
                     self._changed.wait(self._pause())
                 if self._is_done():
                     break
-            with short_turns():
-                self._attempt()
+            self._attempt()
         self._close_tracker()
 
     def _drain(self, limit: int | None) -> None:
