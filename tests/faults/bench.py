@@ -48,12 +48,12 @@ class Line:
 
 
 class Bench:
-    """A fault begins after a tenth of the training and ends after seven tenths."""
+    """A fault begins after a tenth of the training and ends after seven tenths. A step waits `pause` seconds itself."""
 
-    def __init__(self, place: Path, steps: int) -> None:
+    def __init__(self, place: Path, steps: int, pause: float = 0.0) -> None:
         import mlflow
 
-        self.place, self.steps = place, steps
+        self.place, self.steps, self.pause = place, steps, pause
         self.begin, self.end = max(1, steps // 10), 7 * steps // 10
         self.database = place / "mlflow.db"
         self.client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{self.database}")
@@ -96,7 +96,9 @@ class Bench:
         folder, run_id = self.new()
         uri = self.server.uri if direct else self.proxy.url
         doings = {self.begin: begin, self.end: end}
-        outcome = quietly(lambda: train(folder, [MLflowTracker(run_id=run_id, tracking_uri=uri)], doings, self.steps))
+        outcome = quietly(
+            lambda: train(folder, [MLflowTracker(run_id=run_id, tracking_uri=uri)], doings, self.steps, self.pause)
+        )
         end()
         return self.line(fault, outcome, folder, run_id)
 
@@ -109,7 +111,7 @@ class Bench:
         folder, run_id = self.new()
         self.proxy.tell(status)
         tracker = MLflowTracker(run_id=run_id, tracking_uri=self.proxy.url)
-        outcome = quietly(lambda: train(folder, [tracker], {}, self.steps))
+        outcome = quietly(lambda: train(folder, [tracker], {}, self.steps, self.pause))
         self.proxy.tell()
         return self.line(fault, outcome, folder, run_id)
 

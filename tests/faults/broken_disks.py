@@ -26,7 +26,9 @@ def locked_store(bench: Bench, fault: str) -> Line:
         bench.begin: lambda: holder.execute("BEGIN EXCLUSIVE"),
         bench.end: lambda: holder.execute("COMMIT"),
     }
-    outcome = quietly(lambda: train(folder, [MLflowTracker(run_id=run_id, tracking_uri=store)], doings, bench.steps))
+    outcome = quietly(
+        lambda: train(folder, [MLflowTracker(run_id=run_id, tracking_uri=store)], doings, bench.steps, bench.pause)
+    )
     holder.close()
     return bench.line(fault, outcome, folder, run_id, store)
 
@@ -46,7 +48,7 @@ def full_store(bench: Bench, fault: str) -> Line:
     sqlalchemy.event.listen(sqlalchemy.pool.Pool, "checkout", limit)
     try:
         tracker = MLflowTracker(run_id=run_id, tracking_uri=store)
-        outcome = quietly(lambda: train(folder, [tracker], doings, bench.steps))
+        outcome = quietly(lambda: train(folder, [tracker], doings, bench.steps, bench.pause))
         most["pages"] = UNLIMITED
         return bench.line(fault, outcome, folder, run_id, store)
     finally:
@@ -71,7 +73,7 @@ def full_disk(bench: Bench, fault: str, down: bool = False) -> Line | None:
     try:
         with mounted(folder / "full", "size=64k") as place:
             trackers = [MLflowTracker(run_id=run_id, tracking_uri=bench.proxy.url), JsonlTracker(place)]
-            outcome = quietly(lambda: train(folder, trackers, doings, bench.steps, output_dir=str(place)))
+            outcome = quietly(lambda: train(folder, trackers, doings, bench.steps, bench.pause, output_dir=str(place)))
             return bench.line(fault, outcome, folder, run_id)
     except subprocess.CalledProcessError:
         return None
@@ -88,5 +90,5 @@ def read_only(bench: Bench, fault: str) -> Line:
             place = folder / "in-the-way"
             place.write_text("")
             place.chmod(stat.S_IRUSR)
-        outcome = quietly(lambda: train(folder, [tracker], {}, bench.steps, output_dir=str(place)))
+        outcome = quietly(lambda: train(folder, [tracker], {}, bench.steps, bench.pause, output_dir=str(place)))
         return bench.line(fault, outcome, folder, run_id)

@@ -113,25 +113,32 @@ class Timed(RLDKCallback):
 
 
 class At(TrainerCallback):
-    """Does something at the beginning of a step."""
+    """Does something at the beginning of a step, which then waits so many seconds, as for a device that generates."""
 
-    def __init__(self, doings: dict[int, Callable[[], Any]]) -> None:
+    def __init__(self, doings: dict[int, Callable[[], Any]], pause: float = 0.0) -> None:
         self.doings = doings
+        self.pause = pause
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         doing = self.doings.get(state.global_step + 1)
         if doing is not None:
             doing()
+        time.sleep(self.pause)
 
 
 def train(
-    folder: Path, trackers: list[Tracker], doings: dict[int, Callable[[], Any]], steps: int, **options: Any
+    folder: Path,
+    trackers: list[Tracker],
+    doings: dict[int, Callable[[], Any]],
+    steps: int,
+    pause: float = 0.0,
+    **options: Any,
 ) -> Outcome:
     """A GRPO training of the tiny model that reports to these trackers, with something done at some steps."""
     memory = InMemoryTracker()
     callback = Timed(trackers=[memory, *trackers], **options)
     outcome = callback.outcome = Outcome(callback=callback)
-    trainer = grpo_trainer(folder, max_steps=steps, callbacks=[callback, At(doings)])
+    trainer = grpo_trainer(folder, max_steps=steps, callbacks=[callback, At(doings, pause)])
     with clock(outcome, lambda: int(trainer.state.global_step)):
         trainer.train()
     outcome.steps = trainer.state.global_step

@@ -1,4 +1,4 @@
-"""What a training survives, as one table: `python -m tests.faults.table [--markdown] [--steps 200] [NAME ...]`.
+"""What a training survives, as one table: `python -m tests.faults.table [--markdown] [--pause 0.4] [NAME ...]`.
 
 Each line is a real GRPO training of the tiny model whose tracker, disk or process is broken while it runs. A stall is
 the time that a step waited for this package; of the longest one the table tells how much was not the machine's, which
@@ -99,9 +99,9 @@ def _cell(value: str | float | None) -> str:
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
-def measure(names: list[str], steps: int, place: Path) -> list[Line]:
+def measure(names: list[str], steps: int, place: Path, pause: float = 0.0) -> list[Line]:
     """The lines of these faults; says on stderr how far it is."""
-    bench, lines = Bench(place, steps), []
+    bench, lines = Bench(place, steps, pause), []
     try:
         for name in names:
             begin = time.monotonic()
@@ -120,11 +120,12 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", choices=[[], *FAULTS], help="which faults; all without a name")
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds that each timed step waits, as for a device")
     parser.add_argument("--markdown", action="store_true")
     arguments = parser.parse_args(argv)
     place = Path(tempfile.mkdtemp(prefix="rldk-faults-"))
     try:
-        lines = measure(arguments.names or list(FAULTS), arguments.steps, place)
+        lines = measure(arguments.names or list(FAULTS), arguments.steps, place, arguments.pause)
     finally:
         shutil.rmtree(place, ignore_errors=True)
     print(shown(lines, arguments.markdown))

@@ -20,6 +20,13 @@ def test_cheap_lines(tmp_path: Path) -> None:
         assert line.refused, "a fault that nobody noticed is none"
 
 
+def test_a_step_that_waits_for_its_device_keeps_the_aim(tmp_path: Path) -> None:
+    (line,) = measure(["500"], 20, tmp_path, pause=0.4)
+    assert (line.steps, line.stored, line.lost, line.doubled) == (20, 20, 0, 0)
+    assert line.own is not None
+    assert 0 < line.own < 10
+
+
 def test_shown() -> None:
     lines = [Line("no fault", 5, 5, 5, 0, 0, 0, 0, 12.34, 1.0, 0.5), Line("SIGKILL", 5, 5, 5, 1, 0, 0)]
     head, rule, *rows = shown(lines, markdown=True).splitlines()
