@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rldk_tracking.cli.main import main as command_line
+from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.mlflow import MLflowTracker
 from tests.faults.proxy import DistantProxy
 from tests.faults.scenario import Outcome, count, stored_in_mlflow, train
@@ -91,14 +92,19 @@ class Bench:
         store = f"sqlite:///{folder / 'mlflow.db'}"
         return folder, mlflow.MlflowClient(tracking_uri=store).create_run("0").info.run_id, store
 
+    def train(
+        self, folder: Path, trackers: list[Tracker], doings: dict[int, Callable[[], Any]], **options: Any
+    ) -> Outcome:
+        """A training of as many steps as every line has, as fast as they are."""
+        outcome: Outcome = quietly(lambda: train(folder, trackers, doings, self.steps, self.pause, **options))
+        return outcome
+
     def during(self, fault: str, begin: Callable[[], Any], end: Callable[[], Any], direct: bool = False) -> Line:
         """A fault of the server for a while; `direct` leaves the proxy out."""
         folder, run_id = self.new()
         uri = self.server.uri if direct else self.proxy.url
         doings = {self.begin: begin, self.end: end}
-        outcome = quietly(
-            lambda: train(folder, [MLflowTracker(run_id=run_id, tracking_uri=uri)], doings, self.steps, self.pause)
-        )
+        outcome = self.train(folder, [MLflowTracker(run_id=run_id, tracking_uri=uri)], doings)
         end()
         return self.line(fault, outcome, folder, run_id)
 
@@ -111,7 +117,7 @@ class Bench:
         folder, run_id = self.new()
         self.proxy.tell(status)
         tracker = MLflowTracker(run_id=run_id, tracking_uri=self.proxy.url)
-        outcome = quietly(lambda: train(folder, [tracker], {}, self.steps, self.pause))
+        outcome = self.train(folder, [tracker], {})
         self.proxy.tell()
         return self.line(fault, outcome, folder, run_id)
 

@@ -11,8 +11,7 @@ from typing import Any
 
 from rldk_tracking.trackers.jsonl import JsonlTracker
 from rldk_tracking.trackers.mlflow import MLflowTracker
-from tests.faults.bench import Bench, Line, locked, quietly
-from tests.faults.scenario import train
+from tests.faults.bench import Bench, Line, locked
 
 UNLIMITED = 1_073_741_823
 PAGE = 4096
@@ -26,9 +25,7 @@ def locked_store(bench: Bench, fault: str) -> Line:
         bench.begin: lambda: holder.execute("BEGIN EXCLUSIVE"),
         bench.end: lambda: holder.execute("COMMIT"),
     }
-    outcome = quietly(
-        lambda: train(folder, [MLflowTracker(run_id=run_id, tracking_uri=store)], doings, bench.steps, bench.pause)
-    )
+    outcome = bench.train(folder, [MLflowTracker(run_id=run_id, tracking_uri=store)], doings)
     holder.close()
     return bench.line(fault, outcome, folder, run_id, store)
 
@@ -48,7 +45,7 @@ def full_store(bench: Bench, fault: str) -> Line:
     sqlalchemy.event.listen(sqlalchemy.pool.Pool, "checkout", limit)
     try:
         tracker = MLflowTracker(run_id=run_id, tracking_uri=store)
-        outcome = quietly(lambda: train(folder, [tracker], doings, bench.steps, bench.pause))
+        outcome = bench.train(folder, [tracker], doings)
         most["pages"] = UNLIMITED
         return bench.line(fault, outcome, folder, run_id, store)
     finally:
@@ -73,7 +70,7 @@ def full_disk(bench: Bench, fault: str, down: bool = False) -> Line | None:
     try:
         with mounted(folder / "full", "size=64k") as place:
             trackers = [MLflowTracker(run_id=run_id, tracking_uri=bench.proxy.url), JsonlTracker(place)]
-            outcome = quietly(lambda: train(folder, trackers, doings, bench.steps, bench.pause, output_dir=str(place)))
+            outcome = bench.train(folder, trackers, doings, output_dir=str(place))
             return bench.line(fault, outcome, folder, run_id)
     except subprocess.CalledProcessError:
         return None
@@ -90,5 +87,5 @@ def read_only(bench: Bench, fault: str) -> Line:
             place = folder / "in-the-way"
             place.write_text("")
             place.chmod(stat.S_IRUSR)
-        outcome = quietly(lambda: train(folder, [tracker], {}, bench.steps, bench.pause, output_dir=str(place)))
+        outcome = bench.train(folder, [tracker], {}, output_dir=str(place))
         return bench.line(fault, outcome, folder, run_id)

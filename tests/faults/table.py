@@ -1,4 +1,4 @@
-"""What a training survives, as one table: `python -m tests.faults.table [--markdown] [--pause 0.4] [NAME ...]`.
+"""What a training survives: `python -m tests.faults.table [--markdown] [--steps 200] [--pause 0] [NAME ...]`.
 
 Each line is a real GRPO training of the tiny model whose tracker, disk or process is broken while it runs. A stall is
 the time that a step waited for this package; of the longest one the table tells how much was not the machine's, which

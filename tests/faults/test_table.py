@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 from tests.faults.bench import Line
+from tests.faults.scenario import At
 from tests.faults.table import COLUMNS, FAULTS, measure, shown
 
 
@@ -21,10 +26,23 @@ def test_cheap_lines(tmp_path: Path) -> None:
 
 
 def test_a_step_that_waits_for_its_device_keeps_the_aim(tmp_path: Path) -> None:
-    (line,) = measure(["500"], 20, tmp_path, pause=0.4)
+    took: list[float] = []
+    with mock.patch.object(At, "on_step_begin", timed(At.on_step_begin, took)):
+        (line,) = measure(["500"], 20, tmp_path, pause=0.4)
+    assert len(took) == 20
+    assert min(took) >= 0.4
     assert (line.steps, line.stored, line.lost, line.doubled) == (20, 20, 0, 0)
     assert line.own is not None
     assert 0 < line.own < 10
+
+
+def timed(original: Callable[..., None], took: list[float]) -> Callable[..., None]:
+    def call(*args: Any, **kwargs: Any) -> None:
+        before = time.monotonic()
+        original(*args, **kwargs)
+        took.append(time.monotonic() - before)
+
+    return call
 
 
 def test_shown() -> None:
