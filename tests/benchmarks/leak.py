@@ -18,6 +18,7 @@ import threading
 import time
 from array import array
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,6 +54,10 @@ LOGS = {
 }
 
 
+WARM_UP = 1000
+PAIRS = 500
+
+
 class Sink(Tracker):
     """A backend off the training thread that takes everything."""
 
@@ -71,7 +76,8 @@ class Result:
         work: of these, seconds of processor time, which other processes of the machine do not add to.
         calls: functions that the training thread called in the steps of `counted`. Other than times, they do not depend
             on what else the machine does.
-        reference: seconds of processor time of `fixed_work` beside each step: how fast the machine was just then.
+        pairs: seconds of processor time of a step of the long training and of one of a training that has just begun,
+            taken in turn.
         memory: (step, MiB of resident memory) now and then.
         left: threads and files that are there afterwards and were not before.
     """
@@ -79,7 +85,7 @@ class Result:
     seconds: array[float]
     work: array[float]
     calls: list[int] = field(default_factory=list)
-    reference: array[float] = field(default_factory=lambda: array("d"))
+    pairs: list[tuple[float, float]] = field(default_factory=list)
     memory: list[tuple[int, float]] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
@@ -87,18 +93,17 @@ class Result:
         """Median microseconds of a thousand steps after a warm-up and of the last but the counted."""
         return 1e6 * statistics.median(times[1100:2100]), 1e6 * statistics.median(times[-1100:-100])
 
-    def quick_ends(self) -> tuple[float, float]:
-        """The same of processor time at the tenth percentile: what a busy machine adds is left out."""
-        return self._tenth(self.work[1100:2100]), self._tenth(self.work[-1100:-100])
+    def quick_end(self) -> float:
+        """Microseconds of processor time at the tenth percentile of the last: what a busy machine adds is left out."""
+        return 1e6 * statistics.quantiles(self.work[-1100:-100], n=10)[0]
 
     def slowdown(self) -> float:
-        """How much slower the last steps were than the first, the machine's own share of it taken out."""
-        (first, last), reference = self.quick_ends(), self.reference
-        return (last / first) / (self._tenth(reference[-1100:-100]) / self._tenth(reference[1100:2100]))
+        """How much slower a step is late in a training than early.
 
-    @staticmethod
-    def _tenth(times: Sequence[float]) -> float:
-        return 1e6 * statistics.quantiles(times, n=10)[0]
+        Both are measured within the same seconds. A minute before, the same step may have taken a third less or more
+        of the same machine, whose processors and caches others use too.
+        """
+        return statistics.median(old / young for old, young in self.pairs)
 
     def calls_at_the_ends(self) -> tuple[float, float]:
         """Mean number of calls of a step, in the first and in the last hundred that were counted."""
@@ -110,12 +115,47 @@ class Result:
         return after[-1] - after[0]
 
 
-def fixed_work() -> dict[str, float]:
-    """The same at every step, and of the kind that a step does: names and numbers."""
-    found: dict[str, float] = {}
-    for number in range(400):
-        found[f"rldk/{number % 40}"] = number / 7
-    return found
+class Training:
+    """A model of one layer, and the events of its training."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = torch.nn.Linear(8, 8)
+        self.optimizer = torch.optim.AdamW(self.model.parameters())
+        self.state = SimpleNamespace(global_step=0, stateful_callbacks={}, is_world_process_zero=True)
+        control = SimpleNamespace(should_log=True, should_save=False, should_training_stop=False)
+        args = TrainingArguments(output_dir=str(folder), report_to="none", use_cpu=True)
+        self._event = {"args": args, "state": self.state, "control": control}
+        self._event |= {"model": self.model, "optimizer": self.optimizer}
+        self.callback = RLDKCallback(trackers=[Sink(), JsonlTracker(folder / "rows")])
+        self.callback.on_train_begin(**self._event)
+
+    def step(self, calls: AbstractContextManager[object] | None = None) -> tuple[float, float]:
+        """One step. Seconds, and seconds of processor time, of its last two events."""
+        self.callback.on_step_begin(**self._event)
+        self.model(torch.ones(1, 8)).sum().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.state.global_step += 1
+        noise = 1 + 0.01 * ((self.state.global_step * 7919) % 13)
+        logs = {key: value * noise for key, value in LOGS.items()}
+        begin, worked = time.perf_counter(), time.thread_time()
+        with calls if calls is not None else contextlib.nullcontext():
+            self.callback.on_step_end(**self._event)
+            self.callback.on_log(**self._event, logs=logs)
+        return time.perf_counter() - begin, time.thread_time() - worked
+
+    def settle(self) -> None:
+        """Wait until the steps so far are judged."""
+        _ = self.callback.metrics
+
+    def end(self) -> None:
+        """Train end."""
+        self.callback.on_train_end(**self._event)
+
+    @property
+    def hooks(self) -> int:
+        """That are on the optimizer."""
+        return len(self.optimizer._optimizer_step_pre_hooks) + len(self.optimizer._optimizer_step_post_hooks)
 
 
 class Calls:
@@ -154,51 +194,48 @@ def counted(step: int, steps: int) -> bool:
 
 
 def go(steps: int, folder: Path, pause: float = 0.0) -> Result:
-    """Fire the events of so many steps."""
+    """Fire the events of so many steps, then those of `PAIRS` more beside those of a training that has just begun."""
     torch.set_num_threads(1)
-    model = torch.nn.Linear(8, 8)
-    optimizer = torch.optim.AdamW(model.parameters())
-    args = TrainingArguments(output_dir=str(folder), report_to="none", use_cpu=True)
-    state = SimpleNamespace(global_step=0, stateful_callbacks={}, is_world_process_zero=True)
-    control = SimpleNamespace(should_log=True, should_save=False, should_training_stop=False)
-    kwargs = {"model": model, "optimizer": optimizer}
     before, process = everything_open(), psutil.Process()
     # Of their full length from the start, so that they are no growth.
-    seconds, work, reference = (array("d", bytes(8 * steps)) for _ in range(3))
-    result = Result(seconds, work, reference=reference)
-    callback = RLDKCallback(trackers=[Sink(), JsonlTracker(folder / "rows")])
-    callback.on_train_begin(args, state, control, **kwargs)
+    result = Result(*(array("d", bytes(8 * steps)) for _ in range(2)))
+    training = Training(folder)
     for step in range(1, steps + 1):
-        callback.on_step_begin(args, state, control, **kwargs)
-        model(torch.ones(1, 8)).sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        state.global_step = step
-        logs = {key: value * (1 + 0.01 * ((step * 7919) % 13)) for key, value in LOGS.items()}
-        calls = Calls() if counted(step, steps) else contextlib.nullcontext()
-        begin, worked = time.perf_counter(), time.thread_time()
-        with calls:
-            callback.on_step_end(args, state, control, **kwargs)
-            callback.on_log(args, state, control, logs=logs, **kwargs)
-        result.seconds[step - 1] = time.perf_counter() - begin
-        result.work[step - 1] = time.thread_time() - worked
-        begun = time.thread_time()
-        fixed_work()
-        result.reference[step - 1] = time.thread_time() - begun
-        if isinstance(calls, Calls):
+        calls = Calls() if counted(step, steps) else None
+        result.seconds[step - 1], result.work[step - 1] = training.step(calls)
+        if calls is not None:
             result.calls.append(calls.number)
         if pause:
             time.sleep(pause)
         if step % max(1, steps // 10) == 0:
             gc.collect()
             result.memory.append((step, process.memory_info().rss / 2**20))
-    callback.on_train_end(args, state, control, **kwargs)
-    hooks = len(optimizer._optimizer_step_pre_hooks) + len(optimizer._optimizer_step_post_hooks)
+    result.pairs = in_turn(training, Training(folder / "young"))
+    training.end()
     deadline = time.monotonic() + 5
     while (left := everything_open() - before) and time.monotonic() < deadline:
         time.sleep(0.05)
-    result.left = sorted(left) + [f"{hooks} hooks"] * bool(hooks)
+    result.left = sorted(left) + [f"{training.hooks} hooks"] * bool(training.hooks)
     return result
+
+
+def in_turn(old: Training, young: Training) -> list[tuple[float, float]]:
+    """Seconds of processor time of a step of each, after the young one's warm-up; neither beside the other's judging.
+
+    The one that is second finds the caches as the first one left them, so they take turns in that too.
+    """
+    for _ in range(WARM_UP):
+        young.step()
+    pairs = []
+    for number in range(PAIRS):
+        work = {}
+        for training in (old, young) if number % 2 else (young, old):
+            old.settle()
+            young.settle()
+            work[training] = training.step()[1]
+        pairs.append((work[old], work[young]))
+    young.end()
+    return pairs
 
 
 if __name__ == "__main__":
@@ -208,6 +245,7 @@ if __name__ == "__main__":
     for what, times in (("wall", found.seconds), ("processor", found.work)):
         first, last = found.ends(times)
         print(f"on_step_end and on_log, {what} time: {first:.0f} us a step at first, {last:.0f} us at the end")
+    print(f"a late step takes {found.slowdown():.2f} times the processor time of an early one beside it")
     print("calls a step: {:.0f} at first, {:.0f} at the end".format(*found.calls_at_the_ends()))
     print(f"memory after the first fifth: {found.growth():+.1f} MiB")
     print(f"left behind: {found.left or 'nothing'}")
