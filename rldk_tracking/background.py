@@ -33,6 +33,7 @@ class Background:
         self._work: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._busy = False
+        self._awaited = 0
         self._held_until = 0.0
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -46,11 +47,16 @@ class Background:
             self._changed.wait_for(lambda: len(self._work) < BEHIND or self._closed)
             if not self._work:
                 self._held_until = time.monotonic() + HOLD
-            self._work.append(work)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="rldk-judge", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+            self._append(work)
+
+    def offer(self, work: Callable[[], None]) -> bool:
+        """Have `work` run at once, unless other work waits already; returns whether it will. Never waits."""
+        with self._changed:
+            if self._work or self._closed:
+                return False
+            self._held_until = 0.0
+            self._append(work)
+            return True
 
     def release(self) -> None:
         """The next step is under way: what waits may run."""
@@ -64,7 +70,15 @@ class Background:
             return
         self.release()
         with self._changed:
-            self._changed.wait_for(lambda: not self._work and not self._busy)
+            self._awaited += 1
+            try:
+                self._changed.wait_for(lambda: not self._work and not self._busy)
+            finally:
+                self._awaited -= 1
+
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for the work, which then has no reason to wait for others."""
+        return self._awaited > 0
 
     def close(self) -> None:
         """Finish what waits and end the thread."""
@@ -76,6 +90,13 @@ class Background:
             self._thread.join()
         self._thread = None
         self._closed = False
+
+    def _append(self, work: Callable[[], None]) -> None:
+        self._work.append(work)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="rldk-judge", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
 
     def _run(self) -> None:
         while True:

@@ -31,28 +31,50 @@ class Readings:
     pending: Callable[[], Tensor] | None
 
 
-def reduced(part: Part, readings: Readings, overhead: Mapping[str, float], shield: Shield) -> Part:
-    """The part with all that was to be read, per-sequence columns computed where their tensors lie.
+def columns_of(observation: Observation, shield: Shield, pause: Callable[[], None] = lambda: None) -> Part:
+    """Per-sequence columns of the rollout and the update, computed where their tensors lie, of what can be read.
 
-    What cannot be read is missing, the rest is there: a rank that failed here must not leave the others waiting for it
-    in the exchange that follows. `overhead` joins where there is anything at all.
+    Args:
+        observation: gives them.
+        shield: keeps the faults.
+        pause: is called between two pieces of work.
     """
+    part = Part()
     rollout = update = None
     with shield.at("reading a rollout"):
-        rollout, update = readings.observation.rollout, readings.observation.update
-    for measurement in readings.measurements:
-        with shield.at("measuring"):
-            part.scalars.update(measurement())
-    if part.scalars or rollout is not None or update is not None:
-        part.scalars.update(overhead)
+        rollout, update = observation.rollout, observation.update
     if rollout is not None:
         with shield.at("reducing a rollout"):
-            part.rollout = catalogue.rollout_columns(rollout)
+            for columns in catalogue.each_columns(rollout):
+                part.rollout.update(columns)
+                pause()
             part.tails = catalogue.rollout_tails(rollout)
             part.names = catalogue.names(rollout)
+    pause()
     if update is not None:
         with shield.at("reducing an update"):
             part.update = catalogue.update_columns(update)
+    return part
+
+
+def reduced(
+    part: Part, readings: Readings, overhead: Mapping[str, float], shield: Shield, columns: Part | None = None
+) -> Part:
+    """The part with all that was to be read.
+
+    What cannot be read is missing, the rest is there: a rank that failed here must not leave the others waiting for it
+    in the exchange that follows. `overhead` joins where there is anything at all.
+
+    Args:
+        columns: those of the rollout and the update, where they have been computed already.
+    """
+    columns = columns_of(readings.observation, shield) if columns is None else columns
+    part.rollout, part.tails, part.names, part.update = columns.rollout, columns.tails, columns.names, columns.update
+    for measurement in readings.measurements:
+        with shield.at("measuring"):
+            part.scalars.update(measurement())
+    if part.scalars or part.rollout or part.update:
+        part.scalars.update(overhead)
     if readings.pending is not None:
         with shield.at("reading the optimizer"):
             part.probe = readings.pending()

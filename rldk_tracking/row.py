@@ -14,30 +14,50 @@ from rldk_tracking.ranks import Merged
 ProbeReader = Callable[[list[float]], dict[str, float]]
 
 
-def row_of(merged: Merged, read_probe: ProbeReader | None = None) -> dict[str, float]:
+def row_of(
+    merged: Merged, read_probe: ProbeReader | None = None, known: Mapping[str, float] | None = None
+) -> dict[str, float]:
     """Every key that exists for the step. What was computed from a rollout wins over what a trainer logged.
 
     Args:
         merged: the step over all ranks.
         read_probe: turns the optimizer probe's numbers into keys.
+        known: what `computed` gave for it, where that was asked already.
     """
     row = merge_scalars(merged.scalars)
     if read_probe is not None and merged.probes:
         probes = [read_probe(values) for values in merged.probes]
         row |= merge_scalars(probes) | weights_spread(probes)
     row |= time_spread(merged.scalars)
-    row |= catalogue.compute_rollout(merged.rollout)
-    row |= catalogue.compute_update(merged.update)
-    return {key: value for key, value in row.items() if math.isfinite(value)}
+    row |= computed(merged) if known is None else known
+    return _finite(row)
 
 
-def draft_of(scalars: Sequence[Mapping[str, float | Tensor]]) -> dict[str, float]:
-    """What is known of a step before its row is computed: the numbers that lie on the host, one mapping for each rank.
+def computed(merged: Merged, pause: Callable[[], None] = lambda: None) -> dict[str, float]:
+    """The keys that follow from the step's rollout and update, whatever their values.
+
+    Args:
+        merged: the step over all ranks.
+        pause: is called between two pieces of work.
+    """
+    row: dict[str, float] = {}
+    for numbers in catalogue.each_computed(merged.rollout):
+        row |= numbers
+        pause()
+    return row | catalogue.compute_update(merged.update)
+
+
+def draft_of(scalars: Sequence[Mapping[str, float | Tensor]], known: Mapping[str, float]) -> dict[str, float]:
+    """What is known of a step before its row is computed: the numbers that lie on the host.
 
     Numbers on a device are left out, since reading one would wait for all that the device has been given.
+
+    Args:
+        scalars: one mapping for each rank.
+        known: what `computed` gave, empty where that was not asked yet.
     """
     here = [{key: float(value) for key, value in part.items() if _is_on_host(value)} for part in scalars]
-    return {key: value for key, value in (merge_scalars(here) | time_spread(here)).items() if math.isfinite(value)}
+    return _finite({**merge_scalars(here), **time_spread(here), **known})
 
 
 def merge_scalars(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -62,6 +82,10 @@ def time_spread(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     key = "rldk/system/rank_spread/seconds"
     waited = [part[key] for part in parts if key in part]
     return {key: max(waited) - min(waited)} if len(waited) > 1 else {}
+
+
+def _finite(row: Mapping[str, float]) -> dict[str, float]:
+    return {key: value for key, value in row.items() if math.isfinite(value)}
 
 
 def _is_on_host(value: float | Tensor) -> bool:

@@ -11,10 +11,11 @@ import atexit
 import logging
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rldk_tracking.acting import Acting
+from rldk_tracking.ahead import Ahead
 from rldk_tracking.background import Background
 from rldk_tracking.charts.heatmaps import Heatmaps
 from rldk_tracking.fan_out import FanOut
@@ -87,6 +88,7 @@ class Run:
         self.listeners: list[Callable[[Alert], None]] = []
         self.followers: list[Callable[[int, Mapping[str, float]], Mapping[str, float]]] = []
         self._measurements: list[Measurement] = []
+        self._ahead: Ahead | None = None
         self._latest: tuple[int | None, dict[str, float]] = (None, {})
         self._alerts: list[Alert] = []
         self._claims: dict[str, weakref.ref[Any]] = {}
@@ -182,6 +184,13 @@ class Run:
         pair = rollout if rollout is not None else before.rollout, update if update is not None else before.update
         self.observation = Observation(made=lambda: pair)
 
+    def read_ahead(self, observation: Observation) -> None:
+        """The rollout of the step in progress is complete and has time to be read, as a backward pass begins."""
+        if self._ranks is None or self.settings.strict:
+            return
+        ahead = Ahead(observation, self._ranks, self._background.shield, self._background.is_awaited)
+        self._ahead = ahead if self._background.offer(ahead.compute) else None
+
     def add(self, scalars: Mapping[str, float | torch.Tensor], override: bool = True) -> None:
         """Single numbers of the step in progress. With `override` False a number that is there already stays."""
         for key, value in scalars.items():
@@ -236,24 +245,30 @@ class Run:
         self._fan_out.join(self.info)
         part, overhead = self.part, self._overhead()
         readings = Readings(self.observation, self._measurements, self.read_pending)
+        ahead = self._ahead if self._ahead is not None and self._ahead.belongs_to(self.observation) else None
         self.part, self.observation, self._measurements, self.read_pending = Part(), Observation(), [], None
+        self._ahead = None
         shield = self._background.shield
         if ranks.world_size > 1:  # a collective belongs on the training thread, in the trainer's own order
             part.scalars["rldk/system/rank_spread/seconds"] = ranks.waited + self.waited_seconds
             self.waited_seconds = 0.0
-            merged = ranks.merge(reduced(part, readings, overhead, self.shield))
-            self._step_soon(step, merged.scalars, lambda: self._judge(engine, step, merged), wait)
+            columns = None if ahead is None else ahead.part()
+            merged = ranks.merge(reduced(part, readings, overhead, self.shield, columns))
+            self._step_soon(step, draft_of(merged.scalars, {}), lambda: self._judge(engine, step, merged), wait)
         else:
-            known = [{**part.scalars, **overhead}] if part.scalars else []
+            row = {} if ahead is None else ahead.row
+            if part.scalars or row:
+                part.scalars.update(overhead)
+            draft = draft_of([part.scalars], row)
 
             def judge() -> None:
-                self._judge(engine, step, ranks.merge(reduced(part, readings, overhead, shield)))
+                columns, known = (Part(), ahead.row) if ahead is not None and ahead.is_done else (None, None)
+                merged = ranks.merge(reduced(part, readings, overhead, shield, columns))
+                self._judge(engine, step, merged if ahead is None else ahead.join(merged), known)
 
-            self._step_soon(step, known, judge, wait)
+            self._step_soon(step, draft, judge, wait)
 
-    def _step_soon(
-        self, step: int, known: Sequence[Mapping[str, float | torch.Tensor]], judge: Callable[[], None], wait: bool
-    ) -> None:
+    def _step_soon(self, step: int, known: Mapping[str, float], judge: Callable[[], None], wait: bool) -> None:
         """Have a step judged, and what is known of it kept on disk until it is."""
         if self._waits(wait):
             self._soon(judge, wait=True)
@@ -265,7 +280,7 @@ class Run:
             finally:
                 self._fan_out.let_go()
 
-        self._fan_out.hold(draft_of(known), step)
+        self._fan_out.hold(known, step)
         self._background.submit(work)
 
     def _waits(self, wait: bool) -> bool:
@@ -279,8 +294,8 @@ class Run:
         else:
             self._background.submit(work)
 
-    def _judge(self, engine: Engine, step: int, merged: Merged) -> None:
-        row = row_of(merged, self.read_probe)
+    def _judge(self, engine: Engine, step: int, merged: Merged, known: Mapping[str, float] | None = None) -> None:
+        row = row_of(merged, self.read_probe, known)
         if not row:
             return
         for follow in self.followers:  # what follows from this row and those before it

@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 logger = logging.getLogger(__name__)
@@ -39,12 +40,15 @@ class _Prompt:
         self._lock = threading.Lock()
         self._inside = 0
         self._before = 0.0
+        self.outside = threading.Event()
+        self.outside.set()
 
     def enter(self) -> None:
         with self._lock:
             if self._inside == 0:
                 self._before = sys.getswitchinterval()
                 sys.setswitchinterval(min(self.INTERVAL, self._before))
+                self.outside.clear()
             self._inside += 1
 
     def leave(self) -> None:
@@ -52,9 +56,26 @@ class _Prompt:
             self._inside -= 1
             if self._inside == 0:
                 sys.setswitchinterval(self._before)
+                self.outside.set()
 
 
 _PROMPT = _Prompt()
+
+COURTESY = 0.02
+"""Seconds for which `give_way` waits at most."""
+GLANCE = 0.001
+"""Seconds after which it looks again whether it is waited for itself."""
+
+
+def give_way(is_awaited: Callable[[], bool] = lambda: False) -> None:
+    """Let the training pass, where it waits for us at this moment; between two pieces of work beside it.
+
+    Args:
+        is_awaited: whether it is this work that the training waits for.
+    """
+    until = time.monotonic() + COURTESY
+    while not is_awaited() and not _PROMPT.outside.wait(GLANCE) and time.monotonic() < until:
+        pass
 
 
 class Shield:

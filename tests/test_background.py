@@ -103,3 +103,19 @@ def test_nobody_who_waits_for_the_work_waits_for_the_release(monkeypatch: pytest
     background.close()
     assert len(done) == 21
     assert time.monotonic() - begin < 30
+
+
+def test_what_is_offered_begins_at_once_unless_other_work_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rldk_tracking.background.HOLD", 60.0)
+    background, seen, gate = Background(Shield()), [], threading.Event()
+    assert background.offer(lambda: gate.wait(5) and seen.append(1))
+    while background._work:
+        time.sleep(0.001)
+    assert background.offer(lambda: seen.append(2)), "one is under way, none waits"
+    assert not background.offer(lambda: seen.append(3)), "one waits"
+    gate.set()
+    background.settle()
+    background.submit(lambda: seen.append(4))
+    assert not background.offer(lambda: seen.append(5)), "that one waits for the release"
+    background.close()
+    assert seen == [1, 2, 4]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import functools
 import gc
 import threading
+import time
 import weakref
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +15,7 @@ from rldk_tracking.rollout import Rollout
 from rldk_tracking.run import Run
 from rldk_tracking.settings import Settings
 from rldk_tracking.shield import TrainingStopped
+from rldk_tracking.sources.base import Observation
 from rldk_tracking.trackers.base import RunInfo
 from rldk_tracking.trackers.draft import drafts
 from rldk_tracking.trackers.memory import InMemoryTracker
@@ -99,6 +102,83 @@ def test_what_is_known_of_a_step_is_on_disk_while_its_row_is_computed(tmp_path: 
     run.close("finished")
     assert held(tmp_path) == []
     assert tracker.series["rldk/train/loss"] == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]
+
+
+SCORED = Rollout(mask=torch.ones(4, 2, dtype=torch.bool), scores=torch.tensor([1.0, 2.0, 3.0, 6.0]))
+
+
+def test_what_was_read_ahead_is_in_the_draft_and_is_read_once(tmp_path: Path) -> None:
+    gate, tracker, made = threading.Event(), Distant(), []
+    run = Run(Settings(trackers=[tracker]), RunInfo(output_dir=str(tmp_path)))
+    run.open()
+    run.followers.append(lambda step, row: {"rldk/gate": float(gate.wait(10))})
+    observation = Observation(made=functools.cache(lambda: (made.append(1), (SCORED, None))[1]))
+    run.read_ahead(observation)
+    settled(run)
+    run.observation = Observation({"rldk/train/loss": 0.5}, observation.made)
+    run.add({"rldk/train/loss": 0.5, "rldk/reward/mean": 99.0})
+    run.finish(1)
+    [(step, row)] = held(tmp_path)
+    assert (step, row["rldk/train/loss"], row["rldk/reward/mean"]) == (1, 0.5, 3.0)
+    assert "rldk/system/overhead_fraction" in row
+    gate.set()
+    assert run.latest.items() >= row.items()
+    run.close("finished")
+    assert tracker.series["rldk/reward/mean"] == [(1, 3.0)]
+    assert made == [1]
+
+
+def test_what_was_read_ahead_of_another_rollout_is_not_this_steps() -> None:
+    run, tracker = run_of()
+    run.open()
+    run.read_ahead(Observation(made=lambda: (SCORED, None)))
+    run.observe(Rollout(mask=SCORED.mask, scores=2 * SCORED.scores))
+    run.finish(1)
+    run.finish(2)
+    run.close("finished")
+    assert tracker.series["rldk/reward/mean"] == [(1, 6.0)]
+
+
+def test_a_rollout_alone_that_was_read_ahead_makes_a_row() -> None:
+    run, tracker = run_of()
+    run.open()
+    run.observation = Observation(made=functools.cache(lambda: (SCORED, None)))
+    run.read_ahead(run.observation)
+    settled(run)
+    run.finish(1)
+    run.close("finished")
+    assert tracker.series["rldk/reward/mean"] == [(1, 3.0)]
+    assert [step for step, _ in tracker.series["rldk/system/overhead_fraction"]] == [1]
+
+
+def test_nothing_is_read_ahead_where_faults_are_to_be_seen() -> None:
+    """They belong to the step's end, on the training thread."""
+    run, _ = run_of(strict=True)
+    run.open()
+    run.read_ahead(Observation(made=lambda: 1 / 0))  # type: ignore[arg-type, return-value]
+    settled(run)
+    assert run.shield.faults == 0
+    run.close("finished")
+
+
+def test_who_waits_for_a_verdict_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read ahead lets the training pass, which here waits for it."""
+    monkeypatch.setattr("rldk_tracking.shield.COURTESY", 60.0)
+    run, tracker = run_of(on_critical="stop")
+    run.open()
+    run.observation = Observation(made=functools.cache(lambda: (time.sleep(0.2), (SCORED, None))[1]))
+    with run.shield.at("the step's end"):
+        run.read_ahead(run.observation)
+        begin = time.monotonic()
+        run.finish(1)
+        assert time.monotonic() - begin < 10
+    assert tracker.series["rldk/reward/mean"] == [(1, 3.0)]
+    run.close("finished")
+
+
+def settled(run: Run) -> None:
+    """Wait for what is beside the training."""
+    assert run.latest == {}
 
 
 def test_a_step_with_nothing_in_it_makes_no_row() -> None:

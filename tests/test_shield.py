@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from rldk_tracking.shield import Shield, TrainingStopped
+from rldk_tracking.shield import COURTESY, Shield, TrainingStopped, give_way
 
 
 def test_a_fault_is_logged_once_for_each_place_and_kind(caplog: pytest.LogCaptureFixture) -> None:
@@ -89,3 +89,36 @@ def test_a_busy_thread_beside_it_does_not_hold_the_training_up() -> None:
         ended.set()
         thread.join()
     assert prompt < plain / 3
+
+
+def test_who_gives_way_waits_while_the_training_waits_for_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rldk_tracking.shield.COURTESY", 60.0)
+    passed = threading.Event()
+
+    def beside() -> None:
+        give_way()
+        passed.set()
+
+    give_way()
+    one, two = Shield(training=True), Shield(training=True)
+    thread = threading.Thread(target=beside)
+    with one.at("one"), two.at("two"):
+        with one.at("within"):
+            thread.start()
+        assert not passed.wait(0.1)
+    assert passed.wait(5)
+    thread.join()
+
+
+def test_nobody_gives_way_for_long() -> None:
+    with Shield(training=True).at("an event that takes its time"):
+        begin = time.monotonic()
+        give_way()
+        assert COURTESY / 2 < time.monotonic() - begin < 5
+        begin = time.monotonic()
+        give_way(lambda: True)
+        assert time.monotonic() - begin < COURTESY / 2
+    with Shield().at("what is done beside the training"):
+        begin = time.monotonic()
+        give_way()
+        assert time.monotonic() - begin < COURTESY / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -49,10 +50,16 @@ def names(rollout: Rollout) -> tuple[str, ...]:
     return reward.names(rollout)
 
 
-@torch.no_grad()
 def rollout_columns(rollout: Rollout) -> dict[str, Tensor]:
     """(B,) per-completion statistics of all groups; names are among `ROLLOUT_COLUMNS`."""
-    return {name: column for group in ROLLOUT_GROUPS for name, column in group.columns(rollout).items()}
+    return {name: column for columns in each_columns(rollout) for name, column in columns.items()}
+
+
+@torch.no_grad()
+def each_columns(rollout: Rollout) -> Iterator[dict[str, Tensor]]:
+    """The same, a group at a time."""
+    for group in ROLLOUT_GROUPS:
+        yield group.columns(rollout)
 
 
 @torch.no_grad()
@@ -63,7 +70,13 @@ def rollout_tails(rollout: Rollout) -> dict[str, tuple[Tensor, Tensor]]:
 
 def compute_rollout(table: Table) -> dict[str, float]:
     """Every key that exists for the merged table of a step's rollout."""
-    return {key: number for group in ROLLOUT_GROUPS for key, number in group.compute(table).items()}
+    return {key: number for numbers in each_computed(table) for key, number in numbers.items()}
+
+
+def each_computed(table: Table) -> Iterator[dict[str, float]]:
+    """The same, a group at a time."""
+    for group in ROLLOUT_GROUPS:
+        yield group.compute(table)
 
 
 @torch.no_grad()

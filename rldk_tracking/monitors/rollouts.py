@@ -41,6 +41,7 @@ class RolloutMonitor(Monitor):
         run.honours_stop = getattr(self._source, "honours_stop", True)
         run.read_logs = canonical
         self._source.shield = run.shield
+        self._source.ready = run.read_ahead
         self._source.attach(trainer, args)
 
     def collect(self, run: Run, step: int, logs: Mapping[str, Any]) -> None:

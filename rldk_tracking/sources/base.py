@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
     from rldk_tracking.rollout import PolicyUpdate, Rollout
     from rldk_tracking.shield import Shield
+
+
+Made = Callable[[], "tuple[Rollout | None, PolicyUpdate | None]"]
+"""Puts a rollout and an update together."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Observation:
     """
 
     scalars: Mapping[str, float | Tensor] = field(default_factory=dict)
-    made: Callable[[], tuple[Rollout | None, PolicyUpdate | None]] = lambda: (None, None)
+    made: Made = lambda: (None, None)
 
     @property
     def rollout(self) -> Rollout | None:
@@ -44,6 +48,11 @@ class Observation:
         return self.made()
 
 
+def is_same(seen: Sequence[object], now: Sequence[object]) -> bool:
+    """Whether the same objects, in the same order."""
+    return len(seen) == len(now) and all(one is other for one, other in zip(seen, now, strict=True))
+
+
 class Source(Protocol):
     """Reads one family of trainers.
 
@@ -54,6 +63,8 @@ class Source(Protocol):
         missing: what cannot be read from this trainer and which keys will lack, in words; said once as a warning.
         shield: keeps faults of the reading from the trainer's methods in which it happens. The run gives it its own,
             before `attach`, so that their time counts.
+        ready: is told, where a source knows, that a step's last backward pass begins and what its rollout is made of.
+            `read` then gives an observation of the same `made`, unless that was not all.
     """
 
     rows_per_rank: int
@@ -61,6 +72,7 @@ class Source(Protocol):
     rollout_seconds: float | None
     missing: list[str]
     shield: Shield
+    ready: Callable[[Observation], None]
 
     def attach(self, trainer: Any, args: Any) -> None:
         """Install on this trainer instance what is needed to look. Once, when training begins."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -143,6 +143,7 @@ class LogsSource:
     def __init__(self, trainer: Any) -> None:
         self.missing: list[str] = []
         self.shield = Shield(training=True)
+        self.ready: Callable[[Observation], None] = lambda observation: None
         self.rollout_seconds: float | None = None
 
     def attach(self, trainer: Any, args: Any) -> None:

@@ -69,7 +69,7 @@ def queued() -> float:
 
 ON_THE_TRAINING_THREAD = {
     RLDKCallback: ("on_step_begin", "on_step_end", "on_log"),
-    GroupSource: ("_keep_generation", "_keep_logprobs"),
+    GroupSource: ("_keep_generation", "_keep_logprobs", "_begin_backward"),
     OptimizerProbe: ("_before_clipping", "_before_step", "_after_step"),
 }
 """Everything of ours that a step goes through."""

@@ -85,11 +85,18 @@ class Trainer:
         return results
 
 
+def watch_of(trainer: Trainer, complete: Any = lambda trainer, batches: None) -> UpdateWatch:
+    return UpdateWatch(trainer, weakref.ref(trainer), Shield(strict=True), complete)
+
+
 def test_backward_is_called_as_before_and_put_back() -> None:
     trainer = Trainer()
-    watch = UpdateWatch(trainer, weakref.ref(trainer), Shield(strict=True))
+    complete: list[Any] = []
+    watch = watch_of(trainer, lambda *told: complete.append(told))
     assert trainer.train(2) == ["backward of 0", "backward of 1"]
     taken = watch.take()
+    assert [(who, len(batches)) for who, batches in complete] == [(trainer, 2)], "told once, of both"
+    assert complete[0][1] == taken and complete[0][1] is not taken
     assert [b.is_first for b in taken] == [True, False]
     assert [float(b.new_logprobs[0, 0]) for b in taken] == [0.0, -1.0]
     assert watch.take() == []
@@ -101,7 +108,7 @@ def test_backward_is_called_as_before_and_put_back() -> None:
 
 def test_updates_that_nobody_takes_do_not_pile_up() -> None:
     trainer = Trainer()
-    watch = UpdateWatch(trainer, weakref.ref(trainer), Shield(strict=True))
+    watch = watch_of(trainer)
     trainer.train(7)
     assert len(watch.take()) <= 2
     watch.detach()
@@ -109,7 +116,7 @@ def test_updates_that_nobody_takes_do_not_pile_up() -> None:
 
 def test_a_backward_pass_outside_of_the_loop_is_left_alone() -> None:
     trainer = Trainer()
-    watch = UpdateWatch(trainer, weakref.ref(trainer), Shield(strict=True))
+    watch = watch_of(trainer)
     assert trainer.accelerator.backward("x") == "backward of x"
     assert watch.take() == []
     watch.detach()
