@@ -7,26 +7,21 @@ verdict (`on_critical="stop"`), or faults are to be seen (`strict`), the trainin
 
 from __future__ import annotations
 
-import atexit
 import logging
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rldk_tracking.acting import Acting
 from rldk_tracking.ahead import Ahead
-from rldk_tracking.background import Background
-from rldk_tracking.charts.heatmaps import Heatmaps
-from rldk_tracking.fan_out import FanOut
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.goals import rules_of
 from rldk_tracking.health.limits import limits_of
 from rldk_tracking.health.presets import rules_for
 from rldk_tracking.keys import CATALOGUE
-from rldk_tracking.ledger import Ledger
 from rldk_tracking.metrics import catalogue
 from rldk_tracking.metrics.table import Table
+from rldk_tracking.outlet import Outlet
 from rldk_tracking.ranks import Merged, Part, Ranks, Schema
 from rldk_tracking.readings import Measurement, Readings, reduced
 from rldk_tracking.row import ProbeReader, draft_of, row_of
@@ -43,8 +38,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_RUNS: weakref.WeakKeyDictionary[Any, Run] = weakref.WeakKeyDictionary()
-"""The present run of each trainer that is being watched."""
+_RUNS: weakref.WeakKeyDictionary[Any, tuple[weakref.ref[Run], Outlet]] = weakref.WeakKeyDictionary()
+"""The present run of each trainer that is being watched. Its monitors, which the trainer has, keep it alive: held here
+it would keep the trainer."""
 
 
 class Run:
@@ -60,7 +56,6 @@ class Run:
         stop: the alert that asked for a stop, if any.
         save: whether a rule asked for a checkpoint that the trainer has not been told of.
         ending: whether the step in progress is the last one.
-        closed: whether it is over.
     """
 
     def __init__(self, settings: Settings, info: RunInfo | None = None) -> None:
@@ -73,7 +68,6 @@ class Run:
         self.stop: Alert | None = None
         self.save = False
         self.ending = False
-        self.closed = False
         # Set by the monitors that know.
         self.find_trackers: Callable[[], list[Tracker]] = list
         self.read_logs: Callable[[Mapping[str, Any]], dict[str, float]] = dict
@@ -89,18 +83,13 @@ class Run:
         self.followers: list[Callable[[int, Mapping[str, float]], Mapping[str, float]]] = []
         self._measurements: list[Measurement] = []
         self._ahead: Ahead | None = None
-        self._latest: tuple[int | None, dict[str, float]] = (None, {})
         self._alerts: list[Alert] = []
         self._claims: dict[str, weakref.ref[Any]] = {}
         self._monitors: list[Any] = []
         self._waiting: set[int] = set()
         self._ranks: Ranks | None = None
-        self._fan_out = FanOut([], None)
-        self._acting = Acting([])
-        self._background = Background(Shield())
-        self._status = ""
-        self._ledger = Ledger(None)
-        self._heatmaps = Heatmaps()
+        self._outlet = Outlet(settings)
+        self._background = self._outlet.background
         self._resume: dict[str, Any] = {}
         self._resumed_at: int | None = None
         self._measured = (time.perf_counter(), 0.0)
@@ -108,11 +97,14 @@ class Run:
     @classmethod
     def of(cls, trainer: Any, settings: Settings, info: RunInfo) -> Run:
         """The run of a trainer's present `train()`, made by the first monitor that asks at train begin."""
-        run = _RUNS.get(trainer)
-        if run is not None and run.engine is not None and not run.closed:
-            run.close("crashed")  # an exception ended the last `train()`, or nobody would begin again
+        known, outlet = _RUNS.get(trainer, (lambda: None, None))
+        run = known()
+        if outlet is not None and outlet.is_open and not outlet.closed:
+            # An exception ended the last `train()`, or nobody would begin again.
+            (outlet if run is None else run).close("crashed")
         if run is None or run.closed:
-            run = _RUNS[trainer] = cls(settings, info)
+            run = cls(settings, info)
+            _RUNS[trainer] = weakref.ref(run), run._outlet
         return run
 
     # What monitors ask of it.
@@ -143,7 +135,7 @@ class Run:
         settings = self.settings
         rules = [*rules_for(settings.rules, settings.overrides), *rules_of(settings.goals)]
         self.engine = Engine(rules, context=dict(self.info.config))
-        self._acting = Acting(rules, settings.strict)
+        self._outlet.open(rules)
         try:
             self.engine.load_state(self._resume)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -152,15 +144,13 @@ class Run:
         self._ranks = Ranks(schema, self.device, self.rows_per_rank)
         if self._ranks.rank == 0:
             found = settings.trackers if settings.trackers is not None else self.find_trackers()
-            folder = settings.output_dir or self.info.output_dir
-            self._ledger = Ledger(folder, self._resumed_at)
-            self._fan_out = FanOut(found, folder, self._resumed_at)
-            self._fan_out.open(self.info)
-            self._acting.open(self.info)
-            self._set_status("running", self._resumed_at or 0)
-        # After the trackers' own, so that it is called before them.
-        atexit.register(self._at_exit)
+            self._outlet.write_to(found, self.info, self._resumed_at)
         return self._ranks, self.engine
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is over."""
+        return self._outlet.closed
 
     @property
     def world_size(self) -> int:
@@ -242,7 +232,7 @@ class Run:
             wait: for the verdict.
         """
         ranks, engine = self.open()
-        self._fan_out.join(self.info)
+        self._outlet.fan_out.join(self.info)
         part, overhead = self.part, self._overhead()
         readings = Readings(self.observation, self._measurements, self.read_pending)
         ahead = self._ahead if self._ahead is not None and self._ahead.belongs_to(self.observation) else None
@@ -278,19 +268,19 @@ class Run:
             try:
                 judge()
             finally:
-                self._fan_out.let_go()
+                self._outlet.fan_out.let_go()
 
-        self._fan_out.hold(known, step)
+        self._outlet.fan_out.hold(known, step)
         self._background.submit(work)
 
     def _waits(self, wait: bool) -> bool:
-        return wait or self.settings.strict or self.settings.on_critical == "stop" or self._acting.decides
+        return wait or self.settings.strict or self.settings.on_critical == "stop" or self._outlet.acting.decides
 
     def _soon(self, work: Callable[[], None], wait: bool) -> None:
         if self._waits(wait):
             self._background.settle()
             work()
-            self._fan_out.catch_up()
+            self._outlet.fan_out.catch_up()
         else:
             self._background.submit(work)
 
@@ -300,57 +290,33 @@ class Run:
             return
         for follow in self.followers:  # what follows from this row and those before it
             row.update(follow(step, row))
-        if self._fan_out:  # rank 0's own affair, and no reason for a stop
-            row["rldk/system/tracker_errors"] = float(self._fan_out.errors)
-            row["rldk/system/trackers_down"] = float(self._fan_out.down)
+        row.update(self._outlet.health())
         alerts = engine.update(step, row)
         self._alerts.extend(alerts)
         firing = engine.firing
         row.update(engine.scores())
         row["rldk/alerts/firing"] = float(len(firing))
         row.update(limits_of(self.settings.overrides, self.settings.goals))
-        earlier = self._latest[1] if self._latest[0] == step else {}
-        self._latest = (step, earlier | row)
-        if self.settings.on_critical == "stop" and self.stop is None:
-            self.stop = next((a for a in alerts if a.severity == "critical" and a.state == "firing"), None)
-        if self.stop is None:
-            self.stop = self._acting.stop(alerts)
-        self.save = self.save or self._acting.save(alerts)
-        if self._ranks is not None and self._ranks.rank == 0:
-            self._deliver(step, news_of(row, earlier), alerts)
-            self._heatmaps.take(step, merged.rollout.get("reward/score"), self.read_layers.get("gradients"))
-            if self._heatmaps.due:
-                self._draw(step)
-            severities = {alert.severity for alert in firing}
-            self._set_status(next((s for s in ("critical", "warning") if s in severities), "running"), step)
+        self.stop = self.stop or self._stop_for(alerts)
+        self.save = self.save or self._outlet.acting.save(alerts)
+        self._outlet.take(step, row, alerts, self.listeners)
+        self._outlet.draw(step, merged.rollout.get("reward/score"), self.read_layers.get("gradients"))
+        severities = {alert.severity for alert in firing}
+        self._outlet.set_status(next((s for s in ("critical", "warning") if s in severities), "running"), step)
 
-    def _deliver(self, step: int, row: Mapping[str, float], alerts: Iterable[Alert]) -> None:
-        if row:
-            self._fan_out.put("log", dict(row), step)
-        for alert in alerts:
-            if not self._ledger.is_news(alert):
-                continue
-            log = logger.info if alert.state == "resolved" or alert.severity == "info" else logger.warning
-            log("%s (step %d): %s", alert.title, alert.step, alert.message)
-            self._fan_out.put("alert", alert)
-            self._acting.tell(alert)
-            for listener in self.listeners:
-                listener(alert)
-
-    def _draw(self, step: int) -> None:
-        for key, heatmap in self._heatmaps.made().items():
-            self._fan_out.put("log_heatmap", key, heatmap, step)
+    def _stop_for(self, alerts: Iterable[Alert]) -> Alert | None:
+        """The first of these alerts that asks to stop."""
+        if self.settings.on_critical == "stop":
+            for alert in alerts:
+                if alert.severity == "critical" and alert.state == "firing":
+                    return alert
+        return self._outlet.acting.stop(alerts)
 
     def _overhead(self) -> dict[str, float]:
         """Share of the wall time since the last row that the training waited for these diagnostics, on this rank."""
         (then, before), now = self._measured, time.perf_counter()
         self._measured = (now, self.shield.seconds)
         return {"rldk/system/overhead_fraction": (self.shield.seconds - before) / (now - then)} if now > then else {}
-
-    def _set_status(self, status: str, step: int) -> None:
-        if status != self._status:
-            self._status = status
-            self._fan_out.put("status", status, dict(self._latest[1]), step)
 
     def release(self) -> None:
         """The next step begins: what was put off until then may be done beside it."""
@@ -362,15 +328,15 @@ class Run:
 
     def table(self, key: str, columns: list[str], rows: list[list[Any]], step: int) -> None:
         """A table for every tracker that shows tables (rank 0)."""
-        self._fan_out.put("log_table", key, columns, rows, step)
+        self._outlet.fan_out.put("log_table", key, columns, rows, step)
 
     def figure(self, key: str, svg: str, step: int) -> None:
         """A picture for every tracker that shows pictures (rank 0)."""
-        self._fan_out.put("log_figure", key, svg, step)
+        self._outlet.fan_out.put("log_figure", key, svg, step)
 
     def checkpoint(self, name: str, metrics: Mapping[str, float], params: Mapping[str, str], step: int) -> None:
         """What a saved checkpoint was found to be, for every tracker that keeps models (rank 0)."""
-        self._fan_out.put("log_checkpoint", name, dict(metrics), dict(params), step)
+        self._outlet.fan_out.put("log_checkpoint", name, dict(metrics), dict(params), step)
 
     # What is known of it. Reading waits for the steps that are under way.
 
@@ -378,13 +344,13 @@ class Run:
     def latest(self) -> dict[str, float]:
         """The last row, key to value."""
         self._background.settle()
-        return self._latest[1]
+        return self._outlet.latest[1]
 
     @property
     def latest_step(self) -> int | None:
         """The last row's step; None before the first."""
         self._background.settle()
-        return self._latest[0]
+        return self._outlet.latest[0]
 
     @property
     def alerts(self) -> list[Alert]:
@@ -394,7 +360,7 @@ class Run:
 
     def urls(self) -> dict[str, str]:
         """Addresses of the run's pages, by tracker."""
-        return self._fan_out.urls()
+        return self._outlet.fan_out.urls()
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs to go on judging where this one is, as plain data."""
@@ -431,21 +397,15 @@ class Run:
         raise TrainingStopped(stop.rule, stop.step, stop.message)
 
     def close(self, status: str, step: int | None = None) -> None:
-        """Judge what is under way, flush the trackers within the time limit, and leave nothing behind."""
+        """Have the monitors take out what they installed, judge what is under way, flush the trackers in time."""
         if self.closed:
             return
-        self.closed = True
-        self._background.close()
-        self._draw(self._latest[0] or 0)
-        self._set_status(status, step if step is not None else self._latest[0] or 0)
-        self._fan_out.close(self.settings.close_timeout)
-        self._acting.close(self.settings.close_timeout)
-        self._ledger.close()
-        atexit.unregister(self._at_exit)
-
-    def _at_exit(self) -> None:
-        # The trackers' own time limit at exit is short, and nobody else is going to tell how this ended.
-        self.close("crashed")
+        monitors, self._monitors = self._monitors, []
+        for monitor in monitors:
+            with self.shield.at("the end of a training that was broken off"):
+                monitor.end(self)
+        self._ahead = None
+        self._outlet.close(status, step)
 
 
 def is_number(value: Any) -> bool:
@@ -453,11 +413,3 @@ def is_number(value: Any) -> bool:
     if isinstance(value, (int, float)):
         return True
     return getattr(value, "numel", None) is not None and value.numel() == 1 and not value.is_complex()
-
-
-def news_of(row: Mapping[str, float], earlier: Mapping[str, float]) -> dict[str, float]:
-    """What a step's second row says that its first did not: a store keeps both points, and one is one too many."""
-    if not earlier:
-        return dict(row)
-    changed = {key: value for key, value in row.items() if earlier.get(key) != value}
-    return {key: value for key, value in changed.items() if key not in earlier or not key.startswith("rldk/system/")}

@@ -25,6 +25,16 @@ class Trainer:
     """Stands for a trainer as a key, nothing else."""
 
 
+class Member:
+    """Stands for a monitor."""
+
+    def __init__(self) -> None:
+        self.ended = 0
+
+    def end(self, run: Run) -> None:
+        self.ended += 1
+
+
 def run_of(**settings: Any) -> tuple[Run, InMemoryTracker]:
     tracker = InMemoryTracker()
     return Run(Settings(trackers=[tracker], **settings)), tracker
@@ -32,7 +42,7 @@ def run_of(**settings: Any) -> tuple[Run, InMemoryTracker]:
 
 def test_a_step_is_closed_when_every_monitor_has_reported() -> None:
     run, tracker = run_of(strict=True)
-    one, two = object(), object()
+    one, two = Member(), Member()
     run.join(one, run.settings)
     run.join(two, run.settings)
     run.add({"rldk/train/loss": 1.0})
@@ -42,7 +52,12 @@ def test_a_step_is_closed_when_every_monitor_has_reported() -> None:
     run.reported(two, 1)
     assert tracker.series["rldk/train/loss"] == [(1, 1.0)]
     assert tracker.series["rldk/grad/norm"] == [(1, 2.0)]
+    run.leave(one, 1)
+    assert not run.closed and (one.ended, two.ended) == (0, 0), "it ends itself, and then leaves"
+    run.close("crashed")
+    assert run.closed and (one.ended, two.ended) == (0, 1), "nobody told the other that training is over"
     run.close("finished")
+    assert two.ended == 1
 
 
 def test_a_task_belongs_to_the_first_that_claims_it() -> None:
@@ -234,6 +249,13 @@ def test_a_trainer_that_trains_twice_has_two_runs() -> None:
     second = Run.of(trainer, settings, RunInfo())
     assert second is not first
     assert first.closed, "an exception had ended it"
+    second.open()
+    del second
+    gc.collect()
+    third = Run.of(trainer, settings, RunInfo())
+    third.close("finished")
+    tracker = settings.trackers[0]  # type: ignore[index]
+    assert [status for _, status in tracker.statuses] == ["running", "crashed", "running", "crashed"]  # type: ignore[attr-defined]
 
 
 def test_a_rollout_is_let_go_after_its_step() -> None:

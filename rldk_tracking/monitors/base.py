@@ -116,12 +116,16 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
     # Events of transformers.
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._run = None
+        run, before = None, self._run
+        if before is not None and not before.closed:
+            with before.shield.at("the end of a training that was broken off"):
+                self.end(before)
         self._closed_step, self._stopping_since = -1, None
         with Shield(self._settings.strict).at("on_train_begin"):
             trainer = self._given_trainer if self._given_trainer is not None else trainer_above()
             info = run_info(trainer, args, state, control)
-            self._run = Run.of(trainer, self._settings, info) if trainer is not None else Run(self._settings, info)
+            run = Run.of(trainer, self._settings, info) if trainer is not None else Run(self._settings, info)
+        self._run = run
         if self._run is None:
             return
         with self._run.shield.at("resuming"):
@@ -291,7 +295,6 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
     def close(self) -> None:
         """Flush the trackers of a training loop of the user's own. A transformers Trainer does this at train end."""
         if self._run is not None:
-            self.end(self._run)
             self._run.close("finished")
 
     def __enter__(self) -> Monitor:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
+
+from rldk_tracking.sources.wrapping import Wrapped
 
 BeforeClipping = Callable[[float | None, Tensor | None], None]
 WITHIN = ("clip_grad_norm_", "backward")
@@ -31,32 +34,36 @@ class AcceleratorWatch:
         self._accelerator: Any = accelerator
         self._before_clipping: BeforeClipping | None = before_clipping
         self._after_micro_batch: Callable[[], None] | None = after_micro_batch
-        self._originals = {name: getattr(accelerator, name) for name in WITHIN if hasattr(accelerator, name)}
-        self._installed: dict[str, Any] = {"clip_grad_norm_": self._clip, "backward": self._backward}
-        for name in self._originals:
-            setattr(accelerator, name, self._installed[name])
+        around = {"clip_grad_norm_": self._around_clipping, "backward": self._around_backward}
+        self._wrapped = [Wrapped(accelerator, name, around[name]) for name in WITHIN if hasattr(accelerator, name)]
 
     def detach(self) -> None:
         """Put the accelerator back as it was; where others have wrapped it since, fall silent."""
         self._before_clipping = self._after_micro_batch = None
-        for name, original in self._originals.items():
-            if self._accelerator.__dict__.get(name) == self._installed[name]:
-                delattr(self._accelerator, name)
-                if getattr(self._accelerator, name, None) != original:
-                    setattr(self._accelerator, name, original)
+        for wrapped in self._wrapped:
+            wrapped.restore()
+        self._wrapped = []
 
-    def _clip(self, parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
-        parameters = list(parameters)
-        if self._before_clipping is not None:
-            limit = float(max_norm)
-            self._before_clipping(limit if math.isfinite(limit) else None, scale_of(self._accelerator))
-        return self._originals["clip_grad_norm_"](parameters, max_norm, *args, **kwargs)
+    def _around_clipping(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def clip_grad_norm_(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
+            parameters = list(parameters)
+            if self._before_clipping is not None:
+                limit = float(max_norm)
+                self._before_clipping(limit if math.isfinite(limit) else None, scale_of(self._accelerator))
+            return original(parameters, max_norm, *args, **kwargs)
 
-    def _backward(self, loss: Any, *args: Any, **kwargs: Any) -> Any:
-        result = self._originals["backward"](loss, *args, **kwargs)
-        if self._after_micro_batch is not None and not getattr(self._accelerator, "sync_gradients", True):
-            self._after_micro_batch()
-        return result
+        return clip_grad_norm_
+
+    def _around_backward(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def backward(loss: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(loss, *args, **kwargs)
+            if self._after_micro_batch is not None and not getattr(self._accelerator, "sync_gradients", True):
+                self._after_micro_batch()
+            return result
+
+        return backward
 
 
 def scale_of(accelerator: Any) -> Tensor | None:

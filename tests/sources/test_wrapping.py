@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from typing import Any
 
 from rldk_tracking.sources.wrapping import Wrapped
@@ -50,3 +52,25 @@ def test_a_later_wrapper_stays_whole() -> None:
     Wrapped(mine, "double", counting(later))
     ours.restore()
     assert mine.double(4) == 8 and later == [4]
+
+
+def test_several_may_go_in_any_order() -> None:
+    for order in itertools.permutations(range(3)):
+        mine, calls = Thing(), [[], [], []]  # type: ignore[var-annotated]
+        layers = [Wrapped(mine, "double", counting(seen)) for seen in calls]
+        for number in order:
+            assert mine.double(1) == 2
+            layers[number].restore()
+        assert vars(mine) == {} and mine.double(1) == 2
+        assert all(calls)
+
+
+def test_what_lies_below_somebody_elses_wrapper_stays() -> None:
+    mine = Thing()
+    below = Wrapped(mine, "double", counting([]))
+    theirs = functools.wraps(mine.double)(lambda number: 0)
+    mine.double = theirs  # type: ignore[method-assign]
+    above = Wrapped(mine, "double", counting([]))
+    below.restore()
+    above.restore()
+    assert vars(mine)["double"] is theirs and mine.double(3) == 0
