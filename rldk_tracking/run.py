@@ -1,8 +1,9 @@
 """One object for one training run, shared by the monitors that watch it.
 
 A step goes through here once: the monitors hand over what they saw, `finish` merges it over the ranks, and beside the
-training the metrics are computed, judged, and handed to every tracker as one row. Where a decision depends on the
-verdict (`on_critical="stop"`), or faults are to be seen (`strict`), the training waits for it.
+training the metrics are computed, judged, and handed to every tracker as one row. Those of the rollout are computed
+before that, while the step's last backward pass lasts. Where a decision depends on the verdict (`on_critical="stop"`),
+or faults are to be seen (`strict`), the training waits for it.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def _send(path: Path, arguments: argparse.Namespace) -> bool:
         print(f"  The training was killed after step {step}; its status is now crashed.")
     if drafts:
         print(
-            f"  Steps whose rows were being computed when it ended: {drafts}. They have what the trainer itself knew."
+            f"  Steps whose rows were being computed when it ended: {drafts}. They have what was known of them by then."
         )
     if doubtful:
         print(f"  {doubtful} calls may have arrived before and are not repeated; see {_aside(spool)}.")

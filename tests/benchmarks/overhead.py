@@ -33,6 +33,7 @@ import torch  # noqa: E402
 from transformers import TrainerCallback  # noqa: E402
 
 from rldk_tracking import run as module  # noqa: E402
+from rldk_tracking.ahead import Ahead  # noqa: E402
 from rldk_tracking.callback import RLDKCallback  # noqa: E402
 from rldk_tracking.demo.trainers import grpo_trainer  # noqa: E402
 from rldk_tracking.sources.optimizer import OptimizerProbe  # noqa: E402
@@ -43,8 +44,9 @@ WARM_UP = 5
 """Steps at the beginning that are not measured."""
 EVENTS = {
     RLDKCallback: ("on_step_begin", "on_step_end", "on_log"),
-    GroupSource: ("_keep_generation", "_keep_logprobs"),
+    GroupSource: ("_keep_generation", "_keep_logprobs", "_begin_backward"),
     OptimizerProbe: ("_before_clipping", "_before_step", "_after_step"),
+    Ahead: ("compute",),
     module.Run: ("_judge",),
     module: ("reduced",),
 }

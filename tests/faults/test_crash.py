@@ -83,6 +83,22 @@ def test_killed(place: dict[str, Any], tmp_path: Path, how: str, capsys: pytest.
     assert main(["sync", str(tmp_path)]) == 0
 
 
+READ_AHEAD = ("rldk/reward/", "rldk/length/", "rldk/kl/", "rldk/policy/", "rldk/advantage/", "rldk/diversity/")
+"""What is read of a rollout while the step's last backward pass lasts."""
+
+
+def test_killed_after_a_backward_pass_as_long_as_a_models(place: dict[str, Any], tmp_path: Path) -> None:
+    """All that there is of the rollout is known when the step ends, and survives a kill in the next one's beginning."""
+    done = start(**place, end="kill", at=AT, backward=0.1)
+    assert steps_said(done) == list(range(1, AT + 1)), done.stderr[-3000:]
+    assert main(["sync", str(tmp_path)]) == 0
+    stored = stored_in_mlflow(place["tracking_uri"], place["run_id"])
+    before, last = ({key for key, at in stored if at == step and key.startswith(READ_AHEAD)} for step in (AT - 1, AT))
+    assert len(last) >= 30 and last == before
+    assert {key for key, at in stored if at == AT} >= KNOWN_AT_ONCE
+    assert set(stored.values()) == {1}
+
+
 def test_killed_without_a_tracker(tmp_path: Path) -> None:
     done = start(folder=str(tmp_path), end="kill", at=AT)
     assert steps_said(done) == list(range(1, AT + 1)), done.stderr[-3000:]

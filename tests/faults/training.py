@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,10 @@ def main(
     resume: str | bool | None = None,
     restore_callbacks: bool = False,
     save_steps: int = 0,
+    backward: float = 0.0,
     **options: Any,
 ) -> None:
-    """Train; see the module."""
+    """Train; see the module. A backward pass waits `backward` seconds, as for a device that computes gradients."""
     # A process that a shell started in the background ignores Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     trackers: list[Any] = []
@@ -91,6 +93,13 @@ def main(
         restore_callback_states_from_checkpoint=restore_callbacks,
         **more,
     )
+    original = trainer.accelerator.backward
+
+    def lasting(*args: Any, **kwargs: Any) -> None:
+        original(*args, **kwargs)
+        time.sleep(backward)
+
+    trainer.accelerator.backward = lasting  # type: ignore[method-assign]
     trainer.train(resume_from_checkpoint=resume)
     changes = [[a.rule, a.state, a.step, a.first_step] for a in callback.alerts]
     print(json.dumps({"alerts": changes}), flush=True)
