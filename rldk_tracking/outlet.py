@@ -57,28 +57,34 @@ class Outlet:
         self._ledger = Ledger(None)
         self._heatmaps = Heatmaps()
 
-    def open(self, rules: list[Rule]) -> None:
-        """The run has begun."""
-        self.acting = Acting(rules, self._settings.strict)
-        self.is_open = True
-        # After the trackers' own, so that it is called before them.
-        atexit.register(self._at_exit)
-
-    def write_to(self, trackers: list[Tracker], info: RunInfo, resumed_at: int | None) -> None:
-        """Let everything out, as rank 0 does.
+    def open(
+        self,
+        rules: list[Rule],
+        info: RunInfo | None = None,
+        find: Callable[[], list[Tracker]] | None = None,
+        resumed_at: int | None = None,
+    ) -> None:
+        """The run has begun.
 
         Args:
-            trackers: where to.
-            info: what they are told.
+            rules: whose actions are taken.
+            info: what the trackers are told.
+            find: gives the trackers; None on other ranks than 0.
             resumed_at: the checkpoint's step where the training goes on from one.
         """
-        self._writes = True
-        folder = self._settings.output_dir or info.output_dir
-        self._ledger = Ledger(folder, resumed_at)
-        self.fan_out = FanOut(trackers, folder, resumed_at)
-        self.fan_out.open(info)
-        self.acting.open(info)
-        self.set_status("running", resumed_at or 0)
+        self.is_open = True
+        info = RunInfo() if info is None else info
+        self.acting = Acting(rules, self._settings.strict)
+        if find is not None:
+            self._writes = True
+            folder = self._settings.output_dir or info.output_dir
+            self._ledger = Ledger(folder, resumed_at)
+            self.fan_out = FanOut(find(), folder, resumed_at)
+            self.fan_out.open(info)
+            self.acting.open(info)
+            self.set_status("running", resumed_at or 0)
+        # After the trackers' own, so that it is called before them.
+        atexit.register(self._at_exit)
 
     def health(self) -> dict[str, float]:
         """What the trackers do at present; rank 0's own affair, and no reason for a stop."""

@@ -136,16 +136,14 @@ class Run:
         settings = self.settings
         rules = [*rules_for(settings.rules, settings.overrides), *rules_of(settings.goals)]
         self.engine = Engine(rules, context=dict(self.info.config))
-        self._outlet.open(rules)
         try:
             self.engine.load_state(self._resume)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             logger.warning("rldk: the checkpoint's state is not taken over, judging starts afresh: %s", error)
         schema = Schema(catalogue.ROLLOUT_COLUMNS, catalogue.UPDATE_COLUMNS, catalogue.TAILS, tuple(CATALOGUE))
         self._ranks = Ranks(schema, self.device, self.rows_per_rank)
-        if self._ranks.rank == 0:
-            found = settings.trackers if settings.trackers is not None else self.find_trackers()
-            self._outlet.write_to(found, self.info, self._resumed_at)
+        find = self.find_trackers if settings.trackers is None else lambda: settings.trackers or []
+        self._outlet.open(rules, self.info, find if self._ranks.rank == 0 else None, self._resumed_at)
         return self._ranks, self.engine
 
     @property

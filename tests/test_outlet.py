@@ -21,8 +21,7 @@ from rldk_tracking.trackers.memory import InMemoryTracker
 def outlet_of(folder: Path | None = None) -> tuple[Outlet, InMemoryTracker]:
     tracker = InMemoryTracker()
     outlet = Outlet(Settings())
-    outlet.open([])
-    outlet.write_to([tracker], RunInfo(output_dir=None if folder is None else str(folder)), None)
+    outlet.open([], RunInfo(output_dir=None if folder is None else str(folder)), lambda: [tracker])
     return outlet, tracker
 
 
@@ -92,9 +91,13 @@ from rldk_tracking.settings import Settings
 from rldk_tracking.trackers.base import RunInfo
 from rldk_tracking.trackers.jsonl import JsonlTracker
 
+
+class Distant(JsonlTracker):
+    threaded = True
+
+
 outlet = Outlet(Settings())
-outlet.open([])
-outlet.write_to([JsonlTracker(sys.argv[1])], RunInfo(), None)
+outlet.open([], RunInfo(output_dir=sys.argv[1]), lambda: [Distant(sys.argv[1])])
 outlet.take(1, {"a": 1.0}, [], [])
 del outlet
 """

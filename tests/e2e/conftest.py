@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ def mlflow_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[st
     """Address of an MLflow sqlite store of this test's own, in which transformers' callback opens its runs."""
     import mlflow
 
+    # When the callback of an earlier test's trainer is deleted, transformers ends whatever run is open then.
+    gc.collect()
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     before = mlflow.get_tracking_uri()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
