@@ -103,7 +103,11 @@ class Tracker(ABC):
             self.log(row.metrics, row.step)
 
     def hold(self, metrics: Mapping[str, float], step: int) -> None:
-        """Keep what is known of a step until its row comes. Called on the training thread, where calls do not wait."""
+        """Keep what is known of a step until `let_go`. Called on the training thread, where calls do not wait."""
+        return None
+
+    def let_go(self) -> None:
+        """The oldest step that is held has its row, or will have none. From whatever thread."""
         return None
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:

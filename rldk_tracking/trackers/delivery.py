@@ -167,6 +167,8 @@ class Delivery:
     def let_go(self) -> None:
         """The oldest step that is held was put, or has no row."""
         self._outbox.let_go()
+        if not self.tracker.threaded:
+            self.tracker.let_go()
 
     def flush(self, timeout: float) -> bool:
         """Wait until nothing waits, for at most `timeout` seconds. Returns whether that came to pass."""

@@ -18,6 +18,8 @@ was under way when it was given up, so that the backend may or may not have it.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import math
 import os
@@ -166,18 +168,26 @@ class Journal:
 
 
 def read(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
-    """The records of a journal or of a `JsonlTracker` file, in order; lines that a killed process tore are left out."""
-    with open(path, encoding="utf-8", errors="replace") as lines:
+    """The records of a journal or of a `JsonlTracker` file, in order; lines that a killed process tore are left out.
+
+    With those of the `.draft` file beside a `.jsonl` file, which a killed process left.
+    """
+    with contextlib.ExitStack() as files:
+        lines: Iterable[str] = files.enter_context(open(path, encoding="utf-8", errors="replace"))
+        drafts = Path(path).with_suffix(".draft")
+        if Path(path).suffix == ".jsonl" and drafts.exists():
+            lines = itertools.chain(lines, files.enter_context(open(drafts, encoding="utf-8", errors="replace")))
         yield from records(lines)
 
 
 def records(lines: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
-    """The record of each line that is one, but drafts of steps whose row follows.
+    """The record of each line that is one, but drafts of steps that have a row.
 
     A step whose row a killed process did not come to write has its draft in the place of it, after all else, with
     `draft: true`.
     """
     drafts: dict[str, dict[str, Any]] = {}
+    rows: set[str] = set()
     for line in lines:
         try:
             record = json.loads(line)
@@ -190,6 +200,6 @@ def records(lines: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
             drafts[step] = record
             continue
         if record["type"] == "metrics":
-            drafts.pop(step, None)
+            rows.add(step)
         yield record
-    yield from (record | {"type": "metrics", "draft": True} for record in drafts.values())
+    yield from (record | {"type": "metrics", "draft": True} for step, record in drafts.items() if step not in rows)

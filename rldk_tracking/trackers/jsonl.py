@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.base import Row, RunInfo, Tracker
-from rldk_tracking.trackers.journal import Journal, encode, records
+from rldk_tracking.trackers.draft import Draft, drafts
+from rldk_tracking.trackers.journal import Journal, dumps, encode, records
 
 FILE_NAME = "run.jsonl"
 
@@ -29,6 +30,7 @@ class JsonlTracker(Tracker):
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self._journal = None if path is None else Journal(_file(Path(path)))
+        self._draft: Draft | None = None
 
     @property
     def path(self) -> Path | None:
@@ -50,8 +52,14 @@ class JsonlTracker(Tracker):
         self._opened().append([encode("log", (row.metrics, row.step), row.time) for row in rows])
 
     def hold(self, metrics: Mapping[str, float], step: int) -> None:
-        """A line of its own, which `read` puts in the place of the row if that never came."""
-        self._opened().append([encode("hold", (metrics, step), time.time())])
+        """In a file beside this one, which `read` reads with it and which is gone when training has ended."""
+        if self._draft is None:
+            self._draft = self._adopted()
+        self._draft.hold((dumps(encode("hold", (metrics, step), time.time())) + "\n").encode())
+
+    def let_go(self) -> None:
+        if self._draft is not None:
+            self._draft.let_go()
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         self._opened().append([encode("log_table", (key, columns, rows, step), time.time())])
@@ -81,8 +89,18 @@ class JsonlTracker(Tracker):
         return {} if self.path is None else {"path": str(self.path)}
 
     def close(self) -> None:
+        if self._draft is not None:
+            self._draft.close()
+            self._draft = None
         if self._journal is not None:
             self._journal.close()
+
+    def _adopted(self) -> Draft:
+        """A new file of drafts. What a killed process left in its own comes into the journal, for good."""
+        journal = self._opened()
+        path = journal.path.with_suffix(".draft")
+        journal.append([record | {"type": "draft"} for record in drafts(path, after=self.last_step() or 0)])
+        return Draft(path)
 
     def _opened(self) -> Journal:
         if self._journal is None:

@@ -95,6 +95,16 @@ def test_a_draft_stands_for_a_row_that_never_came(tmp_path: Path) -> None:
     assert decode(found[3]) == ("log", ({"a": 1.5}, 3))
 
 
+def test_a_draft_of_a_step_that_has_a_row_already_is_none(tmp_path: Path) -> None:
+    """A training that goes on from an older checkpoint holds steps whose rows the tracker has, and takes no others."""
+    path = tmp_path / "run.jsonl"
+    row = encode("log", ({"a": 1.0}, 1), 1.0)
+    path.write_text(dumps(row) + "\n")
+    path.with_suffix(".draft").write_text("\n".join(dumps(encode("hold", ({"a": 0.5}, s), 2.0)) for s in (1, 2)))
+    assert [(record["step"], record.get("draft", False)) for record in read(path)] == [(1, False), (2, True)]
+    assert [record["step"] for record in read(path.with_suffix(".draft"))] == [1, 2]
+
+
 def test_strange_records_are_the_readers_to_judge(tmp_path: Path) -> None:
     path = tmp_path / "strange.jsonl"
     path.write_text('{"type": "metrics", "step": [1]}\n{"type": "draft", "step": {}}\n{"type": ["x"]}\n')

@@ -58,18 +58,40 @@ def test_a_second_run_appends(tmp_path: Path) -> None:
 
 
 def test_what_was_known_of_a_step_whose_row_never_came(tmp_path: Path) -> None:
-    delivery = Delivery(JsonlTracker(tmp_path))
+    delivery, path = Delivery(JsonlTracker(tmp_path)), tmp_path / "run.jsonl"
     for step in (1, 2):
         delivery.hold({"rldk/train/loss": step / 2}, step)
         if step == 1:
             delivery.put("log", {"rldk/train/loss": 0.5, "rldk/health/overall": 1.0}, 1)
-        delivery.let_go()
-    found = [(record["step"], record["metrics"]) for record in read(tmp_path / "run.jsonl")]
+            delivery.let_go()
+    assert len(path.read_text().splitlines()) == 1, "a row is written once"
+    assert stat.S_IMODE(os.stat(path.with_suffix(".draft")).st_mode) == 0o600
+    found = [(record["step"], record["metrics"]) for record in read(path)]
     assert found == [(1, {"rldk/train/loss": 0.5, "rldk/health/overall": 1.0}), (2, {"rldk/train/loss": 1.0})]
     assert JsonlTracker(tmp_path).last_step() == 1, "a training that goes on may make the second step anew"
     assert [step for step, _ in load(tmp_path).rows] == [1, 2], "and a report shows what is there"
     delivery.put("log", {"rldk/train/loss": 1.0, "rldk/health/overall": 1.0}, 2)
-    assert not any(record.get("draft") for record in read(tmp_path / "run.jsonl"))
+    assert not any(record.get("draft") for record in read(path))
+    delivery.let_go()
+    delivery.close()
+    assert [file.name for file in tmp_path.iterdir()] == ["run.jsonl"]
+
+
+@pytest.mark.parametrize("made_anew", [True, False])
+def test_a_training_that_goes_on_takes_over_what_the_killed_one_left(tmp_path: Path, made_anew: bool) -> None:
+    killed, path = JsonlTracker(tmp_path), tmp_path / "run.jsonl"
+    killed.log({"a": 1.0}, 1)
+    for step in (1, 2):  # its row is in the file, but it did not come to let go of the first
+        killed.hold({"a": 0.5}, step)
+    after = JsonlTracker(tmp_path)
+    after.hold({"a": 2.0}, 3)
+    if made_anew:
+        after.log({"a": 4.0}, 2)
+    after.log({"a": 4.0}, 3)
+    after.close()
+    assert not path.with_suffix(".draft").exists()
+    found = sorted((record["step"], record["metrics"]["a"], record.get("draft", False)) for record in read(path))
+    assert found == [(1, 1.0, False), (2, 4.0, False) if made_anew else (2, 0.5, True), (3, 4.0, False)]
 
 
 def test_without_a_path_beside_the_trainers_output(tmp_path: Path) -> None:
