@@ -64,21 +64,23 @@ class Ahead:
             self.row = computed(merged, self._pause)
             self._merged = merged
 
-    def part(self) -> Part:
-        """The columns, where their tensors lie. If they are being computed this waits for them."""
+    def part(self, shield: Shield) -> Part:
+        """The columns, where their tensors lie. If they are being computed this waits for them.
+
+        Args:
+            shield: for the faults of the reading, where it takes place now and on this thread.
+        """
         self._wanted = True
         with self._lock:
             if self._part is None:
-                self._part = columns_of(self._observation, self._shield)
+                self._part = columns_of(self._observation, shield)
             return self._part
-
-    def _pause(self) -> None:
-        give_way(lambda: self._wanted or self._is_awaited())
 
     def join(self, merged: Merged) -> Merged:
         """The step's single numbers together with these tables."""
-        return (
-            merged
-            if self._merged is None
-            else replace(merged, rollout=self._merged.rollout, update=self._merged.update)
-        )
+        if self._merged is None:
+            return merged
+        return replace(merged, rollout=self._merged.rollout, update=self._merged.update)
+
+    def _pause(self) -> None:
+        give_way(lambda: self._wanted or self._is_awaited())

@@ -1,5 +1,8 @@
 """One step's numbers from the device to the host, over all ranks: one vector, one collective, one copy.
 
+A process alone makes two copies where it reads the rollout ahead, both beside the training: one of the rollout's
+numbers while the gradients are computed, one of what is known when the step is over.
+
 A rank's `Part` is packed into one float64 vector. Its layout is agreed on once, at the first step, so that a rank
 with an empty batch, or without some number, still sends a vector of the same length and takes part in the same
 collective. Every rank receives all parts and so comes to the same row, the same alerts and the same decision.

@@ -241,7 +241,7 @@ class Run:
         if ranks.world_size > 1:  # a collective belongs on the training thread, in the trainer's own order
             part.scalars["rldk/system/rank_spread/seconds"] = ranks.waited + self.waited_seconds
             self.waited_seconds = 0.0
-            columns = None if ahead is None else ahead.part()
+            columns = None if ahead is None else ahead.part(self.shield)
             merged = ranks.merge(reduced(part, readings, overhead, self.shield, columns))
             self._step_soon(step, draft_of(merged.scalars, {}), lambda: self._judge(engine, step, merged), wait)
         else:

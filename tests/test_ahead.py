@@ -60,8 +60,8 @@ def test_among_several_ranks_the_columns_are_all_that_is_known() -> None:
     ahead = Ahead(SEEN, ranks(2), Shield(strict=True))
     ahead.compute()
     assert not ahead.is_done and ahead.row == {}
-    assert ahead.part().rollout["reward/score"].tolist() == [1.0, 3.0, 5.0, 6.0]
-    assert ahead.part() is ahead.part()
+    assert ahead.part(Shield(strict=True)).rollout["reward/score"].tolist() == [1.0, 3.0, 5.0, 6.0]
+    assert ahead.part(Shield(strict=True)) is ahead.part(Shield(strict=True))
 
 
 def test_it_belongs_to_the_observation_that_is_made_of_the_same() -> None:
@@ -87,7 +87,7 @@ def test_who_needs_columns_that_are_being_computed_waits_for_them(monkeypatch: p
     begun.wait(5)
     threading.Timer(0.2, gate.set).start()
     begin = time.monotonic()
-    assert ahead.part().rollout
+    assert ahead.part(Shield(strict=True)).rollout
     assert time.monotonic() - begin > 0.1
     assert calls == [beside]
     beside.join()
@@ -121,4 +121,4 @@ def test_between_two_pieces_the_training_passes_first(monkeypatch: pytest.Monkey
     assert ahead.is_done
     with training.at("an event of several ranks"):
         other = Ahead(SEEN, ranks(2), Shield(strict=True))
-        assert other.part().rollout.keys() == ahead.part().rollout.keys()
+        assert other.part(Shield(strict=True)).rollout.keys() == ahead.part(Shield(strict=True)).rollout.keys()
