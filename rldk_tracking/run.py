@@ -144,6 +144,7 @@ class Run:
         self._ranks = Ranks(schema, self.device, self.rows_per_rank)
         find = self.find_trackers if settings.trackers is None else lambda: settings.trackers or []
         self._outlet.open(rules, self.info, find if self._ranks.rank == 0 else None, self._resumed_at)
+        self.find_trackers = list  # which knows the trainer's callbacks, and they may know the trainer
         return self._ranks, self.engine
 
     @property

@@ -168,7 +168,7 @@ class CheckpointMonitor(Monitor):
         if self._scans is None:
             return
         metrics = self._tell(self._scans.close(self.close_timeout))
-        self._scans = None
+        self._scans = self._optimizer = None
         if self._baselines is not None:
             self._baselines.close()
         if metrics:

@@ -69,10 +69,10 @@ def prepare(run: Run, trainer: Any, args: Any) -> None:
     from rldk_tracking.trackers.resolve import trackers_for
 
     settings = run.settings
-    callbacks = list(getattr(getattr(trainer, "callback_handler", None), "callbacks", []))
+    callbacks, is_alone = list(getattr(getattr(trainer, "callback_handler", None), "callbacks", [])), trainer is None
 
     def find() -> list[Tracker]:
-        if trainer is None:
+        if is_alone:
             callbacks.extend(_open_backends())
         return trackers_for(callbacks, slack=settings.slack, output_dir=settings.output_dir)
 

@@ -187,14 +187,15 @@ class OptimizerProbe:
             self._noise.micro(lambda: gradients.measure(self._parameters).sum())
 
     def detach(self) -> None:
-        """Take out every hook."""
+        """Take out every hook, and let go of the model: whoever keeps the callback does not keep that."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
         if self._watch is not None:
             self._watch.detach()
             self._watch = None
-        self._snapshot = None
+        self._optimizer = self._snapshot = self._gradients = None
+        self._parameters = []
 
     # What the hooks do.
 

@@ -88,6 +88,20 @@ def test_it_does_not_keep_its_model(kind: str, after: int | None, tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", TRAINERS)
+def test_who_keeps_the_callback_does_not_keep_the_model(kind: str, tmp_path: Path) -> None:
+    """To look at its alerts, when training is over."""
+    trainer = TRAINERS[kind](tmp_path, max_steps=2)
+    callback = RLDKCallback(trackers=[InMemoryTracker()])
+    trainer.add_callback(callback)
+    trainer.train()
+    alive = [weakref.ref(trainer), weakref.ref(next(iter(trainer.model.parameters())))]
+    del trainer
+    gc.collect()
+    assert [ref() for ref in alive] == [None, None]
+    assert callback.metrics.step == 2
+
+
+@pytest.mark.parametrize("kind", TRAINERS)
 @pytest.mark.parametrize("after", [0, 1])
 def test_the_next_training_is_measured_once_and_leaves_nothing(
     kind: str, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
