@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -26,9 +26,9 @@ class Readings:
         pending: gives the optimizer probe's numbers.
     """
 
-    observation: Observation
-    measurements: Sequence[Measurement]
-    pending: Callable[[], Tensor] | None
+    observation: Observation = field(default_factory=Observation)
+    measurements: Sequence[Measurement] = ()
+    pending: Callable[[], Tensor] | None = None
 
 
 def columns_of(observation: Observation, shield: Shield, pause: Callable[[], None] = lambda: None) -> Part:

@@ -24,11 +24,12 @@ from rldk_tracking.metrics import catalogue
 from rldk_tracking.metrics.table import Table
 from rldk_tracking.outlet import Outlet
 from rldk_tracking.ranks import Merged, Part, Ranks, Schema
-from rldk_tracking.readings import Measurement, Readings, reduced
-from rldk_tracking.row import ProbeReader, draft_of, row_of
+from rldk_tracking.readings import Measurement, Readings
+from rldk_tracking.row import ProbeReader, row_of
 from rldk_tracking.settings import Settings
 from rldk_tracking.shield import Shield, TrainingStopped
 from rldk_tracking.sources.base import Observation
+from rldk_tracking.step import Step
 from rldk_tracking.trackers.base import RunInfo, Tracker
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Run:
         stop: the alert that asked for a stop, if any.
         save: whether a rule asked for a checkpoint that the trainer has not been told of.
         ending: whether the step in progress is the last one.
+        has_waited: whether the trainer has just waited for its device itself, as it does to log a step.
     """
 
     def __init__(self, settings: Settings, info: RunInfo | None = None) -> None:
@@ -69,12 +71,14 @@ class Run:
         self.stop: Alert | None = None
         self.save = False
         self.ending = False
+        self.has_waited = False
         # Set by the monitors that know.
         self.find_trackers: Callable[[], list[Tracker]] = list
         self.read_logs: Callable[[Mapping[str, Any]], dict[str, float]] = dict
         self.read_probe: ProbeReader | None = None
         self.read_pending: Callable[[], torch.Tensor] | None = None
-        self.read_layers: Mapping[str, Mapping[str, float]] = {}
+        self.see_layers: Callable[[list[float]], None] = lambda numbers: None
+        self.layers: Mapping[str, Mapping[str, float]] = {}
         self.device: torch.device | None = None
         self.rows_per_rank = 512
         self.honours_stop = True
@@ -83,6 +87,7 @@ class Run:
         self.listeners: list[Callable[[Alert], None]] = []
         self.followers: list[Callable[[int, Mapping[str, float]], Mapping[str, float]]] = []
         self._measurements: list[Measurement] = []
+        self._slow: list[Measurement] = []
         self._ahead: Ahead | None = None
         self._alerts: list[Alert] = []
         self._claims: dict[str, weakref.ref[Any]] = {}
@@ -187,9 +192,14 @@ class Run:
             if (override or key not in self.part.scalars) and is_number(value):
                 self.part.scalars[str(key)] = value
 
-    def measure(self, measurement: Measurement) -> None:
-        """Single numbers of the step in progress that are read beside the training, before the step is judged."""
-        self._measurements.append(measurement)
+    def measure(self, measurement: Measurement, slow: bool = False) -> None:
+        """Single numbers of the step in progress that are read when it is over.
+
+        Args:
+            measurement: reads them, in well under a millisecond; of a device only where it lies idle.
+            slow: that it takes longer, and is done beside the training.
+        """
+        (self._slow if slow else self._measurements).append(measurement)
 
     def add_logs(self, logs: Mapping[str, Any]) -> None:
         """A trainer's logs of the step in progress, under whatever names; what the rollout says wins over them."""
@@ -220,7 +230,8 @@ class Run:
     def conclude(self, scalars: Mapping[str, float], step: int) -> None:
         """Something that was known only when training was over: a last row, of this rank alone."""
         _, engine = self.open()
-        self._soon(lambda: self._judge(engine, step, Merged(Table(), Table(), [dict(scalars)], [])), wait=True)
+        merged = Merged(Table(), Table(), [dict(scalars)], [])
+        self._soon(lambda: self._judge(engine, step, merged, row_of(merged)), wait=True)
 
     # What becomes of it.
 
@@ -233,30 +244,17 @@ class Run:
         """
         ranks, engine = self.open()
         self._outlet.fan_out.join(self.info)
-        part, overhead = self.part, self._overhead()
         readings = Readings(self.observation, self._measurements, self.read_pending)
         ahead = self._ahead if self._ahead is not None and self._ahead.belongs_to(self.observation) else None
-        self.part, self.observation, self._measurements, self.read_pending = Part(), Observation(), [], None
-        self._ahead = None
-        shield = self._background.shield
-        if ranks.world_size > 1:  # a collective belongs on the training thread, in the trainer's own order
-            part.scalars["rldk/system/rank_spread/seconds"] = ranks.waited + self.waited_seconds
+        if ranks.world_size > 1:
+            self.part.scalars["rldk/system/rank_spread/seconds"] = ranks.waited + self.waited_seconds
             self.waited_seconds = 0.0
-            columns = None if ahead is None else ahead.part(self.shield)
-            merged = ranks.merge(reduced(part, readings, overhead, self.shield, columns))
-            self._step_soon(step, draft_of(merged.scalars, {}), lambda: self._judge(engine, step, merged), wait)
-        else:
-            row = {} if ahead is None else ahead.row
-            if part.scalars or row:
-                part.scalars.update(overhead)
-            draft = draft_of([part.scalars], row)
-
-            def judge() -> None:
-                columns, known = (Part(), ahead.row) if ahead is not None and ahead.is_done else (None, None)
-                merged = ranks.merge(reduced(part, readings, overhead, shield, columns))
-                self._judge(engine, step, merged if ahead is None else ahead.join(merged), known)
-
-            self._step_soon(step, draft, judge, wait)
+        seen = Step(ranks, self.part, readings, self._slow, ahead, self._overhead(), self.read_probe)
+        self.part, self.observation, self.read_pending, self._ahead = Part(), Observation(), None, None
+        self._measurements, self._slow = [], []
+        on_host = self.device is None or self.device.type == "cpu"
+        known = seen.at_once(self.shield, on_host or self.has_waited)
+        self._step_soon(step, known, lambda: self._judge(engine, step, *seen.row(self._background.shield)), wait)
 
     def _step_soon(self, step: int, known: Mapping[str, float], judge: Callable[[], None], wait: bool) -> None:
         """Have a step judged, and what is known of it kept on disk until it is."""
@@ -284,10 +282,11 @@ class Run:
         else:
             self._background.submit(work)
 
-    def _judge(self, engine: Engine, step: int, merged: Merged, known: Mapping[str, float] | None = None) -> None:
-        row = row_of(merged, self.read_probe, known)
+    def _judge(self, engine: Engine, step: int, merged: Merged, row: dict[str, float]) -> None:
         if not row:
             return
+        for numbers in merged.probes:
+            self.see_layers(numbers)
         for follow in self.followers:  # what follows from this row and those before it
             row.update(follow(step, row))
         row.update(self._outlet.health())
@@ -300,7 +299,7 @@ class Run:
         self.stop = self.stop or self._stop_for(alerts)
         self.save = self.save or self._outlet.acting.save(alerts)
         self._outlet.take(step, row, alerts, self.listeners)
-        self._outlet.draw(step, merged.rollout.get("reward/score"), self.read_layers.get("gradients"))
+        self._outlet.draw(step, merged.rollout.get("reward/score"), self.layers.get("gradients"))
         severities = {alert.severity for alert in firing}
         self._outlet.set_status(next((s for s in ("critical", "warning") if s in severities), "running"), step)
 

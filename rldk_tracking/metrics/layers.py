@@ -119,19 +119,20 @@ def squares(tensors: Sequence[Tensor | None]) -> Tensor:
 
 
 def summarise(steps: Tensor, layout: Layout) -> Tensor:
-    """(L + 3,) of the squares of K steps: how many steps, tensors not finite, mean total norm, mean norms per layer.
+    """(..., L + 3) of the squares of K steps: their number, tensors not finite, mean total norm, mean norm per layer.
 
     Args:
-        steps: (K, P) squares, whole ones (summed over shards).
+        steps: (..., K, P) squares, whole ones (summed over shards).
 
     Means are over the steps with a finite value, NaN where there is none. The number of tensors not finite is that
     of the worst step.
     """
-    by_layer = steps.new_zeros(len(steps), len(layout.layers)).index_add_(1, layout.index.to(steps.device), steps)
-    norms = torch.cat([by_layer.sum(dim=1, keepdim=True), by_layer], dim=1).sqrt()
-    means = norms.masked_fill(~norms.isfinite(), math.nan).nanmean(dim=0)
-    worst = (~steps.isfinite()).sum(dim=1).max().to(steps.dtype)
-    return torch.cat([torch.full_like(means[:1], len(steps)), worst.reshape(1), means])
+    by_layer = steps.new_zeros(*steps.shape[:-1], len(layout.layers))
+    by_layer.index_add_(-1, layout.index.to(steps.device), steps)
+    norms = torch.cat([by_layer.sum(dim=-1, keepdim=True), by_layer], dim=-1).sqrt()
+    means = norms.masked_fill(~norms.isfinite(), math.nan).nanmean(dim=-2)
+    worst = (~steps.isfinite()).sum(dim=-1).amax(dim=-1, keepdim=True).to(steps.dtype)
+    return torch.cat([torch.full_like(worst, steps.shape[-2]), worst, means], dim=-1)
 
 
 @dataclass(frozen=True)

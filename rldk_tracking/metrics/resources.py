@@ -78,6 +78,11 @@ class ResourceMeter:
         self._gpu: dict[str, float] = {}
         self._gpu_read = float("-inf")
 
+    @property
+    def asks_driver(self) -> bool:
+        """Whether `read` asks the GPU's driver, which can take milliseconds."""
+        return self._device is not None
+
     def read(self, step: int) -> dict[str, float]:
         """The present values. `step` is what the slope of the resident memory refers to."""
         resident = self._process.memory_info().rss / GIB

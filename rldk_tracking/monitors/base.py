@@ -186,6 +186,7 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
         if run is None or run.closed or self._closed_step == step:
             return
         self._closed_step = step
+        run.has_waited = bool(logs)
         run.ending = getattr(control, "should_training_stop", False) or 0 < getattr(state, "max_steps", 0) <= step
         with run.shield.at("a step's diagnostics"):
             try:

@@ -49,7 +49,7 @@ class OptimizerMonitor(Monitor):
             shield=run.shield,
         )
         run.read_probe = self._probe.read
-        run.read_layers = self._probe.latest
+        run.see_layers, run.layers = self._probe.see, self._probe.latest
         self._schedule = ScheduleImpact()
         self._changes.clear()
         self._gradients, self._ratios = FarthestLayers(), FarthestLayers()

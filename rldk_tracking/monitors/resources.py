@@ -37,7 +37,7 @@ class ResourceMonitor(Monitor):
     def collect(self, run: Run, step: int, logs: Mapping[str, Any]) -> None:
         if self._resources is None or self._throughput is None:
             return
-        # The system's files and the rollout are read beside the training, the clock at once.
+        # The rollout was read before, as a rule. What the driver is asked for can take its time.
         resources, throughput, observation = self._resources, self._throughput, run.observation
         now, rollout_seconds = time.perf_counter(), run.rollout_seconds
 
@@ -51,7 +51,7 @@ class ResourceMonitor(Monitor):
                 rollout_seconds=rollout_seconds,
             )
 
-        run.measure(lambda: resources.read(step))
+        run.measure(lambda: resources.read(step), slow=resources.asks_driver)
         run.measure(speed)
         if self._waiting is not None:
             run.waited_seconds += self._waiting.take()

@@ -55,7 +55,7 @@ class OptimizerProbe:
     Attributes:
         layout: the parameters of the optimizer and their layers.
         missing: what cannot be read from this optimizer, in words.
-        latest: the last that `read` saw of `layers`.
+        latest: what `see` has seen last of each of `layers`.
     """
 
     def __init__(
@@ -143,8 +143,8 @@ class OptimizerProbe:
                 above = [norm > limit for norm, limit in zip(norms, limits, strict=True)]
                 clipped = torch.stack(above).double().mean()
             header = [absent[0] if value is None else value.to(absent) for value in (rate, clipped, noise)]
-            parts = [summarise(steps[name], layout) if name in steps else absent for name in QUANTITIES]
-            return torch.cat([torch.stack(header), *parts])
+            parts = _summaries(steps, layout)
+            return torch.cat([torch.stack(header), *(parts.get(name, absent) for name in QUANTITIES)])
 
         return reduce
 
@@ -153,7 +153,6 @@ class OptimizerProbe:
         if len(values) < len(HEADER):
             return {}
         header, parts = dict(zip(HEADER, values, strict=False)), self._parts(values)
-        self.latest.update(self.layers(values))
         metrics = gradients.read(parts["gradients"], self.layout) | weights.read(parts["weights"], self.layout)
         metrics |= updates.read(parts["updates"], parts["adam"], parts["weights"], self.layout)
         for name, key in (
@@ -169,6 +168,10 @@ class OptimizerProbe:
         """Mean norms per layer of "gradients", "weights", "updates" and "adam"; those that were measured."""
         found = {name: Summary.read(part, self.layout) for name, part in self._parts(values).items()}
         return {name: summary.layers for name, summary in found.items() if summary is not None}
+
+    def see(self, values: Sequence[float]) -> None:
+        """Keep the layers' norms of a vector that `pending` made as the latest."""
+        self.latest.update(self.layers(values))
 
     def check_weights(self) -> Tensor:
         """Number of tensors of the whole model, frozen ones too, that are not finite: a scalar on the device."""
@@ -316,6 +319,16 @@ def _over_ranks(queued: dict[str, list[Tensor]], shares: Tensor) -> dict[str, Te
     torch.distributed.all_reduce(flat)
     pieces = torch.split(flat, [squares.numel() for squares in steps.values()])
     return {name: piece.reshape(-1, len(shares)) for name, piece in zip(steps, pieces, strict=True)}
+
+
+def _summaries(steps: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """`summarise` of each quantity: of those with equally many optimizer steps, as a rule all, at the same time."""
+    found: dict[str, Tensor] = {}
+    for count in {len(squares) for squares in steps.values()}:
+        names = [name for name, squares in steps.items() if len(squares) == count]
+        summaries = summarise(torch.stack([on(steps[name], layout.index.device) for name in names]), layout)
+        found |= dict(zip(names, summaries.unbind(), strict=True))
+    return found
 
 
 def unwrap(optimizer: Any) -> torch.optim.Optimizer | None:
