@@ -1,7 +1,7 @@
 """One step's numbers from the device to the host, over all ranks: one vector, one collective, one copy.
 
-A process alone makes two copies where it reads the rollout ahead, both beside the training: one of the rollout's
-numbers while the gradients are computed, one of what is known when the step is over.
+A process alone makes two copies where it reads the rollout ahead: one of the rollout's numbers beside the training,
+while the gradients are computed, and one of what is known when the step is over.
 
 A rank's `Part` is packed into one float64 vector. Its layout is agreed on once, at the first step, so that a rank
 with an empty batch, or without some number, still sends a vector of the same length and takes part in the same

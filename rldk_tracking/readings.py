@@ -1,4 +1,4 @@
-"""What is still to be read of a step when it is over, and the reading, which takes place beside the training."""
+"""What is still to be read of a step when it is over, and the reading."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ class Run:
 
         Args:
             measurement: reads them, in well under a millisecond; of a device only where it lies idle.
-            slow: that it takes longer, and is done beside the training.
+            slow: that it takes longer, and is done beside the training where there is one rank alone.
         """
         (self._slow if slow else self._measurements).append(measurement)
 

@@ -23,7 +23,8 @@ class Step:
         ranks: the exchange with the other ranks.
         part: the numbers that are known.
         readings: what is still to be read.
-        slow: further measurements, that may take milliseconds.
+        slow: further measurements, that may take milliseconds. Among several ranks they are read like the others,
+            since they go into the exchange.
         ahead: what was computed of the rollout before the step was over, where it was.
         overhead: joins where there is anything at all.
         read_probe: turns the optimizer probe's numbers into keys.

@@ -143,6 +143,29 @@ def test_what_was_read_ahead_is_in_the_draft_and_is_read_once(tmp_path: Path) ->
     assert made == [1]
 
 
+@pytest.mark.parametrize("has_waited", [False, True])
+def test_a_device_is_read_at_once_where_the_trainer_has_waited_for_it(tmp_path: Path, has_waited: bool) -> None:
+    gate, tracker = threading.Event(), Distant()
+    run = Run(Settings(trackers=[tracker]), RunInfo(output_dir=str(tmp_path)))
+    run.device, run.has_waited = torch.device("cuda"), has_waited
+    run.open()
+    run.followers.append(lambda step, row: {"rldk/gate": float(gate.wait(10))})
+    run.observation = Observation(made=functools.cache(lambda: (SCORED, None)))
+    run.read_ahead(run.observation)
+    settled(run)
+    run.read_pending, run.read_probe = lambda: torch.tensor([2.0]), lambda values: {"rldk/grad/norm": values[0]}
+    run.measure(lambda: {"rldk/throughput/step_seconds": 0.5})
+    run.measure(lambda: {"rldk/resources/gpu_utilisation": 0.75}, slow=True)
+    run.finish(1)
+    [(_, row)] = held(tmp_path)
+    assert ("rldk/grad/norm" in row, "rldk/throughput/step_seconds" in row) == (has_waited, has_waited)
+    assert row["rldk/reward/mean"] == 3.0 and "rldk/resources/gpu_utilisation" not in row
+    gate.set()
+    run.close("finished")
+    for key, value in (("grad/norm", 2.0), ("throughput/step_seconds", 0.5), ("resources/gpu_utilisation", 0.75)):
+        assert tracker.series[f"rldk/{key}"] == [(1, value)]
+
+
 def test_what_was_read_ahead_of_another_rollout_is_not_this_steps() -> None:
     run, tracker = run_of()
     run.open()

@@ -68,3 +68,11 @@ def test_summary_matches_loops(values: list[list[float]], broken: set[tuple[int,
 def test_nothing_measured_is_none() -> None:
     layout = Layout.of([("w", torch.zeros(1))])
     assert Summary.read([math.nan] * (EXTRA + 1), layout) is None
+
+
+def test_several_quantities_at_once_are_each_as_alone() -> None:
+    layout = Layout.of([(f"model.layers.{n // 2}.w{n}", torch.zeros(3)) for n in range(4)])
+    steps = torch.rand(3, 5, 4, dtype=torch.float64)
+    steps[1, 2, 0], steps[2, :, 3] = math.inf, math.nan
+    alone = torch.stack([summarise(one, layout) for one in steps])
+    assert torch.equal(summarise(steps, layout).nan_to_num(-1.0), alone.nan_to_num(-1.0))

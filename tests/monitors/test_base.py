@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from rldk_tracking.callback import RLDKCallback
+from rldk_tracking.demo.trainers import grpo_trainer
 from rldk_tracking.monitors.group import GroupMonitor
 from rldk_tracking.monitors.ppo import PPOMonitor
 from rldk_tracking.rollout import Rollout
+from rldk_tracking.run import Run
 from rldk_tracking.shield import TrainingStopped
 from rldk_tracking.trackers.memory import InMemoryTracker
 
@@ -86,3 +90,16 @@ def test_goals_of_the_users_own() -> None:
     assert {"goal.target_reward", "goal.max_kl_divergence"} <= {alert.rule for alert in tracker.alerts}
     with pytest.raises(ValueError, match="performance_benchmarks knows no"):
         CustomRLDKCallback(performance_benchmarks={"reward": 1.0})
+
+
+def test_a_trainer_that_logs_has_waited_for_its_device(tmp_path: Path) -> None:
+    seen = []
+
+    class Watching(PPOMonitor):
+        def collect(self, run: Run, step: int, logs: Mapping[str, Any]) -> None:
+            seen.append((step, run.has_waited))
+            super().collect(run, step, logs)
+
+    monitor = Watching(trackers=[InMemoryTracker()])
+    grpo_trainer(tmp_path, max_steps=4, logging_steps=2, callbacks=[monitor]).train()
+    assert seen == [(1, False), (2, True), (3, False), (4, True)]

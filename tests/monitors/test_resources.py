@@ -7,6 +7,7 @@ import psutil
 import pytest
 import torch
 
+from rldk_tracking.metrics.resources import ResourceMeter
 from rldk_tracking.monitors.resources import ResourceMonitor
 from rldk_tracking.rollout import Rollout
 
@@ -34,3 +35,16 @@ def test_two_do_not_measure_twice(run: Any) -> None:
     second.collect(run, 1, {})
     run.finish(1)
     assert run.latest == {}
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_what_asks_the_driver_is_not_waited_for(run: Any, monkeypatch: pytest.MonkeyPatch, asks: bool) -> None:
+    told = []
+    monkeypatch.setattr(ResourceMeter, "asks_driver", asks)
+    monkeypatch.setattr(run, "measure", lambda measurement, slow=False: told.append(slow))
+    monitor = ResourceMonitor()
+    monitor.begin_within(run, None, None, None, None)
+    monitor.collect(run, 1, {})
+    assert told == [asks, False]
+    monkeypatch.undo()
+    assert not ResourceMeter().asks_driver

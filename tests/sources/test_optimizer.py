@@ -138,6 +138,24 @@ def test_updates_are_measured_at_the_interval_only() -> None:
     assert seen == [True, False, False, True, False, False, True]
 
 
+def test_what_was_measured_less_often_is_read_beside_the_rest() -> None:
+    model = Tied()
+    optimizer = torch.optim.AdamW(model.parameters())
+    probe = OptimizerProbe(optimizer, model, interval=3)
+    norms, moved = [], []
+    for step in range(3):
+        backward(model, step)
+        norms.append(norm(gradients(model)))
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        optimizer.step()
+        moved.append(norm([after.detach() - old for after, old in zip(model.parameters(), before, strict=True)]))
+    found = read(probe)
+    assert found["rldk/grad/norm"] == pytest.approx(np.mean(norms))
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert found["rldk/update/effective_lr"] == pytest.approx(moved[0] / count**0.5, rel=1e-3)
+    assert moved[0] != pytest.approx(np.mean(moved), rel=1e-3)
+
+
 def test_several_optimizer_steps_are_averaged() -> None:
     model = Tied()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
