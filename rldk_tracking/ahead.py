@@ -40,6 +40,7 @@ class Ahead:
         self._is_awaited = is_awaited
         self._lock = threading.Lock()
         self._wanted = False
+        self._done = threading.Event()
         self._part: Part | None = None
         self._merged: Merged | None = None
         self.row: dict[str, float] = {}
@@ -63,6 +64,12 @@ class Ahead:
             merged = self._ranks.merge(self._part)
             self.row = computed(merged, self._pause)
             self._merged = merged
+            self._done.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it is done, or is within so many seconds; meanwhile it lets nobody pass."""
+        self._wanted = True
+        return self._done.wait(seconds)
 
     def part(self, shield: Shield) -> Part:
         """The columns, where their tensors lie. If they are being computed this waits for them.

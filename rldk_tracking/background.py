@@ -58,6 +58,12 @@ class Background:
             self._append(work)
             return True
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing is being done."""
+        with self._changed:
+            return not self._work and not self._busy
+
     def release(self) -> None:
         """The next step is under way: what waits may run."""
         with self._changed:
@@ -72,7 +78,7 @@ class Background:
         with self._changed:
             self._awaited += 1
             try:
-                self._changed.wait_for(lambda: not self._work and not self._busy)
+                self._changed.wait_for(lambda: self.is_idle)
             finally:
                 self._awaited -= 1
 

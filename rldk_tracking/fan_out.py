@@ -67,11 +67,24 @@ class FanOut:
 
     def put(self, method: str, *args: Any) -> None:
         """Have `tracker.<method>(*args)` called on each tracker."""
+        self.store(method, *args)
+        self.wake()
+
+    def store(self, method: str, *args: Any) -> None:
+        """Keep such a call on disk, for `wake`, where a tracker's client would compute beside the training now."""
         for delivery in self._deliveries:
             if delivery.tracker.on_training_thread:
                 self._later.append((delivery, method, args))
-            else:
+            elif delivery.tracker.threaded:
+                delivery.store(method, *args)
+            else:  # it is its own disk
                 delivery.put(method, *args)
+
+    def wake(self) -> None:
+        """Have what was stored handed on."""
+        for delivery in self._deliveries:
+            if delivery.tracker.threaded:
+                delivery.wake()
 
     def hold(self, row: Mapping[str, float], step: int) -> None:
         """Have every tracker, or the file beside it, keep what is known of a step until `let_go`."""

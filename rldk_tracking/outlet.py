@@ -83,6 +83,7 @@ class Outlet:
             self.fan_out.open(info)
             self.acting.open(info)
             self.set_status("running", resumed_at or 0)
+            self.fan_out.wake()
         # After the trackers' own, so that it is called before them.
         atexit.register(self._at_exit)
 
@@ -95,23 +96,27 @@ class Outlet:
             "rldk/system/trackers_down": float(self.fan_out.down),
         }
 
-    def take(
-        self, step: int, row: Mapping[str, float], alerts: Iterable[Alert], listeners: Iterable[Callable[[Alert], None]]
-    ) -> None:
-        """Hand a judged row and what was found in it to the trackers, the ledger, the actions, and whoever listens."""
+    def take(self, step: int, row: Mapping[str, float], alerts: Iterable[Alert]) -> list[Alert]:
+        """Keep a judged row and what was found in it for the trackers, which `tell` hands them; returns its alerts."""
         earlier = self.latest[1] if self.latest[0] == step else {}
         self.latest = (step, earlier | dict(row))
         if not self._writes:
-            return
-        news = news_of(row, earlier)
-        if news:
-            self.fan_out.put("log", news, step)
-        for alert in alerts:
-            if not self._ledger.is_news(alert):
-                continue
+            return []
+        row = news_of(row, earlier)
+        if row:
+            self.fan_out.store("log", row, step)
+        news = [alert for alert in alerts if self._ledger.is_news(alert)]
+        for alert in news:
             log = logger.info if alert.state == "resolved" or alert.severity == "info" else logger.warning
             log("%s (step %d): %s", alert.title, alert.step, alert.message)
-            self.fan_out.put("alert", alert)
+            self.fan_out.store("alert", alert)
+        return news
+
+    def tell(self, alerts: Iterable[Alert], listeners: Iterable[Callable[[Alert], None]]) -> None:
+        """Have the trackers handed what is kept for them, and alerts to actions and listeners; it may take its time."""
+        self.fan_out.wake()
+        listeners = list(listeners)
+        for alert in alerts:
             self.acting.tell(alert)
             for listener in listeners:
                 listener(alert)
@@ -127,7 +132,7 @@ class Outlet:
         """How the run is, told where that has changed."""
         if self._writes and status != self._status:
             self._status = status
-            self.fan_out.put("status", status, dict(self.latest[1]), step)
+            self.fan_out.store("status", status, dict(self.latest[1]), step)
 
     def close(self, status: str, step: int | None = None) -> None:
         """Judge what is under way, flush the trackers within the time limit, and leave nothing behind."""

@@ -1,13 +1,15 @@
 """One object for one training run, shared by the monitors that watch it.
 
-A step goes through here once: the monitors hand over what they saw, `finish` merges it over the ranks, and beside the
-training the metrics are computed, judged, and handed to every tracker as one row. Those of the rollout are computed
-before that, while the step's last backward pass lasts. Where a decision depends on the verdict (`on_critical="stop"`),
-or faults are to be seen (`strict`), the training waits for it.
+A step goes through here once: the monitors hand over what they saw, `finish` merges it over the ranks, the metrics are
+computed, judged, and handed to every tracker as one row. What takes long of that, the metrics of the rollout, is done
+while the step's last backward pass lasts. The rest is done when the step is over, so that its row is on disk before the
+next one begins; but where it would have to be waited for, as for a device that still computes, it is done beside the
+training, unless a decision depends on the verdict (`on_critical="stop"`) or faults are to be seen (`strict`).
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 import weakref
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
     from rldk_tracking.rollout import PolicyUpdate, Rollout
 
 logger = logging.getLogger(__name__)
+
+ENOUGH = 0.005
+"""Seconds of waiting after which a step waits for no verdict that can be had beside the training."""
 
 _RUNS: weakref.WeakKeyDictionary[Any, tuple[weakref.ref[Run], Outlet]] = weakref.WeakKeyDictionary()
 """The present run of each trainer that is being watched. Its monitors, which the trainer has, keep it alive: held here
@@ -87,7 +92,7 @@ class Run:
         self.listeners: list[Callable[[Alert], None]] = []
         self.followers: list[Callable[[int, Mapping[str, float]], Mapping[str, float]]] = []
         self._measurements: list[Measurement] = []
-        self._slow: list[Measurement] = []
+        self._afterwards: list[Callable[[], None]] = []
         self._ahead: Ahead | None = None
         self._alerts: list[Alert] = []
         self._claims: dict[str, weakref.ref[Any]] = {}
@@ -99,6 +104,7 @@ class Run:
         self._resume: dict[str, Any] = {}
         self._resumed_at: int | None = None
         self._measured = (time.perf_counter(), 0.0)
+        self._waited_before = 0.0
 
     @classmethod
     def of(cls, trainer: Any, settings: Settings, info: RunInfo) -> Run:
@@ -149,6 +155,7 @@ class Run:
         self._ranks = Ranks(schema, self.device, self.rows_per_rank)
         find = self.find_trackers if settings.trackers is None else lambda: settings.trackers or []
         self._outlet.open(rules, self.info, find if self._ranks.rank == 0 else None, self._resumed_at)
+        self._waited_before = self.shield.elapsed  # what a beginning takes is no step's
         self.find_trackers = list  # which knows the trainer's callbacks, and they may know the trainer
         return self._ranks, self.engine
 
@@ -181,9 +188,10 @@ class Run:
 
     def read_ahead(self, observation: Observation) -> None:
         """The rollout of the step in progress is complete and has time to be read, as a backward pass begins."""
-        if self._ranks is None or self.settings.strict:
+        if self.settings.strict:
             return
-        ahead = Ahead(observation, self._ranks, self._background.shield, self._background.is_awaited)
+        ranks, _ = self.open()
+        ahead = Ahead(observation, ranks, self._background.shield, self._background.is_awaited)
         self._ahead = ahead if self._background.offer(ahead.compute) else None
 
     def add(self, scalars: Mapping[str, float | torch.Tensor], override: bool = True) -> None:
@@ -192,14 +200,13 @@ class Run:
             if (override or key not in self.part.scalars) and is_number(value):
                 self.part.scalars[str(key)] = value
 
-    def measure(self, measurement: Measurement, slow: bool = False) -> None:
-        """Single numbers of the step in progress that are read when it is over.
+    def measure(self, measurement: Measurement) -> None:
+        """Single numbers of the step in progress that are read when it is over, in well under a millisecond."""
+        self._measurements.append(measurement)
 
-        Args:
-            measurement: reads them, in well under a millisecond; of a device only where it lies idle.
-            slow: that it takes longer, and is done beside the training where there is one rank alone.
-        """
-        (self._slow if slow else self._measurements).append(measurement)
+    def afterwards(self, work: Callable[[], None]) -> None:
+        """Have something done beside the training when the step in progress has been judged."""
+        self._afterwards.append(work)
 
     def add_logs(self, logs: Mapping[str, Any]) -> None:
         """A trainer's logs of the step in progress, under whatever names; what the rollout says wins over them."""
@@ -231,7 +238,7 @@ class Run:
         """Something that was known only when training was over: a last row, of this rank alone."""
         _, engine = self.open()
         merged = Merged(Table(), Table(), [dict(scalars)], [])
-        self._soon(lambda: self._judge(engine, step, merged, row_of(merged)), wait=True)
+        self._soon(lambda: self._judge(engine, step, merged, row_of(merged))(), wait=True)
 
     # What becomes of it.
 
@@ -249,27 +256,35 @@ class Run:
         if ranks.world_size > 1:
             self.part.scalars["rldk/system/rank_spread/seconds"] = ranks.waited + self.waited_seconds
             self.waited_seconds = 0.0
-        seen = Step(ranks, self.part, readings, self._slow, ahead, self._overhead(), self.read_probe)
+        seen = Step(ranks, self.part, readings, ahead, self._overhead(), self.read_probe)
         self.part, self.observation, self.read_pending, self._ahead = Part(), Observation(), None, None
-        self._measurements, self._slow = [], []
         on_host = self.device is None or self.device.type == "cpu"
         known = seen.at_once(self.shield, on_host or self.has_waited)
-        self._step_soon(step, known, lambda: self._judge(engine, step, *seen.row(self._background.shield)), wait)
+        afterwards = self._afterwards
+        self._measurements, self._afterwards = [], []
 
-    def _step_soon(self, step: int, known: Mapping[str, float], judge: Callable[[], None], wait: bool) -> None:
-        """Have a step judged, and what is known of it kept on disk until it is."""
-        if self._waits(wait):
-            self._soon(judge, wait=True)
-            return
+        def judge() -> Callable[[], None]:
+            return self._judge(engine, step, *seen.row(self._background.shield), afterwards)
 
-        def work() -> None:
-            try:
-                judge()
-            finally:
-                self._outlet.fan_out.let_go()
+        has_time = self.shield.elapsed - self._waited_before < ENOUGH and self._background.is_idle
+        if not self._waits(wait) and seen.is_whole and has_time:
+            with self.shield.at("judging a step"):
+                self._background.submit(judge())
+                self._outlet.fan_out.catch_up()
+        elif self._waits(wait):
+            self._soon(lambda: judge()(), wait=True)
+        else:
+            self._outlet.fan_out.hold(known, step)
+            self._background.submit(lambda: self._judge_held(judge))
+        self._waited_before = self.shield.elapsed
 
-        self._outlet.fan_out.hold(known, step)
-        self._background.submit(work)
+    def _judge_held(self, judge: Callable[[], Callable[[], None]]) -> None:
+        """Judge a step that is kept on disk until it is."""
+        try:
+            follow = judge()
+        finally:
+            self._outlet.fan_out.let_go()
+        follow()
 
     def _waits(self, wait: bool) -> bool:
         return wait or self.settings.strict or self.settings.on_critical == "stop" or self._outlet.acting.decides
@@ -282,9 +297,17 @@ class Run:
         else:
             self._background.submit(work)
 
-    def _judge(self, engine: Engine, step: int, merged: Merged, row: dict[str, float]) -> None:
+    def _judge(
+        self,
+        engine: Engine,
+        step: int,
+        merged: Merged,
+        row: dict[str, float],
+        afterwards: Iterable[Callable[[], None]] = (),
+    ) -> Callable[[], None]:
+        """Give the verdict on a row and hand on both; returns what is to follow and has time."""
         if not row:
-            return
+            return lambda: self._follow([], afterwards)
         for numbers in merged.probes:
             self.see_layers(numbers)
         for follow in self.followers:  # what follows from this row and those before it
@@ -298,10 +321,19 @@ class Run:
         row.update(limits_of(self.settings.overrides, self.settings.goals))
         self.stop = self.stop or self._stop_for(alerts)
         self.save = self.save or self._outlet.acting.save(alerts)
-        self._outlet.take(step, row, alerts, self.listeners)
-        self._outlet.draw(step, merged.rollout.get("reward/score"), self.layers.get("gradients"))
+        news = self._outlet.take(step, row, alerts)
         severities = {alert.severity for alert in firing}
         self._outlet.set_status(next((s for s in ("critical", "warning") if s in severities), "running"), step)
+        scores, gradients = merged.rollout.get("reward/score"), self.layers.get("gradients")
+        draw = functools.partial(self._outlet.draw, step, scores, gradients)
+        return lambda: self._follow(news, [draw, *afterwards])
+
+    def _follow(self, alerts: Iterable[Alert], works: Iterable[Callable[[], None]]) -> None:
+        """What a verdict brings about, some of it functions of the user's."""
+        self._outlet.tell(alerts, self.listeners)
+        for work in works:
+            with self._background.shield.at("what follows a step"):
+                work()
 
     def _stop_for(self, alerts: Iterable[Alert]) -> Alert | None:
         """The first of these alerts that asks to stop."""

@@ -99,6 +99,11 @@ class Shield:
         self._entered = 0.0
         self._seen: set[tuple[str, str]] = set()
 
+    @property
+    def elapsed(self) -> float:
+        """As `seconds`, with the present stay inside."""
+        return self.seconds + (time.perf_counter() - self._entered if self._places else 0.0)
+
     def at(self, place: str) -> Shield:
         """Name the event that is about to be handled; use as `with shield.at("on_log"):`."""
         self._places.append(place)

@@ -122,3 +122,10 @@ def test_between_two_pieces_the_training_passes_first(monkeypatch: pytest.Monkey
     with training.at("an event of several ranks"):
         other = Ahead(SEEN, ranks(2), Shield(strict=True))
         assert other.part(Shield(strict=True)).rollout.keys() == ahead.part(Shield(strict=True)).rollout.keys()
+
+
+def test_waiting_ends_with_the_reading_or_with_the_patience() -> None:
+    ahead = Ahead(SEEN, ranks(), Shield(strict=True))
+    assert not ahead.wait(0.0)
+    threading.Timer(0.1, ahead.compute).start()
+    assert ahead.wait(60.0) and ahead.is_done

@@ -119,3 +119,16 @@ def test_what_is_offered_begins_at_once_unless_other_work_waits(monkeypatch: pyt
     assert not background.offer(lambda: seen.append(5)), "that one waits for the release"
     background.close()
     assert seen == [1, 2, 4]
+
+
+def test_it_is_idle_when_nothing_waits_and_nothing_is_done() -> None:
+    background, gate = Background(Shield()), threading.Event()
+    assert background.is_idle
+    background.submit(lambda: gate.wait(5) and None)
+    assert not background.is_idle
+    background.release()
+    assert not background.is_idle
+    gate.set()
+    background.settle()
+    assert background.is_idle
+    background.close()

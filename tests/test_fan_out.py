@@ -110,3 +110,22 @@ def test_what_is_known_of_a_step_waits_beside_the_calls(tmp_path: Path) -> None:
 def test_no_tracker_is_false() -> None:
     assert not FanOut([], None)
     assert len(FanOut([InMemoryTracker()], None)) == 1
+
+
+class Far(InMemoryTracker):
+    """One whose client computes on a thread of its own."""
+
+    name: ClassVar[str] = "far"
+    threaded: ClassVar[bool] = True
+
+
+def test_what_is_stored_waits_where_a_client_would_compute_and_is_written_where_it_is_the_disk(tmp_path: Path) -> None:
+    far, near = Far(), InMemoryTracker()
+    fan_out = FanOut([far, near], str(tmp_path))
+    fan_out.open(RunInfo())
+    fan_out.store("log", {"rldk/reward/mean": 1.0}, 3)
+    time.sleep(0.1)
+    assert near.series == {"rldk/reward/mean": [(3, 1.0)]} and far.series == {}
+    fan_out.wake()
+    fan_out.close(5.0)
+    assert far.series == near.series

@@ -35,9 +35,12 @@ def test_a_row_and_its_alerts_come_to_the_trackers_and_to_who_listens(
     outlet, tracker = outlet_of(tmp_path)
     heard: list[Alert] = []
     with caplog.at_level(logging.INFO):
-        outlet.take(3, {"rldk/kl/ref_k1": 1.0}, [alert()], [heard.append])
+        news = outlet.take(3, {"rldk/kl/ref_k1": 1.0}, [alert()])
+    assert heard == []
+    outlet.tell(news, [heard.append])
     outlet.set_status("warning", 3)
     outlet.set_status("warning", 4)
+    outlet.tell([], [])
     outlet.close("finished", 9)
     assert outlet.latest == (3, {"rldk/kl/ref_k1": 1.0})
     assert tracker.series["rldk/kl/ref_k1"] == [(3, 1.0)]
@@ -48,8 +51,8 @@ def test_a_row_and_its_alerts_come_to_the_trackers_and_to_who_listens(
 
 def test_a_second_row_of_a_step_adds_what_is_new() -> None:
     outlet, tracker = outlet_of()
-    outlet.take(1, {"a": 1.0, "b": 2.0, "rldk/system/overhead_fraction": 0.1}, [], [])
-    outlet.take(1, {"a": 1.0, "b": 3.0, "rldk/system/overhead_fraction": 0.2}, [], [])
+    outlet.take(1, {"a": 1.0, "b": 2.0, "rldk/system/overhead_fraction": 0.1}, [])
+    outlet.take(1, {"a": 1.0, "b": 3.0, "rldk/system/overhead_fraction": 0.2}, [])
     assert outlet.latest[1] == {"a": 1.0, "b": 3.0, "rldk/system/overhead_fraction": 0.2}
     assert tracker.series["a"] == [(1, 1.0)]
     assert tracker.series["b"] == [(1, 2.0), (1, 3.0)]
@@ -60,11 +63,10 @@ def test_a_second_row_of_a_step_adds_what_is_new() -> None:
 def test_nothing_comes_out_of_the_other_ranks() -> None:
     outlet = Outlet(Settings())
     outlet.open([])
-    heard: list[Alert] = []
-    outlet.take(1, {"a": 1.0}, [alert()], [heard.append])
+    assert outlet.take(1, {"a": 1.0}, [alert()]) == []
     outlet.set_status("warning", 1)
     outlet.draw(1, np.ones(4), {"layer": 1.0})
-    assert outlet.latest == (1, {"a": 1.0}) and outlet.health() == {} and heard == []
+    assert outlet.latest == (1, {"a": 1.0}) and outlet.health() == {}
     outlet.close("finished")
     assert outlet.closed
 
@@ -72,7 +74,7 @@ def test_nothing_comes_out_of_the_other_ranks() -> None:
 def test_heat_maps_go_out_at_the_latest_at_the_end() -> None:
     outlet, tracker = outlet_of()
     outlet.draw(1, np.array([0.0, 1.0]), {"one": 1.0, "two": 2.0})
-    outlet.take(1, {"a": 1.0}, [], [])
+    outlet.take(1, {"a": 1.0}, [])
     outlet.close("finished")
     assert tracker.heatmaps
 
@@ -98,7 +100,7 @@ class Distant(JsonlTracker):
 
 outlet = Outlet(Settings())
 outlet.open([], RunInfo(output_dir=sys.argv[1]), lambda: [Distant(sys.argv[1])])
-outlet.take(1, {"a": 1.0}, [], [])
+outlet.take(1, {"a": 1.0}, [])
 del outlet
 """
 
@@ -114,7 +116,7 @@ def test_it_keeps_nobody_alive_that_listens() -> None:
             pass
 
     outlet, trainer = outlet_of()[0], Trainer()
-    outlet.take(1, {"a": 1.0}, [alert()], [trainer.hear])
+    outlet.tell(outlet.take(1, {"a": 1.0}, [alert()]), [trainer.hear])
     alive = weakref.ref(trainer)
     del trainer
     gc.collect()

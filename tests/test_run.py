@@ -2,21 +2,24 @@ from __future__ import annotations
 
 import functools
 import gc
+import json
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
 
+from rldk_tracking.ahead import Ahead
 from rldk_tracking.rollout import Rollout
 from rldk_tracking.run import Run
 from rldk_tracking.settings import Settings
 from rldk_tracking.shield import TrainingStopped
 from rldk_tracking.sources.base import Observation
-from rldk_tracking.trackers.base import RunInfo
+from rldk_tracking.trackers.base import Row, RunInfo, UnavailableError
 from rldk_tracking.trackers.draft import drafts
 from rldk_tracking.trackers.memory import InMemoryTracker
 
@@ -122,48 +125,129 @@ def test_what_is_known_of_a_step_is_on_disk_while_its_row_is_computed(tmp_path: 
 SCORED = Rollout(mask=torch.ones(4, 2, dtype=torch.bool), scores=torch.tensor([1.0, 2.0, 3.0, 6.0]))
 
 
-def test_what_was_read_ahead_is_in_the_draft_and_is_read_once(tmp_path: Path) -> None:
-    gate, tracker, made = threading.Event(), Distant(), []
+def rows_on_disk(folder: Path) -> list[dict[str, Any]]:
+    """Whole rows that a kill would leave."""
+    records = [
+        json.loads(line) for path in folder.rglob("undelivered-*.jsonl") for line in path.read_text().splitlines()
+    ]
+    return [record["metrics"] for record in records if record["type"] == "metrics"]
+
+
+class Away(Distant):
+    """One that takes nothing as long as nobody lets it."""
+
+    let: threading.Event
+
+    def log_rows(self, rows: Sequence[Row]) -> None:
+        if not self.let.is_set():
+            raise UnavailableError("not yet")
+        super().log_rows(rows)
+
+
+def away() -> Away:
+    tracker = Away()
+    tracker.let = threading.Event()
+    return tracker
+
+
+def test_a_step_whose_rollout_was_read_ahead_is_judged_and_on_disk_at_once(tmp_path: Path) -> None:
+    tracker, made, heard = away(), [], []
     run = Run(Settings(trackers=[tracker]), RunInfo(output_dir=str(tmp_path)))
     run.open()
-    run.followers.append(lambda step, row: {"rldk/gate": float(gate.wait(10))})
+    threads: list[threading.Thread] = []
+    run.followers.append(lambda step, row: (threads.append(threading.current_thread()), {})[1])
+    run.listeners.append(lambda alert: heard.append(threading.current_thread()))
     observation = Observation(made=functools.cache(lambda: (made.append(1), (SCORED, None))[1]))
     run.read_ahead(observation)
     settled(run)
     run.observation = Observation({"rldk/train/loss": 0.5}, observation.made)
-    run.add({"rldk/train/loss": 0.5, "rldk/reward/mean": 99.0})
+    run.add({"rldk/train/loss": 0.5, "rldk/reward/mean": 99.0, "rldk/nan/weights": 1.0})
+    run.afterwards(lambda: heard.append(threading.current_thread()))
     run.finish(1)
-    [(step, row)] = held(tmp_path)
-    assert (step, row["rldk/train/loss"], row["rldk/reward/mean"]) == (1, 0.5, 3.0)
-    assert "rldk/system/overhead_fraction" in row
-    gate.set()
-    assert run.latest.items() >= row.items()
+    [row] = rows_on_disk(tmp_path)
+    assert (row["rldk/train/loss"], row["rldk/reward/mean"], row["rldk/alerts/firing"]) == (0.5, 3.0, 1.0)
+    assert "rldk/system/overhead_fraction" in row and held(tmp_path) == []
+    assert run.latest == row
+    tracker.let.set()
     run.close("finished")
     assert tracker.series["rldk/reward/mean"] == [(1, 3.0)]
-    assert made == [1]
+    assert made == [1] and threads == [threading.current_thread()]
+    assert [thread.name for thread in heard] == ["rldk-judge"] * 2, "what has time is not waited for"
+
+
+@pytest.mark.parametrize("enough", [0.0, 60.0])
+def test_a_step_that_has_waited_enough_is_judged_beside_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enough: float
+) -> None:
+    monkeypatch.setattr("rldk_tracking.run.ENOUGH", enough)
+    tracker = away()
+    run = Run(Settings(trackers=[tracker]), RunInfo(output_dir=str(tmp_path)))
+    with run.shield.at("the beginning"):
+        run.open()
+    threads: list[str] = []
+    run.followers.append(lambda step, row: (threads.append(threading.current_thread().name), {})[1])
+    run.observation = Observation(made=functools.cache(lambda: (SCORED, None)))
+    run.read_ahead(run.observation)
+    settled(run)
+    with run.shield.at("a step's end"):
+        run.finish(1)
+    tracker.let.set()
+    assert run.latest["rldk/reward/mean"] == 3.0
+    assert threads == [threading.current_thread().name if enough else "rldk-judge"]
+    run.close("finished")
+
+
+def test_what_still_goes_on_beside_is_not_waited_for(tmp_path: Path) -> None:
+    """A function of the user's that takes long: the next step is kept as what is known of it, and judged in order."""
+    gate, tracker = threading.Event(), away()
+    run = Run(Settings(trackers=[tracker]), RunInfo(output_dir=str(tmp_path)))
+    run.open()
+    run.later(lambda: gate.wait(10) and None)
+    run.release()
+    ahead = Ahead(Observation(made=functools.cache(lambda: (SCORED, None))), run.open()[0], run.shield)
+    ahead.compute()
+    run.observation, run._ahead = ahead._observation, ahead
+    run.finish(1)
+    assert [step for step, _ in held(tmp_path)] == [1]
+    assert held(tmp_path)[0][1]["rldk/reward/mean"] == 3.0
+    gate.set()
+    tracker.let.set()
+    run.close("finished")
+    assert tracker.series["rldk/reward/mean"] == [(1, 3.0)]
 
 
 @pytest.mark.parametrize("has_waited", [False, True])
 def test_a_device_is_read_at_once_where_the_trainer_has_waited_for_it(tmp_path: Path, has_waited: bool) -> None:
-    gate, tracker = threading.Event(), Distant()
+    gate, tracker = threading.Event(), away()
     run = Run(Settings(trackers=[tracker]), RunInfo(output_dir=str(tmp_path)))
     run.device, run.has_waited = torch.device("cuda"), has_waited
     run.open()
-    run.followers.append(lambda step, row: {"rldk/gate": float(gate.wait(10))})
     run.observation = Observation(made=functools.cache(lambda: (SCORED, None)))
     run.read_ahead(run.observation)
     settled(run)
+    if not has_waited:
+        run.followers.append(lambda step, row: {"rldk/gate": float(gate.wait(10))})
     run.read_pending, run.read_probe = lambda: torch.tensor([2.0]), lambda values: {"rldk/grad/norm": values[0]}
     run.measure(lambda: {"rldk/throughput/step_seconds": 0.5})
-    run.measure(lambda: {"rldk/resources/gpu_utilisation": 0.75}, slow=True)
     run.finish(1)
-    [(_, row)] = held(tmp_path)
+    [row] = rows_on_disk(tmp_path) if has_waited else [row for _, row in held(tmp_path)]
     assert ("rldk/grad/norm" in row, "rldk/throughput/step_seconds" in row) == (has_waited, has_waited)
-    assert row["rldk/reward/mean"] == 3.0 and "rldk/resources/gpu_utilisation" not in row
+    assert row["rldk/reward/mean"] == 3.0
     gate.set()
+    tracker.let.set()
     run.close("finished")
-    for key, value in (("grad/norm", 2.0), ("throughput/step_seconds", 0.5), ("resources/gpu_utilisation", 0.75)):
+    for key, value in (("grad/norm", 2.0), ("throughput/step_seconds", 0.5)):
         assert tracker.series[f"rldk/{key}"] == [(1, value)]
+
+
+def test_a_rollout_that_is_ready_opens_the_run() -> None:
+    """TRL's PPO has no earlier event."""
+    run, tracker = run_of()
+    run.observation = Observation(made=functools.cache(lambda: (SCORED, None)))
+    run.read_ahead(run.observation)
+    run.finish(1)
+    run.close("finished")
+    assert tracker.series["rldk/reward/mean"] == [(1, 3.0)]
 
 
 def test_what_was_read_ahead_of_another_rollout_is_not_this_steps() -> None:

@@ -124,3 +124,12 @@ def test_nobody_gives_way_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
         assert seconds(lambda: True) < 0.2
     with Shield().at("what is done beside the training"):
         assert seconds() < 0.2
+
+
+def test_elapsed_counts_the_present_stay_too() -> None:
+    shield = Shield()
+    assert shield.elapsed == 0.0
+    with shield.at("outside"), shield.at("inside"):
+        time.sleep(0.02)
+        assert shield.elapsed >= 0.02 > shield.seconds
+    assert shield.elapsed == shield.seconds

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import TrainerCallback
 
 from rldk_tracking.ahead import Ahead
 from rldk_tracking.callback import RLDKCallback
@@ -19,12 +21,12 @@ from rldk_tracking.rollout import Rollout
 from rldk_tracking.shield import Shield
 from rldk_tracking.sources.base import Observation
 from rldk_tracking.step import Step
+from rldk_tracking.trackers.base import Row, UnavailableError
 from rldk_tracking.trackers.memory import InMemoryTracker
 
 SCORED = Rollout(mask=torch.ones(4, 2, dtype=torch.bool), scores=torch.tensor([1.0, 2.0, 3.0, 6.0]))
 SEEN = Observation(made=lambda: (SCORED, None))
 OVERHEAD = {"rldk/system/overhead_fraction": 0.25}
-SLOW = {"rldk/resources/gpu_utilisation": 0.75}
 
 
 class Exchange(Ranks):
@@ -53,7 +55,7 @@ def step_of(ranks: Ranks, ahead: Ahead | None, calls: list[str]) -> Step:
     pending: Callable[[], Tensor] = told("probe", torch.tensor([2.0]))
     readings = Readings(SEEN, [told("quick", {"rldk/throughput/step_seconds": 0.5})], pending)
     part = Part(scalars={"rldk/train/loss": 0.5, "rldk/reward/mean": 99.0})
-    return Step(ranks, part, readings, [told("slow", SLOW)], ahead, OVERHEAD, lambda values: dict(read_probe(values)))
+    return Step(ranks, part, readings, ahead, OVERHEAD, lambda values: dict(read_probe(values)))
 
 
 def read_ahead(ranks: Ranks) -> Ahead:
@@ -70,11 +72,12 @@ def whole() -> dict[str, float]:
 def test_the_row_is_the_same_whenever_it_is_read() -> None:
     row = whole()
     assert row["rldk/reward/mean"] == 3.0  # the rollout wins over the logs
-    assert row.items() >= {**OVERHEAD, **SLOW, "rldk/grad/norm": 2.0, "rldk/throughput/step_seconds": 0.5}.items()
+    assert row.items() >= {**OVERHEAD, "rldk/grad/norm": 2.0, "rldk/throughput/step_seconds": 0.5}.items()
     for idle in (True, False):
         for ahead in (None, read_ahead(Exchange())):
             step = step_of(Exchange(), ahead, [])
             known = step.at_once(Shield(strict=True), idle)
+            assert step.is_whole == (idle and ahead is not None)
             merged, found = step.row(Shield(strict=True))
             assert found == row
             assert known.items() <= row.items() or ahead is None
@@ -82,13 +85,23 @@ def test_the_row_is_the_same_whenever_it_is_read() -> None:
             assert merged.rollout.get("reward/score") is not None
 
 
-def test_with_the_rollout_read_and_an_idle_device_all_but_what_is_slow_is_known_at_once() -> None:
+def test_with_the_rollout_read_and_an_idle_device_all_is_known_at_once() -> None:
     calls: list[str] = []
     step = step_of(Exchange(), read_ahead(Exchange()), calls)
-    assert step.at_once(Shield(strict=True), device_is_idle=True) == {k: v for k, v in whole().items() if k not in SLOW}
+    assert step.at_once(Shield(strict=True), device_is_idle=True) == whole()
     assert calls == ["quick", "probe"]
     step.row(Shield(strict=True))
-    assert calls == ["quick", "probe", "slow"]
+    assert calls == ["quick", "probe"]
+
+
+def test_a_rollout_that_is_just_being_read_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For as long as the patience lasts, and no longer."""
+    monkeypatch.setattr("rldk_tracking.step.PATIENCE", 60.0)
+    ahead = Ahead(SEEN, Exchange(), Shield(strict=True))
+    threading.Timer(0.1, ahead.compute).start()
+    step = step_of(Exchange(), ahead, [])
+    assert step.at_once(Shield(strict=True), device_is_idle=True) == whole()
+    assert step.is_whole
 
 
 def test_nothing_is_waited_for_on_the_training_thread() -> None:
@@ -111,13 +124,13 @@ def test_several_ranks_exchange_once_and_on_the_training_thread() -> None:
         ranks = Exchange(2)
         step = step_of(ranks, ahead, calls)
         known = step.at_once(Shield(strict=True), device_is_idle=False)
-        assert sorted(calls) == ["probe", "quick", "slow"]
+        assert sorted(calls) == ["probe", "quick"]
         beside = threading.Thread(target=step.row, args=(Shield(strict=True),))
         beside.start()
         beside.join()
         assert step.row(Shield(strict=True))[1] == known == whole()
         assert ranks.threads == [threading.current_thread()]
-        assert sorted(calls) == ["probe", "quick", "slow"]
+        assert sorted(calls) == ["probe", "quick"]
 
 
 def test_what_cannot_be_read_is_missing_and_the_rest_is_there() -> None:
@@ -126,10 +139,10 @@ def test_what_cannot_be_read_is_missing_and_the_rest_is_there() -> None:
 
     shield = Shield()
     readings = Readings(Observation(made=fails), [fails, lambda: {"rldk/train/loss": 0.5}], fails)
-    step = Step(Exchange(), Part(), readings, [fails, lambda: SLOW])
+    step = Step(Exchange(), Part(), readings)
     assert step.at_once(shield, device_is_idle=True) == {}
-    assert step.row(shield)[1] == {"rldk/train/loss": 0.5, **SLOW}
-    assert shield.faults == 4
+    assert step.row(shield)[1] == {"rldk/train/loss": 0.5}
+    assert shield.faults == 3
 
 
 def test_nothing_is_no_row() -> None:
@@ -138,21 +151,38 @@ def test_nothing_is_no_row() -> None:
     assert step.row(Shield(strict=True))[1] == {}
 
 
-def test_a_kill_after_a_training_step_leaves_all_that_was_measured_of_it(
+class Distant(InMemoryTracker):
+    """One whose rows wait on disk, and that takes none before the end."""
+
+    name: ClassVar[str] = "distant"
+    threaded: ClassVar[bool] = True
+
+    def log_rows(self, rows: Sequence[Row]) -> None:
+        if not self.answers:
+            raise UnavailableError("not yet")
+        super().log_rows(rows)
+
+    answers = False
+
+
+def test_a_training_step_is_on_disk_with_its_verdict_before_the_next_one_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is on disk when the step is over, against its row: only what the judge adds is missing."""
-    tracker, known = InMemoryTracker(), dict[int, dict[str, float]]()
-    original = Step.at_once
+    """Read back from there as the next step begins, which is when a kill would have left it so."""
+    monkeypatch.setattr("rldk_tracking.step.PATIENCE", 60.0)  # the machine may be busy
+    monkeypatch.setattr("rldk_tracking.run.ENOUGH", 60.0)
+    tracker, left = Distant(), dict[int, dict[str, float]]()
+    spool = tmp_path / "rldk" / "undelivered-distant.jsonl"
 
-    def watched(self: Step, *given: Any) -> dict[str, float]:
-        found = original(self, *given)
-        known[len(known) + 1] = found
-        return found
+    class Killer(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            records = [json.loads(line) for line in spool.read_text().splitlines()] if spool.exists() else []
+            rows = [record for record in records if record["type"] == "metrics"]
+            left.update({record["step"]: record["metrics"] for record in rows})
+            assert not state.global_step or state.global_step in left
 
-    monkeypatch.setattr(Step, "at_once", watched)
     callback = RLDKCallback(trackers=[tracker])
-    trainer = grpo_trainer(tmp_path, max_steps=6, callbacks=[callback])
+    trainer = grpo_trainer(tmp_path, max_steps=6, callbacks=[Killer(), callback])  # asked before the other
     backward = trainer.accelerator.backward
     slept = threading.Event()
 
@@ -162,10 +192,8 @@ def test_a_kill_after_a_training_step_leaves_all_that_was_measured_of_it(
 
     trainer.accelerator.backward = lasting
     trainer.train()
-    added = ("rldk/alerts/", "rldk/health/", "rldk/grad/layer/", "rldk/update/layer_ratio/")
-    for step in range(2, 7):
-        row = {key: dict(points)[step] for key, points in tracker.series.items() if step in dict(points)}
-        missing = {key for key in row.keys() - known[step].keys() if not key.startswith(added)}
-        assert missing <= {"rldk/system/tracker_errors", "rldk/system/trackers_down"}, (step, missing)
-        assert known[step].items() <= row.items()
-        assert len(known[step]) > 70
+    assert set(left) == {1, 2, 3, 4, 5}
+    for row in left.values():
+        assert len(row) > 70
+        assert {"rldk/alerts/firing", "rldk/reward/mean", "rldk/grad/norm"} <= row.keys()
+        assert any(key.startswith("rldk/health/") for key in row)

@@ -5,13 +5,14 @@
 | rldk/resources/gpu_memory_gib | GiB | held by tensors |
 | rldk/resources/gpu_memory_reserved_gib | GiB | taken from the driver by torch's allocator |
 | rldk/resources/gpu_memory_peak_gib | GiB | most that was held by tensors so far |
-| rldk/resources/gpu_memory_fraction | share | of the GPU's memory that cannot be had, whoever holds it |
-| rldk/resources/gpu_utilisation | share | of the last sampling period in which a kernel ran (NVML) |
+| rldk/resources/gpu_memory_fraction | share | of the GPU's memory that cannot be had, whoever holds it (driver) |
+| rldk/resources/gpu_utilisation | share | of the driver's last sampling period in which a kernel ran (NVML) |
 | rldk/resources/host_memory_fraction | share | of the machine's memory that cannot be had, see `host_memory` |
 | rldk/resources/host_rss_gib | GiB | resident memory of the process |
 | rldk/resources/host_rss_slope_gib_per_100_steps | GiB / 100 steps | trend of it, see `ResistantSlope` |
 
-The GPU is asked at most once a second; in between its last values are repeated.
+The last two of the GPU are its driver's, which is asked at most once a second, as a step begins and beside the
+training; in between its last values are repeated.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import torch
 from rldk_tracking.metrics.host_memory import HostMemory
 
 GIB = float(1 << 30)
-GPU_INTERVAL_SECONDS = 1.0
+DRIVER_INTERVAL_SECONDS = 1.0
 
 
 class ResistantSlope:
@@ -75,12 +76,12 @@ class ResourceMeter:
         self._slope = ResistantSlope()
         self._device = _cuda(device)
         self._nvml = None if self._device is None else _nvml_handle(self._device)
-        self._gpu: dict[str, float] = {}
-        self._gpu_read = float("-inf")
+        self._driver: dict[str, float] = {}
+        self._asked = float("-inf")
 
     @property
-    def asks_driver(self) -> bool:
-        """Whether `read` asks the GPU's driver, which can take milliseconds."""
+    def has_driver(self) -> bool:
+        """Whether there is a GPU's driver that can be asked."""
         return self._device is not None
 
     def read(self, step: int) -> dict[str, float]:
@@ -94,22 +95,18 @@ class ResourceMeter:
         slope = self._slope.value()
         if slope is not None:
             metrics["rldk/resources/host_rss_slope_gib_per_100_steps"] = 100.0 * slope
-        return metrics | self._read_gpu()
+        return metrics | self._gpu() | self._driver
 
-    def _read_gpu(self) -> dict[str, float]:
+    def ask_driver(self) -> None:
+        """Ask the GPU's driver for what `read` then repeats. It may take milliseconds; from whatever thread."""
         now = time.monotonic()
-        if self._device is None or now - self._gpu_read < GPU_INTERVAL_SECONDS:
-            return self._gpu
-        self._gpu_read = now
-        stats = torch.cuda.memory_stats(self._device)
-        self._gpu = {
-            "rldk/resources/gpu_memory_gib": stats.get("allocated_bytes.all.current", 0) / GIB,
-            "rldk/resources/gpu_memory_reserved_gib": stats.get("reserved_bytes.all.current", 0) / GIB,
-            "rldk/resources/gpu_memory_peak_gib": stats.get("allocated_bytes.all.peak", 0) / GIB,
-        }
+        if self._device is None or now - self._asked < DRIVER_INTERVAL_SECONDS:
+            return
+        self._asked = now
         free, total = torch.cuda.mem_get_info(self._device)
+        stats = torch.cuda.memory_stats(self._device)
         reusable = stats.get("reserved_bytes.all.current", 0) - stats.get("allocated_bytes.all.current", 0)
-        self._gpu["rldk/resources/gpu_memory_fraction"] = 1.0 - (free + reusable) / total
+        found = {"rldk/resources/gpu_memory_fraction": 1.0 - (free + reusable) / total}
         if self._nvml is not None:
             import pynvml
 
@@ -118,8 +115,19 @@ class ResourceMeter:
             except pynvml.NVMLError:
                 self._nvml = None
             else:
-                self._gpu["rldk/resources/gpu_utilisation"] = rates.gpu / 100.0
-        return self._gpu
+                found["rldk/resources/gpu_utilisation"] = rates.gpu / 100.0
+        self._driver = found
+
+    def _gpu(self) -> dict[str, float]:
+        """What torch's allocator knows without asking."""
+        if self._device is None:
+            return {}
+        stats = torch.cuda.memory_stats(self._device)
+        return {
+            "rldk/resources/gpu_memory_gib": stats.get("allocated_bytes.all.current", 0) / GIB,
+            "rldk/resources/gpu_memory_reserved_gib": stats.get("reserved_bytes.all.current", 0) / GIB,
+            "rldk/resources/gpu_memory_peak_gib": stats.get("allocated_bytes.all.peak", 0) / GIB,
+        }
 
 
 def _cuda(device: torch.device | str | None) -> torch.device | None:

@@ -34,10 +34,14 @@ class ResourceMonitor(Monitor):
             if getattr(accelerator, "num_processes", 1) > 1:
                 self._waiting = Waiting(accelerator)
 
+    def before_step(self, run: Run, step: int) -> None:
+        if self._resources is not None and self._resources.has_driver:
+            run.later(self._resources.ask_driver)  # takes milliseconds, and beside a step it tells of the step
+
     def collect(self, run: Run, step: int, logs: Mapping[str, Any]) -> None:
         if self._resources is None or self._throughput is None:
             return
-        # The rollout was read before, as a rule. What the driver is asked for can take its time.
+        # The rollout was read before, as a rule.
         resources, throughput, observation = self._resources, self._throughput, run.observation
         now, rollout_seconds = time.perf_counter(), run.rollout_seconds
 
@@ -51,7 +55,7 @@ class ResourceMonitor(Monitor):
                 rollout_seconds=rollout_seconds,
             )
 
-        run.measure(lambda: resources.read(step), slow=resources.asks_driver)
+        run.measure(lambda: resources.read(step))
         run.measure(speed)
         if self._waiting is not None:
             run.waited_seconds += self._waiting.take()

@@ -54,7 +54,7 @@ class RolloutMonitor(Monitor):
         run.rollout_seconds = getattr(self._source, "rollout_seconds", None)
         if self._samples is not None:
             samples = self._samples
-            run.later(lambda: samples.offer(run, observation.rollout, step))
+            run.afterwards(lambda: samples.offer(run, observation.rollout, step))
 
     def end(self, run: Run) -> None:
         if self._source is not None:

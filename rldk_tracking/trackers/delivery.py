@@ -1,9 +1,10 @@
 """Hands calls to one tracker without making the training wait for it or fall with it.
 
 `put` writes the call to a spool on disk, where there is one, and appends it to a bounded queue; one daemon thread hands
-the queue on, in order. A tracker that fails is asked again after a pause that doubles. What does not fit into the queue
-meanwhile waits on disk alone and is read back when the tracker has returned. What is left when the time limit of
-`close` is over stays in the spool, for `rldk-tracking sync`; what the tracker rejects goes to a journal beside it.
+the queue on, in order. `store` does the same and leaves that thread asleep until `wake`. A tracker that fails is asked
+again after a pause that doubles. What does not fit into the queue meanwhile waits on disk alone and is read back when
+the tracker has returned. What is left when the time limit of `close` is over stays in the spool, for
+`rldk-tracking sync`; what the tracker rejects goes to a journal beside it.
 
 A tracker with `threaded = False` is called on the caller's thread, with the same shield.
 """
@@ -134,15 +135,20 @@ class Delivery:
 
     def put(self, method: str, *args: Any) -> None:
         """Have `tracker.<method>(*args)` called soon. Never waits nor raises; the caller changes no argument later."""
+        if self.store(method, *args):
+            self.wake()
+
+    def store(self, method: str, *args: Any) -> bool:
+        """As `put`, but nothing is begun before `wake`. Returns whether the tracker takes such calls at all."""
         if not self._is_taken_at_all(method):
-            return
+            return False
         now = time.time()
         with self._changed:
             start = self._outbox.end()
             call = self._outbox.store(method, args, now)
             if self._deadline is not None:
                 self._leave([call])
-                return
+                return False
             full = self._outbox.spilled > 0 or (method == "log" and self.waiting >= self._capacity)
             if full and call.position is not None:
                 self._outbox.spill(start)
@@ -150,6 +156,13 @@ class Delivery:
                 self.lost += 1
             else:
                 self._queue.append(call)
+        return True
+
+    def wake(self) -> None:
+        """Hand on what was stored, or see to it that it is. Never waits nor raises."""
+        if not self.waiting or self._deadline is not None:
+            return
+        with self._changed:
             self._in_time = self._in_time or self._enough() or time.monotonic() >= self._paced_until
             self._changed.notify_all()
         if self.tracker.threaded:

@@ -1,7 +1,7 @@
 """What is known of a step while its row is computed, on disk beside the spool that the row is on its way to.
 
-A row is computed beside the training, some milliseconds after its step is over. A process that is killed before that
-leaves what was known of the step by then, at most all that was measured of it (see `rldk_tracking.step`).
+Where a row cannot be had at once it is computed beside the training, some milliseconds after its step is over. A
+process that is killed before that leaves what was known of the step by then (see `rldk_tracking.step`).
 """
 
 from __future__ import annotations

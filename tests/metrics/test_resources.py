@@ -48,10 +48,18 @@ def test_memory_of_a_gpu_that_others_use_too(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: {k: v * int(GIB) for k, v in stats.items()})
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * int(GIB), 80 * int(GIB)))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties())
-    found = ResourceMeter(device="cuda:0").read(0)
+    meter = ResourceMeter(device="cuda:0")
+    found = meter.read(0)
+    assert found["rldk/resources/gpu_memory_gib"] == pytest.approx(40)
+    assert "rldk/resources/gpu_memory_fraction" not in found, "nobody asked the driver yet"
+    meter.ask_driver()
+    found = meter.read(1)
     assert found["rldk/resources/gpu_memory_fraction"] == pytest.approx(60 / 80)
     assert found["rldk/resources/gpu_memory_peak_gib"] == pytest.approx(45)
     assert found["rldk/resources/gpu_utilisation"] == pytest.approx(0.75)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: pytest.fail("asked twice within a second"))
+    meter.ask_driver()
+    assert meter.read(2)["rldk/resources/gpu_memory_fraction"] == pytest.approx(60 / 80)
 
 
 def test_slope_of_a_leak_beside_noise_and_one_jump() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import Any
 
 import psutil
@@ -38,13 +39,15 @@ def test_two_do_not_measure_twice(run: Any) -> None:
 
 
 @pytest.mark.parametrize("asks", [False, True])
-def test_what_asks_the_driver_is_not_waited_for(run: Any, monkeypatch: pytest.MonkeyPatch, asks: bool) -> None:
-    told = []
-    monkeypatch.setattr(ResourceMeter, "asks_driver", asks)
-    monkeypatch.setattr(run, "measure", lambda measurement, slow=False: told.append(slow))
+def test_the_driver_is_asked_beside_the_step_that_begins(run: Any, monkeypatch: pytest.MonkeyPatch, asks: bool) -> None:
+    threads = []
+    monkeypatch.setattr(ResourceMeter, "has_driver", asks)
+    monkeypatch.setattr(ResourceMeter, "ask_driver", lambda self: threads.append(threading.current_thread().name))
     monitor = ResourceMonitor()
     monitor.begin_within(run, None, None, None, None)
-    monitor.collect(run, 1, {})
-    assert told == [asks, False]
+    run.settings.strict = False
+    monitor.before_step(run, 0)
+    assert run.latest == {}
+    assert threads == ["rldk-judge"] * asks
     monkeypatch.undo()
-    assert not ResourceMeter().asks_driver
+    assert not ResourceMeter().has_driver

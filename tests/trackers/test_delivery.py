@@ -557,3 +557,29 @@ def test_memory_and_time_stay_flat_over_many_rows() -> None:
     assert delivery.flush(5)
     assert (delivery.waiting, delivery.delivered, delivery.lost) == (0, 20_000, 0)
     delivery.close()
+
+
+def test_what_is_stored_is_on_disk_and_handed_on_when_woken(tmp_path: Path) -> None:
+    tracker, path = Recorder(), tmp_path / "undelivered-recorder.jsonl"
+    delivery = Delivery(tracker, spool=path)
+    delivery.open(RunInfo())
+    assert delivery.store("log", {"rldk/train/loss": 1.0}, 1)
+    assert [record["step"] for record in read(path) if record["type"] == "metrics"] == [1]
+    assert tracker.steps == []
+    delivery.wake()
+    assert delivery.flush(5.0)
+    assert tracker.steps == [1]
+    delivery.close(5.0)
+
+
+def test_nobody_is_woken_by_what_is_stored() -> None:
+    tracker = Recorder()
+    delivery = Delivery(tracker)
+    delivery.open(RunInfo())
+    delivery.store("log", {"rldk/train/loss": 1.0}, 1)
+    time.sleep(0.1)
+    assert tracker.steps == [] and delivery.waiting == 1
+    delivery.wake()
+    assert delivery.flush(5.0)
+    assert tracker.steps == [1]
+    delivery.close(5.0)
