@@ -197,6 +197,18 @@ def test_a_step_that_has_waited_enough_is_judged_beside_the_training(
     run.close("finished")
 
 
+def test_a_fault_in_what_follows_a_step_keeps_nothing_else_from_following() -> None:
+    run, tracker = run_of()
+    done: list[int] = []
+    run.afterwards(lambda: done.append(1 // 0))
+    run.afterwards(lambda: done.append(2))
+    run.add({"rldk/train/loss": 1.0})
+    run.finish(1)
+    assert run.latest["rldk/train/loss"] == 1.0
+    run.close("finished")
+    assert done == [2] and tracker.series["rldk/train/loss"] == [(1, 1.0)]
+
+
 def test_what_still_goes_on_beside_is_not_waited_for(tmp_path: Path) -> None:
     """A function of the user's that takes long: the next step is kept as what is known of it, and judged in order."""
     gate, tracker = threading.Event(), away()
