@@ -1,6 +1,6 @@
 """Three ways to build on the diagnostics: a callback that acts on them, an own backend, an own training loop.
 
-    python examples/custom_callbacks.py
+python examples/custom_callbacks.py
 """
 
 from collections.abc import Mapping

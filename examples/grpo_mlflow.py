@@ -1,7 +1,7 @@
 """GRPO with its health in an MLflow run. The two lines that matter are marked.
 
-    python examples/grpo_mlflow.py
-    mlflow ui --backend-store-uri sqlite:///mlflow.db
+python examples/grpo_mlflow.py
+mlflow ui --backend-store-uri sqlite:///mlflow.db
 """
 
 import os

@@ -1,7 +1,7 @@
 """GRPO with its health in a W&B run, by the name in `report_to` alone: no callback is passed.
 
-    python examples/grpo_wandb.py                        # offline where W&B has no key
-    wandb leet                                           # look at it in the terminal
+python examples/grpo_wandb.py                        # offline where W&B has no key
+wandb leet                                           # look at it in the terminal
 """
 
 import os

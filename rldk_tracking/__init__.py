@@ -12,19 +12,19 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rldk_tracking import registration
+from rldk_tracking import report_to
 
 if TYPE_CHECKING:
     from rldk_tracking.callback import CustomRLDKCallback, RLDKCallback, RLDKMetrics, RLDKMonitor, attach
-    from rldk_tracking.dashboard import RLDKDashboard
+    from rldk_tracking.charts.dashboard import RLDKDashboard
     from rldk_tracking.health.alert import Alert
     from rldk_tracking.health.rules import Rule
+    from rldk_tracking.history.replay import replay
+    from rldk_tracking.isolation import TrainingStopped
     from rldk_tracking.monitors.checkpoint import CheckpointMetrics, CheckpointMonitor
     from rldk_tracking.monitors.group import GroupMonitor
     from rldk_tracking.monitors.ppo import AdvancedPPOMonitor, PPOMetrics, PPOMonitor
-    from rldk_tracking.replaying import replay
     from rldk_tracking.rollout import PolicyUpdate, Rollout
-    from rldk_tracking.shield import TrainingStopped
     from rldk_tracking.trackers.jsonl import JsonlTracker
     from rldk_tracking.trackers.memory import InMemoryTracker
     from rldk_tracking.trackers.mlflow import MLflowTracker
@@ -47,16 +47,16 @@ _HOME = {
     "PPOMonitor": "monitors.ppo",
     "PolicyUpdate": "rollout",
     "RLDKCallback": "callback",
-    "RLDKDashboard": "dashboard",
+    "RLDKDashboard": "charts.dashboard",
     "RLDKMetrics": "callback",
     "RLDKMonitor": "callback",
     "Rollout": "rollout",
     "Rule": "health.rules",
     "SlackNotifier": "trackers.slack",
-    "TrainingStopped": "shield",
+    "TrainingStopped": "isolation",
     "WandbTracker": "trackers.wandb",
     "attach": "callback",
-    "replay": "replaying",
+    "replay": "history.replay",
 }
 """Public name to the module that defines it."""
 
@@ -101,4 +101,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-registration.install()
+report_to.install()

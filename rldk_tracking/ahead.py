@@ -11,10 +11,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
+from rldk_tracking.isolation import Shield, give_way
 from rldk_tracking.ranks import Merged, Part, Ranks
 from rldk_tracking.readings import columns_of
 from rldk_tracking.row import computed
-from rldk_tracking.shield import Shield, give_way
 from rldk_tracking.sources.base import Observation
 
 

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from rldk_tracking.shield import Shield
+from rldk_tracking.isolation import Shield
 
 BEHIND = 4
 """Steps that may wait. Each holds its rollout, so a worker that is slower than the training must slow it down."""

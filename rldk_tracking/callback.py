@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from rldk_tracking.health.goals import rules_of
+from rldk_tracking.metrics.view import Snapshot, of
 from rldk_tracking.monitors.base import Monitor
 from rldk_tracking.monitors.checkpoint import CheckpointMonitor
 from rldk_tracking.monitors.gold import GoldScore, GoldScoreMonitor
@@ -16,7 +17,6 @@ from rldk_tracking.monitors.resources import ResourceMonitor
 from rldk_tracking.monitors.rollouts import RolloutMonitor
 from rldk_tracking.run import Run
 from rldk_tracking.settings import OnCritical
-from rldk_tracking.snapshot import Snapshot, of
 from rldk_tracking.trackers.base import Tracker
 
 if TYPE_CHECKING:

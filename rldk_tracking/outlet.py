@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 
 from numpy.typing import ArrayLike
 
-from rldk_tracking.acting import Acting
 from rldk_tracking.background import Background
 from rldk_tracking.charts.heatmaps import Heatmaps
 from rldk_tracking.fan_out import FanOut
 from rldk_tracking.health.rules import Rule
+from rldk_tracking.isolation import Shield
+from rldk_tracking.journal.actions import Acting
 from rldk_tracking.ledger import Ledger
+from rldk_tracking.rollout import RunInfo
 from rldk_tracking.settings import Settings
-from rldk_tracking.shield import Shield
-from rldk_tracking.trackers.base import RunInfo, Tracker
+from rldk_tracking.trackers.base import Tracker
 
 if TYPE_CHECKING:
     from rldk_tracking.health.alert import Alert

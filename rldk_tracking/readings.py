@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics import catalogue
 from rldk_tracking.ranks import Part
-from rldk_tracking.shield import Shield
 from rldk_tracking.sources.base import Observation
 
 Measurement = Callable[[], Mapping[str, float | Tensor]]

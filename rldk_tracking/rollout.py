@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -151,6 +151,29 @@ class PolicyUpdate:
         _check_shape("entropy", self.entropy, [(rows, tokens)])
         _check_shape("micro_batch", self.micro_batch, [(rows,)])
         _check_shape("advantages", self.advantages, [(rows,), (rows, tokens)])
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What a tracker is told when training begins.
+
+    Attributes:
+        name: the run's name, where one is known.
+        output_dir: the trainer's output folder, where there is one.
+        trainer: class name of the trainer ("GRPOTrainer"), or "custom".
+        config: settings of the run that alerts and notes may quote (learning rate, beta, ...). No secrets.
+        callback: the transformers callback of the backend, where the backend has one in this trainer.
+        args, state, control: the transformers objects, for backends that are served through their callback.
+    """
+
+    name: str | None = None
+    output_dir: str | None = None
+    trainer: str = "custom"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    callback: Any = None
+    args: Any = None
+    state: Any = None
+    control: Any = None
 
 
 def _check_shape(name: str, value: Tensor | None, allowed: list[tuple[int, ...]]) -> None:

@@ -21,18 +21,19 @@ from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.goals import rules_of
 from rldk_tracking.health.limits import limits_of
 from rldk_tracking.health.presets import rules_for
+from rldk_tracking.isolation import Shield, TrainingStopped
 from rldk_tracking.keys import CATALOGUE
 from rldk_tracking.metrics import catalogue
 from rldk_tracking.metrics.table import Table
 from rldk_tracking.outlet import Outlet
 from rldk_tracking.ranks import Merged, Part, Ranks, Schema
 from rldk_tracking.readings import Measurement, Readings
+from rldk_tracking.rollout import RunInfo
 from rldk_tracking.row import ProbeReader, row_of
 from rldk_tracking.settings import Settings
-from rldk_tracking.shield import Shield, TrainingStopped
 from rldk_tracking.sources.base import Observation
 from rldk_tracking.step import Step
-from rldk_tracking.trackers.base import RunInfo, Tracker
+from rldk_tracking.trackers.base import Tracker
 
 if TYPE_CHECKING:
     import torch

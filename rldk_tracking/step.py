@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rldk_tracking.ahead import Ahead
+from rldk_tracking.isolation import Shield
 from rldk_tracking.ranks import Merged, Part, Ranks
 from rldk_tracking.readings import Readings, reduced
 from rldk_tracking.row import ProbeReader, draft_of, row_of
-from rldk_tracking.shield import Shield
 
 PATIENCE = 0.002
 """Seconds that the training waits for a rollout that is just being read. Only steps of some milliseconds are so short

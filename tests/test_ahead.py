@@ -9,12 +9,12 @@ import torch
 
 from rldk_tracking import ahead as module
 from rldk_tracking.ahead import Ahead
+from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics import catalogue
 from rldk_tracking.ranks import Merged, Part, Ranks, Schema
 from rldk_tracking.readings import Readings, columns_of, reduced
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 from rldk_tracking.row import row_of
-from rldk_tracking.shield import Shield
 from rldk_tracking.sources.base import Observation
 
 MASK = torch.ones(4, 3, dtype=torch.bool)
@@ -110,7 +110,7 @@ def test_what_cannot_be_read_is_missing_and_the_rest_is_there() -> None:
 
 def test_between_two_pieces_the_training_passes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it waits for us, this waits for it, unless it is this that the training waits for."""
-    monkeypatch.setattr("rldk_tracking.shield.COURTESY", 60.0)
+    monkeypatch.setattr("rldk_tracking.isolation.COURTESY", 60.0)
     training, ahead = Shield(training=True), Ahead(SEEN, ranks(), Shield(strict=True))
     beside = threading.Thread(target=ahead.compute)
     with training.at("an event"):

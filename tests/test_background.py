@@ -7,7 +7,7 @@ import time
 import pytest
 
 from rldk_tracking.background import BEHIND, HOLD, Background
-from rldk_tracking.shield import Shield
+from rldk_tracking.isolation import Shield
 
 
 def test_work_runs_in_order_on_another_thread() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from rldk_tracking.fan_out import FanOut
-from rldk_tracking.trackers.base import RunInfo, Tracker
+from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.draft import drafts
 from rldk_tracking.trackers.memory import InMemoryTracker
 

@@ -13,8 +13,8 @@ import pytest
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.outlet import Outlet, news_of
+from rldk_tracking.rollout import RunInfo
 from rldk_tracking.settings import Settings
-from rldk_tracking.trackers.base import RunInfo
 from rldk_tracking.trackers.memory import InMemoryTracker
 
 
@@ -90,7 +90,7 @@ LEFT_OPEN = """
 import sys
 from rldk_tracking.outlet import Outlet
 from rldk_tracking.settings import Settings
-from rldk_tracking.trackers.base import RunInfo
+from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.jsonl import JsonlTracker
 
 

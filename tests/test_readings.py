@@ -9,10 +9,10 @@ import torch
 
 from rldk_tracking.callback import RLDKCallback
 from rldk_tracking.demo.trainers import grpo_trainer
+from rldk_tracking.isolation import Shield
 from rldk_tracking.ranks import Part
 from rldk_tracking.readings import Readings, reduced
 from rldk_tracking.rollout import PolicyUpdate, Rollout
-from rldk_tracking.shield import Shield
 from rldk_tracking.sources.base import Observation
 from rldk_tracking.trackers.memory import InMemoryTracker
 

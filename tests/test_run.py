@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from rldk_tracking.ahead import Ahead
-from rldk_tracking.rollout import Rollout
+from rldk_tracking.isolation import TrainingStopped
+from rldk_tracking.rollout import Rollout, RunInfo
 from rldk_tracking.run import Run
 from rldk_tracking.settings import Settings
-from rldk_tracking.shield import TrainingStopped
 from rldk_tracking.sources.base import Observation
-from rldk_tracking.trackers.base import Row, RunInfo, UnavailableError
+from rldk_tracking.trackers.base import Row, UnavailableError
 from rldk_tracking.trackers.draft import drafts
 from rldk_tracking.trackers.memory import InMemoryTracker
 
@@ -297,7 +297,7 @@ def test_nothing_is_read_ahead_where_faults_are_to_be_seen() -> None:
 
 def test_who_waits_for_a_verdict_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read ahead lets the training pass, which here waits for it."""
-    monkeypatch.setattr("rldk_tracking.shield.COURTESY", 60.0)
+    monkeypatch.setattr("rldk_tracking.isolation.COURTESY", 60.0)
     run, tracker = run_of(on_critical="stop")
     run.open()
     run.observation = Observation(made=functools.cache(lambda: (time.sleep(0.2), (SCORED, None))[1]))

@@ -14,11 +14,11 @@ from transformers import TrainerCallback
 from rldk_tracking.ahead import Ahead
 from rldk_tracking.callback import RLDKCallback
 from rldk_tracking.demo.trainers import grpo_trainer
+from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics import catalogue
 from rldk_tracking.ranks import Part, Ranks, Schema
 from rldk_tracking.readings import Readings
 from rldk_tracking.rollout import Rollout
-from rldk_tracking.shield import Shield
 from rldk_tracking.sources.base import Observation
 from rldk_tracking.step import Step
 from rldk_tracking.trackers.base import Row, UnavailableError

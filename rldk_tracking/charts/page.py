@@ -34,7 +34,7 @@ from rldk_tracking.charts.report import Report
 from rldk_tracking.charts.series import Thinned
 from rldk_tracking.charts.server import is_server, server_version, shows_views
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.trackers.base import RunInfo
+from rldk_tracking.rollout import RunInfo
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from rldk_tracking.charts.overview import overview
 from rldk_tracking.charts.report import Report
 from rldk_tracking.charts.series import Thinned
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.trackers.base import RunInfo
+from rldk_tracking.rollout import RunInfo
 
 PREFIX = "rldk/charts"
 CELL_COLUMNS = ["global_step", "row", "value"]

@@ -14,12 +14,12 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
-from rldk_tracking.sources.stores import runs_of
-from rldk_tracking.writing_back import write_back
+from rldk_tracking.history.stores import runs_of
+from rldk_tracking.history.write_back import write_back
 
 if TYPE_CHECKING:
     from rldk_tracking.health.alert import Alert
-    from rldk_tracking.replaying import Report
+    from rldk_tracking.history.replay import Report
 
 FORMATS = ("text", "json", "markdown")
 UNREADABLE = 3
@@ -89,7 +89,7 @@ def judge_all(
 
 def judge(source: str, rules: str, aliases: Mapping[str, str]) -> Report | str:
     """A run's report, or in words why it cannot be read."""
-    from rldk_tracking.replaying import replay
+    from rldk_tracking.history.replay import replay
 
     try:
         return replay(source, rules=load_rules(rules), aliases=aliases)

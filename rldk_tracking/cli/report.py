@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the file. Returns 0 whatever the run's health: `replay` is the command whose exit code tells it."""
-    from rldk_tracking.charts.export import write_csv, write_parquet
-    from rldk_tracking.charts.past import load
+    from rldk_tracking.history.export import write_csv, write_parquet
+    from rldk_tracking.history.past import load
 
     output: Path = arguments.output
     if output.suffix not in FORMATS:

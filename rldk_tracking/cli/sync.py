@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rldk_tracking.trackers.base import RunInfo, Tracker
+from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.delivery import Delivery
 from rldk_tracking.trackers.journal import Journal
 from rldk_tracking.trackers.spool import Spool

@@ -13,10 +13,10 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.isolation import Shield
 from rldk_tracking.monitors.training import prepare, run_info, trainer_above
 from rldk_tracking.run import Run
 from rldk_tracking.settings import OnCritical, Settings
-from rldk_tracking.shield import Shield
 from rldk_tracking.trackers.base import Tracker
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def _check_configuration(self) -> None:
         """Raise now, not in training, for rules and webhooks that cannot be."""
-        from rldk_tracking.acting import Acting
         from rldk_tracking.health.presets import rules_for
+        from rldk_tracking.journal.actions import Acting
         from rldk_tracking.trackers.slack import SlackNotifier
 
         Acting(rules_for(self._settings.rules, self._settings.overrides))

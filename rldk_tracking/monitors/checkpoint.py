@@ -15,12 +15,12 @@ from rldk_tracking.checkpoint.background import BackgroundScans
 from rldk_tracking.checkpoint.baselines import Baselines
 from rldk_tracking.checkpoint.division import Division
 from rldk_tracking.checkpoint.findings import Scan
+from rldk_tracking.metrics.view import Snapshot, of
 from rldk_tracking.monitors.base import Monitor
 from rldk_tracking.monitors.checkpoint_log import CheckpointLog
 from rldk_tracking.monitors.memory import MemoryLog
 from rldk_tracking.monitors.optimizer import OptimizerMonitor
 from rldk_tracking.run import Run
-from rldk_tracking.snapshot import Snapshot, of
 from rldk_tracking.sources.optimizer import OptimizerProbe
 
 logger = logging.getLogger(__name__)

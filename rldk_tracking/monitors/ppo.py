@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rldk_tracking.metrics.view import Snapshot, of
 from rldk_tracking.monitors.optimizer import OptimizerMonitor
 from rldk_tracking.monitors.rollouts import RolloutMonitor
 from rldk_tracking.run import Run
-from rldk_tracking.snapshot import Snapshot, of
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ from typing import Any
 
 from transformers import Trainer
 
+from rldk_tracking.rollout import RunInfo
 from rldk_tracking.run import Run
 from rldk_tracking.sources.logs import canonical, number
-from rldk_tracking.trackers.base import RunInfo, Tracker
+from rldk_tracking.trackers.base import Tracker
 
 _QUOTED = (
     "learning_rate",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rldk_tracking.isolation import Shield
     from rldk_tracking.rollout import PolicyUpdate, Rollout
-    from rldk_tracking.shield import Shield
 
 
 Made = Callable[[], "tuple[Rollout | None, PolicyUpdate | None]"]

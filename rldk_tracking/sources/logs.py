@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Literal
 
+from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics.preference import LOGGED as PREFERENCE
-from rldk_tracking.shield import Shield
 from rldk_tracking.sources.aliases import (
     ALIASES,
     DIVIDED_BY_MINIBATCHES,

@@ -17,10 +17,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics import gradients, updates, weights
 from rldk_tracking.metrics.layers import Layout, Summary, on, summarise
 from rldk_tracking.metrics.noise_scale import NoiseScale
-from rldk_tracking.shield import Shield
 from rldk_tracking.sources.accelerator import AcceleratorWatch
 from rldk_tracking.sources.deepspeed import CANNOT, is_partitioned
 

@@ -25,8 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rldk_tracking.isolation import Shield
 from rldk_tracking.rollout import PolicyUpdate, Rollout
-from rldk_tracking.shield import Shield
 from rldk_tracking.sources.base import Made, Observation, is_same
 from rldk_tracking.sources.generation import Generation, at_sampling, joined
 from rldk_tracking.sources.logs import Kind, canonical

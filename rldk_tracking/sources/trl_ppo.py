@@ -36,9 +36,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics.table import precise
 from rldk_tracking.rollout import PolicyUpdate, Rollout
-from rldk_tracking.shield import Shield
 from rldk_tracking.sources.base import Made, Observation, is_same
 from rldk_tracking.sources.logs import canonical
 from rldk_tracking.sources.ppo_frame import train_variables

@@ -4,35 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from rldk_tracking.rollout import RunInfo
 
 if TYPE_CHECKING:
     from rldk_tracking.charts.heatmap import Heatmap
     from rldk_tracking.health.alert import Alert
-
-
-@dataclass(frozen=True, slots=True)
-class RunInfo:
-    """What a tracker is told when training begins.
-
-    Attributes:
-        name: the run's name, where one is known.
-        output_dir: the trainer's output folder, where there is one.
-        trainer: class name of the trainer ("GRPOTrainer"), or "custom".
-        config: settings of the run that alerts and notes may quote (learning rate, beta, ...). No secrets.
-        callback: the transformers callback of the backend, where the backend has one in this trainer.
-        args, state, control: the transformers objects, for backends that are served through their callback.
-    """
-
-    name: str | None = None
-    output_dir: str | None = None
-    trainer: str = "custom"
-    config: Mapping[str, Any] = field(default_factory=dict)
-    callback: Any = None
-    args: Any = None
-    state: Any = None
-    control: Any = None
 
 
 @dataclass(frozen=True, slots=True)

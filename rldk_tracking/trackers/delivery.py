@@ -21,7 +21,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rldk_tracking.trackers.base import RejectedError, Row, RunInfo, Tracker, UnavailableError
+from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.base import RejectedError, Row, Tracker, UnavailableError
 from rldk_tracking.trackers.outbox import Call, Outbox, T
 from rldk_tracking.trackers.resumed import Resumed
 from rldk_tracking.trackers.spool import Spool

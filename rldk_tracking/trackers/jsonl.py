@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.trackers.base import Row, RunInfo, Tracker
+from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.base import Row, Tracker
 from rldk_tracking.trackers.draft import Draft, drafts
 from rldk_tracking.trackers.journal import Journal, dumps, encode, records
 

@@ -27,7 +27,8 @@ import requests
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.page import RunPage
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.trackers.base import RejectedError, Row, RunInfo, Tracker, UnavailableError
+from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.base import RejectedError, Row, Tracker, UnavailableError
 from rldk_tracking.trackers.journal import decode, dumps
 from rldk_tracking.trackers.mlflow_models import log_model
 from rldk_tracking.trackers.mlflow_names import Names

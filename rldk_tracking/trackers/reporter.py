@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from rldk_tracking.charts.tensorboard import layout
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.trackers.base import RunInfo, Tracker
+from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.base import Tracker
 
 
 class ReporterTracker(Tracker):

@@ -20,7 +20,8 @@ from urllib3.exceptions import MaxRetryError
 from urllib3.util.retry import Retry
 
 from rldk_tracking.health.alert import SEVERITIES, Alert, Severity
-from rldk_tracking.trackers.base import RejectedError, RunInfo, Tracker, UnavailableError
+from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.base import RejectedError, Tracker, UnavailableError
 from rldk_tracking.trackers.slack_message import slack_payload
 
 ENVIRONMENT = "RLDK_SLACK_WEBHOOK_URL"

@@ -29,8 +29,8 @@ from faults import FAULTS  # noqa: E402
 from training import KINDS, begin, plan, quieten, train  # noqa: E402
 
 from rldk_tracking.health.catalogue import RULES  # noqa: E402
-from rldk_tracking.replaying import replay  # noqa: E402
-from rldk_tracking.sources.reading import read  # noqa: E402
+from rldk_tracking.history.reading import read  # noqa: E402
+from rldk_tracking.history.replay import replay  # noqa: E402
 
 
 @dataclass

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rldk_tracking.replaying import replay
+from rldk_tracking.history.replay import replay
 
 OURS: dict[str, tuple[str, ...]] = {
     "no_learning_signal": ("reward.no_signal",),

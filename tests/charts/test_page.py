@@ -14,7 +14,7 @@ from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.mlflow import VIEW_TAG
 from rldk_tracking.charts.page import NOTE, OVERVIEW_FILE, REPORT_FILE, RunPage
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.trackers.base import RunInfo
+from rldk_tracking.rollout import RunInfo
 
 Make = Callable[..., Alert]
 ROW = {"rldk/health/score": 1.0, "rldk/reward/mean": 0.4, "rldk/kl/ref_k3": 0.01}

@@ -11,7 +11,7 @@ import pytest
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.panels import RunPanels
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.trackers.base import RunInfo
+from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.wandb import WandbTracker
 from tests.trackers.wandb_log import load_finished
 

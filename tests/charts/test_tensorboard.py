@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from rldk_tracking.charts.tensorboard import layout
-from rldk_tracking.trackers.base import RunInfo
+from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.reporter import ReporterTracker
 
 pytest.importorskip("tensorboard", reason="needs tensorboard")

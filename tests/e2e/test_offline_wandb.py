@@ -12,7 +12,7 @@ import pytest
 
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.trackers.base import RunInfo
+from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.delivery import Delivery
 from rldk_tracking.trackers.wandb import WandbTracker
 from tests.trackers.wandb_backend import WandbBackend

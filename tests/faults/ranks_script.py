@@ -18,8 +18,8 @@ from transformers import TrainerCallback
 
 from rldk_tracking.callback import RLDKCallback
 from rldk_tracking.demo.trainers import grpo_trainer, ppo_trainer
+from rldk_tracking.isolation import TrainingStopped
 from rldk_tracking.monitors.rollouts import RolloutMonitor
-from rldk_tracking.shield import TrainingStopped
 from rldk_tracking.trackers.jsonl import JsonlTracker
 from rldk_tracking.trackers.memory import InMemoryTracker
 

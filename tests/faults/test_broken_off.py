@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from rldk_tracking import demo
 from rldk_tracking.callback import RLDKCallback
-from rldk_tracking.shield import TrainingStopped
+from rldk_tracking.isolation import TrainingStopped
 from rldk_tracking.sources.optimizer import OptimizerProbe
 from rldk_tracking.trackers.memory import InMemoryTracker
 

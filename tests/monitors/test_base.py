@@ -12,11 +12,11 @@ import torch
 
 from rldk_tracking.callback import RLDKCallback
 from rldk_tracking.demo.trainers import grpo_trainer
+from rldk_tracking.isolation import TrainingStopped
 from rldk_tracking.monitors.group import GroupMonitor
 from rldk_tracking.monitors.ppo import PPOMonitor
 from rldk_tracking.rollout import Rollout
 from rldk_tracking.run import Run
-from rldk_tracking.shield import TrainingStopped
 from rldk_tracking.trackers.memory import InMemoryTracker
 
 

@@ -15,8 +15,8 @@ from transformers import TrainerCallback
 
 from rldk_tracking.callback import RLDKCallback
 from rldk_tracking.demo.trainers import ppo_trainer
+from rldk_tracking.isolation import TrainingStopped
 from rldk_tracking.monitors.ppo import PPOMonitor
-from rldk_tracking.shield import TrainingStopped
 from rldk_tracking.trackers.memory import InMemoryTracker
 
 STEPS = 4

@@ -13,7 +13,8 @@ from rldk_tracking.callback import RLDKCallback
 from rldk_tracking.demo.task import ASK, reward
 from rldk_tracking.demo.trainers import grpo_trainer
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.trackers.base import RunInfo, Tracker
+from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.jsonl import JsonlTracker
 from rldk_tracking.trackers.memory import InMemoryTracker
 from tests.runs.group_spy import GroupSpy

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from rldk_tracking.shield import Shield
+from rldk_tracking.isolation import Shield
 from rldk_tracking.sources.ppo_update import MicroBatch, UpdateWatch, first_ratio, micro_batches, update_of
 
 

@@ -19,10 +19,10 @@ from transformers import Qwen2ForCausalLM, TrainerCallback
 
 from rldk_tracking import demo
 from rldk_tracking.demo.task import ASK
+from rldk_tracking.history.unweighted import unweighted_score
 from rldk_tracking.metrics import catalogue
 from rldk_tracking.metrics.table import Table
 from rldk_tracking.sources.trl_grpo import GroupSource
-from rldk_tracking.sources.unweighted import unweighted_score
 
 TOKENIZER = demo.tiny_tokenizer()
 LONGEST = 10

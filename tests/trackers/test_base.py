@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.trackers.base import Row, RunInfo, Tracker
+from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.base import Row, Tracker
 
 
 class Smallest(Tracker):

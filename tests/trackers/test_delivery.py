@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 import pytest
 
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.trackers.base import RejectedError, Row, RunInfo, Tracker, UnavailableError
+from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.base import RejectedError, Row, Tracker, UnavailableError
 from rldk_tracking.trackers.delivery import _BACKLOG, _FEW, _PACE, Delivery
 from rldk_tracking.trackers.journal import decode, read
 from rldk_tracking.trackers.spool import Spool

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from rldk_tracking.charts.past import load
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.trackers.base import RunInfo
+from rldk_tracking.history.past import load
+from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.delivery import Delivery
 from rldk_tracking.trackers.journal import read
 from rldk_tracking.trackers.jsonl import JsonlTracker

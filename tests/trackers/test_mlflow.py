@@ -17,7 +17,8 @@ import pytest
 import requests
 
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.trackers.base import RejectedError, Row, RunInfo, UnavailableError
+from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.base import RejectedError, Row, UnavailableError
 from rldk_tracking.trackers.delivery import Delivery
 from rldk_tracking.trackers.journal import decode, read
 from rldk_tracking.trackers.mlflow import MLflowTracker

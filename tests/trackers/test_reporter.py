@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.trackers.base import RunInfo
+from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.delivery import Delivery
 from rldk_tracking.trackers.reporter import ReporterTracker
 

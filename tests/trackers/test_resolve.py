@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from rldk_tracking.trackers.base import RunInfo, Tracker
+from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.delivery import Delivery
 from rldk_tracking.trackers.jsonl import JsonlTracker
 from rldk_tracking.trackers.mlflow import MLflowTracker

@@ -18,7 +18,8 @@ import responses
 from responses import registries
 
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.trackers.base import RejectedError, RunInfo, UnavailableError
+from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.base import RejectedError, UnavailableError
 from rldk_tracking.trackers.delivery import Delivery
 from rldk_tracking.trackers.memory import InMemoryTracker
 from rldk_tracking.trackers.slack import SlackNotifier

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.trackers.base import RejectedError, RunInfo
+from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.base import RejectedError
 from rldk_tracking.trackers.delivery import Delivery
 from rldk_tracking.trackers.journal import read
 from rldk_tracking.trackers.wandb import WandbTracker

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from transformers import TrainingArguments
 
-from rldk_tracking.trackers.base import RunInfo
+from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.delivery import Delivery
 from rldk_tracking.trackers.wandb import WandbTracker
 from rldk_tracking.trackers.wandb_models import FILE, TYPE, uploaded

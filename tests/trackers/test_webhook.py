@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.trackers.base import RejectedError, RunInfo
+from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.base import RejectedError
 from rldk_tracking.trackers.webhook import WebhookNotifier
 from tests.trackers.test_slack import TOKEN, URL, Webhook, webhook
 

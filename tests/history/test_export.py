@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rldk_tracking.charts.export import write_csv, write_parquet
+from rldk_tracking.history.export import write_csv, write_parquet
 
 ROWS = [
     (1, {"rldk/a": 0.1 + 0.2, "rldk/b": 1e-300}),

@@ -13,7 +13,7 @@ from rldk_tracking.charts.series import Points, thinned
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import rules_for
-from rldk_tracking.sources.reading import read
+from rldk_tracking.history.reading import read
 from rldk_tracking.trackers.journal import decode
 from rldk_tracking.trackers.journal import read as read_journal
 
@@ -62,7 +62,7 @@ def load(source: str | Path, rules: str = "safe", overrides: Mapping[str, Mappin
     """Read a run. A journal of a watched run is taken as it is; any other source is judged now.
 
     Args:
-        source: see `rldk_tracking.sources.reading`; a journal, or a folder with one, first of all.
+        source: see `rldk_tracking.history.reading`; a journal, or a folder with one, first of all.
         rules, overrides: see `rldk_tracking.health.presets.rules_for`.
 
     Raises:

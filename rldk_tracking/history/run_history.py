@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rldk_tracking.sources.handwritten import read as read_handwritten
+from rldk_tracking.history.handwritten import read as read_handwritten
+from rldk_tracking.history.unweighted import KEY as UNWEIGHTED
+from rldk_tracking.history.unweighted import unweighted_score
 from rldk_tracking.sources.logs import canonical, number
-from rldk_tracking.sources.unweighted import KEY as UNWEIGHTED
-from rldk_tracking.sources.unweighted import unweighted_score
 
 STEP_NAMES = ("step", "global_step", "train/global_step", "_step", "Step", "iteration")
 
@@ -59,7 +59,7 @@ def history(
     """Log entries as rows.
 
     A score that was logged beside the reward and is no part of it becomes `rldk/reward/unweighted`, see
-    `rldk_tracking.sources.unweighted`; a name that the user gave for it goes before.
+    `rldk_tracking.history.unweighted`; a name that the user gave for it goes before.
 
     Raises:
         UnreadableSourceError: not one entry has a known name.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rldk_tracking.sources.reading import read
-from rldk_tracking.trackers.base import RunInfo, Tracker
+from rldk_tracking.history.reading import read
+from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.base import Tracker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from rldk_tracking.replaying import Report
+    from rldk_tracking.history.replay import Report
 
 
 def write_back(source: str, report: Report, backend: str, aliases: Mapping[str, str] | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rldk_tracking.sources.history import history, row_of
+from rldk_tracking.history.run_history import history, row_of
 
 
 def test_a_log_without_steps_counts_its_entries() -> None:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from rldk_tracking import registration
+from rldk_tracking import report_to
 
 CHECK = """
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_reporting_integration_callbacks
@@ -72,6 +72,6 @@ def test_a_module_still_runs_as_a_script() -> None:
 
 
 def test_install_twice_adds_one_finder() -> None:
-    registration.install()
-    registration.install()
-    assert sum(type(finder).__module__ == "rldk_tracking.registration" for finder in sys.meta_path) == 1
+    report_to.install()
+    report_to.install()
+    assert sum(type(finder).__module__ == "rldk_tracking.report_to" for finder in sys.meta_path) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rldk_tracking.sources.history import History, UnreadableSourceError, history
+from rldk_tracking.history.run_history import History, UnreadableSourceError, history
 
 OURS_BUT_JUDGED = ("rldk/health/", "rldk/alerts/", "rldk/system/overhead")
 """Series that rules produced; a replay produces its own."""

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from rldk_tracking.charts.heatmap import Heatmap
-from rldk_tracking.charts.past import MOST, load, series_of
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.replaying import replay
-from rldk_tracking.sources.history import UnreadableSourceError
+from rldk_tracking.history.past import MOST, load, series_of
+from rldk_tracking.history.replay import replay
+from rldk_tracking.history.run_history import UnreadableSourceError
 from rldk_tracking.trackers.jsonl import JsonlTracker
 
 Make = Callable[..., Alert]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rldk_tracking.sources.reading import read
+from rldk_tracking.history.reading import read
 
 pytest.importorskip("tensorboard", reason="reading event files needs tensorboard")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from rldk_tracking.history.handwritten import NAMES, plain, read
 from rldk_tracking.keys import CATALOGUE
 from rldk_tracking.sources.aliases import ALIASES
-from rldk_tracking.sources.handwritten import NAMES, plain, read
 
 
 @pytest.mark.parametrize(

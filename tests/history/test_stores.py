@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from rldk_tracking.replaying import replay
-from rldk_tracking.sources.history import UnreadableSourceError
-from rldk_tracking.sources.reading import read
-from rldk_tracking.sources.stores import runs_of
+from rldk_tracking.history.reading import read
+from rldk_tracking.history.replay import replay
+from rldk_tracking.history.run_history import UnreadableSourceError
+from rldk_tracking.history.stores import runs_of
 
 
 @pytest.fixture

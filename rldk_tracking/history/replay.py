@@ -11,8 +11,8 @@ from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import rules_for
 from rldk_tracking.health.rules import Rule
-from rldk_tracking.sources.history import History
-from rldk_tracking.sources.reading import read
+from rldk_tracking.history.reading import read
+from rldk_tracking.history.run_history import History
 
 VERDICTS = ("healthy", "warning", "critical")
 """In the order of the exit codes 0, 1, 2."""
@@ -75,7 +75,7 @@ def replay(
     """Judge a past run.
 
     Args:
-        source: what `rldk_tracking.sources.reading.read` reads, or what it returned.
+        source: what `rldk_tracking.history.reading.read` reads, or what it returned.
         rules, overrides: see `rldk_tracking.health.presets.rules_for`.
         context: the run's settings, beside those that the source knows.
         aliases: names in the source to catalogue keys.

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from rldk_tracking.sources.history import history
-from rldk_tracking.sources.unweighted import KEY, unweighted_score
+from rldk_tracking.history.run_history import history
+from rldk_tracking.history.unweighted import KEY, unweighted_score
 
 
 def rows(weights: dict[str, float], n: int = 30, digits: int = 17, **more: Any) -> list[dict[str, float]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rldk_tracking.sources.completions import summary
-from rldk_tracking.sources.reading import read
+from rldk_tracking.history.completions import summary
+from rldk_tracking.history.reading import read
 
 ROWS = [
     {"step": 1, "prompt": "a", "completion": "x", "correct": 1.0, "format": 0.5, "advantage": 1.0},

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from rldk_tracking.history.handwritten import NAMES, plain
 from rldk_tracking.sources.aliases import ALIASES
-from rldk_tracking.sources.handwritten import NAMES, plain
 from rldk_tracking.sources.logs import number
 
 KEY = "rldk/reward/unweighted"

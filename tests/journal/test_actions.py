@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import pytest
 
-from rldk_tracking.acting import Acting
 from rldk_tracking.health.actions import Call, Webhook, action
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.rules import Rule
-from rldk_tracking.trackers.base import RunInfo
+from rldk_tracking.journal.actions import Acting
+from rldk_tracking.rollout import RunInfo
 from tests.trackers.conftest import make_alert
 from tests.trackers.test_slack import TOKEN
 from tests.trackers.test_slack import Webhook as Server

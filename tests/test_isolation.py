@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rldk_tracking.shield import Shield, TrainingStopped, give_way
+from rldk_tracking.isolation import Shield, TrainingStopped, give_way
 
 
 def test_a_fault_is_logged_once_for_each_place_and_kind(caplog: pytest.LogCaptureFixture) -> None:
@@ -93,7 +93,7 @@ def test_a_busy_thread_beside_it_does_not_hold_the_training_up() -> None:
 
 
 def test_who_gives_way_waits_while_the_training_waits_for_us(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rldk_tracking.shield.COURTESY", 60.0)
+    monkeypatch.setattr("rldk_tracking.isolation.COURTESY", 60.0)
     passed = threading.Event()
 
     def beside() -> None:
@@ -112,7 +112,7 @@ def test_who_gives_way_waits_while_the_training_waits_for_us(monkeypatch: pytest
 
 
 def test_nobody_gives_way_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rldk_tracking.shield.COURTESY", 0.4)
+    monkeypatch.setattr("rldk_tracking.isolation.COURTESY", 0.4)
 
     def seconds(*is_awaited: Callable[[], bool]) -> float:
         begin = time.monotonic()

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from rldk_tracking.charts.past import Row
+from rldk_tracking.history.past import Row
 
 
 def columns_of(rows: Sequence[Row]) -> list[str]:

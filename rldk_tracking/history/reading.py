@@ -4,9 +4,9 @@
 |---|---|
 | a `trainer_state.json`, or a folder with one, also inside `checkpoint-*` | its log history |
 | `*.jsonl`, `*.json`, `*.csv` | log entries; our own journal's rows as they are |
-| a TensorBoard folder (`events.out.tfevents.*`) | scalars, see `rldk_tracking.sources.tensorboard` |
-| TRL's completions (`completions/*.parquet`) | rewards and ties, see `rldk_tracking.sources.completions` |
-| `mlflow:RUN_ID`, `wandb:ENTITY/PROJECT/RUN` | metrics, see `rldk_tracking.sources.stores` |
+| a TensorBoard folder (`events.out.tfevents.*`) | scalars, see `rldk_tracking.history.event_files` |
+| TRL's completions (`completions/*.parquet`) | rewards and ties, see `rldk_tracking.history.completions` |
+| `mlflow:RUN_ID`, `wandb:ENTITY/PROJECT/RUN` | metrics, see `rldk_tracking.history.stores` |
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rldk_tracking.sources.history import History, UnreadableSourceError, history
+from rldk_tracking.history.run_history import History, UnreadableSourceError, history
 
 
 def read(source: str | Path, aliases: Mapping[str, str] | None = None) -> History:
@@ -32,7 +32,7 @@ def read(source: str | Path, aliases: Mapping[str, str] | None = None) -> Histor
     """
     name = str(source)
     if name.startswith(("mlflow:", "wandb:")):
-        from rldk_tracking.sources.stores import read_store
+        from rldk_tracking.history.stores import read_store
 
         return read_store(name, aliases)
     path = Path(source)
@@ -90,12 +90,12 @@ def _read_folder(folder: Path, aliases: Mapping[str, str] | None) -> History:
     if states:
         return _read_json(max(states, key=_progress), aliases)
     if any(folder.rglob("events.out.tfevents.*")):
-        from rldk_tracking.sources.tensorboard import read_events
+        from rldk_tracking.history.event_files import read_events
 
         return history(str(folder), read_events(folder), aliases=aliases)
     for completions in (folder, folder / "completions"):
         if any(completions.glob("*.parquet")):
-            from rldk_tracking.sources.completions import read_completions
+            from rldk_tracking.history.completions import read_completions
 
             return history(str(folder), read_completions(completions))
     journals = sorted([*folder.glob("*.jsonl"), *folder.glob("rldk/*.jsonl")])

@@ -8,8 +8,8 @@ import pytest
 
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import rules_for
-from rldk_tracking.replaying import replay
-from rldk_tracking.sources.history import UnreadableSourceError, history
+from rldk_tracking.history.replay import replay
+from rldk_tracking.history.run_history import UnreadableSourceError, history
 
 
 def rows(n: int = 80, fault: int = 50) -> list[dict[str, float]]:

@@ -12,8 +12,8 @@ from rldk_tracking.fan_out import FanOut
 from rldk_tracking.health.actions import Call, Function, Webhook
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.rules import Rule
-from rldk_tracking.shield import Shield
-from rldk_tracking.trackers.base import RunInfo
+from rldk_tracking.isolation import Shield
+from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.webhook import WebhookNotifier
 
 

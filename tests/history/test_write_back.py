@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from rldk_tracking.replaying import replay
-from rldk_tracking.writing_back import write_back
+from rldk_tracking.history.replay import replay
+from rldk_tracking.history.write_back import write_back
 
 mlflow = pytest.importorskip("mlflow")
 

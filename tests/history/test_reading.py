@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from rldk_tracking.sources.history import UnreadableSourceError
-from rldk_tracking.sources.reading import read
+from rldk_tracking.history.reading import read
+from rldk_tracking.history.run_history import UnreadableSourceError
 
 LOGS = [
     {"loss": 0.1, "grad_norm": 1.5, "reward": 0.2, "epoch": 0.1, "step": 5},
