@@ -96,6 +96,12 @@ class Ranks:
         self.waited = 0.0
         """Seconds that this rank waited for the others in the last exchange: the last to arrive waits least."""
 
+    def start(self, part: Part) -> Transfer:
+        return Transfer(self.merge(part) )
+
+    def agree(self, flags: int) -> int:
+        return flags
+
     def merge(self, part: Part) -> Merged:
         """This step over all ranks. A collective where there are several: every rank must call it once a step."""
         if self.world_size == 1:
@@ -253,3 +259,11 @@ def _to_host(pieces: Sequence[Tensor]) -> list[Array]:
 def _line(piece: Tensor, dtype: torch.dtype) -> Tensor:
     """The piece in one dimension; most of them are so already."""
     return piece if piece.ndim == 1 and piece.dtype == dtype else piece.to(dtype).flatten()
+
+
+class Transfer:
+    def __init__(self, m: Merged) -> None:
+        self.m = m
+
+    def merged(self) -> Merged | None:
+        return self.m

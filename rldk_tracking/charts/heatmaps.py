@@ -1,55 +1,52 @@
-"""The heat-maps of a run: how the rewards are distributed, and which layers get gradient, over the steps."""
+"""A heat-map that grows with the run and is shown now and then."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from numpy.typing import ArrayLike
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from rldk_tracking.charts.cadence import Cadence
-from rldk_tracking.charts.distribution import Distribution
 from rldk_tracking.charts.heatmap import Heatmap
-from rldk_tracking.charts.layers import LayersOverSteps
-from rldk_tracking.charts.spec import GRADIENTS, REWARDS
-
-TITLES = {
-    REWARDS: "Rewards of the completions",
-    GRADIENTS: "Gradient norm of each layer over the steps, dark where large",
-}
 
 
-class Heatmaps:
-    """The heat-maps of one run, in memory that does not grow with it."""
+class GrowingFigure(Protocol):
+    """`Distribution` and `LayersOverSteps`: memory that does not grow with the run."""
 
-    def __init__(self) -> None:
-        self._rewards = Distribution(TITLES[REWARDS])
-        self._gradients = LayersOverSteps(TITLES[GRADIENTS])
+    def add(self, step: int, values: Any, /) -> None:
+        """What a step brought."""
+
+    def heatmap(self) -> Heatmap | None:
+        """The picture so far; None before there is anything."""
+
+
+class LiveHeatmap:
+    """Publishes a heat-map at a cadence, and once more at the end.
+
+    Args:
+        key: its series.
+        figure: collects the numbers.
+        publish: has it shown, `publish("log_heatmap", key, heatmap, step)`.
+    """
+
+    def __init__(self, key: str, figure: GrowingFigure, publish: Callable[..., None]) -> None:
+        self._key = key
+        self._figure = figure
+        self._publish = publish
         self._cadence = Cadence()
-        self._news: set[str] = set()
-        self._measured: Mapping[str, float] | None = None
+        self._unseen_step: int | None = None
 
-    def take(self, step: int, scores: ArrayLike | None, gradients: Mapping[str, float] | None) -> None:
-        """What a step brought: the score of each completion, and the gradient norm of each layer.
-
-        The same object a second time is an old measurement and counts nowhere.
-        """
+    def add(self, step: int, values: Any) -> None:
+        """What a step brought, see the figure's `add`."""
+        self._figure.add(step, values)
+        self._unseen_step = step
         self._cadence.count()
-        if scores is not None:
-            self._rewards.add(step, scores)
-            self._news.add(REWARDS)
-        if gradients and gradients is not self._measured:
-            self._measured = gradients
-            self._gradients.add(step, gradients)
-            self._news.add(GRADIENTS)
+        if self._cadence.due:
+            self.show()
 
-    @property
-    def due(self) -> bool:
-        """Whether enough has come for a new version."""
-        return self._cadence.due and bool(self._news)
-
-    def made(self) -> dict[str, Heatmap]:
-        """Those that have changed since the last call."""
-        self._cadence.done()
-        news, self._news = self._news, set()
-        found = {REWARDS: self._rewards.heatmap(), GRADIENTS: self._gradients.heatmap()}
-        return {key: heatmap for key, heatmap in found.items() if heatmap is not None and key in news}
+    def show(self) -> None:
+        """Publish what has come since the last time."""
+        step, self._unseen_step = self._unseen_step, None
+        heatmap = None if step is None else self._figure.heatmap()
+        if heatmap is not None:
+            self._cadence.done()
+            self._publish("log_heatmap", self._key, heatmap, step)

@@ -1,28 +1,29 @@
 """Does what rules ask for when they fire, see `health.actions`.
 
-Stopping and saving are the trainer's: here is said that they are asked for, on every rank alike. Functions are called
-and webhooks told by rank 0 alone, beside the training where nothing else makes it wait for the verdict.
+Stopping and saving are the trainer's: here is said that they are asked for. Functions are called on the training
+thread; webhooks are trackers, which the courier calls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from rldk_tracking.fan_out import FanOut
 from rldk_tracking.health.actions import Call, Function, Webhook
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.rules import Rule
 from rldk_tracking.isolation import Shield
-from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.webhook import WebhookNotifier
 
 
-class Acting:
+class Actions:
     """The actions of a run's rules.
 
     Args:
         rules: those that are watched.
         strict: let the errors of functions out.
+
+    Attributes:
+        webhooks: one notifier for each webhook.
 
     Raises:
         ValueError: a function's name that stands for nothing, or a webhook's address that cannot be.
@@ -34,12 +35,7 @@ class Acting:
         self._stops = {rule.id for rule in rules if "stop" in rule.actions}
         self._saves = {rule.id for rule in rules if "save" in rule.actions}
         self._functions: dict[str, list[Function]] = {rule.id: functions_of(rule) for rule in rules}
-        self._webhooks = FanOut(webhooks_of(rules), None)
-
-    @property
-    def decides(self) -> bool:
-        """Whether the training must wait for each verdict, because it may be told to stop or to save."""
-        return bool(self._stops or self._saves)
+        self.webhooks: Sequence[WebhookNotifier] = webhooks_of(rules)
 
     def stop(self, alerts: Iterable[Alert]) -> Alert | None:
         """The first of these alerts whose rule asks to stop."""
@@ -49,20 +45,11 @@ class Acting:
         """Whether a rule of one of these alerts asks for a checkpoint."""
         return any(alert.state == "firing" and alert.rule in self._saves for alert in alerts)
 
-    def open(self, run: RunInfo) -> None:
-        """Training begins."""
-        self._webhooks.open(run)
-
-    def tell(self, alert: Alert) -> None:
-        """Call the rule's functions, and hand the alert to its webhooks without waiting for them."""
+    def call(self, alert: Alert) -> None:
+        """Call the rule's functions."""
         for function in self._functions.get(alert.rule, ()):
             with self._shield.at(f"an action of {alert.rule}"):
                 function(alert)
-        self._webhooks.put("alert", alert)
-
-    def close(self, timeout: float) -> None:
-        """Give the webhooks this many seconds for what they have not taken."""
-        self._webhooks.close(timeout)
 
 
 def functions_of(rule: Rule) -> list[Function]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 from transformers import Trainer
 
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.run import Run
-from rldk_tracking.sources.logs import canonical, number
+from rldk_tracking.run import Settings
 from rldk_tracking.trackers.base import Tracker
+from rldk_tracking.trackers.resolve import trackers_for
 
 _QUOTED = (
     "learning_rate",
@@ -65,30 +65,15 @@ def run_info(trainer: Any, args: Any, state: Any, control: Any) -> RunInfo:
     )
 
 
-def prepare(run: Run, trainer: Any, args: Any) -> None:
-    """Tell the run where its trackers are to be found and where its collectives take place."""
-    from rldk_tracking.trackers.resolve import trackers_for
-
-    settings = run.settings
-    callbacks, is_alone = list(getattr(getattr(trainer, "callback_handler", None), "callbacks", [])), trainer is None
+def find_trackers(trainer: Any, settings: Settings) -> Callable[[], list[Tracker]]:
+    """Gives the trackers of a trainer's callbacks, or of the runs that are open in this process."""
+    callbacks = list(getattr(getattr(trainer, "callback_handler", None), "callbacks", []))
+    is_alone = trainer is None
 
     def find() -> list[Tracker]:
-        if is_alone:
-            callbacks.extend(_open_backends())
-        return trackers_for(callbacks, slack=settings.slack, output_dir=settings.output_dir)
+        return trackers_for(_open_backends() if is_alone else callbacks, slack=settings.slack)
 
-    run.find_trackers = find
-    run.read_logs = named
-    accelerator = getattr(trainer, "accelerator", None)
-    if accelerator is not None:
-        run.device = accelerator.device
-
-
-def named(logs: Mapping[str, Any]) -> dict[str, float]:
-    """Numbers under our own keys as they are, numbers under a trainer's names translated, and nothing else."""
-    own = {key: number(raw) for key, raw in logs.items() if isinstance(key, str) and key.startswith("rldk/")}
-    rest = {key: raw for key, raw in logs.items() if key not in own}
-    return canonical(rest) | {key: value for key, value in own.items() if value is not None}
+    return find
 
 
 def _open_backends() -> list[Any]:

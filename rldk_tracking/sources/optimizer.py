@@ -37,7 +37,7 @@ SMALL_MODEL = 20_000_000
 """Up to so many parameters updates are measured in every step at the level "standard" too."""
 
 
-class OptimizerProbe:
+class OptimizerSource:
     """Hooks on one optimizer, from construction to `detach`.
 
     Args:

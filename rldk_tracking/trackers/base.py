@@ -58,10 +58,7 @@ class Tracker(ABC):
         """How many consecutive rows `log_rows` takes at once; more than one only where they are written all or none."""
         return 1
 
-    @property
-    def in_process(self) -> bool:
-        """Whether a write computes in this process, so that much at once would hold up the training."""
-        return False
+    in_process: ClassVar[bool] = True
 
     @property
     def joined(self) -> bool:

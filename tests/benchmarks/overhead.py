@@ -36,7 +36,7 @@ from rldk_tracking import run as module  # noqa: E402
 from rldk_tracking.ahead import Ahead  # noqa: E402
 from rldk_tracking.callback import RLDKCallback  # noqa: E402
 from rldk_tracking.demo.trainers import grpo_trainer  # noqa: E402
-from rldk_tracking.sources.optimizer import OptimizerProbe  # noqa: E402
+from rldk_tracking.sources.optimizer import OptimizerSource  # noqa: E402
 from rldk_tracking.sources.trl_grpo import GroupSource  # noqa: E402
 from rldk_tracking.trackers.memory import InMemoryTracker  # noqa: E402
 
@@ -45,7 +45,7 @@ WARM_UP = 5
 EVENTS = {
     RLDKCallback: ("on_step_begin", "on_step_end", "on_log"),
     GroupSource: ("_keep_generation", "_keep_logprobs", "_begin_backward"),
-    OptimizerProbe: ("_before_clipping", "_before_step", "_after_step"),
+    OptimizerSource: ("_before_clipping", "_before_step", "_after_step"),
     Ahead: ("compute",),
     module.Run: ("_judge",),
     module: ("reduced",),

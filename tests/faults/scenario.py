@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 
 from rldk_tracking.callback import RLDKCallback
 from rldk_tracking.demo.trainers import grpo_trainer
-from rldk_tracking.sources.optimizer import OptimizerProbe
+from rldk_tracking.sources.optimizer import OptimizerSource
 from rldk_tracking.sources.trl_grpo import GroupSource
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.memory import InMemoryTracker
@@ -70,7 +70,7 @@ def queued() -> float:
 ON_THE_TRAINING_THREAD = {
     RLDKCallback: ("on_step_begin", "on_step_end", "on_log"),
     GroupSource: ("_keep_generation", "_keep_logprobs", "_begin_backward"),
-    OptimizerProbe: ("_before_clipping", "_before_step", "_after_step"),
+    OptimizerSource: ("_before_clipping", "_before_step", "_after_step"),
 }
 """Everything of ours that a step goes through."""
 

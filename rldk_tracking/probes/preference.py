@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
-
 from rldk_tracking.metrics.preference import drift
-from rldk_tracking.monitors.base import Monitor
-from rldk_tracking.run import Run
+from rldk_tracking.probes.base import Probe, StepData, Training
 
 BASELINE_STEPS = 5
 """Logged steps whose mean is what drift is measured from: single steps of a small batch differ by several nats."""
@@ -15,28 +11,22 @@ BASELINE_STEPS = 5
 _DRIFTING = ("rldk/preference/chosen_logps", "rldk/preference/rejected_logps")
 
 
-class PreferenceMonitor(Monitor):
+class PreferenceProbe(Probe):
     """Adds `rldk/preference/{chosen,rejected}_logps_drift` where the trainer logs the log-probabilities."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("preference",)
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self) -> None:
         self._first: dict[str, list[float]] = {}
-        self._claimed = False
 
-    def begin(self, run: Run, trainer: Any, args: Any, model: Any, optimizer: Any) -> None:
-        self._claimed = run.claim("preference", self)
+    def begin(self, training: Training) -> None:
+        self._first.clear()
 
-    def collect(self, run: Run, step: int, logs: Mapping[str, Any]) -> None:
-        if not self._claimed:
-            return
+    def collect(self, data: StepData) -> None:
         for key in _DRIFTING:
-            value = run.part.scalars.get(key)
+            value = data.scalars.get(key)
             if value is None:
                 continue
             first = self._first.setdefault(key, [])
             if len(first) < BASELINE_STEPS:
                 first.append(float(value))
             else:
-                run.add({f"{key}_drift": drift(float(value), sum(first) / len(first))})
+                data.add({f"{key}_drift": drift(float(value), sum(first) / len(first))})

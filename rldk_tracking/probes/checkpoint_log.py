@@ -1,17 +1,17 @@
-"""What is told of the checkpoints of a run: one row of numbers, tables of checkpoints and layers, heat-maps."""
+"""What is logged of the checkpoints of a run: one row of numbers, tables of checkpoints and layers, heat-maps."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rldk_tracking.checkpoint import report, score
 from rldk_tracking.checkpoint.findings import Scan
 from rldk_tracking.checkpoint.heatmap import heatmap
 from rldk_tracking.checkpoint.integrity import disk
-from rldk_tracking.run import Run
+from rldk_tracking.probes.base import Publish
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +41,10 @@ HEATMAP_STEPS = 60
 
 
 class CheckpointLog:
-    """Tells a run about its checkpoints.
+    """Logs the checkpoints of a run.
 
     Args:
-        run: that is told.
+        publish: shows tables, pictures and models.
         args: the trainer's, for how many saves are to come.
 
     Attributes:
@@ -52,24 +52,23 @@ class CheckpointLog:
         values: the latest value of each key.
     """
 
-    def __init__(self, run: Run, args: Any) -> None:
-        self._run, self._args = run, args
+    def __init__(self, publish: Publish, args: Any) -> None:
+        self._publish, self._args = publish, args
         self.scores: dict[int, float] = {}
         self.values: dict[str, float] = {}
         self._history: list[list[Any]] = []
         self._drifts: dict[int, dict[str, float]] = {}
-        self._gradients: dict[int, dict[str, float]] = {}
 
-    def tell_all(self, scans: Sequence[Scan]) -> dict[str, float]:
+    def log_all(self, scans: Sequence[Scan]) -> dict[str, float]:
         """One row for what ended since the last one: the latest scan's numbers, with the worst counts of all."""
         row: dict[str, float] = {}
         for found in scans:
-            metrics = self.tell(found)
+            metrics = self.log(found)
             row = metrics | {key: max(row.get(key, 0.0), metrics.get(key, 0.0)) for key in COUNTS if key in row}
         return row
 
-    def tell(self, found: Scan) -> dict[str, float]:
-        """The row of one checkpoint; its tables and pictures go to the run at once."""
+    def log(self, found: Scan) -> dict[str, float]:
+        """The row of one checkpoint; its tables and pictures are published at once."""
         step = found.step or 0
         metrics = report.metrics(found) | {"rldk/checkpoint/step": float(step)} | self._room(found)
         self.values.update(metrics)
@@ -79,23 +78,19 @@ class CheckpointLog:
             logger.warning("rldk: %s: %s", found.path.name, problem.message)
         if found.tensors:
             rows = report.layer_rows(found, limit=WORST_LAYERS)
-            self._run.table("rldk/checkpoint/layers", list(report.LAYER_COLUMNS), [list(row) for row in rows], step)
+            table = [list(row) for row in rows]
+            self._publish("log_table", "rldk/checkpoint/layers", list(report.LAYER_COLUMNS), table, step)
         facts = {"path": str(found.path), "verdict": score.verdict(found), "tensors": str(len(found.entries))}
-        self._run.checkpoint(found.path.name, metrics, facts, step)
+        self._publish("log_checkpoint", found.path.name, dict(metrics), facts, step)
         self._history.append([step, *(metrics.get(key) for key in HISTORY)])
         del self._history[:-HISTORY_ROWS]
         columns = ["step", *(key.removeprefix("rldk/checkpoint/") for key in HISTORY)]
-        self._run.table("rldk/checkpoint/history", columns, list(self._history), step)
+        self._publish("log_table", "rldk/checkpoint/history", columns, list(self._history), step)
         drifts = layer_drifts(found)
         if drifts:
             self._drifts[step] = drifts
             self._draw("rldk/checkpoint/drift_by_layer", "Drift from the checkpoint before", self._drifts, step)
         return metrics
-
-    def tell_gradients(self, layers: Sequence[str], norms: Mapping[str, float], step: int) -> None:
-        """The gradient norms of all layers when a checkpoint was saved; NaN for a layer without a finite one."""
-        self._gradients[step] = {layer: norms.get(layer, math.nan) for layer in layers}
-        self._draw("rldk/checkpoint/gradient_by_layer", "Gradient norm", self._gradients, step)
 
     def _room(self, found: Scan) -> dict[str, float]:
         try:
@@ -109,7 +104,7 @@ class CheckpointLog:
     def _draw(self, key: str, title: str, columns: dict[int, dict[str, float]], step: int) -> None:
         for old in sorted(columns)[:-HEATMAP_STEPS]:
             del columns[old]
-        self._run.figure(key, heatmap(title, columns), step)
+        self._publish("log_figure", key, heatmap(title, columns), step)
 
 
 def layer_drifts(found: Scan) -> dict[str, float]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
+from rldk_tracking.probes.base import Publish
 from rldk_tracking.rollout import Rollout
-from rldk_tracking.run import Run
 
 COLUMNS = ["step", "rank", "score", "length", "truncated", "prompt", "completion"]
 
@@ -26,14 +26,14 @@ class SampleTable:
         self.interval = interval
         self._next = 0
 
-    def offer(self, run: Run, rollout: Rollout | None, step: int) -> None:
+    def offer(self, publish: Publish, rollout: Rollout | None, step: int) -> None:
         """Log this step's table if its turn has come."""
         if rollout is None or step < self._next:
             return
         rows = extremes(rollout, self.count, step)
         if rows:
             self._next = step + self.interval
-            run.table(self.key, COLUMNS, rows, step)
+            publish("log_table", self.key, COLUMNS, rows, step)
 
 
 def extremes(rollout: Rollout, count: int, step: int) -> list[list[Any]]:

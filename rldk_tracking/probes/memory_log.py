@@ -1,4 +1,4 @@
-"""What the training holds in memory, told at each save, and what would make it less, told once."""
+"""What the training holds in memory, logged at each save, and what would make it less, logged once."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 import torch
 
 from rldk_tracking.checkpoint.memory import footprint, suggestions
-from rldk_tracking.run import Run
+from rldk_tracking.probes.base import Publish
 
 
 class MemoryLog:
-    """Tells a run about its memory.
+    """Logs the memory of a run.
 
     Args:
-        run: that is told.
+        publish: shows the table of suggestions.
         args: the trainer's.
     """
 
-    def __init__(self, run: Run, args: Any) -> None:
-        self._run, self._args = run, args
-        self._told = False
+    def __init__(self, publish: Publish, args: Any) -> None:
+        self._publish, self._args = publish, args
+        self._has_suggested = False
 
-    def tell(
+    def log(
         self, model: torch.nn.Module, optimizer: Any, step: int, saved_gib: float | None, saves: int
     ) -> Mapping[str, float]:
         """The `rldk/memory/*` keys that are known; suggestions are made at the first two saves, as they do not change.
@@ -34,14 +34,13 @@ class MemoryLog:
             saved_gib: size of one save, where it is known.
             saves: how many have been looked at.
         """
-        held = footprint(model, optimizer)
-        row = held.as_row()
-        self._run.add(row)
-        if self._told:
+        memory = footprint(model, optimizer)
+        row = memory.as_row()
+        if self._has_suggested:
             return row
-        self._told = saved_gib is not None
+        self._has_suggested = saved_gib is not None
         ideas = suggestions(
-            held,
+            memory,
             parameter_bytes=next((p.element_size() for p in model.parameters() if p.requires_grad), 4),
             gradient_checkpointing=bool(getattr(self._args, "gradient_checkpointing", False)),
             checkpoint_gib=saved_gib,
@@ -50,5 +49,5 @@ class MemoryLog:
         )
         if ideas:
             rows = [[idea.change, idea.gib] for idea in ideas]
-            self._run.table("rldk/memory/suggestions", ["change", "saves GiB"], rows, step)
+            self._publish("log_table", "rldk/memory/suggestions", ["change", "saves GiB"], rows, step)
         return row
