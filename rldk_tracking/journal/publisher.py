@@ -73,6 +73,7 @@ class Publisher:
         trackers: Sequence[Tracker],
         folder: Path | None,
         resumed_at: int | None = None,
+        ranks: int = 1,
     ) -> None:
         """The run has begun.
 
@@ -82,6 +83,7 @@ class Publisher:
             trackers: the backends.
             folder: where the journal is; None where there is nothing to write it for.
             resumed_at: the checkpoint's step where the training goes on from one.
+            ranks: how many processes train.
         """
         self._is_open, self._info, self._resumed_at = True, info, resumed_at
         self.actions = Actions(rules, self._shield.strict)
@@ -91,7 +93,9 @@ class Publisher:
                 destination.tracker.open(info)
         self._joining = destinations
         if folder is not None:
-            self.journal = Journal.open(folder, destinations, info, rules, resumed_at)
+            addresses = [(destination.tracker.name, destination.tracker.address()) for destination in destinations]
+            self.journal = Journal.open(folder, addresses, resumed_at)
+            self.journal.begin(info, ranks, watched_rules(rules), resumed_at)
         self.join()
         self.status("running", resumed_at or 0)
         # After the trackers' own exit hooks, so that it is called before them.
@@ -120,7 +124,7 @@ class Publisher:
             self._has_until[tracker] = 0 if self._resumed_at is None else tracker.last_step() or 0
         if self.journal is not None:
             for destination in joined:
-                self.journal.add_destination(destination)
+                self.journal.destination(destination.id, destination.tracker)
             sent = [d for d in joined if not d.tracker.in_process]
             self._sent += sent
             if sent:
@@ -139,12 +143,12 @@ class Publisher:
         earlier = self.latest[1] if self.latest[0] == step else {}
         self.latest = (step, earlier | dict(row))
         row = news_of(row, earlier)
-        alerts = [alert for alert in alerts if self.journal is None or self.journal.is_new(alert)]
+        alerts = [alert for alert in alerts if self.journal is None or self.journal.earlier.is_news(alert)]
         for alert in alerts:
             log = logger.info if alert.state == "resolved" or alert.severity == "info" else logger.warning
             log("%s (step %d): %s", alert.title, alert.step, alert.message)
         if self.journal is not None:
-            self.journal.append_step(step, row, alerts)
+            self.journal.row(step, row, alerts)
             if self._sent:
                 courier().check(self.journal)
         for tracker in self._in_process:
@@ -158,7 +162,7 @@ class Publisher:
     def publish(self, method: str, *args: Any) -> None:
         """Have `tracker.<method>(*args)` called on every tracker."""
         if self.journal is not None:
-            self.journal.append_call(method, args)
+            self.journal.call(method, *args)
         for tracker in self._in_process:
             with self._shield.at(f"writing to {tracker.name}"):
                 getattr(tracker, method)(*args)
@@ -184,7 +188,7 @@ class Publisher:
         self.join()
         self.status(status, step)
         if self.journal is not None:
-            self.journal.append_end(status, step, exception)
+            self.journal.end(status, step, exception)
             if self._sent and not courier().wait(self.journal, self._close_timeout_s):
                 announce(f"not all of this run has reached its trackers; the rest lies in {self.journal.path}")
             self.journal.close()
