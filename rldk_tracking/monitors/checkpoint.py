@@ -13,7 +13,6 @@ import torch
 from rldk_tracking.checkpoint import report
 from rldk_tracking.checkpoint.background import BackgroundScans
 from rldk_tracking.checkpoint.baselines import Baselines
-from rldk_tracking.checkpoint.division import Division
 from rldk_tracking.checkpoint.findings import Scan
 from rldk_tracking.metrics.view import Snapshot, of
 from rldk_tracking.monitors.base import Monitor
@@ -49,9 +48,8 @@ class CheckpointMonitor(Monitor):
     """Logs `rldk/checkpoint/*` and `rldk/memory/*`, tables of the checkpoints and of the worst
     layers, and heat-maps of layers by step.
 
-    Rank 0 looks at every `checkpoint-<step>` folder of the trainer's output folder after it was saved; large ones are
-    divided among the ranks that see the folder. The series appear in the row of the step at which the scan has ended;
-    `rldk/checkpoint/step` says which checkpoint it was.
+    Rank 0 looks at every `checkpoint-<step>` folder of the trainer's output folder after it was saved. The series
+    appear in the row of the step at which the scan has ended; `rldk/checkpoint/step` says which checkpoint it was.
 
     Args:
         enable_parameter_analysis: read the saved tensors; False looks at the files alone.
@@ -113,19 +111,11 @@ class CheckpointMonitor(Monitor):
         self._optimizer = optimizer if optimizer is not None else getattr(trainer, "optimizer", None)
         if self._optimizer_monitor is not None:
             self._optimizer_monitor.begin_within(run, trainer, args, model, optimizer)
-        if not run.claim("checkpoint", self):
+        if not run.claim("checkpoint", self) or not _is_first_rank():
             return
-        rank, ranks = _rank()
         # A loop of somebody's own may have no folder, and then nothing is saved.
         folder = getattr(args, "output_dir", None)
-        divided = ranks > 1 and self.level != "light"
-        division = Division(Path(folder), rank, ranks) if divided and folder is not None else None
-        if rank == 0 or division is not None:
-            self._scans = BackgroundScans(self.level, division)
-        if rank > 0:
-            if self._scans is not None:
-                self._scans.help()
-            return
+        self._scans = BackgroundScans(self.level)
         self._log, self._memory = CheckpointLog(run, args), MemoryLog(run, args)
         limited = bool(getattr(args, "save_total_limit", None)) and self.keep_weights and self.level != "light"
         self._baselines = Baselines(
@@ -199,8 +189,7 @@ def local_folder(model: Any) -> Path | None:
     return Path(name) if name and Path(name).is_dir() else None
 
 
-def _rank() -> tuple[int, int]:
-    """This rank, and how many there are."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return 0, 1
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+def _is_first_rank() -> bool:
+    """Whether this is rank 0; true without ranks."""
+    in_group = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return not in_group or torch.distributed.get_rank() == 0
