@@ -100,21 +100,3 @@ def packed(state: Mapping[str, Any], created: int, updated: int) -> str:
     blob = base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
     view = {"name": VIEW_NAME, "createdAt": created, "updatedAt": updated, "state": f"deflate;{blob}"}
     return json.dumps(view)
-
-
-def unpacked(tag: str) -> dict[str, Any]:
-    """The state in a view's tag; the reverse of `packed`.
-
-    Raises:
-        ValueError: the tag holds no such view.
-    """
-    try:
-        kind, _, blob = json.loads(tag)["state"].partition(";")
-        if kind != "deflate":
-            raise ValueError(f"unknown packing {kind!r}")
-        state = json.loads(zlib.decompress(base64.b64decode(blob)))
-    except (KeyError, TypeError, AttributeError, zlib.error) as error:
-        raise ValueError(f"no saved view: {error}") from error
-    if not isinstance(state, dict):
-        raise ValueError("no saved view: the state is no object")
-    return state

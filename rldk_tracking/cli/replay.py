@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rldk_tracking.history.stores import runs_of
 from rldk_tracking.history.write_back import write_back
@@ -92,18 +92,9 @@ def judge(source: str, rules: str, aliases: Mapping[str, str]) -> Report | str:
     from rldk_tracking.history.replay import replay
 
     try:
-        return replay(source, rules=load_rules(rules), aliases=aliases)
+        return replay(source, rules=rules, aliases=aliases)
     except (ValueError, OSError, ImportError) as fault:
         return f"{source}: {fault}"
-
-
-def load_rules(name: str) -> Any:
-    """A preset's name as it is; the rules of a YAML file."""
-    if not name.endswith((".yaml", ".yml")):
-        return name
-    from rldk_tracking.health import user_rules
-
-    return user_rules.load_rules(name)
 
 
 def render(results: Sequence[Report | str], form: str) -> str:

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from transformers import Trainer
-
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.run import Settings
 from rldk_tracking.trackers.base import Tracker
@@ -41,10 +39,12 @@ _QUOTED = (
 
 def trainer_above() -> Any:
     """The trainer whose event is being handled: `self` of the nearest frame above that is a transformers Trainer."""
+    # Not imported: where nobody has loaded it there is no trainer, and it takes seconds.
+    trainer_class = getattr(sys.modules.get("transformers.trainer"), "Trainer", None)
     frame = sys._getframe(1)
-    while frame is not None:
+    while frame is not None and trainer_class is not None:
         candidate = frame.f_locals.get("self") if "self" in frame.f_code.co_varnames else None
-        if isinstance(candidate, Trainer):
+        if isinstance(candidate, trainer_class):
             return candidate
         frame = frame.f_back  # type: ignore[assignment]
     return None

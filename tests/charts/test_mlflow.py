@@ -18,7 +18,8 @@ from rldk_tracking.charts.mlflow import (
     view_path,
 )
 from rldk_tracking.charts.spec import VIEW_NAME
-from rldk_tracking.charts.view_state import packed, unpacked
+from rldk_tracking.charts.view_state import packed
+from tests.charts.saved_views import unpacked
 
 GRPO = ["rldk/reward/mean", "rldk/kl/ref_k3", "rldk/kl/limit", "rldk/reward/group_tied_fraction", "loss"]
 PPO = ["rldk/reward/mean", "rldk/value/explained_variance"]

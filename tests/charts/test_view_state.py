@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
 from rldk_tracking.charts.mlflow import TAG_LENGTH
 from rldk_tracking.charts.spec import SECTIONS, sections
-from rldk_tracking.charts.view_state import packed, unpacked, view_state
+from rldk_tracking.charts.view_state import packed, view_state
 from rldk_tracking.keys import CATALOGUE
+from tests.charts.saved_views import unpacked
 
 GRPO = ["rldk/reward/mean", "rldk/kl/ref_k3", "rldk/kl/limit", "rldk/reward/group_tied_fraction", "loss"]
 
@@ -35,9 +34,3 @@ def test_the_whole_specification_fits_into_the_tag() -> None:
     tag = packed(view_state(sections(every), every), 1, 2)
     assert len(unpacked(tag)["compareRunSections"]) == len(SECTIONS)
     assert len(tag) < TAG_LENGTH / 2
-
-
-@pytest.mark.parametrize("tag", ["", "{}", "[]", '{"state": "gzip;AAAA"}', '{"state": "deflate;AAAA"}'])
-def test_what_is_no_view_is_not_unpacked(tag: str) -> None:
-    with pytest.raises(ValueError):
-        unpacked(tag)

@@ -8,14 +8,8 @@ from typing import ClassVar, Literal
 from rldk_tracking.health.conditions.base import Condition, Finding, Row
 from rldk_tracking.health.conditions.level import sign_of
 from rldk_tracking.health.detectors.baseline import Baseline
-from rldk_tracking.health.detectors.charts import Cusum, Ewma, PageHinkley, inflation
+from rldk_tracking.health.detectors.cusum import Cusum, inflation
 from rldk_tracking.health.detectors.stateful import Stateful
-
-CHARTS: dict[str, type[Cusum] | type[Ewma] | type[PageHinkley]] = {
-    "cusum": Cusum,
-    "ewma": Ewma,
-    "page_hinkley": PageHinkley,
-}
 
 
 class Moved(Stateful):
@@ -44,16 +38,15 @@ class Moved(Stateful):
 
 
 class Shift(Condition):
-    """Breached where a control chart of the standardised values is beyond its limit and the shift is large enough.
+    """Breached where the cumulative sum of the standardised values is beyond its limit and the shift is large enough.
 
     Values are standardised by the median and the wander of the run's own recent past, widened for autocorrelation,
-    and cut at four standard deviations: one wild value is no shift. The past stops to be updated while the chart is
+    and cut at four standard deviations: one wild value is no shift. The past stops to be updated while the sum is
     more than halfway to its limit.
 
     Args:
         direction: "up" or "down".
-        chart: "cusum", "ewma" or "page_hinkley".
-        limit: of the chart, its own default where None.
+        limit: of the sum, the default of `Cusum` where None.
         share: smallest shift that matters, as a share of the baseline's size.
         log: whether to judge the logarithm, for values that vary in proportion (times, rates). Values of 0 or less are
             then no observation.
@@ -64,7 +57,7 @@ class Shift(Condition):
     """
 
     STATE: ClassVar[tuple[str, ...]] = (
-        *Condition.STATE, "baseline", "chart", "last", "product", "square", "recent", "beyond", "agree",
+        *Condition.STATE, "baseline", "cusum", "last", "product", "square", "recent", "beyond", "agree",
     )  # fmt: skip
 
     def __init__(
@@ -72,7 +65,6 @@ class Shift(Condition):
         keys: tuple[str, ...],
         *,
         direction: Literal["up", "down"] = "up",
-        chart: Literal["cusum", "ewma", "page_hinkley"] = "cusum",
         limit: float | None = None,
         share: float = 0.0,
         log: bool = False,
@@ -83,12 +75,10 @@ class Shift(Condition):
         zero_is_missing: bool = False,
     ) -> None:
         super().__init__(keys, zero_is_missing=zero_is_missing)
-        if chart not in CHARTS:
-            raise ValueError(f"chart must be one of {', '.join(CHARTS)}, got {chart!r}.")
         self.sign, self.share, self.log = sign_of(direction), share, log
         self.minimum, self.accept_after = minimum, accept_after
         self.baseline = Baseline(window, delay=4)
-        self.chart: Cusum | Ewma | PageHinkley = CHARTS[chart]() if limit is None else CHARTS[chart](limit=limit)
+        self.cusum = Cusum() if limit is None else Cusum(limit=limit)
         self.last: float | None = None
         self.product = self.square = 0.0
         self.recent: float | None = None
@@ -96,7 +86,7 @@ class Shift(Condition):
         self.agree = None if agree is None else Moved(agree, self.sign, share / 2)
 
     def judge(self, step: int, row: Row) -> Finding | None:
-        """Standardise the value and put it on the chart."""
+        """Standardise the value and add it to the sum."""
         agreed = self.agree is None or self.agree.add(row)
         value = self.read(row)
         if value is None or (self.log and value <= 0.0):
@@ -109,7 +99,7 @@ class Shift(Condition):
         middle, wander = self.baseline.median, self.baseline.wander
         scale = max(wander * inflation(self.autocorrelation), 1e-3 * abs(middle), 1e-12)
         standard = self.sign * (level - middle) / scale
-        beyond = self.chart.add(min(max(standard, -4.0), 4.0))
+        beyond = self.cusum.add(min(max(standard, -4.0), 4.0))
         self.recent = level if self.recent is None else self.recent + 0.2 * (level - self.recent)
         shift = self.sign * (self.recent - middle)
         smallest = math.log1p(self.share) if self.log else self.share * abs(middle)
@@ -138,11 +128,11 @@ class Shift(Condition):
                 self.beyond.append(level)
                 if len(self.beyond) >= self.accept_after:
                     self.baseline.restart(self.beyond)
-                    self.chart.load_state(type(self.chart)().state())
+                    self.cusum.load_state(Cusum().state())
                     self.beyond = []
             return
         self.beyond = []
-        suspicious = isinstance(self.chart, Cusum) and self.chart.total > self.chart.limit / 2
+        suspicious = self.cusum.total > self.cusum.limit / 2
         if not suspicious:
             self.baseline.add(level)
             self._correlate(level)
