@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rldk_tracking.metrics import catalogue
 from rldk_tracking.metrics.table import Table, merge_tails, tail_of
@@ -143,12 +145,19 @@ def rows_of(rollout: Rollout, rows: Sequence[int]) -> Rollout:
 def table_of(parts: Sequence[Rollout]) -> Table:
     """What the ranks that hold these parts have together."""
     columns = joined([catalogue.rollout_columns(part) for part in parts])
-    tails: dict[str, list[Any]] = {}
+    capacity = None if len(parts) == 1 else 2048
+    kept: dict[str, list[Tensor]] = {}
+    counts: dict[str, list[int]] = {}
     for part in parts:
         for name, (values, mask) in catalogue.rollout_tails(part).items():
-            capacity = None if len(parts) == 1 else 2048
-            tails.setdefault(name, []).append((tail_of(values, mask, capacity).numpy(), int(mask.sum()), False))
-    merged = {name: merge_tails(pieces) for name, pieces in tails.items()}
+            kept.setdefault(name, []).append(tail_of(values, mask, capacity))
+            counts.setdefault(name, []).append(int(mask.sum()))
+    merged = {
+        name: merge_tails(
+            pad_sequence(pieces, batch_first=True, padding_value=-math.inf).numpy(), np.array(counts[name])
+        )
+        for name, pieces in kept.items()
+    }
     return Table(columns, merged, catalogue.names(parts[0]))
 
 
