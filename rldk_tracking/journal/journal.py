@@ -91,6 +91,16 @@ class Journal:
         except OSError as error:
             return cls(LineFile(folder / "run.jsonl"), earlier, error)
 
+    @property
+    def size(self) -> int:
+        """Bytes so far: the position behind the last record."""
+        if self.memory is not None:
+            return self.memory.size
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
+
     def begin(self, run: RunInfo, ranks: int, rules: Mapping[str, Mapping[str, Any]], resumed_at: int | None) -> None:
         """Say what begins.
 

@@ -112,22 +112,26 @@ class FileLines:
 
 
 class MemoryLines:
-    """The last lines of a journal that no file could be made for."""
+    """The last lines of a journal that no file could be made for.
+
+    Attributes:
+        size: bytes so far, of those that are gone too.
+    """
 
     def __init__(self, most: int = 1000) -> None:
         self._lines: deque[tuple[int, bytes]] = deque(maxlen=most)
-        self._end = 0
+        self.size = 0
 
     def append(self, data: bytes) -> None:
         """Take a line."""
-        self._lines.append((self._end, data))
-        self._end += len(data)
+        self._lines.append((self.size, data))
+        self.size += len(data)
 
     def lines(self, position: int) -> Iterator[tuple[int, bytes]]:
         return iter([pair for pair in tuple(self._lines) if pair[0] >= position])
 
     def aligned(self, position: int) -> int:
-        return min(position, self._end)
+        return min(position, self.size)
 
     def replaced(self) -> bool:
         return False

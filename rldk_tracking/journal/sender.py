@@ -7,36 +7,28 @@ refused for good is passed over and noted. Before a call that must not be made t
 from __future__ import annotations
 
 import logging
-import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception, wait_exponential
-
 from rldk_tracking.charts.announce import announced_by
+from rldk_tracking.journal.attempts import Attempts, OutOfTimeError, discreet
 from rldk_tracking.journal.offset import Offset
 from rldk_tracking.journal.reader import Entry, Lines, read, read_all
 from rldk_tracking.journal.watch import Watch
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.trackers.base import RefusedError, RejectedError, Row, Tracker, UnavailableError
+from rldk_tracking.trackers.base import RejectedError, Row, Tracker
 from rldk_tracking.trackers.records import Call
 
-ATTEMPTS = 5
-"""How often a call is made that fails in an unknown way."""
-LONGEST_PAUSE_S = 30.0
 _MOST_SKIPPED = 100
-_SECRETS = re.compile(r"(?<=://)[^/\s@]+@|(?<=hooks\.slack\.com/)[^\s'\")]+")
-
-
-class OutOfTimeError(Exception):
-    """There is no more time for this destination, or another is to go on with it."""
+_MUCH_BYTES = 1 << 19
+"""After so much at once there is more: no pause."""
 
 
 class Sender:
     """One destination of one journal.
 
     Args:
+        name: its id.
         connect: makes its tracker, out of the address that is known by now. May fail as a call may.
         lines: the journal.
         offset: what the destination has taken.
@@ -51,6 +43,7 @@ class Sender:
 
     def __init__(
         self,
+        name: str,
         connect: Callable[[Mapping[str, str]], Tracker],
         lines: Lines,
         offset: Offset,
@@ -58,6 +51,7 @@ class Sender:
         log: logging.Logger,
         hands_back: bool = False,
     ) -> None:
+        self.name = name
         self.tracker: Tracker | None = None
         self.offset = offset
         self.delivered = 0
@@ -66,9 +60,8 @@ class Sender:
         self._lines = lines
         self._watch = watch
         self._log = log
-        self._hands_back = hands_back
-        self._logged: set[str] = set()
-        self._unknown = 0
+        self._attempts = Attempts(offset, watch, log, hands_back)
+        self._rejections: set[str] = set()
         self._status: tuple[str, int] | None = None
         self._last_step = 0
         self._has_ended = False
@@ -91,7 +84,7 @@ class Sender:
         aligned = self._lines.aligned(self.offset.position)
         if aligned != self.offset.position:
             self.offset.move(aligned)
-        self._call(self._open)
+        self._attempts.make(self._open)
         tracker = self._opened()
         if self.offset.position:
             tracker.restore(self._past())
@@ -102,6 +95,7 @@ class Sender:
         tracker = self._connect(self.offset.to)
         tracker.open(_info(begin.get("run")))
         self.tracker = tracker
+        self._attempts.repeatable = tracker.repeatable
 
     def _past(self) -> Iterator[Call]:
         for entry in read_all(self._lines, until=self.offset.position):
@@ -114,12 +108,13 @@ class Sender:
         if entries:
             self._take(entries)
             self.offset.save()
-            self._watch.pause(active=True)
+            if entries[-1].end - entries[0].start < _MUCH_BYTES:
+                self._watch.pause(active=True)
             return False
         if self._lines.replaced():
             self.offset.move(0)
             return False
-        self._call(self._opened().flush)
+        self._attempts.make(self._opened().flush)
         if self._has_ended or self._watch.is_gone:
             # What was written before this was seen is there by now.
             if any(True for _ in read(self._lines, self.offset.position)):
@@ -155,7 +150,7 @@ class Sender:
             self._note_record(entry)
         if self._opened().takes_rows and not self._send_batch(batch):
             for entry in batch:
-                self._send_batch([entry], alone=True)
+                self._send_batch([entry])
         last = batch[-1]
         if len(last.calls) == 1:
             self.offset.move(last.end)
@@ -163,16 +158,15 @@ class Sender:
             self.offset.move(last.start)
             self.offset.part = 1
 
-    def _send_batch(self, batch: Sequence[Entry], alone: bool = False) -> bool:
-        rows = [Row(*entry.calls[0][1], float(entry.record["time"])) for entry in batch]
+    def _send_batch(self, batch: Sequence[Entry]) -> bool:
+        """False where several rows were refused at once, so that it is not known which."""
+        rows = [_row(entry) for entry in batch]
         try:
-            self._call(lambda: self._opened().log_rows(rows))
+            self._attempts.make(lambda: self._opened().log_rows(rows))
         except RejectedError as error:
-            if len(batch) > 1:
-                return False
-            if alone or len(batch) == 1:
+            if len(batch) == 1:
                 self._reject(batch[0], error)
-            return True
+            return len(batch) == 1
         self.delivered += len(batch)
         return True
 
@@ -191,25 +185,22 @@ class Sender:
                 else:
                     self._send_call(entry, getattr(tracker, method), args)
             offset.part, offset.trying = offset.part + 1, False
+            if not tracker.repeatable:
+                offset.save()
         offset.move(entry.end)
 
     def _send_call(self, entry: Entry, method: Callable[..., None], args: tuple[Any, ...]) -> None:
-        once = not self._opened().repeatable
-        if once:
+        if not self._opened().repeatable:
             self.offset.trying = True
             self.offset.save()
         try:
-            self._call(lambda: method(*args))
+            self._attempts.make(lambda: method(*args))
             self.delivered += 1
         except RejectedError as error:
             self._reject(entry, error)
         except OutOfTimeError:
             self.offset.trying = False  # it did not arrive
             raise
-        if once:
-            self.offset.part, self.offset.trying = self.offset.part + 1, False
-            self.offset.save()
-            self.offset.part -= 1
 
     def _is_asked_for(self, method: str, args: tuple[Any, ...]) -> bool:
         """Whether the tracker does anything for it, and has not done it just now."""
@@ -237,98 +228,38 @@ class Sender:
             tracker = self._opened()
             try:
                 if not self._has_ended:
-                    self._call(lambda: tracker.status("crashed", {}, self._last_step))
-                self._call(tracker.close)
+                    self._attempts.make(lambda: tracker.status("crashed", {}, self._last_step))
+                self._attempts.make(tracker.close)
             except RejectedError as error:
-                self._log.warning("The end of the run is refused: %s", _discreet(error))
+                self._log.warning("The end of the run is refused: %s", discreet(error))
             self.offset.closed = True
         self._note_run()
 
     def _repeat_rejected(self) -> None:
         """What was refused may be taken now: a run that was deleted and restored."""
         ranges, self.offset.rejected = self.offset.rejected, []
-        place = (self.offset.position, self.offset.part)
         for start, end, _ in ranges:
-            for entry in read_all(self._lines, start, min(end, place[0])):
+            for entry in read_all(self._lines, start, end):
                 for method, args in entry.calls:
-                    call = getattr(self._opened(), method)
-                    if method == "log":
-                        row = Row(*args, float(entry.record["time"]))
-                        self._repeat(entry, lambda row=row: self._opened().log_rows([row]))
-                    else:
-                        self._repeat(entry, lambda call=call, args=args: call(*args))
-        self.offset.position, self.offset.part = place
+                    try:
+                        self._attempts.make(self._once_more(entry, method, args))
+                        self.delivered += 1
+                    except RejectedError as error:
+                        self._reject(entry, error)
 
-    def _repeat(self, entry: Entry, call: Callable[[], None]) -> None:
-        try:
-            self._call(call)
-            self.delivered += 1
-        except RejectedError as error:
-            self._reject(entry, error)
-
-    def _call(self, call: Callable[[], None]) -> None:
-        """Make a call until it is taken.
-
-        Raises:
-            RejectedError: it never will be.
-            OutOfTimeError: there is no more time.
-        """
-        self._unknown = 0
-        retrying = Retrying(
-            retry=retry_if_exception(self._may_pass),
-            wait=wait_exponential(multiplier=0.5, max=LONGEST_PAUSE_S),
-            stop=self._must_stop,
-            sleep=self._watch.sleep,
-            before_sleep=self._note_fault,
-        )
-        try:
-            retrying(call)
-        except RetryError as gave_up:
-            self._note_fault_of(gave_up.last_attempt.exception())
-            fault = gave_up.last_attempt.exception()
-            if self._unknown and not self._watch.is_out_of_time:
-                raise RejectedError(f"{type(fault).__name__}: {fault}") from fault
-            raise OutOfTimeError from fault
-        if self.offset.down_since is not None:
-            self.offset.down_since = None
-            self._log.info("It answers again.")
-            self._logged.clear()
-
-    def _may_pass(self, fault: BaseException) -> bool:
-        if isinstance(fault, RejectedError) or not isinstance(fault, Exception):
-            return False
-        if not isinstance(fault, (UnavailableError, OSError)):
-            self._unknown += 1
-        if isinstance(fault, RefusedError) and self._hands_back and not self.delivered:
-            self.offset.refused = True
-            self.offset.save()
-            raise OutOfTimeError from fault
-        return True
-
-    def _must_stop(self, state: RetryCallState) -> bool:
-        attempts = ATTEMPTS if self.tracker is None or self.tracker.repeatable else 1
-        return self._watch.is_out_of_time or self._unknown >= attempts
-
-    def _note_fault(self, state: RetryCallState) -> None:
-        self._note_fault_of(state.outcome.exception() if state.outcome is not None else None)
-
-    def _note_fault_of(self, fault: BaseException | None) -> None:
-        offset = self.offset
-        offset.errors += 1
-        offset.fault = _discreet(fault)
-        offset.down_since = offset.down_since or time.time()
-        if offset.fault not in self._logged:
-            self._logged.add(offset.fault)
-            self._log.warning("A call failed, and is repeated: %s", offset.fault)
-        offset.save()
+    def _once_more(self, entry: Entry, method: str, args: tuple[Any, ...]) -> Callable[[], None]:
+        tracker = self._opened()
+        if method == "log":
+            return lambda: tracker.log_rows([_row(entry)])
+        return lambda: getattr(tracker, method)(*args)
 
     def _reject(self, entry: Entry, error: RejectedError) -> None:
-        offset, why = self.offset, _discreet(error)
+        offset, why = self.offset, discreet(error)
         offset.errors += 1
         offset.fault = why
         offset.reject(entry.start, entry.end, why[:200])
-        if why not in self._logged:
-            self._logged.add(why)
+        if why not in self._rejections:
+            self._rejections.add(why)
             self._log.warning("Refused for good, and passed over (from byte %d on): %s", entry.start, why)
 
     def _note_skipped(self, entry: Entry) -> None:
@@ -346,6 +277,11 @@ class Sender:
         return self.tracker
 
 
+def _row(entry: Entry) -> Row:
+    metrics, step = entry.calls[0][1]
+    return Row(metrics, step, float(entry.record["time"]))
+
+
 def _info(run: Any) -> RunInfo:
     """What a begin record says of the run."""
     if not isinstance(run, dict):
@@ -357,8 +293,3 @@ def _info(run: Any) -> RunInfo:
         config=config if isinstance(config, dict) else {},
         output_dir=None if run.get("output_dir") is None else str(run["output_dir"]),
     )
-
-
-def _discreet(fault: BaseException | None) -> str:
-    """A fault in words without credentials."""
-    return _SECRETS.sub("***", f"{type(fault).__name__}: {fault}")[:500]

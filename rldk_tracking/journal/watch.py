@@ -26,22 +26,23 @@ class Watch:
         self.is_gone = False
         self._deadline: float | None = None
         self._stopped = False
-        self._woken = threading.Event()
+        self._changed = threading.Condition()
         self._hurries_until = 0.0
 
     def limit(self, seconds: float) -> None:
-        """There is so much time from now on."""
-        self._deadline = time.monotonic() + seconds
+        """There is so much time from now on. Said a second time it changes nothing."""
+        if self._deadline is None:
+            self._deadline = time.monotonic() + seconds
 
     def stop(self) -> None:
         """There is no more time."""
         self._stopped = True
-        self._woken.set()
+        self._wake()
 
     def hurry(self) -> None:
         """Somebody waits for the end of the journal."""
         self._hurries_until = time.monotonic() + _HURRY_S
-        self._woken.set()
+        self._wake()
 
     @property
     def is_out_of_time(self) -> bool:
@@ -57,8 +58,13 @@ class Watch:
         """Wait, at most until time is up."""
         if self._deadline is not None:
             seconds = max(0.0, min(seconds, self._deadline - time.monotonic()))
-        if self._woken.wait(seconds) and not self._stopped:
-            self._woken.clear()
+        with self._changed:
+            if not self._stopped:
+                self._changed.wait(seconds)
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
 
 class Trainer:

@@ -1,4 +1,4 @@
-"""Which trackers a trainer's run has: those that its `report_to` named. And the tracker of a name, for a later process."""
+"""Which trackers a trainer's run has: those that its `report_to` named; and trackers by name, for a later process."""
 
 from __future__ import annotations
 

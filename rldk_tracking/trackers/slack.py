@@ -91,7 +91,11 @@ class SlackNotifier(Tracker):
 
     def link_to(self, trackers: Iterable[Tracker]) -> None:
         """Messages link to the run's page in the first of these trackers that has one when the message is sent."""
-        self._pages = [tracker.url for tracker in trackers if tracker is not self]
+        self.link_to_pages(tracker.url for tracker in trackers if tracker is not self)
+
+    def link_to_pages(self, pages: Iterable[Callable[[], str | None]]) -> None:
+        """The same by functions that give a page's address, or None as long as there is none."""
+        self._pages = list(pages)
 
     def open(self, run: RunInfo) -> None:
         self.run_name = run.name
