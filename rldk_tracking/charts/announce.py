@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 logger = logging.getLogger(__name__)
 
@@ -12,8 +15,25 @@ SILENT = "RLDK_SILENT"
 """Environment variable: set to anything but 0 or nothing, no line is written."""
 
 
+_elsewhere: ContextVar[Callable[[str], None] | None] = ContextVar("announcements", default=None)
+
+
+@contextmanager
+def announced_by(other: Callable[[str], None]) -> Iterator[None]:
+    """Hand what this thread announces to somebody else, who has the person's terminal."""
+    token = _elsewhere.set(other)
+    try:
+        yield
+    finally:
+        _elsewhere.reset(token)
+
+
 def announce(text: str) -> None:
     """Write `rldk: <text>` to stderr, without breaking a progress bar that is there; also to the log, at level info."""
+    other = _elsewhere.get()
+    if other is not None:
+        other(text)
+        return
     logger.info("%s", text)
     if os.environ.get(SILENT, "").strip().lower() not in ("", "0", "false"):
         return

@@ -59,9 +59,24 @@ class RunPage:
         run_id, experiment_id: the run.
         info: what is known of the training.
         place: address of the server without credentials, or of a local store.
+        past: rows of the run that an earlier process has written.
+        heatmaps: those that it has written last.
+
+    Attributes:
+        has_checkpoints: whether the store has a model for a checkpoint.
     """
 
-    def __init__(self, mlflow: Any, client: Any, run_id: str, experiment_id: str, info: RunInfo, place: str) -> None:
+    def __init__(
+        self,
+        mlflow: Any,
+        client: Any,
+        run_id: str,
+        experiment_id: str,
+        info: RunInfo,
+        place: str,
+        past: Thinned | None = None,
+        heatmaps: Mapping[str, Heatmap] | None = None,
+    ) -> None:
         self._refusals = (mlflow.exceptions.MlflowException, OSError)
         self._client = client
         self._tag = mlflow.entities.RunTag
@@ -73,14 +88,14 @@ class RunPage:
         self._view = View(client, experiment_id, info.trainer) if shows_views(version) else None
         if self._view is None:
             announce(f"MLflow {version} shows no saved views (3.15 does); the run's own page groups the charts.")
-        self._past = Thinned()
+        self._past = past or Thinned()
         self._alerts: list[Alert] = []
         self._status = "running"
         self._due = 0.0
         self._said: set[str] = set()
-        self._heatmaps: dict[str, Heatmap] = {}
-        self._first: int | None = None
-        self._pictured = self._is_on_this_disk = self._has_checkpoints = False
+        self._heatmaps: dict[str, Heatmap] = dict(heatmaps or {})
+        self._first: int | None = min((points[0][0] for points in self._past.series.values() if points), default=None)
+        self._pictured = self._is_on_this_disk = self.has_checkpoints = False
 
     def row(self, metrics: Mapping[str, float], step: int) -> None:
         """A row that the store has taken, under the names that it has there."""
@@ -101,7 +116,7 @@ class RunPage:
 
     def checkpoint(self) -> None:
         """The store has a model for a checkpoint."""
-        self._has_checkpoints = True
+        self.has_checkpoints = True
 
     def alert(self, alerts: Sequence[Alert]) -> None:
         """All alerts of the run so far."""
@@ -139,7 +154,7 @@ class RunPage:
                 found[name] = self._artifact(f"{key}.svg")
         if self._status in ENDED:
             found["Report"] = self._artifact(REPORT_FILE)
-        if self._has_checkpoints:
+        if self.has_checkpoints:
             found["Checkpoints"] = models_path(self._experiment_id)
         return found
 

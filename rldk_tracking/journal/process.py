@@ -1,13 +1,333 @@
+"""The trainer's side of the courier: starts its process, starts it again where it dies, and waits for it at the end.
+
+Used on rank 0 only. One process serves all journals of a training process. Where none can be started, or where the
+server takes the trainer's credentials and not the courier's, the same work is done in a thread, which is said once.
+"""
+
 from __future__ import annotations
-from dataclasses import dataclass
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import psutil
+
+from rldk_tracking.charts.announce import announce
+from rldk_tracking.journal.courier import Follower, Target
+from rldk_tracking.journal.journal import Journal
+from rldk_tracking.journal.offset import Offset, offset_path
+from rldk_tracking.trackers.base import Tracker
+
+logger = logging.getLogger(__name__)
+
+_DEATHS = 3
+_DEATHS_WITHIN_S = 60.0
+_LOOK_S = 0.5
+"""Seconds between two looks at the offsets of one journal."""
+_UNANSWERED_S = 3.0
+"""At the end, a destination that does not answer gets so much."""
+_SILENT_S = 60.0
+"""A destination whose offset has not appeared after so long is taken for one that is down."""
+
+
 @dataclass(frozen=True)
 class Destination:
+    """A tracker that the courier serves.
+
+    Attributes:
+        id: of its offset: its name, with `-2` for a second one of the name.
+        tracker: joined, with `in_process` False.
+    """
+
     id: str
-    tracker: Any
-class C:
-    def follow(self, *a: Any) -> None: ...
-    def check(self, *a: Any) -> None: ...
-    def health(self, *a: Any) -> dict[str, float]: return {}
-    def wait(self, *a: Any) -> bool: return True
-def courier() -> C: return C()
+    tracker: Tracker
+
+    def target(self) -> Target:
+        """What is handed over."""
+        return Target(self.id, self.tracker.name, dict(self.tracker.address()), dict(self.tracker.secrets()))
+
+
+@dataclass
+class _Followed:
+    """A journal, and what is known of its destinations."""
+
+    journal: Journal
+    rules: Mapping[str, Mapping[str, Any]]
+    destinations: dict[str, Destination] = field(default_factory=dict)
+    offsets: dict[str, Offset] = field(default_factory=dict)
+    printed: dict[str, int] = field(default_factory=dict)
+    seen: dict[str, tuple[int, int]] = field(default_factory=dict)
+    threads: dict[str, Follower] = field(default_factory=dict)
+    since: float = field(default_factory=time.monotonic)
+
+
+class CourierProcess:
+    """The courier of this process. Nothing here raises, and a forked child's calls do nothing."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._created = psutil.Process().create_time()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._environment: dict[str, str] = {}
+        self._unsent = bytearray()
+        self._deaths: deque[float] = deque(maxlen=_DEATHS)
+        self._uses_threads = False
+        self._said: set[str] = set()
+        self._followed: dict[Path, _Followed] = {}
+        self._look_at = 0.0
+
+    def follow(
+        self, journal: Journal, destinations: Sequence[Destination], rules: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Have a journal delivered from now on; again with further destinations, or when it goes on.
+
+        Args:
+            journal: begun, with a `destination` record for each of these.
+            destinations: where it goes. With none, the courier still notices a training that dies.
+            rules: parameters of the rules of the family `run` that are on, by id.
+        """
+        if not self._is_ours():
+            return
+        followed = self._followed.setdefault(journal.path, _Followed(journal, rules))
+        followed.journal, followed.rules, followed.since = journal, rules, time.monotonic()
+        for destination in destinations:
+            followed.destinations[destination.id] = destination
+            offset = followed.offsets.get(destination.id)
+            followed.printed[destination.id] = len(self._read(journal.path, destination.id, offset).said)
+        if journal.memory is not None or self._uses_threads:
+            self._in_thread(followed, destinations)
+        elif self._process is None:
+            self._start()
+        else:
+            self._send(self._message(followed, destinations))
+
+    def check(self) -> None:
+        """Once a step: start the courier again where it died, take over what it cannot do, print what it announced."""
+        if not self._is_ours() or not self._followed:
+            return
+        if self._process is not None and self._process.poll() is not None:
+            self._bury()
+        if self._unsent:
+            self._send(b"")
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_S
+        for followed in self._followed.values():
+            self._look(followed)
+
+    def health(self, journal: Journal) -> dict[str, float]:
+        """`rldk/system/tracker_errors`, calls that failed so far, and `trackers_down`, how many do not answer."""
+        followed = self._followed.get(journal.path)
+        if followed is None or not followed.destinations:
+            return {}
+        offsets = followed.offsets
+        silent = time.monotonic() - followed.since > _SILENT_S
+        down = sum(
+            offsets[name].down_since is not None if name in offsets else silent for name in followed.destinations
+        )
+        errors = sum(offset.errors for offset in offsets.values())
+        return {"rldk/system/tracker_errors": float(errors), "rldk/system/trackers_down": float(down)}
+
+    def wait(self, journal: Journal, timeout_s: float) -> bool:
+        """Wait until the journal, which has its end record, is delivered.
+
+        Returns:
+            Whether all is. A destination that does not answer is not waited for longer than 3 s.
+        """
+        followed = self._followed.get(journal.path)
+        if not self._is_ours() or followed is None:
+            return True
+        self._hurry(followed)
+        start = time.monotonic()
+        while True:
+            self._look_at = 0.0
+            self.check()
+            waited = time.monotonic() - start
+            left = [name for name in followed.destinations if not self._is_done(followed, name)]
+            if not left:
+                self._followed.pop(journal.path)
+                return True
+            answering = [name for name in left if followed.offsets.get(name, _UNKNOWN).down_since is None]
+            if waited > timeout_s or (not answering and waited > _UNANSWERED_S):
+                self._followed.pop(journal.path)
+                return False
+            time.sleep(0.05)
+
+    def forget(self) -> None:
+        """In a forked child: the pipe is the parent's."""
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._process.stdin.fileno())
+
+    def _is_ours(self) -> bool:
+        return os.getpid() == self._pid
+
+    def _start(self) -> None:
+        # The courier must find what this process has found, and nothing that happens to lie in the working folder.
+        paths = [path for path in sys.path if path]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "rldk_tracking.courier"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                close_fds=True,
+                env=environment,
+            )
+            if process.stdin is not None:
+                os.set_blocking(process.stdin.fileno(), False)
+        except (OSError, ValueError, TypeError) as error:
+            self._process = None
+            self._fall_back(f"No process can be started for it ({type(error).__name__})")
+            return
+        self._process = process
+        self._environment = dict(os.environ)
+        self._unsent.clear()
+        for followed in self._followed.values():
+            destinations = [one for one in followed.destinations.values() if one.id not in followed.threads]
+            if followed.journal.memory is None:
+                self._send(self._message(followed, destinations))
+
+    def _message(self, followed: _Followed, destinations: Iterable[Destination]) -> bytes:
+        changed = {name: value for name, value in os.environ.items() if self._environment.get(name) != value}
+        self._environment |= changed
+        message = {
+            "journal": str(followed.journal.path.absolute()),
+            "pid": self._pid,
+            "created": self._created,
+            "destinations": [vars(destination.target()) for destination in destinations],
+            "environment": changed,
+            "rules": {name: dict(parameters) for name, parameters in followed.rules.items()},
+        }
+        return json.dumps(message, default=str).encode() + b"\n"
+
+    def _send(self, data: bytes) -> None:
+        """Write to the pipe, without waiting for a courier that does not read."""
+        self._unsent += data
+        if self._process is None or self._process.stdin is None:
+            return
+        try:
+            while self._unsent:
+                written = os.write(self._process.stdin.fileno(), self._unsent)
+                del self._unsent[:written]
+        except OSError:  # full, or broken: then `check` sees the end of the process
+            pass
+
+    def _bury(self) -> None:
+        """The process has died."""
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+        self._process = None
+        now = time.monotonic()
+        self._deaths.append(now)
+        if len(self._deaths) == _DEATHS and now - self._deaths[0] < _DEATHS_WITHIN_S:
+            self._fall_back("Its process died three times within a minute")
+        else:
+            self._start()
+
+    def _fall_back(self, cause: str) -> None:
+        self._uses_threads = True
+        self._say(f"{cause}: the courier works in a thread of the training instead, and ends with it.")
+        for followed in self._followed.values():
+            self._in_thread(followed, [one for one in followed.destinations.values() if one.id not in followed.threads])
+
+    def _in_thread(self, followed: _Followed, destinations: Sequence[Destination], holds_lock: bool = True) -> None:
+        journal = followed.journal
+        follower = Follower(
+            journal.path,
+            self._pid,
+            self._created,
+            [destination.target() for destination in destinations],
+            followed.rules,
+            logger,
+            lines=journal.memory,
+            is_trainer=True,
+            holds_lock=holds_lock,
+        )
+        try:
+            follower.start()
+        except RuntimeError as error:
+            self._say(f"No thread can be started ({error}): `rldk-tracking sync` sends what is in {journal.path}.")
+            return
+        followed.threads |= {destination.id: follower for destination in destinations}
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            logger.warning("%s", text)
+
+    def _look(self, followed: _Followed) -> None:
+        for name, destination in followed.destinations.items():
+            thread = followed.threads.get(name)
+            offset = thread.offsets.get(name) if thread is not None else None
+            if offset is None:
+                offset = self._read(followed.journal.path, name, followed.offsets.get(name), followed.seen)
+            followed.offsets[name] = offset
+            for line in offset.said[followed.printed.get(name, 0) :]:
+                announce(line)
+            followed.printed[name] = len(offset.said)
+            destination.tracker.adopt(offset.to)
+            if offset.refused and name not in followed.threads:
+                self._say(f"{name} takes no credentials of the courier's: a thread of the training serves it instead.")
+                self._in_thread(followed, [destination], holds_lock=False)
+
+    def _read(
+        self, journal: Path, name: str, known: Offset | None, seen: dict[str, tuple[int, int]] | None = None
+    ) -> Offset:
+        path = offset_path(journal, name)
+        try:
+            stat = path.stat()
+            sign = (stat.st_mtime_ns, stat.st_ino)
+            if seen is not None and seen.get(name) == sign and known is not None:
+                return known
+            found = Offset.load(path)
+            if seen is not None:
+                seen[name] = sign
+        except (OSError, ValueError):
+            return known or Offset(path)
+        return found
+
+    def _hurry(self, followed: _Followed) -> None:
+        for follower in followed.threads.values():
+            follower.watch.hurry()
+        if self._process is not None:
+            message = {"journal": str(followed.journal.path.absolute()), "hurry": True}
+            self._send(json.dumps(message).encode() + b"\n")
+
+    def _is_done(self, followed: _Followed, name: str) -> bool:
+        offset = followed.offsets.get(name, _UNKNOWN)
+        return offset.closed and offset.position >= followed.journal.size
+
+
+_UNKNOWN = Offset(Path())
+_courier: CourierProcess | None = None
+
+
+def courier() -> CourierProcess:
+    """The courier of this process. A forked child has one of its own."""
+    global _courier
+    if _courier is None or _courier._pid != os.getpid():
+        _courier = CourierProcess()
+    return _courier
+
+
+def _forget_in_child() -> None:
+    if _courier is not None:
+        _courier.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

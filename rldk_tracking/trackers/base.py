@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,6 +12,7 @@ from rldk_tracking.rollout import RunInfo
 if TYPE_CHECKING:
     from rldk_tracking.charts.heatmap import Heatmap
     from rldk_tracking.health.alert import Alert
+    from rldk_tracking.trackers.records import Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,46 +28,58 @@ class Row:
 
 
 class UnavailableError(Exception):
-    """The backend cannot be reached now; the same call may pass later. `Delivery` retries for as long as it runs."""
+    """The backend cannot be reached now; the same call may pass later, and is repeated for as long as there is time."""
+
+
+class RefusedError(UnavailableError):
+    """The backend does not take the credentials of this process; those of another may be taken."""
 
 
 class RejectedError(Exception):
-    """The backend will not take this call, now or later, or must not be asked twice. `Delivery` does not retry."""
+    """The backend will not take this call, now or later, or must not be asked twice. It is not repeated."""
 
 
 class Tracker(ABC):
     """One backend. It joins the run that is open, never opens a second one, never ends one that it did not start.
 
-    Methods may raise: `Delivery` calls them off the training thread, logs a fault once with its cause, backs off and
-    counts. Configuration mistakes raise in the constructor, with the extra to install.
+    Methods may raise: whoever calls them keeps faults from the training, logs each kind once with its cause and counts.
+    Configuration mistakes raise in the constructor, with the extra to install.
     """
 
     name: ClassVar[str] = "tracker"
-    threaded: ClassVar[bool] = True
-    """False where the calls are quick and local, or where the backend must be called on the training thread."""
-    on_training_thread: ClassVar[bool] = False
-    """True where the backend expects all calls from the thread that trains."""
+    in_process: ClassVar[bool] = True
+    """False where the calls are made by a process of their own, the courier, out of the run's journal. Such a tracker
+    has `address`, `secrets` and `resume`."""
     takes_rows: ClassVar[bool] = True
     """False where rows are of no interest (a channel for alerts)."""
     repeatable: ClassVar[bool] = True
     """False where a call that is made twice is seen twice. Such a call is not made again when it may have arrived."""
-    settles: ClassVar[float] = 0.0
-    """Seconds until what the backend took survives a kill of this process. It stays in the spool for so long."""
-
-    @property
-    def batch(self) -> int:
-        """How many consecutive rows `log_rows` takes at once; more than one only where they are written all or none."""
-        return 1
-
-    in_process: ClassVar[bool] = True
+    rows_per_call: ClassVar[int] = 1
+    """How many consecutive rows `log_rows` takes at once; more than one only where they are written all or none."""
 
     @property
     def joined(self) -> bool:
-        """Whether there is a run to write to. While False, `Delivery` keeps what it gets, and `open` is due again."""
+        """Whether there is a run to write to. While False, `open` is due again."""
         return True
 
     def open(self, run: RunInfo) -> None:
         """Join the run. Called on the training thread at train begin, and again by a tracker that found no run yet."""
+        return None
+
+    @classmethod
+    def resume(cls, to: Mapping[str, str], secrets: Mapping[str, str]) -> Tracker:
+        """A tracker for the run of another process, whose `address()` and `secrets()` these are; `open` it then.
+
+        The run is ended at `close` only where a tracker made it.
+
+        Raises:
+            ValueError: they name no run.
+            OSError: the backend cannot be reached.
+        """
+        raise ValueError(f"a {cls.name} tracker cannot be continued by another process")
+
+    def restore(self, past: Iterable[Call]) -> None:
+        """Take into memory what was written to the run before. Nothing of it is written again."""
         return None
 
     @abstractmethod
@@ -74,17 +87,9 @@ class Tracker(ABC):
         """Write one row. Every value is a finite float; keys are `rldk/...`."""
 
     def log_rows(self, rows: Sequence[Row]) -> None:
-        """Write at most `batch` rows, in order. Overridden by a backend that stores a row's time or writes in bulk."""
+        """Write at most `rows_per_call` rows, in order. Overridden where a row's time is stored, or rows go in bulk."""
         for row in rows:
             self.log(row.metrics, row.step)
-
-    def hold(self, metrics: Mapping[str, float], step: int) -> None:
-        """Keep what is known of a step until `let_go`. Called on the training thread, where calls do not wait."""
-        return None
-
-    def let_go(self) -> None:
-        """The oldest step that is held has its row, or will have none. From whatever thread."""
-        return None
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         """Write a table (samples, worst layers)."""
@@ -115,17 +120,29 @@ class Tracker(ABC):
         return None
 
     def address(self) -> Mapping[str, str]:
-        """What a later process needs to write into the same run (ids and places, no secrets). Kept in the journal."""
+        """What a later process needs to write into the same run: ids and places, no secrets. Kept in the journal."""
         return {}
+
+    def secrets(self) -> Mapping[str, str]:
+        """What it needs beside that, handed to it through a pipe and never written down."""
+        return {}
+
+    def adopt(self, to: Mapping[str, str]) -> None:
+        """Take over what the courier's tracker found out about the run, its `address()`."""
+        return None
 
     def last_step(self) -> int | None:
         """The last step of which the joined run holds a row, 0 where it surely holds none, None where it cannot say."""
         return None
 
     def missing(self, records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Of calls that may or may not have arrived (see `journal`), those that are known not to have arrived."""
+        """Of records whose calls may or may not have arrived, those that are known not to have arrived."""
         return []
 
+    def flush(self) -> None:
+        """Write what was held back to go out with more of its kind. Called now and then, and before `close`."""
+        return None
+
     def close(self) -> None:
-        """Flush. Called once, after the last `log`."""
+        """Flush. Called once, after the last call."""
         return None

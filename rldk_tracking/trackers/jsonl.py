@@ -1,4 +1,4 @@
-"""One JSON object a line in a local file: the tracker of runs that have no other."""
+"""One JSON object a line in a local file: a run's rows and alerts where somebody wants them in a place of their own."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import Row, Tracker
-from rldk_tracking.trackers.draft import Draft, drafts
-from rldk_tracking.trackers.journal import Journal, dumps, encode, records
+from rldk_tracking.trackers.line_file import LineFile
+from rldk_tracking.trackers.records import dumps, encode, parsed
 
 FILE_NAME = "run.jsonl"
+_TAIL_BYTES = 256 * 1024
 
 
 class JsonlTracker(Tracker):
-    """Appends to a file that only its owner can read; `rldk_tracking.trackers.journal` describes the lines.
+    """Appends to a file that only its owner can read; `rldk_tracking.trackers.records` describes the lines.
 
     Args:
         path: a file that ends in `.jsonl`, or a folder, in which `run.jsonl` is written. Without it, the folder `rldk`
@@ -27,89 +28,69 @@ class JsonlTracker(Tracker):
     """
 
     name: ClassVar[str] = "jsonl"
-    threaded: ClassVar[bool] = False
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        self._journal = None if path is None else Journal(_file(Path(path)))
-        self._draft: Draft | None = None
+        self._file = None if path is None else LineFile(_file(Path(path)))
 
     @property
     def path(self) -> Path | None:
         """The file, None until a run without an explicit path is opened."""
-        return None if self._journal is None else self._journal.path
+        return None if self._file is None else self._file.path
 
     @property
     def joined(self) -> bool:
-        return self._journal is not None
+        return self._file is not None
 
     def open(self, run: RunInfo) -> None:
-        if self._journal is None:
-            self._journal = Journal(_file(Path(run.output_dir or ".") / "rldk"))
+        if self._file is None:
+            self._file = LineFile(_file(Path(run.output_dir or ".") / "rldk"))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self.log_rows([Row(metrics, step, time.time())])
 
     def log_rows(self, rows: Sequence[Row]) -> None:
-        self._opened().append([encode("log", (row.metrics, row.step), row.time) for row in rows])
-
-    def hold(self, metrics: Mapping[str, float], step: int) -> None:
-        """In a file beside this one, which `read` reads with it and which is gone when training has ended."""
-        if self._draft is None:
-            self._draft = self._adopted()
-        self._draft.hold((dumps(encode("hold", (metrics, step), time.time())) + "\n").encode())
-
-    def let_go(self) -> None:
-        if self._draft is not None:
-            self._draft.let_go()
+        for row in rows:
+            self._append("log", (row.metrics, row.step), row.time)
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
-        self._opened().append([encode("log_table", (key, columns, rows, step), time.time())])
+        self._append("log_table", (key, columns, rows, step))
 
     def log_figure(self, key: str, svg: str, step: int) -> None:
-        self._opened().append([encode("log_figure", (key, svg, step), time.time())])
+        self._append("log_figure", (key, svg, step))
 
     def log_heatmap(self, key: str, heatmap: Heatmap, step: int) -> None:
-        self._opened().append([encode("log_heatmap", (key, heatmap, step), time.time())])
+        self._append("log_heatmap", (key, heatmap, step))
 
     def log_checkpoint(self, name: str, metrics: Mapping[str, float], params: Mapping[str, str], step: int) -> None:
-        self._opened().append([encode("log_checkpoint", (name, metrics, params, step), time.time())])
+        self._append("log_checkpoint", (name, metrics, params, step))
 
     def alert(self, alert: Alert) -> None:
-        self._opened().append([encode("alert", (alert,), time.time())])
+        self._append("alert", (alert,))
 
     def status(self, status: str, metrics: Mapping[str, float], step: int) -> None:
-        self._opened().append([encode("status", (status, metrics, step), time.time())])
+        self._append("status", (status, metrics, step))
 
     def last_step(self) -> int | None:
-        """Read from the end of the file. A step that has a draft alone may be made anew."""
+        """Read from the end of the file."""
         records = tail(self.path) if self.path else []
-        rows = [record for record in records if record["type"] == "metrics" and not record.get("draft")]
-        return max((record["step"] for record in rows), default=None)
+        steps = [record.get("step") for record in records if record["type"] == "metrics"]
+        return max((step for step in steps if isinstance(step, int)), default=None)
 
     def address(self) -> Mapping[str, str]:
         return {} if self.path is None else {"path": str(self.path)}
 
     def close(self) -> None:
-        if self._draft is not None:
-            self._draft.close()
-            self._draft = None
-        if self._journal is not None:
-            self._journal.close()
+        if self._file is not None:
+            self._file.close()
 
-    def _adopted(self) -> Draft:
-        """A new file of drafts. What a killed process left in its own comes into the journal, for good."""
-        journal = self._opened()
-        path = journal.path.with_suffix(".draft")
-        journal.append([record | {"type": "draft"} for record in drafts(path, after=self.last_step() or 0)])
-        return Draft(path)
-
-    def _opened(self) -> Journal:
-        if self._journal is None:
+    def _append(self, method: str, args: tuple[Any, ...], now: float | None = None) -> None:
+        if self._file is None:
             raise RuntimeError("JsonlTracker without a path must be opened before it is written to")
-        return self._journal
+        record = encode(method, args, time.time() if now is None else now)
+        self._file.append((dumps(record) + "\n").encode())
 
 
-def tail(path: Path, size: int = 256 * 1024) -> list[dict[str, Any]]:
+def tail(path: Path, size: int = _TAIL_BYTES) -> list[dict[str, Any]]:
     """The records in the last bytes of such a file; none where there is no file."""
     if not path.exists():
         return []
@@ -117,7 +98,7 @@ def tail(path: Path, size: int = 256 * 1024) -> list[dict[str, Any]]:
         start = max(0, file.seek(0, os.SEEK_END) - size)
         file.seek(start)
         lines = file.read().splitlines()
-    return list(records(lines[1:] if start else lines))
+    return list(parsed(lines[1:] if start else lines))
 
 
 def _file(path: Path) -> Path:

@@ -24,7 +24,6 @@ class InMemoryTracker(Tracker):
     """
 
     name: ClassVar[str] = "memory"
-    threaded: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.series: dict[str, list[tuple[int, float]]] = {}

@@ -49,8 +49,9 @@ def log_model(
             params={key: str(value)[:PARAMETER_LENGTH] for key, value in params.items()},
             model_type=MODEL_TYPE,
         )
-        client.finalize_logged_model(str(model.model_id), "READY")
+    if str(model.status) != "READY":  # also that of a call which broke off before it was
         client.log_outputs(run_id, [mlflow.entities.LoggedModelOutput(str(model.model_id), step)])
+        client.finalize_logged_model(str(model.model_id), "READY")
     model_id, now = str(model.model_id), int(time.time() * 1000)
     # A call that is repeated, or a step that a resumed training made again: what the run holds stays as it is.
     held = {metric.key for metric in model.metrics or ()}

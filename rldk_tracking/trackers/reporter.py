@@ -20,8 +20,6 @@ class ReporterTracker(Tracker):
     """
 
     name: ClassVar[str] = "reporter"
-    threaded: ClassVar[bool] = False
-    on_training_thread: ClassVar[bool] = True
 
     def __init__(self, callback: Any) -> None:
         self.callback = callback

@@ -1,31 +1,33 @@
-"""Which trackers a trainer's run has: those that its `report_to` named."""
+"""Which trackers a trainer's run has: those that its `report_to` named; and trackers by name, for a later process."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rldk_tracking.trackers.base import Tracker
-from rldk_tracking.trackers.jsonl import JsonlTracker
 from rldk_tracking.trackers.mlflow import MLflowTracker
 from rldk_tracking.trackers.reporter import ReporterTracker
 from rldk_tracking.trackers.slack import ENVIRONMENT, SlackNotifier
 from rldk_tracking.trackers.wandb import WandbTracker
+from rldk_tracking.trackers.webhook import WebhookNotifier
+
+RESUMABLE: dict[str, type[Tracker]] = {
+    kind.name: kind for kind in (MLflowTracker, WandbTracker, SlackNotifier, WebhookNotifier)
+}
+"""Name to the tracker that another process can go on with."""
 
 
 def trackers_for(
     callbacks: Iterable[Any],
     slack: SlackNotifier | str | bool | None = None,
-    output_dir: str | os.PathLike[str] | None = None,
 ) -> list[Tracker]:
     """A tracker for each backend among a trainer's callbacks, in their order.
 
     Args:
         callbacks: `trainer.callback_handler.callbacks`.
         slack: a notifier, a webhook's address, None for the one in `RLDK_SLACK_WEBHOOK_URL` if set, False for none.
-        output_dir: also write JSON lines into this folder. Where `report_to` names no backend, JSON lines are written
-            in any case, to `rldk` in the trainer's output folder.
 
     Raises:
         ImportError: a backend's package is missing; the message names the extra to install.
@@ -37,15 +39,24 @@ def trackers_for(
         # DagsHub's callback is an MLflow callback: both write to the one MLflow run.
         if tracker is not None and not (tracker.name != "reporter" and tracker.name in {t.name for t in trackers}):
             trackers.append(tracker)
-    if output_dir is not None:
-        trackers.append(JsonlTracker(output_dir))
-    elif not trackers:
-        trackers.append(JsonlTracker())
     notifier = _notifier(slack)
     if notifier is not None:
         notifier.link_to(trackers)
         trackers.append(notifier)
     return trackers
+
+
+def resumed(name: str, to: Mapping[str, str], secrets: Mapping[str, str]) -> Tracker:
+    """The tracker of another process's run, see `Tracker.resume`.
+
+    Raises:
+        ValueError: there is no such tracker, or no run is named.
+        ImportError: a backend's package is missing.
+        OSError: the backend cannot be reached.
+    """
+    if name not in RESUMABLE:
+        raise ValueError(f"there is nothing to send to a tracker named {name[:40]!r}")
+    return RESUMABLE[name].resume(to, secrets)
 
 
 def _tracker_of(callback: Any) -> Tracker | None:

@@ -22,6 +22,7 @@ from urllib3.util.retry import Retry
 from rldk_tracking.health.alert import SEVERITIES, Alert, Severity
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import RejectedError, Tracker, UnavailableError
+from rldk_tracking.trackers.records import Call
 from rldk_tracking.trackers.slack_message import slack_payload
 
 ENVIRONMENT = "RLDK_SLACK_WEBHOOK_URL"
@@ -48,6 +49,7 @@ class SlackNotifier(Tracker):
     """
 
     name: ClassVar[str] = "slack"
+    in_process: ClassVar[bool] = False
     service: ClassVar[str] = "Slack webhook"
     environment: ClassVar[str] = ENVIRONMENT
     """The variable that holds the address where none is given; "" for none."""
@@ -66,17 +68,20 @@ class SlackNotifier(Tracker):
         if min_severity not in SEVERITIES:
             raise ValueError(f"min_severity must be one of {', '.join(SEVERITIES)}, got {min_severity!r}")
         url = webhook_url or self._address_around()
+        self._from_environment = not webhook_url
         allow_loopback = allow_loopback or os.environ.get(LOOPBACK_ENVIRONMENT) == "1"
         problem = _problem(url, allow_loopback, self.service, self.environment)
         if problem is not None:
             raise ValueError(problem)
         self._webhook = _Secret(url)
         self._min_severity: Severity = min_severity
+        self._allow_loopback = allow_loopback
         self._retries = retries
         self._backoff = backoff
         self._sent: dict[str, tuple[str, str]] = {}
         self.run_name: str | None = None
         self._pages: list[Callable[[], str | None]] = []
+        self._known_page: str | None = None
 
     def __repr__(self) -> str:
         return f"SlackNotifier(webhook_url=***, min_severity={self._min_severity!r})"
@@ -86,10 +91,45 @@ class SlackNotifier(Tracker):
 
     def link_to(self, trackers: Iterable[Tracker]) -> None:
         """Messages link to the run's page in the first of these trackers that has one when the message is sent."""
-        self._pages = [tracker.url for tracker in trackers if tracker is not self]
+        self.link_to_pages(tracker.url for tracker in trackers if tracker is not self)
+
+    def link_to_pages(self, pages: Iterable[Callable[[], str | None]]) -> None:
+        """The same by functions that give a page's address, or None as long as there is none."""
+        self._pages = list(pages)
 
     def open(self, run: RunInfo) -> None:
         self.run_name = run.name
+
+    @classmethod
+    def resume(cls, to: Mapping[str, str], secrets: Mapping[str, str]) -> SlackNotifier:
+        """A notifier for another process's channel. Repetitions are left to the caller."""
+        severity = to.get("min_severity", "warning")
+        notifier = cls(
+            secrets.get("url"),
+            allow_loopback="allow_loopback" in secrets,
+            min_severity=next((known for known in SEVERITIES if known == severity), "warning"),
+            retries=0,
+        )
+        notifier._known_page = secrets.get("page")
+        return notifier
+
+    def address(self) -> Mapping[str, str]:
+        """Where the address of the webhook is to be found, not what it is."""
+        place = {"environment": self.environment} if self.environment and self._from_environment else {}
+        return place | {"min_severity": self._min_severity}
+
+    def secrets(self) -> Mapping[str, str]:
+        page = self._page()
+        return (
+            {"url": self._webhook.reveal() or self._address_around()}
+            | ({"allow_loopback": "1"} if self._allow_loopback else {})
+            | ({"page": page} if page else {})
+        )
+
+    def restore(self, past: Iterable[Call]) -> None:
+        for method, args in past:
+            if method == "alert" and self._is_wanted(args[0]):
+                self._sent[args[0].rule] = (args[0].state, args[0].severity)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Series are for trackers; a channel gets alerts."""
@@ -97,9 +137,7 @@ class SlackNotifier(Tracker):
     def alert(self, alert: Alert) -> None:
         """Post it, unless it is too mild or the channel knows already."""
         news = (alert.state, alert.severity)
-        if SEVERITIES.index(alert.severity) < SEVERITIES.index(self._min_severity):
-            return
-        if self._sent.get(alert.rule) == news:
+        if not self._is_wanted(alert) or self._sent.get(alert.rule) == news:
             return
         self._post(self.payload(alert))
         self._sent[alert.rule] = news
@@ -111,11 +149,14 @@ class SlackNotifier(Tracker):
     def close(self) -> None:
         self._sent.clear()
 
+    def _is_wanted(self, alert: Alert) -> bool:
+        return SEVERITIES.index(alert.severity) >= SEVERITIES.index(self._min_severity)
+
     def _address_around(self) -> str:
         return os.environ.get(self.environment, "") if self.environment else ""
 
     def _page(self) -> str | None:
-        return next((address for page in self._pages if (address := page())), None)
+        return next((address for page in self._pages if (address := page())), self._known_page)
 
     def _post(self, payload: Mapping[str, Any]) -> None:
         url = self._webhook.reveal() or self._address_around()

@@ -38,7 +38,6 @@ class WandbTracker(Tracker):
 
     name: ClassVar[str] = "wandb"
     repeatable: ClassVar[bool] = False
-    settles: ClassVar[float] = 20.0
 
     def __init__(self, run: Any = None) -> None:
         try:
@@ -59,14 +58,17 @@ class WandbTracker(Tracker):
         self._panels: RunPanels | None = None
 
     @classmethod
-    def resume(cls, to: Mapping[str, str]) -> WandbTracker:
+    def resume(cls, to: Mapping[str, str], secrets: Mapping[str, str]) -> WandbTracker:
         """A tracker for the run of another process, which it ends at `close`; `to` is that process's `address()`.
 
         Raises:
+            ValueError: `to` names no run.
             ConnectionError: W&B cannot be reached.
         """
         tracker = cls()
         wandb, place = tracker._wandb, to.get("log")
+        if not to.get("id"):
+            raise ValueError("the training ended before it had a W&B run")
         try:
             run = wandb.init(
                 entity=to.get("entity"),
@@ -74,7 +76,7 @@ class WandbTracker(Tracker):
                 id=to["id"],
                 resume="allow",
                 # Beside the first run's files.
-                dir=None if place is None else str(Path(place).parents[2]),
+                dir=None if place is None or len(Path(place).parents) < 3 else str(Path(place).parents[2]),
             )
         except wandb.Error as error:
             raise ConnectionError(f"W&B cannot be reached: {error}") from error
@@ -168,13 +170,7 @@ class WandbTracker(Tracker):
         if self._log is None or not Path(self._log).exists():
             return []
         steps, alerts = _contents(self._log)
-        return [
-            record
-            for record in records
-            if (record["type"] == "metrics" and record["step"] not in steps)
-            or (record["type"] == "alert" and not any(f"Step: {record['step']} " in text for text in alerts))
-            or record["type"] == "status"
-        ]
+        return [record for record in records if not _is_there(record, steps, alerts)]
 
     def close(self) -> None:
         """Forget the run: one tracker may serve one training after another."""
@@ -216,6 +212,15 @@ def _contents(log: str) -> tuple[set[int], list[str]]:
         if "alert" in record:
             alerts.append(str(record["alert"].get("text", "")))
     return steps, alerts
+
+
+def _is_there(record: Mapping[str, Any], steps: set[int], alerts: Sequence[str]) -> bool:
+    """Whether a log that has these holds a record. W&B's log has no trace of most of the others."""
+    if record["type"] == "metrics":
+        return record["step"] in steps
+    if record["type"] == "alert":
+        return any(f"Step: {record['step']} " in text for text in alerts)
+    return record["type"] not in ("status", "end")
 
 
 class _Finished:

@@ -8,7 +8,8 @@ and everything about the way there is as with Slack: https only, no redirects, r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from rldk_tracking.health.alert import Alert
@@ -22,6 +23,7 @@ class WebhookNotifier(SlackNotifier):
         address: `https://...`.
         rules: ids of the rules whose alerts are posted.
         allow_loopback: let the address be plain http on this machine.
+        environment: the variable that the address was taken from, where it was.
         retries, backoff: as for `SlackNotifier`.
 
     Raises:
@@ -38,23 +40,39 @@ class WebhookNotifier(SlackNotifier):
         *,
         rules: Iterable[str],
         allow_loopback: bool = False,
+        environment: str = "",
         retries: int = 4,
         backoff: float = 1.0,
     ) -> None:
+        self._variable = environment
         super().__init__(address, allow_loopback=allow_loopback, min_severity="info", retries=retries, backoff=backoff)
         self.rules = frozenset(rules)
 
     def __repr__(self) -> str:
         return f"WebhookNotifier(address=***, rules={sorted(self.rules)})"
 
+    @classmethod
+    def resume(cls, to: Mapping[str, str], secrets: Mapping[str, str]) -> WebhookNotifier:
+        variable = to.get("environment", "")
+        return cls(
+            secrets.get("url") or os.environ.get(variable, ""),
+            rules=[rule for rule in to.get("rules", "").split(",") if rule],
+            allow_loopback="allow_loopback" in secrets,
+            environment=variable,
+            retries=0,
+        )
+
+    def address(self) -> Mapping[str, str]:
+        """The variable that holds the address, where one does, and the rules."""
+        place = {"environment": self._variable} if self._variable else {}
+        return place | {"rules": ",".join(sorted(self.rules))}
+
     def payload(self, alert: Alert) -> dict[str, Any]:
         """The body of the request."""
         return {name: _plain(value) for name, value in (alert.as_dict() | {"run": self.run_name}).items()}
 
-    def alert(self, alert: Alert) -> None:
-        """Post it, if it is of one of the rules."""
-        if alert.rule in self.rules:
-            super().alert(alert)
+    def _is_wanted(self, alert: Alert) -> bool:
+        return alert.rule in self.rules
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,126 @@
+"""What one destination has taken of a journal, in a file beside it that is replaced as a whole.
+
+`run.<id>.offset.json`, readable by its owner only. It holds no secret.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+VERSION = 1
+_MOST_RANGES = 1000
+_MOST_SAID = 100
+
+
+@dataclass
+class Offset:
+    """The state of one destination.
+
+    Attributes:
+        path: the file.
+        position: everything before it is done with.
+        part: how many calls of the record at `position` are done too.
+        trying: whether the next call was begun, of a tracker in which a repetition is seen.
+        to: the tracker's address, with what was found out about its run since.
+        url: of the run's page, where there is one.
+        errors: calls that failed so far, each try counted.
+        rejected: ranges of positions that the destination would not take: start, end, why.
+        uncertain: how many calls may or may not have arrived, and are not repeated.
+        skipped: lines that were no record: position and why, the first of them.
+        down_since: since when it does not answer, seconds since the epoch; None where it does.
+        refused: whether it does not take the courier's credentials.
+        fault: the last fault, in words.
+        said: what was announced, for the terminal of the training.
+        closed: whether the run was brought to its end there, and nothing came since.
+    """
+
+    path: Path
+    position: int = 0
+    part: int = 0
+    trying: bool = False
+    to: dict[str, str] = field(default_factory=dict)
+    url: str | None = None
+    errors: int = 0
+    rejected: list[tuple[int, int, str]] = field(default_factory=list)
+    uncertain: int = 0
+    skipped: list[tuple[int, str]] = field(default_factory=list)
+    down_since: float | None = None
+    refused: bool = False
+    fault: str = ""
+    said: list[str] = field(default_factory=list)
+    closed: bool = False
+
+    @classmethod
+    def load(cls, path: Path) -> Offset:
+        """What the file says; one that begins anew where there is none.
+
+        Raises:
+            ValueError: there is a file, but it cannot be understood.
+            OSError: it cannot be read.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return cls(path)
+        try:
+            return _from(path, json.loads(text))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ValueError(f"{path.name} cannot be understood") from error
+
+    def move(self, position: int) -> None:
+        """Everything before this position is done with."""
+        self.position, self.part, self.trying = position, 0, False
+
+    def reject(self, start: int, end: int, why: str) -> None:
+        """Note what the destination will not take. Neighbours for one reason become one range."""
+        last = self.rejected[-1] if self.rejected else None
+        if last is not None and (last[1:] == (start, why) or len(self.rejected) >= _MOST_RANGES):
+            self.rejected[-1] = (last[0], end, last[2])
+        elif last is None or last[:2] != (start, end):
+            self.rejected.append((start, end, why))
+
+    def say(self, text: str) -> None:
+        """Note what is to be announced, and leave it to the file's readers."""
+        self.said = [*self.said, text][-_MOST_SAID:]
+        self.save()
+
+    def save(self) -> None:
+        """Replace the file. Where the disk does not take it, the state is kept in memory alone."""
+        data = asdict(self) | {"version": VERSION}
+        del data["path"]
+        half = self.path.with_name(f"{self.path.name}.{os.getpid()}.new")
+        try:
+            descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                os.write(descriptor, json.dumps(data).encode())
+            finally:
+                os.close(descriptor)
+            os.replace(half, self.path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                half.unlink()
+
+
+def offset_path(journal: Path, name: str) -> Path:
+    """The file of a destination by its id."""
+    return journal.with_name(f"{journal.stem}.{name}.offset.json")
+
+
+def _from(path: Path, data: Mapping[str, Any]) -> Offset:
+    offset = Offset(path)
+    for item in fields(Offset):
+        if item.name in data and item.name != "path":
+            setattr(offset, item.name, data[item.name])
+    offset.position, offset.part = max(0, int(offset.position)), max(0, int(offset.part))
+    offset.to = {str(name): str(value) for name, value in offset.to.items()}
+    offset.rejected = [(int(start), int(end), str(why)) for start, end, why in offset.rejected]
+    offset.skipped = [(int(position), str(why)) for position, why in offset.skipped]
+    offset.said = [str(line) for line in offset.said]
+    offset.errors, offset.uncertain = int(offset.errors), int(offset.uncertain)
+    return offset

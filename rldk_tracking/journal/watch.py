@@ -1,0 +1,98 @@
+"""What the senders of one journal need to know beside it: whether the training lives, and how much time there is."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import psutil
+
+ACTIVE_PAUSE_S = 0.2
+IDLE_PAUSE_S = 1.0
+_HURRY_PAUSE_S = 0.05
+_HURRY_S = 60.0
+_SAME_START_S = 2.0
+"""Within these two start times of a process are the same."""
+
+
+class Watch:
+    """Shared by the senders of one journal and the thread that follows it.
+
+    Attributes:
+        is_gone: the training's process is gone, and everything that is to be said of that is in the journal.
+    """
+
+    def __init__(self) -> None:
+        self.is_gone = False
+        self._deadline: float | None = None
+        self._stopped = False
+        self._changed = threading.Condition()
+        self._hurries_until = 0.0
+
+    def limit(self, seconds: float) -> None:
+        """There is so much time from now on. Said a second time it changes nothing."""
+        if self._deadline is None:
+            self._deadline = time.monotonic() + seconds
+
+    def stop(self) -> None:
+        """There is no more time."""
+        self._stopped = True
+        self._wake()
+
+    def hurry(self) -> None:
+        """Somebody waits for the end of the journal."""
+        self._hurries_until = time.monotonic() + _HURRY_S
+        self._wake()
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether to give up."""
+        return self._stopped or (self._deadline is not None and time.monotonic() >= self._deadline)
+
+    def pause(self, active: bool) -> None:
+        """Wait a moment for more lines: shorter where there have just been some, or where somebody waits."""
+        hurries = time.monotonic() < self._hurries_until
+        self.sleep(_HURRY_PAUSE_S if hurries else ACTIVE_PAUSE_S if active else IDLE_PAUSE_S)
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, at most until time is up."""
+        if self._deadline is not None:
+            seconds = max(0.0, min(seconds, self._deadline - time.monotonic()))
+        with self._changed:
+            if not self._stopped:
+                self._changed.wait(seconds)
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+
+class Trainer:
+    """The process that trains.
+
+    Args:
+        pid, created: its number, and when it started, in seconds since the epoch.
+    """
+
+    def __init__(self, pid: int, created: float) -> None:
+        self._process: psutil.Process | None = None
+        try:
+            process = psutil.Process(pid)
+            if abs(process.create_time() - created) < _SAME_START_S:
+                self._process = process
+        except (psutil.Error, OSError, ValueError, OverflowError):
+            pass
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it is there still. One that has ended but was not asked for its exit code is not."""
+        try:
+            return (
+                self._process is not None
+                and self._process.is_running()
+                and self._process.status() != psutil.STATUS_ZOMBIE
+            )
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.Error:
+            return True

@@ -1,0 +1,153 @@
+"""What stands between a tracker and an MLflow store: its address, whether it answers, and what its refusals mean."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import requests
+
+from rldk_tracking.trackers.base import RefusedError, RejectedError, UnavailableError
+
+_HOPELESS = frozenset(
+    {
+        "INVALID_PARAMETER_VALUE",
+        "RESOURCE_DOES_NOT_EXIST",
+        "INVALID_STATE",
+        "FEATURE_DISABLED",
+        "NOT_IMPLEMENTED",
+        "ENDPOINT_NOT_FOUND",
+        "MALFORMED_REQUEST",
+    }
+)
+"""MLflow's error codes that the same call gets again. Permissions are not among them: they can be given."""
+_CREDENTIALS = frozenset({"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"})
+_NO_CREDENTIALS = ("error code 401", "error code 403")
+_NEVER = ("error code 413", "unique constraint", "duplicate entry")
+"""In the message of a refusal that the same call gets again: words of the server, of sqlite and Postgres, of MySQL."""
+ORIGIN_TAG = "rldk.origin"
+"""Of a run that a tracker made: the training that it was made for, so that it is made once."""
+_FRESH_S = 0.5
+"""For so long an answer of the server holds."""
+_TIMEOUT_S = (3.05, 5)
+
+
+class Server:
+    """An MLflow server that is asked before each call whether it is there.
+
+    MLflow's own retries keep a call to a dead server for minutes (246 s by default), which is too long to learn that it
+    is dead. And a proxy that answers everything with a page of its own would be told rows that nobody keeps.
+
+    Args:
+        place: its address without credentials.
+    """
+
+    def __init__(self, place: str) -> None:
+        self.place = place.rstrip("/")
+        self._session = requests.Session()
+        self._answered = -_FRESH_S
+
+    def knock(self) -> None:
+        """Raises UnavailableError where no MLflow server answers within seconds, or one says that it cannot now."""
+        if time.monotonic() - self._answered < _FRESH_S:
+            return
+        reason = self._problem()
+        if reason is not None:
+            raise UnavailableError(f"the MLflow server at {self.place} does not take anything now ({reason})")
+        self._answered = time.monotonic()
+
+    def _problem(self) -> str | None:
+        try:
+            health = self._get("health")
+            if health.status_code == 429 or health.status_code >= 500:
+                return f"HTTP {health.status_code}"
+            if health.status_code == 200 and health.text.strip() == "OK":
+                return None
+            version = self._get("version")
+        except requests.exceptions.SSLError:
+            # It speaks, if not to us: MLflow has its own settings for certificates.
+            return None
+        except requests.exceptions.RequestException as fault:
+            return type(fault).__name__
+        if version.status_code == 200 and version.text.strip()[:1].isdigit() and len(version.text) < 40:
+            return None
+        # A gateway may keep both addresses to itself; then MLflow's client finds out what is behind it.
+        if health.status_code in (401, 403, 404) and version.status_code in (401, 403, 404):
+            return None
+        return "what answers is not MLflow"
+
+    def _get(self, path: str) -> requests.Response:
+        return self._session.get(f"{self.place}/{path}", timeout=_TIMEOUT_S, allow_redirects=False)
+
+
+def make_run(client: Any, experiment: str | None, origin: str, name: str | None) -> tuple[str, str]:
+    """The run of a training, made where it is not there yet.
+
+    Args:
+        client: an `MlflowClient`.
+        experiment: its experiment, made where it is missing; None for the default one.
+        origin: stands for the training.
+        name: of the run.
+
+    Returns:
+        Ids of run and experiment.
+
+    Raises:
+        MlflowException: the store does not answer.
+        UnavailableError: what answers is not MLflow.
+    """
+    experiment_id = "0"
+    if experiment is not None:
+        found = client.get_experiment_by_name(experiment)
+        experiment_id = client.create_experiment(experiment) if found is None else found.experiment_id
+    made = client.search_runs([experiment_id], f"tags.`{ORIGIN_TAG}` = '{origin}'", max_results=1)
+    run = made[0] if made else client.create_run(experiment_id, run_name=name, tags={ORIGIN_TAG: origin})
+    if not run.info.run_id or not experiment_id:
+        raise UnavailableError("what answers makes no run, and is not MLflow")
+    return run.info.run_id, experiment_id
+
+
+@contextmanager
+def translated(mlflow: Any) -> Iterator[None]:
+    """MLflow's exceptions as those of `trackers.base`."""
+    try:
+        yield
+    except mlflow.exceptions.MlflowException as error:
+        text = str(error).lower()
+        kind: type[Exception] = UnavailableError
+        if str(error.error_code) in _CREDENTIALS or any(sign in text for sign in _NO_CREDENTIALS):
+            kind = RefusedError
+        # Too large, or at odds with what the store holds already: neither will pass later.
+        # What a trigger or a full disk refuses may pass later, and some stores call that an IntegrityError too.
+        elif any(sign in text for sign in _NEVER) or str(error.error_code) in _HOPELESS:
+            kind = RejectedError
+        raise kind(f"{error.error_code}: {error}") from error
+
+
+def is_http(uri: str | None) -> bool:
+    """Whether a tracking address is that of a server that speaks http."""
+    return uri is not None and uri.startswith(("http://", "https://"))
+
+
+def without_credentials(uri: str) -> str:
+    """An address without user and password."""
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def absolute(uri: str) -> str:
+    """A tracking address that means the same in a process with another working folder."""
+    if uri.startswith("sqlite:///"):
+        path, mark, query = uri.removeprefix("sqlite:///").partition("?")
+        return f"sqlite:///{Path(path).absolute()}{mark}{query}" if path and path != ":memory:" else uri
+    if uri.startswith("file:") and not uri.startswith("file:/"):
+        return Path(uri.removeprefix("file:")).absolute().as_uri()
+    if uri and "://" not in uri and not uri.startswith(("file:", "databricks", "uc", "arn:")):
+        return Path(uri).absolute().as_uri()
+    return uri

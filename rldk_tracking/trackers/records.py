@@ -1,0 +1,266 @@
+"""The lines of a journal: what a run was and did, one JSON object a line. `JsonlTracker` writes the same lines.
+
+Each has `type` and `time` (seconds since the epoch).
+
+| type | further fields |
+|---|---|
+| begin | version, run (name, trainer, config, output_dir), pid, created, host, ranks, resumed_at, rules |
+| destination | id, tracker (its name), to (its `address()`), in_process |
+| metrics | step, metrics, and alerts, where that step has any |
+| alert | the fields of `Alert` |
+| table | key, step, columns, rows |
+| figure | key, step, svg |
+| heatmap | key, step, heatmap (the fields of `Heatmap`) |
+| checkpoint | step, name, metrics, params |
+| status | step, status, metrics |
+| end | status, step, exception |
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, cast
+
+from rldk_tracking.charts.heatmap import Heatmap
+from rldk_tracking.health.alert import SEVERITIES, Alert
+
+VERSION = 1
+"""Of the format."""
+ENDED = ("finished", "stopped", "crashed")
+"""The states that end a run."""
+Call = tuple[str, tuple[Any, ...]]
+"""Method of a tracker, and its arguments."""
+
+_LARGEST_STEP = 2**53
+_NOT_FINITE = ("nan", "inf", "-inf")
+
+
+def encode(method: str, args: tuple[Any, ...], time: float) -> dict[str, Any]:
+    """The record of one call. Raises KeyError for a method that no tracker has."""
+    return {"time": time} | _ENCODERS[method](*args)
+
+
+def row_record(step: int, metrics: Mapping[str, float], alerts: Iterable[Alert], time: float) -> dict[str, Any]:
+    """The record of one step: its row, and what was found in it."""
+    record: dict[str, Any] = {"type": "metrics", "time": time, "step": step, "metrics": dict(metrics)}
+    found = [alert.as_dict() for alert in alerts]
+    return record | {"alerts": found} if found else record
+
+
+def end_record(status: str, step: int, exception: str | None, time: float) -> dict[str, Any]:
+    """The record of a run's end: "finished", "stopped" or "crashed", with the last lines of the exception."""
+    return {"type": "end", "time": time, "status": status, "step": step, "exception": exception}
+
+
+def calls(record: Mapping[str, Any]) -> list[Call]:
+    """The calls that a record asks of a tracker, in order; none for what is no call.
+
+    Raises:
+        ValueError: a field is missing or holds what it must not; the message names it.
+    """
+    kind = record["type"]
+    if kind in ("begin", "destination"):
+        return []
+    if kind not in _DECODERS:
+        raise ValueError(f"the type {str(kind)[:40]!r} is not known")
+    try:
+        return _DECODERS[kind](record)
+    except KeyError as error:
+        raise ValueError(f"a field is missing ({error})") from error
+    except (TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"a field holds what it must not ({type(error).__name__})") from error
+
+
+def decode(record: Mapping[str, Any]) -> Call:
+    """The one call of a record that `encode` made. Raises ValueError as `calls` does, and where there is no call."""
+    found = calls(record)
+    if not found:
+        raise ValueError(f"a record of the type {record['type']!r} is no call")
+    return found[0]
+
+
+def parse(line: str | bytes) -> dict[str, Any]:
+    """The record of a line.
+
+    Raises:
+        ValueError: it holds none; the message says why and quotes nothing of it.
+    """
+    try:
+        record = json.loads(line, parse_constant=_refuse)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except json.JSONDecodeError as error:
+        raise ValueError("it is not JSON, or torn") from error
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not text") from error
+    if not isinstance(record, dict) or not isinstance(record.get("type"), str):
+        raise ValueError("it is no record")
+    if not _is_number(record.get("time")):
+        raise ValueError("it has no time")
+    return record
+
+
+def parsed(lines: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
+    """The record of each line that is one; the others are left out."""
+    for line in lines:
+        try:
+            yield parse(line)
+        except ValueError:
+            continue
+
+
+def dumps(record: Mapping[str, Any]) -> str:
+    """One line of strict JSON: non-finite numbers become the strings "nan", "inf", "-inf", other objects their str."""
+    try:
+        return json.dumps(record, allow_nan=False, default=_plain)
+    except ValueError:
+        return json.dumps(_finite(record), allow_nan=False, default=_plain)
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _number(value: Any) -> float:
+    """A float; also of the words that stand for what JSON cannot write."""
+    if _is_number(value) or (isinstance(value, str) and value in _NOT_FINITE):
+        return float(value)
+    raise ValueError("a number is none")
+
+
+def _optional(value: Any) -> float | None:
+    return None if value is None else _number(value)
+
+
+def _step(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < _LARGEST_STEP:
+        raise ValueError("the step is no step")
+    return int(value)
+
+
+def _metrics(value: Mapping[str, Any]) -> dict[str, float]:
+    return {str(key): _number(number) for key, number in value.items()}
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a text is none")
+    return value
+
+
+def alert_of(fields: Mapping[str, Any]) -> Alert:
+    """The alert of a record's fields; others than `Alert` has are left out.
+
+    Raises:
+        KeyError, TypeError, ValueError: they are not those of an alert.
+    """
+    severity, state = fields["severity"], fields["state"]
+    if severity not in SEVERITIES or state not in ("firing", "resolved"):
+        raise ValueError("the severity or state of an alert is none")
+    evidence = fields.get("evidence") or {}
+    return Alert(
+        rule=_text(fields["rule"]),
+        severity=severity,
+        state=state,
+        step=_step(fields["step"]),
+        first_step=_step(fields["first_step"]),
+        value=_optional(fields.get("value")),
+        threshold=_optional(fields.get("threshold")),
+        message=_text(fields["message"]),
+        advice=_text(fields.get("advice", "")),
+        evidence={str(name): item if isinstance(item, str) else _number(item) for name, item in evidence.items()},
+        key=None if fields.get("key") is None else _text(fields["key"]),
+    )
+
+
+def _decode_row(record: Mapping[str, Any]) -> list[Call]:
+    row: Call = ("log", (_metrics(record["metrics"]), _step(record["step"])))
+    return [row, *(("alert", (alert_of(fields),)) for fields in record.get("alerts") or ())]
+
+
+def _decode_table(record: Mapping[str, Any]) -> list[Call]:
+    columns = [_text(column) for column in record["columns"]]
+    rows = [list(row) for row in record["rows"]]
+    return [("log_table", (_text(record["key"]), columns, rows, _step(record["step"])))]
+
+
+def _decode_checkpoint(record: Mapping[str, Any]) -> list[Call]:
+    params = {str(name): str(value) for name, value in record["params"].items()}
+    return [("log_checkpoint", (_text(record["name"]), _metrics(record["metrics"]), params, _step(record["step"])))]
+
+
+def _decode_end(record: Mapping[str, Any]) -> list[Call]:
+    if record["status"] not in ENDED:
+        raise ValueError("the status of an end is none")
+    return [("status", (record["status"], {}, _step(record["step"])))]
+
+
+_DECODERS: dict[str, Callable[[Mapping[str, Any]], list[Call]]] = {
+    "metrics": _decode_row,
+    "alert": lambda record: [("alert", (alert_of(record),))],
+    "table": _decode_table,
+    "figure": lambda record: [("log_figure", (_text(record["key"]), _text(record["svg"]), _step(record["step"])))],
+    "heatmap": lambda record: [
+        ("log_heatmap", (_text(record["key"]), Heatmap.of(record["heatmap"]), _step(record["step"])))
+    ],
+    "checkpoint": _decode_checkpoint,
+    "status": lambda record: [
+        ("status", (_text(record["status"]), _metrics(record["metrics"]), _step(record["step"])))
+    ],
+    "end": _decode_end,
+}
+
+_ENCODERS: dict[str, Callable[..., dict[str, Any]]] = {
+    "log": lambda metrics, step: {"type": "metrics", "step": step, "metrics": dict(metrics)},
+    "alert": lambda alert: {"type": "alert"} | cast("Alert", alert).as_dict(),
+    "log_table": lambda key, columns, rows, step: {
+        "type": "table",
+        "key": key,
+        "step": step,
+        "columns": list(columns),
+        "rows": [list(row) for row in rows],
+    },
+    "log_figure": lambda key, svg, step: {"type": "figure", "key": key, "step": step, "svg": svg},
+    "log_heatmap": lambda key, heatmap, step: {
+        "type": "heatmap",
+        "key": key,
+        "step": step,
+        "heatmap": heatmap.as_dict(),
+    },
+    "log_checkpoint": lambda name, metrics, params, step: {
+        "type": "checkpoint",
+        "step": step,
+        "name": name,
+        "metrics": dict(metrics),
+        "params": dict(params),
+    },
+    "status": lambda status, metrics, step: {
+        "type": "status",
+        "step": step,
+        "status": status,
+        "metrics": dict(metrics),
+    },
+}
+
+
+def _plain(value: Any) -> Any:
+    item = getattr(value, "item", None)
+    if callable(item) and getattr(value, "size", None) == 1:
+        return _finite(item())
+    return str(value)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
