@@ -9,13 +9,10 @@ from rldk_tracking.keys import lookup
 from rldk_tracking.metrics import catalogue
 from rldk_tracking.ranks import Merged
 
-WAITED = "rldk/system/rank_spread/seconds"
-"""What a rank reports: how long it waited for the others. In the row it is the difference between the ranks."""
-
 
 def row_of(merged: Merged) -> dict[str, float]:
     """Every key that exists for the step. What was computed from a rollout wins over what a trainer logged."""
-    row = merge_scalars(merged.scalars) | time_spread(merged.scalars)
+    row = merge_scalars(merged.scalars)
     return finite(row | catalogue.compute_rollout(merged.rollout) | catalogue.compute_update(merged.update))
 
 
@@ -34,12 +31,6 @@ def weights_spread(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     if len(norms) < 2 or max(norms) == 0:
         return {}
     return {"rldk/system/rank_spread/weights": (max(norms) - min(norms)) / max(norms)}
-
-
-def time_spread(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Seconds by which the slowest rank held up the fastest, out of how long each waited for the others."""
-    waited = [part[WAITED] for part in parts if WAITED in part]
-    return {WAITED: max(waited) - min(waited)} if len(waited) > 1 else {}
 
 
 def finite(row: Mapping[str, float]) -> dict[str, float]:

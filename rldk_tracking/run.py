@@ -24,9 +24,9 @@ from rldk_tracking.keys import CATALOGUE
 from rldk_tracking.metrics import catalogue
 from rldk_tracking.metrics.table import Table
 from rldk_tracking.probes.base import Probe, StepData, Training
-from rldk_tracking.ranks import Merged, Part, Ranks, Schema, Transfer
+from rldk_tracking.ranks import SPREAD, Merged, Part, Ranks, Schema, Transfer
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.row import WAITED, finite, row_of
+from rldk_tracking.row import finite, row_of
 from rldk_tracking.trackers.base import Tracker
 
 if TYPE_CHECKING:
@@ -177,10 +177,10 @@ class Run:
         schema = Schema(catalogue.ROLLOUT_COLUMNS, catalogue.UPDATE_COLUMNS, catalogue.TAILS, tuple(CATALOGUE))
         rows = max((probe.rows_per_rank for probe in self.probes), default=0) or 512
         self._ranks = Ranks(schema, self.training.device, rows)
-        if self._ranks.rank == 0:
+        if self._ranks.writes:
             trackers = self._find_trackers() if settings.trackers is None else settings.trackers
             folder = folder_of(settings.output_dir, self.info, trackers, settings.trackers is not None)
-            self.publisher.open(rules, self.info, trackers, folder, resumed_at)
+            self.publisher.open(rules, self.info, trackers, folder, resumed_at, self._ranks.job_size)
         self._find_trackers = list  # which knows the trainer's callbacks, and they may know the trainer
         return self._ranks, self._engine
 
@@ -224,10 +224,10 @@ class Run:
         self._act()
 
     def extra_row(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Something that was known only after the step's row, or cannot wait for the next one. Rank 0 alone writes."""
+        """Something that was known only after the step's row, or cannot wait for the next one."""
         ranks, engine = self.open()
         self.complete()
-        if ranks.rank == 0 and scalars:
+        if ranks.writes and scalars:
             merged = Merged(Table(), Table(), [dict(scalars)], [])
             self._flags |= self._write_row(engine, step, merged)
         if ranks.world_size == 1:
@@ -250,7 +250,7 @@ class Run:
         if part.scalars or part.rollout or part.update:
             part.scalars.update(self._overhead())
         if ranks.world_size > 1:
-            part.scalars[WAITED] = ranks.waited + data.waited_seconds
+            part.scalars[SPREAD] = ranks.waited + data.waited_seconds
         return part
 
     def _write_row(self, engine: Engine, step: int, merged: Merged) -> int:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rldk_tracking.charts.heatmaps import TITLES
 from rldk_tracking.charts.panels import CELL_COLUMNS
+from rldk_tracking.charts.spec import TITLES
 
 NAME = "rldk-heatmap-1"
 """Of the definition; another number where it changes, because W&B has no way to change one."""

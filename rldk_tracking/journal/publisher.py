@@ -64,6 +64,7 @@ class Publisher:
         self._resumed_at: int | None = None
         self._sent: list[Destination] = []
         self._status = ""
+        self._run_rules: Mapping[str, Mapping[str, Any]] = {}
         self._is_open = False
 
     def open(
@@ -95,7 +96,7 @@ class Publisher:
         if folder is not None:
             addresses = [(destination.tracker.name, destination.tracker.address()) for destination in destinations]
             self.journal = Journal.open(folder, addresses, resumed_at)
-            self.journal.begin(info, ranks, watched_rules(rules), resumed_at)
+            self.journal.begin(info, ranks, self._run_rules, resumed_at)
         self.join()
         self.status("running", resumed_at or 0)
         # After the trackers' own exit hooks, so that it is called before them.
@@ -109,7 +110,7 @@ class Publisher:
     def join(self) -> None:
         """Let the trackers that have no run yet join it. Called before each row."""
         waiting, self._joining = self._joining, []
-        joined = []
+        joined: list[Destination] = []
         for destination in waiting:
             tracker = destination.tracker
             if not tracker.joined:
@@ -128,7 +129,7 @@ class Publisher:
             sent = [d for d in joined if not d.tracker.in_process]
             self._sent += sent
             if sent:
-                courier().follow(self.journal, sent)
+                courier().follow(self.journal, sent, self._run_rules)
 
     def health(self) -> dict[str, float]:
         """What the trackers do at present; rank 0's own affair, and no reason for a stop."""
@@ -150,7 +151,7 @@ class Publisher:
         if self.journal is not None:
             self.journal.row(step, row, alerts)
             if self._sent:
-                courier().check(self.journal)
+                courier().check()
         for tracker in self._in_process:
             with self._shield.at(f"writing to {tracker.name}"):
                 if row and tracker.takes_rows and step > self._has_until[tracker]:
