@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rldk_tracking.ahead import Ahead
+from rldk_tracking.charts.limits import limits_of
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.goals import rules_of
-from rldk_tracking.health.limits import limits_of
 from rldk_tracking.health.presets import rules_for
 from rldk_tracking.isolation import Shield, TrainingStopped
 from rldk_tracking.keys import CATALOGUE
