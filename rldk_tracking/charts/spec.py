@@ -20,6 +20,10 @@ VIEW_NAME = "RL health (rldk)"
 REWARDS = "rldk/charts/reward_distribution"
 GRADIENTS = "rldk/charts/layer_gradients"
 """Keys of the heat-maps."""
+HEATMAP_TITLES = {
+    REWARDS: "Rewards of the completions",
+    GRADIENTS: "Gradient norm of each layer over the steps, dark where large",
+}
 
 PPO = ("PPOTrainer",)
 GROUPS = ("GRPOTrainer", "RLOOTrainer")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from rldk_tracking.charts.heatmaps import LiveHeatmap
 from rldk_tracking.charts.layers import LayersOverSteps
-from rldk_tracking.charts.spec import GRADIENTS
+from rldk_tracking.charts.spec import GRADIENTS, HEATMAP_TITLES
 from rldk_tracking.checkpoint.heatmap import heatmap
 from rldk_tracking.metrics.farthest import FarthestLayers, series
 from rldk_tracking.metrics.schedule import COLUMNS, Change, ScheduleImpact
@@ -23,7 +23,6 @@ CHANGES = 50
 """Rows of the table of changes of the learning rate, the latest."""
 HEATMAP_SAVES = 60
 """Columns of the picture of gradients at each save, the latest."""
-TITLE = "Gradient norm of each layer over the steps, dark where large"
 
 
 class OptimizerProbe(Probe):
@@ -64,7 +63,7 @@ class OptimizerProbe(Probe):
             shield=training.shield,
         )
         self._reset()
-        self._over_steps = LiveHeatmap(GRADIENTS, LayersOverSteps(TITLE), training.publish)
+        self._over_steps = LiveHeatmap(GRADIENTS, LayersOverSteps(HEATMAP_TITLES[GRADIENTS]), training.publish)
 
     def before_step(self, step: int) -> Mapping[str, float]:
         # Before the next rollout: sampling from weights with a NaN ends in an exception deep in torch.
