@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,7 +12,8 @@ from rldk_tracking.metrics.table import Table
 from rldk_tracking.probes.base import Probe, Training
 from rldk_tracking.ranks import Merged, Part, Schema
 from rldk_tracking.run import SAVE, STOP, Run
-from tests.test_run import LENGTH, LOSS, NAN, Rows, long_rule, run_of, step_of
+from tests.test_run import LENGTH, LOSS, NAN, Rows, run_of, step_of
+from tests.test_run_alerts import long_rule
 
 
 class Exchange:
@@ -26,7 +27,7 @@ class Exchange:
 
     rank, world_size, is_alone_of, waited = 0, 1, 0, 0.0
     decided: int | None = None
-    made: list[Exchange]
+    made: ClassVar[list[Exchange]]
 
     def __init__(self, schema: Schema, device: torch.device | None = None, rows: int = 512) -> None:
         self.rows = rows
@@ -58,7 +59,7 @@ def exchange(monkeypatch: pytest.MonkeyPatch) -> type[Exchange]:
     """The class; set its `rank` and `world_size` before the run begins. `made` holds its objects."""
 
     class Here(Exchange):
-        made: list[Exchange] = []
+        made: ClassVar[list[Exchange]] = []
 
     monkeypatch.setattr("rldk_tracking.run.Ranks", Here)
     return Here
