@@ -10,7 +10,7 @@ from typing import Any, Literal
 from rldk_tracking.charts.heatmap import heatmap_svg
 from rldk_tracking.charts.heatmaps import LiveHeatmap
 from rldk_tracking.charts.layers import LayersOverSteps
-from rldk_tracking.charts.spec import GRADIENTS, TITLES
+from rldk_tracking.charts.spec import GRADIENTS, HEATMAP_TITLES
 from rldk_tracking.metrics.farthest import FarthestLayers, series
 from rldk_tracking.metrics.schedule import COLUMNS, Change, ScheduleImpact
 from rldk_tracking.metrics.updates import layer_ratios
@@ -63,7 +63,7 @@ class OptimizerProbe(Probe):
             shield=training.shield,
         )
         self._reset()
-        self._over_steps = LiveHeatmap(GRADIENTS, LayersOverSteps(TITLES[GRADIENTS]), training.publish)
+        self._over_steps = LiveHeatmap(GRADIENTS, LayersOverSteps(HEATMAP_TITLES[GRADIENTS]), training.publish)
 
     def before_step(self, step: int) -> Mapping[str, float]:
         # Before the next rollout: sampling from weights with a NaN ends in an exception deep in torch.
