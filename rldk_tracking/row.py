@@ -41,10 +41,10 @@ def computed(merged: Merged, pause: Callable[[], None] = lambda: None) -> dict[s
         pause: is called between two pieces of work.
     """
     row: dict[str, float] = {}
-    for numbers in catalogue.each_computed(merged.rollout):
+    for numbers in catalogue.each_computed(merged.rollout, merged.update):
         row |= numbers
         pause()
-    return row | catalogue.compute_update(merged.update)
+    return row
 
 
 def draft_of(scalars: Sequence[Mapping[str, float | Tensor]], known: Mapping[str, float]) -> dict[str, float]:

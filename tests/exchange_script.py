@@ -88,13 +88,15 @@ def main(output: str) -> None:
         part = Part(scalars={"rldk/resources/host_rss_gib": 1.0 + rank})
         if rows.stop > rows.start:
             mine = Rollout(**share(rollout, rows))
-            part.rollout = catalogue.rollout_columns(mine)
+            for columns in catalogue.each_columns(mine):
+                part.rollout |= columns
             part.tails = catalogue.rollout_tails(mine)
             part.update = catalogue.update_columns(PolicyUpdate(**share(update, rows)))
         part.names = catalogue.names(rollout)
         merged = ranks.merge(part)
-    row = catalogue.compute_rollout(merged.rollout) | catalogue.compute_update(merged.update)
-    row |= merge_scalars(merged.scalars)
+    row = merge_scalars(merged.scalars)
+    for numbers in catalogue.each_computed(merged.rollout, merged.update):
+        row |= numbers
     everyone: list[dict[str, float]] = [{} for _ in range(world)]
     dist.all_gather_object(everyone, row)
     if rank == 0:

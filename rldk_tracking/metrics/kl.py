@@ -11,7 +11,8 @@
 | rldk/kl/ref_k1_k3_gap | ref_k1 - ref_k3; far from 0 where few tokens carry the divergence |
 
 k1, k2, k3 are Schulman's estimators (http://joschu.net/blog/kl-approx.html). All tokens of the batch weigh the same.
-A completion with a NaN log-probability under the mask is left out; an infinite sum leaves the key out.
+A completion with a NaN log-probability under the mask is left out; an infinite sum leaves the key out. Reads the
+column length/tokens.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ import math
 import numpy as np
 from torch import Tensor
 
-from rldk_tracking.metrics.table import Array, Table, masked_sum, precise
+from rldk_tracking.metrics.table import Array, Table, precise, square_sum, where_masked
 from rldk_tracking.rollout import Rollout
 
-COLUMNS = ("kl/tokens", "kl/k1", "kl/k2", "kl/k3")
+COLUMNS = ("kl/k1", "kl/k2", "kl/k3")
 TAILS = ("kl/log_ratio",)
 
 
@@ -33,13 +34,9 @@ def columns(rollout: Rollout) -> dict[str, Tensor]:
     log_ratio = _log_ratio(rollout)
     if log_ratio is None:
         return {}
-    mask = rollout.mask.bool()
-    return {
-        "kl/tokens": precise(mask).sum(dim=1),
-        "kl/k1": masked_sum(log_ratio, mask),
-        "kl/k2": masked_sum(log_ratio.square() / 2, mask),
-        "kl/k3": masked_sum((-log_ratio).expm1() + log_ratio, mask),
-    }
+    log_ratio = where_masked(log_ratio, rollout.mask)
+    k1, k2 = log_ratio.sum(dim=1), square_sum(log_ratio) / 2
+    return {"kl/k1": k1, "kl/k2": k2, "kl/k3": log_ratio.neg_().expm1_().sum(dim=1) + k1}
 
 
 def tails(rollout: Rollout) -> dict[str, tuple[Tensor, Tensor]]:
@@ -53,9 +50,9 @@ def tails(rollout: Rollout) -> dict[str, tuple[Tensor, Tensor]]:
 def compute(table: Table) -> dict[str, float]:
     """The keys of this group that exist for this table."""
     metrics: dict[str, float | None] = {
-        f"rldk/kl/ref_{name}": table.ratio(f"kl/{name}", "kl/tokens") for name in ("k1", "k2", "k3")
+        f"rldk/kl/ref_{name}": table.ratio(f"kl/{name}", "length/tokens") for name in ("k1", "k2", "k3")
     }
-    k1, tokens = table.get("kl/k1"), table.get("kl/tokens")
+    k1, tokens = table.get("kl/k1"), table.get("length/tokens")
     if k1 is not None and tokens is not None:
         known = (tokens > 0) & ~np.isnan(k1)
         if known.any():
@@ -72,7 +69,7 @@ def compute(table: Table) -> dict[str, float]:
 def _log_ratio(rollout: Rollout) -> Tensor | None:
     if rollout.logprobs is None or rollout.ref_logprobs is None:
         return None
-    return precise(rollout.logprobs) - precise(rollout.ref_logprobs)
+    return precise(rollout.logprobs) - rollout.ref_logprobs
 
 
 def _ratio_standard_error(sums: Array, counts: Array) -> float | None:

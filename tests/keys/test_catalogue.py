@@ -66,10 +66,10 @@ def emitted() -> set[str]:
         name: merge_tails([(tail_of(values, counts).numpy(), int(counts.sum()), False)])
         for name, (values, counts) in catalogue.rollout_tails(rollout).items()
     }
-    columns = {name: column.numpy() for name, column in catalogue.rollout_columns(rollout).items()}
+    columns = {name: column.numpy() for part in catalogue.each_columns(rollout) for name, column in part.items()}
     steps = {name: column.numpy() for name, column in catalogue.update_columns(update).items()}
-    found = catalogue.compute_rollout(Table(columns, tails, catalogue.names(rollout)))
-    return {*found, *catalogue.compute_update(Table(steps))}
+    parts = catalogue.each_computed(Table(columns, tails, catalogue.names(rollout)), Table(steps))
+    return {key for numbers in parts for key in numbers}
 
 
 def test_what_is_computed_from_tensors_is_what_is_documented() -> None:

@@ -140,9 +140,14 @@ def rows_of(rollout: Rollout, rows: Sequence[int]) -> Rollout:
     return replace(rollout, **taken, rewards={name: values[index] for name, values in rollout.rewards.items()})
 
 
+def columns_of(rollout: Rollout) -> dict[str, Tensor]:
+    """The columns of all groups."""
+    return {name: column for columns in catalogue.each_columns(rollout) for name, column in columns.items()}
+
+
 def table_of(parts: Sequence[Rollout]) -> Table:
     """What the ranks that hold these parts have together."""
-    columns = joined([catalogue.rollout_columns(part) for part in parts])
+    columns = joined([columns_of(part) for part in parts])
     tails: dict[str, list[Any]] = {}
     for part in parts:
         for name, (values, mask) in catalogue.rollout_tails(part).items():
@@ -182,6 +187,22 @@ def tabulate() -> Callable[..., Table]:
 @pytest.fixture(scope="session")
 def tabulate_updates() -> Callable[..., Table]:
     return lambda *parts: Table(joined([catalogue.update_columns(part) for part in parts]))
+
+
+@pytest.fixture(scope="session")
+def columns() -> Callable[[Rollout], dict[str, Tensor]]:
+    return columns_of
+
+
+@pytest.fixture(scope="session")
+def computed() -> Callable[..., dict[str, float]]:
+    """Every key of a step's tables."""
+
+    def keys(rollout: Table | None = None, update: Table | None = None) -> dict[str, float]:
+        parts = catalogue.each_computed(rollout or Table(), update or Table())
+        return {key: number for numbers in parts for key, number in numbers.items()}
+
+    return keys
 
 
 @pytest.fixture(scope="session")
