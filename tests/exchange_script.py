@@ -93,8 +93,7 @@ def main(output: str) -> None:
             part.update = catalogue.update_columns(PolicyUpdate(**share(update, rows)))
         part.names = catalogue.names(rollout)
         merged = ranks.merge(part)
-    row = catalogue.compute_rollout(merged.rollout) | catalogue.compute_update(merged.update)
-    row |= merge_scalars(merged.scalars)
+    row = merge_scalars(merged.scalars) | catalogue.compute(merged.rollout, merged.update)
     everyone: list[dict[str, float]] = [{} for _ in range(world)]
     dist.all_gather_object(everyone, row)
     if rank == 0:
