@@ -1,19 +1,17 @@
 """Does what rules ask for when they fire, see `health.actions`.
 
 Stopping and saving are the trainer's: here is said that they are asked for, on every rank alike. Functions are called
-and webhooks told by rank 0 alone, beside the training where nothing else makes it wait for the verdict.
+by rank 0 alone; webhooks are destinations of the run's journal, as Slack is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rldk_tracking.fan_out import FanOut
 from rldk_tracking.health.actions import Call, Function, Webhook
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.rules import Rule
 from rldk_tracking.isolation import Shield
-from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.webhook import WebhookNotifier
 
 
@@ -23,6 +21,9 @@ class Acting:
     Args:
         rules: those that are watched.
         strict: let the errors of functions out.
+
+    Attributes:
+        webhooks: trackers, one for each webhook that the rules name.
 
     Raises:
         ValueError: a function's name that stands for nothing, or a webhook's address that cannot be.
@@ -34,7 +35,7 @@ class Acting:
         self._stops = {rule.id for rule in rules if "stop" in rule.actions}
         self._saves = {rule.id for rule in rules if "save" in rule.actions}
         self._functions: dict[str, list[Function]] = {rule.id: functions_of(rule) for rule in rules}
-        self._webhooks = FanOut(webhooks_of(rules), None)
+        self.webhooks = webhooks_of(rules)
 
     @property
     def decides(self) -> bool:
@@ -49,20 +50,11 @@ class Acting:
         """Whether a rule of one of these alerts asks for a checkpoint."""
         return any(alert.state == "firing" and alert.rule in self._saves for alert in alerts)
 
-    def open(self, run: RunInfo) -> None:
-        """Training begins."""
-        self._webhooks.open(run)
-
     def tell(self, alert: Alert) -> None:
-        """Call the rule's functions, and hand the alert to its webhooks without waiting for them."""
+        """Call the rule's functions."""
         for function in self._functions.get(alert.rule, ()):
             with self._shield.at(f"an action of {alert.rule}"):
                 function(alert)
-        self._webhooks.put("alert", alert)
-
-    def close(self, timeout: float) -> None:
-        """Give the webhooks this many seconds for what they have not taken."""
-        self._webhooks.close(timeout)
 
 
 def functions_of(rule: Rule) -> list[Function]:
@@ -94,7 +86,12 @@ def webhooks_of(rules: Iterable[Rule]) -> list[WebhookNotifier]:
     found = []
     for webhook, names in asking.items():
         try:
-            notifier = WebhookNotifier(webhook.reveal(), rules=names, allow_loopback=webhook.allow_loopback)
+            notifier = WebhookNotifier(
+                webhook.reveal(),
+                rules=names,
+                allow_loopback=webhook.allow_loopback,
+                environment=webhook.environment or "",
+            )
         except ValueError as error:
             where = f" (environment variable {webhook.environment})" if webhook.environment else ""
             raise ValueError(f"{', '.join(names)}: {error}{where}") from error
