@@ -195,7 +195,7 @@ def tabulate_updates() -> Callable[..., Table]:
 
 @pytest.fixture(scope="session")
 def columns() -> Callable[[Rollout], dict[str, Tensor]]:
-    return columns_of
+    return catalogue.rollout_columns
 
 
 @pytest.fixture(scope="session")
