@@ -219,8 +219,8 @@ def _equal_neighbours(values: Tensor) -> Tensor:
     if values.device.type == "cpu":
         ordered = np.sort(values.numpy(), axis=-1)
         return torch.from_numpy((ordered[..., 1:] == ordered[..., :-1]).sum(axis=-1, dtype=np.int32, keepdims=True))
-    ordered = values.sort(dim=-1).values
-    return (ordered[..., 1:] == ordered[..., :-1]).sum(dim=-1, keepdim=True)
+    ranked: Tensor = values.sort(dim=-1).values
+    return (ranked[..., 1:] == ranked[..., :-1]).sum(dim=-1, keepdim=True)
 
 
 def _least_hashes(bigrams: Tensor, there: Tensor) -> Tensor:
