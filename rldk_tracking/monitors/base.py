@@ -160,7 +160,7 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
                 # They come after the step's row.
                 run.extra_row(step, named(logs))
             elif step == self._closed_step:
-                # Somebody's callback has logged before the trainer did, or does so now.
+                # A callback of the user's logs after the trainer did.
                 run.extra_row(step, named(logs), override=False)
             else:
                 self._close_step(run, state, control, logs)
