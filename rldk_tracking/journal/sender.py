@@ -114,6 +114,7 @@ class Sender:
         entries = list(read(self._lines, self.offset.position))
         if entries:
             self._take(entries)
+            self._note_run()
             self.offset.save()
             if entries[-1].end - entries[0].start < _MUCH_BYTES:
                 self._watch.pause(active=True)
@@ -174,7 +175,7 @@ class Sender:
             if len(batch) == 1:
                 self._reject(batch[0], error)
             return len(batch) == 1
-        self.delivered += len(batch)
+        self._count(len(batch))
         return True
 
     def _send_calls(self, entry: Entry) -> None:
@@ -202,12 +203,16 @@ class Sender:
             self.offset.save()
         try:
             self._attempts.make(lambda: method(*args))
-            self.delivered += 1
+            self._count(1)
         except RejectedError as error:
             self._reject(entry, error)
         except OutOfTimeError:
             self.offset.trying = False  # it did not arrive
             raise
+
+    def _count(self, calls: int) -> None:
+        self.delivered += calls
+        self._attempts.was_let_in = True
 
     def _is_asked_for(self, method: str, args: tuple[Any, ...]) -> bool:
         """Whether the tracker does anything for it, and has not done it just now."""
@@ -223,7 +228,8 @@ class Sender:
         """What a record says of the training itself."""
         kind = entry.record.get("type")
         if kind == "begin":
-            self._has_ended = self.offset.closed = False
+            self._has_ended = False
+            self.offset.closed = self.offset.closed and entry.start < self.offset.position
         elif kind == "end":
             self._has_ended = True
         for method, args in entry.calls:
@@ -250,7 +256,7 @@ class Sender:
                 for method, args in entry.calls:
                     try:
                         self._attempts.make(self._once_more(entry, method, args))
-                        self.delivered += 1
+                        self._count(1)
                     except RejectedError as error:
                         self._reject(entry, error)
 
