@@ -118,8 +118,8 @@ def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
 
 def square_sum(values: Tensor) -> Tensor:
     """(B,) Sum of squares over tokens, without a (B, T) tensor of them."""
-    norms: Tensor = torch.linalg.vector_norm(values, dim=1)
-    return norms.square()
+    norm: Tensor = torch.linalg.vector_norm(values, dim=1)
+    return norm.square()
 
 
 def highest(values: Tensor) -> Tensor:
