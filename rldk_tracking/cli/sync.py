@@ -1,143 +1,131 @@
-"""`rldk-tracking sync`: send what a tracker did not take, and say of killed trainings that they crashed.
+"""`rldk-tracking sync`: send what the courier could not, and say of killed trainings that they crashed.
 
-A training leaves `<output_dir>/rldk/undelivered-<tracker>.jsonl` behind when its tracker was down at the end, or when
-it was killed. Each such file is sent to the run that it names and removed. What may have arrived already is sent again
-only where the tracker stores it once (MLflow), or where its own log can be asked (W&B).
+A training writes everything into a journal, `run.jsonl` in its output folder, and a process of its own brings that to
+MLflow, Slack and webhooks. Where that process was killed too, or the server was away for too long, this command goes on
+where it was. What may have arrived already is sent again only where the tracker stores it once (MLflow); W&B's own log
+is compared with the journal.
+
+A journal names the server that it was for. It is sent there only where that is the server of your own configuration
+(`MLFLOW_TRACKING_URI`), or where you say so: a file must not decide who gets your credentials.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator
+import sys
 from pathlib import Path
-from typing import Any
 
-from rldk_tracking.rollout import RunInfo
-from rldk_tracking.trackers.base import Tracker
-from rldk_tracking.trackers.delivery import Delivery
-from rldk_tracking.trackers.journal import Journal
-from rldk_tracking.trackers.spool import Spool
+from rldk_tracking.journal.catch_up import Contents, Outcome, busy, catch_up, waits
+from rldk_tracking.journal.courier import Target
+from rldk_tracking.trackers.mlflow_server import absolute, without_credentials
 
-FINAL = ("finished", "stopped", "crashed")
+SHOWN = 5
+"""Lines of a journal that are passed over, and said one by one."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this command."""
-    parser.add_argument("folder", type=Path, help="a training's output folder, or one such file")
-    parser.add_argument("--tracking-uri", help="where the MLflow server is now, if it has moved or needs a password")
+    parser.add_argument("folder", type=Path, help="a training's output folder, or one journal")
+    parser.add_argument("--tracking-uri", help="the MLflow server to send to, whatever the journal says")
     parser.add_argument("--run-id", help="the run to write to, for a training that was killed before it had one")
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds for each file (default: 120)")
+    parser.add_argument("--timeout", type=float, default=120.0, help="seconds for each destination (default: 120)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Send all files. Returns 1 where something stays behind."""
+    """Send all journals. Returns 1 where something stays behind."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    files = spools_in(arguments.folder)
-    if not files:
+    files = journals_below(arguments.folder)
+    done = [_sync(path, arguments) for path in files]
+    if not any(said for _, said in done):
         print(f"Nothing waits in {arguments.folder}.")
-    sent = [_send(path, arguments) for path in files]
-    for path in sorted(arguments.folder.rglob("rejected-*.jsonl")) if arguments.folder.is_dir() else ():
-        print(f"{path}: refused by the tracker while training, and not sent.")
-    return 0 if all(sent) else 1
+    return 0 if all(good for good, _ in done) else 1
 
 
-def spools_in(folder: Path) -> list[Path]:
-    """The files of calls that wait, in a folder and below it."""
-    return sorted(folder.rglob("undelivered-*.jsonl")) if folder.is_dir() else [folder]
+def journals_below(folder: Path) -> list[Path]:
+    """The journals in a folder and below it; the path itself, where it is a file."""
+    return sorted(folder.rglob("run*.jsonl")) if folder.is_dir() else [folder]
 
 
-def _send(path: Path, arguments: argparse.Namespace) -> bool:
+def _sync(path: Path, arguments: argparse.Namespace) -> tuple[bool, bool]:
+    """Send one journal. Returns whether nothing stays, and whether something was said."""
     try:
-        spool = Spool.reopen(path)
-    except BlockingIOError:
-        print(f"{path}: the training that writes it is running.")
-        return True
-    except (OSError, ValueError) as error:
-        print(f"{path}: {error}.")
-        return False
-    head = spool.head
-    killed, step, drafts = True, head.step, 0
-    for record in _waiting(spool):
-        drafts += bool(record.get("draft"))
-        killed = killed and record.get("status") not in FINAL
-        step = max(step, int(record.get("step", 0)))
-    tracker = _tracker(head.tracker, dict(head.to), arguments)
-    if isinstance(tracker, str):
-        spool.close()
-        print(f"{path}: {tracker}.")
-        return False
-    doubtful = 0 if tracker.repeatable else _set_aside(spool, tracker)
-    delivery = Delivery(tracker, spool=spool, backoff_limit=5.0)
-    delivery.open(RunInfo())
-    if killed:
-        delivery.put("status", "crashed", {}, step)
-    delivery.flush(arguments.timeout)
-    delivery.close(min(arguments.timeout, 15.0))
-    print(f"{path}: {delivery.delivered} calls sent to {head.tracker}, {delivery.kept} stay here.")
-    if killed:
-        print(f"  The training was killed after step {step}; its status is now crashed.")
-    if drafts:
-        print(
-            f"  Steps whose rows were being computed when it ended: {drafts}. They have what was known of them by then."
-        )
-    if doubtful:
-        print(f"  {doubtful} calls may have arrived before and are not repeated; see {_aside(spool)}.")
-    return delivery.kept == 0
+        contents = Contents.of(path)
+        reason = busy(path, contents)
+    except OSError as error:
+        print(f"{path}: {error.strerror or error}.")
+        return False, True
+    if reason is not None:
+        print(f"{path}: {reason}.")
+        return True, True
+    for position, why in contents.skipped[:SHOWN]:
+        print(f"{path}: the line at byte {position} is passed over: {why}.")
+    if len(contents.skipped) > SHOWN:
+        print(f"{path}: {len(contents.skipped) - SHOWN} more lines are passed over.")
+    if not contents.targets and contents.wandb is None:
+        if not contents.begin:
+            return True, bool(contents.skipped)  # a file of a JsonlTracker, or of somebody else
+        if arguments.run_id is None:
+            print(f"{path}: the training had no run yet that this could be sent to; name one with --run-id.")
+            return contents.has_ended, True
+        contents.targets["mlflow"] = Target("mlflow", "mlflow", {"tracking_uri": _configured(arguments)})
+    if not waits(path, contents):
+        return True, bool(contents.skipped)
+    outcomes = catch_up(path, contents, lambda target: _approved(target, arguments), arguments.timeout)
+    if outcomes is None:
+        print(f"{path}: its courier is at work; leave it to that.")
+        return True, True
+    good = True
+    for outcome in outcomes:
+        good = _say(path, outcome, contents) and good
+    return good, True
 
 
-def _waiting(spool: Spool) -> Iterator[dict[str, Any]]:
-    return (record for record, _ in spool.read(spool.first) if record["type"] != "address")
+def _say(path: Path, outcome: Outcome, contents: Contents) -> bool:
+    print(f"{path}: {outcome.sent} calls sent to {outcome.id}, {outcome.left} records stay here.")
+    if outcome.problem is not None:
+        print(f"  {outcome.problem}.")
+    if outcome.rejected:
+        print(f"  Refused by {outcome.id}, and not sent: {outcome.rejected} parts. A later sync tries them again.")
+    if outcome.uncertain:
+        print(f"  {outcome.uncertain} calls may have arrived before, and are not repeated.")
+    if outcome.is_closed and outcome.sent and not contents.has_ended:
+        print(f"  The training ended without a word after step {contents.last_step}; its status is now crashed.")
+    return outcome.problem is None and not outcome.left and not outcome.rejected
 
 
-def _tracker(name: str, to: dict[str, str], arguments: argparse.Namespace) -> Tracker | str:
-    """The tracker that a file is for, or why there is none."""
-    try:
-        if name == "mlflow":
-            from rldk_tracking.trackers.mlflow import MLflowTracker
+def _approved(target: Target, arguments: argparse.Namespace) -> Target:
+    """The destination with this user's own address and credentials.
 
-            run_id = to.get("run_id") or arguments.run_id
-            if run_id is None:
-                return "the training was killed before it had a run; name one with --run-id"
-            return MLflowTracker(run_id=run_id, tracking_uri=arguments.tracking_uri or to.get("tracking_uri"))
-        if name == "wandb":
-            from rldk_tracking.trackers.wandb import WandbTracker
-
-            run_id = to.get("id") or arguments.run_id
-            if run_id is None:
-                return "the training was killed before it had a run; name one with --run-id"
-            return WandbTracker.resume(to | {"id": run_id})
-        if name == "slack":
-            from rldk_tracking.trackers.slack import SlackNotifier
-
-            return SlackNotifier()
-    except (ImportError, ValueError, OSError) as error:
-        return str(error)
-    return f"there is nothing to send to a tracker named {name!r}"
+    Raises:
+        PermissionError: it is a server that the journal alone names.
+    """
+    if target.tracker != "mlflow":
+        return target
+    to = dict(target.to)
+    if arguments.run_id is not None and not to.get("run_id"):
+        to["run_id"] = arguments.run_id
+    ours, named = _configured(arguments), to.get("tracking_uri", "")
+    if arguments.tracking_uri is None and without_credentials(ours).rstrip("/") != named.rstrip("/"):
+        _ask(named)
+        ours = named
+    return Target(target.id, target.tracker, to | {"tracking_uri": without_credentials(ours)}, {"tracking_uri": ours})
 
 
-def _set_aside(spool: Spool, tracker: Tracker) -> int:
-    """Leave out what was under way when the process ended, unless the tracker knows that it did not arrive."""
-    head, first = spool.head, spool.first
-    doubtful = []
-    position = first
-    for record, behind in spool.read(first):
-        if behind - first > head.trying - head.taken:
-            break
-        position = behind
-        if record["type"] != "address":
-            doubtful.append(record)
-    if not doubtful:
-        return 0
-    missing = tracker.missing(doubtful)
-    aside = [{"tracker": head.tracker, "to": head.to, **record} for record in doubtful if record not in missing]
-    journal = Journal(_aside(spool))
-    spool.append(missing)
-    journal.append(aside)
-    journal.close()
-    spool.taken(position)
-    return len(doubtful) - len(missing)
+def _configured(arguments: argparse.Namespace) -> str:
+    """The tracking address of this user."""
+    if arguments.tracking_uri is not None:
+        return absolute(arguments.tracking_uri)
+    import mlflow
+
+    return absolute(str(mlflow.get_tracking_uri()))
 
 
-def _aside(spool: Spool) -> Path:
-    return spool.path.with_name(spool.path.name.replace("undelivered-", "uncertain-"))
+def _ask(named: str) -> None:
+    if sys.stdin is not None and sys.stdin.isatty():
+        answer = input(f"The journal is for {named!r}, which is not your MLflow server. Send it there? [y/N] ")
+        if answer.strip().lower() in ("y", "yes"):
+            return
+    raise PermissionError(
+        f"it is for {named!r}, which is not your MLflow server; --tracking-uri {named!r} sends it there"
+    )

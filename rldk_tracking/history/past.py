@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import rules_for
 from rldk_tracking.history.reading import read
-from rldk_tracking.trackers.journal import decode
-from rldk_tracking.trackers.journal import read as read_journal
+from rldk_tracking.journal.journal import journals_in
+from rldk_tracking.journal.reader import FileLines, read_all
+from rldk_tracking.trackers.records import ENDED, Call
 
 Row = tuple[int, dict[str, float]]
-PLACES = ("run.jsonl", "rldk/run.jsonl")
-"""Where a folder keeps the journal of a `JsonlTracker`."""
+PLACES = ("", "_rldk", "rldk")
+"""Where below a folder its journals are: those of trainings, and that of a `JsonlTracker`."""
 MOST = 2000
 """Points of a series that a report draws."""
 
@@ -71,7 +72,7 @@ def load(source: str | Path, rules: str = "safe", overrides: Mapping[str, Mappin
     """
     journal = _journal_in(Path(source)) if ":" not in str(source) else None
     if journal is not None:
-        watched = _watched(str(source), read_journal(journal))
+        watched = _watched(str(source), journal)
         if watched is not None:
             return watched
     history = read(source)
@@ -94,33 +95,57 @@ def series_of(rows: Iterable[Row]) -> dict[str, Points]:
     return found
 
 
+def newest_journal(folder: Path) -> Path | None:
+    """The journal of the last training in a folder; None where there is none."""
+    for place in PLACES:
+        found = journals_in(folder / place)
+        if found:
+            return found[-1]
+    return None
+
+
 def _journal_in(path: Path) -> Path | None:
     if path.is_dir():
-        return next((path / place for place in PLACES if (path / place).is_file()), None)
+        return newest_journal(path)
     return path if path.suffix == ".jsonl" and path.is_file() else None
 
 
-def _watched(source: str, records: Iterator[dict[str, Any]]) -> Past | None:
+def _watched(source: str, journal: Path) -> Past | None:
     """What a journal tells of a run that was judged as it went; None where it holds no health."""
     rows: list[Row] = []
     alerts: list[Alert] = []
     status = ""
+    settings: Mapping[str, Any] = {}
     heatmaps: dict[str, Heatmap] = {}
-    for record in records:
-        try:
-            method, arguments = decode(record)
-        except (KeyError, TypeError, ValueError):
-            continue
-        if method == "log":
-            values, step = arguments
-            rows.append((int(step), {str(key): float(value) for key, value in values.items()}))
-        elif method == "log_heatmap":
-            heatmaps[str(arguments[0])] = arguments[1]
-        elif method == "alert":
-            alerts.append(arguments[0])
-        elif method == "status":
-            status = str(arguments[0])
+    for entry in read_all(FileLines(journal)):
+        if entry.record.get("type") == "begin":
+            status = ""
+            settings = _settings(entry.record) or settings
+        for call in entry.calls:
+            status = _take(call, rows, alerts, heatmaps, status)
     if not any(key.startswith("rldk/health/") for _, row in rows for key in row):
         return None
-    ended = status if status in ("finished", "stopped", "crashed") else ""
-    return Past(source, rows, alerts, ended, heatmaps=heatmaps)
+    crashed = next((alert for alert in reversed(alerts) if alert.rule == "run.crashed"), None)
+    if status not in ENDED and crashed is not None and crashed.state == "firing":
+        status = "crashed"
+    return Past(source, rows, alerts, status if status in ENDED else "", settings=settings, heatmaps=heatmaps)
+
+
+def _take(call: Call, rows: list[Row], alerts: list[Alert], heatmaps: dict[str, Heatmap], status: str) -> str:
+    """Sort a call in. Returns the run's status after it."""
+    method, arguments = call
+    if method == "log":
+        rows.append((arguments[1], arguments[0]))
+    elif method == "log_heatmap":
+        heatmaps[arguments[0]] = arguments[1]
+    elif method == "alert":
+        alerts.append(arguments[0])
+    elif method == "status":
+        return str(arguments[0])
+    return status
+
+
+def _settings(begin: Mapping[str, Any]) -> Mapping[str, Any]:
+    run = begin.get("run")
+    config = run.get("config") if isinstance(run, dict) else None
+    return config if isinstance(config, dict) else {}

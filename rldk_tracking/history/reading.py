@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rldk_tracking.history.run_history import History, UnreadableSourceError, history
+from rldk_tracking.journal.journal import journals_in
 
 
 def read(source: str | Path, aliases: Mapping[str, str] | None = None) -> History:
@@ -51,21 +52,27 @@ def read(source: str | Path, aliases: Mapping[str, str] | None = None) -> Histor
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
+    is_journal = False
+    with path.open(encoding="utf-8", errors="replace") as lines:
         for number_of_line, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
                 entry = json.loads(line)
+            except RecursionError as error:
+                raise UnreadableSourceError(f"{path}:{number_of_line}: nested too deeply.") from error
             except json.JSONDecodeError as error:
+                if is_journal:  # whose lines a kill may tear
+                    continue
                 if not line.endswith("\n"):  # the end of a file that is being written, or whose writer was killed
                     return
                 raise UnreadableSourceError(f"{path}:{number_of_line}: not JSON ({error.msg}).") from error
             if not isinstance(entry, dict):
                 raise UnreadableSourceError(f"{path}:{number_of_line}: not a JSON object.")
             if "type" in entry and "time" in entry:
-                if entry["type"] == "metrics":
-                    yield {"step": entry["step"], **entry["metrics"]}
+                is_journal, metrics = True, entry.get("metrics")
+                if entry["type"] == "metrics" and isinstance(metrics, dict):
+                    yield {"step": entry.get("step"), **metrics}
             else:
                 yield entry
 
@@ -98,7 +105,8 @@ def _read_folder(folder: Path, aliases: Mapping[str, str] | None) -> History:
             from rldk_tracking.history.completions import read_completions
 
             return history(str(folder), read_completions(completions))
-    journals = sorted([*folder.glob("*.jsonl"), *folder.glob("rldk/*.jsonl")])
+    journals = [path for place in ("", "_rldk", "rldk") for path in journals_in(folder / place)[-1:]]
+    journals += sorted(folder.glob("*.jsonl"))
     if journals:
         return read(journals[0], aliases)
     raise UnreadableSourceError(

@@ -57,6 +57,10 @@ class FileLines:
         self.path = path
         self._file: BinaryIO | None = None
 
+    def size(self) -> int:
+        """Bytes in the file by now; a line that is torn or being written counts. Raises OSError."""
+        return self.path.stat().st_size
+
     def lines(self, position: int) -> Iterator[tuple[int, bytes]]:
         file = self._opened()
         if file is None or os.fstat(file.fileno()).st_size <= position:

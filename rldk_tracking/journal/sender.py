@@ -7,6 +7,7 @@ refused for good is passed over and noted. Before a call that must not be made t
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -77,6 +78,9 @@ class Sender:
                     pass
             except OutOfTimeError:
                 pass
+            except RejectedError as error:
+                self.offset.fault, self.offset.down_since = discreet(error), time.time()
+                self._log.warning("Nothing can be sent there: %s", self.offset.fault)
         self.offset.save()
 
     def _join(self) -> None:
@@ -92,7 +96,10 @@ class Sender:
 
     def _open(self) -> None:
         begin = next((entry.record for entry in read(self._lines) if entry.record.get("type") == "begin"), {})
-        tracker = self._connect(self.offset.to)
+        try:
+            tracker = self._connect(self.offset.to)
+        except (ValueError, ImportError) as error:
+            raise RejectedError(str(error)) from error
         tracker.open(_info(begin.get("run")))
         self.tracker = tracker
         self._attempts.repeatable = tracker.repeatable

@@ -71,13 +71,14 @@ class MLflowTracker(Tracker):
             raise ImportError('MLflowTracker needs mlflow: pip install "rldk-tracking[mlflow]"') from error
         self._mlflow: Any = mlflow
         self._given = (run_id, tracking_uri, experiment)
+        self._given_origin: str | None = None
         self._info = RunInfo()
         self._reset()
 
     def _reset(self) -> None:
         self.run_id, self.tracking_uri, self._experiment = self._given
         self.experiment_id: str | None = None
-        self._origin: str | None = None
+        self._origin = self._given_origin
         self._client: Any = None
         self._server: Server | None = None
         self._opened = False
@@ -109,7 +110,6 @@ class MLflowTracker(Tracker):
         if self.joined:
             return
         # Nothing is kept of an earlier look: MLflow's store may be set only when the run is opened.
-        origin = self._origin
         self._reset()
         self._info = run
         self._opened = True
@@ -121,8 +121,7 @@ class MLflowTracker(Tracker):
             if active is not None:
                 self.run_id, self.experiment_id = active.info.run_id, active.info.experiment_id
         if self.run_id is None and self._makes_run:
-            origin = origin or uuid.uuid4().hex
-        self._origin = origin
+            self._origin = self._origin or uuid.uuid4().hex
 
     @classmethod
     def resume(cls, to: Mapping[str, str], secrets: Mapping[str, str]) -> MLflowTracker:
@@ -131,7 +130,7 @@ class MLflowTracker(Tracker):
         if not to.get("run_id") and not to.get("origin"):
             raise ValueError("the training ended before it had an MLflow run")
         tracker = cls(run_id=to.get("run_id"), tracking_uri=uri, experiment=to.get("experiment"))
-        tracker._origin = to.get("origin")
+        tracker._given_origin = to.get("origin")
         return tracker
 
     def restore(self, past: Iterable[Call]) -> None:

@@ -69,7 +69,7 @@ def calls(record: Mapping[str, Any]) -> list[Call]:
         return _DECODERS[kind](record)
     except KeyError as error:
         raise ValueError(f"a field is missing ({error})") from error
-    except (TypeError, OverflowError, RecursionError) as error:
+    except (TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"a field holds what it must not ({type(error).__name__})") from error
 
 

@@ -13,7 +13,6 @@ import pytest
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.trackers.delivery import Delivery
 from rldk_tracking.trackers.wandb import WandbTracker
 from tests.trackers.wandb_backend import WandbBackend
 
@@ -47,15 +46,15 @@ def train_offline(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("WANDB_MODE", "offline")
     wandb.teardown()
     run = wandb.init(project="p")
-    delivery = Delivery(WandbTracker(), spool=folder / "rldk" / "undelivered-wandb.jsonl")
-    delivery.open(RunInfo(trainer="GRPOTrainer"))
+    tracker = WandbTracker()
+    tracker.open(RunInfo(trainer="GRPOTrainer"))
     for step in range(1, 8):
-        delivery.put("log", {"rldk/health/score": 1.0, "rldk/kl/ref_k3": 0.1 * step}, step)
+        tracker.log({"rldk/health/score": 1.0, "rldk/kl/ref_k3": 0.1 * step}, step)
     rewards = Heatmap("Rewards", ("1 to 2", "0 to 1"), (1, 4), ((0.5, 0.25), (0.5, 0.75)), edges=(0.0, 1.0, 2.0))
-    delivery.put("log_heatmap", "rldk/charts/reward_distribution", rewards, 7)
-    delivery.put("alert", FIRING)
-    delivery.put("status", "finished", {}, 7)
-    delivery.close()
+    tracker.log_heatmap("rldk/charts/reward_distribution", rewards, 7)
+    tracker.alert(FIRING)
+    tracker.status("finished", {}, 7)
+    tracker.close()
     place = Path(run.dir).parent
     wandb.finish()
     wandb.teardown()

@@ -18,6 +18,7 @@ import pytest
 import requests
 
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.trackers.records import parsed
 
 os.environ.update(
     {
@@ -47,6 +48,11 @@ def make_alert() -> Callable[..., Alert]:
         return Alert(**(fields | changes))
 
     return make
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The records of a file of lines."""
+    return list(parsed(path.read_bytes().splitlines()))
 
 
 def free_port() -> int:

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -19,10 +16,7 @@ import requests
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import RejectedError, Row, UnavailableError
-from rldk_tracking.trackers.delivery import Delivery
-from rldk_tracking.trackers.journal import decode, read
 from rldk_tracking.trackers.mlflow import MLflowTracker
-from rldk_tracking.trackers.spool import Spool
 
 mlflow = pytest.importorskip("mlflow", reason="needs mlflow")
 
@@ -45,31 +39,14 @@ def table_of(run: Any, path: str) -> Any:
 def test_joins_the_active_run_and_writes_from_another_thread(store: Any, run: Any) -> None:
     tracker = MLflowTracker()
     assert not tracker.joined
-    delivery = Delivery(tracker)
-    delivery.open(RunInfo())
+    tracker.open(RunInfo())
     assert tracker.joined
     for step in range(20):
-        delivery.put("log", {"rldk/kl/ref_k1": step / 3, "rldk/reward/mean": 1.0}, step)
-    delivery.close()
-    assert delivery.errors == 0
+        tracker.log({"rldk/kl/ref_k1": step / 3, "rldk/reward/mean": 1.0}, step)
+    tracker.close()
     assert store.history(run.run_id, "rldk/kl/ref_k1") == [(step, step / 3) for step in range(20)]
     assert len(store.client.search_runs([store.experiment_id, "0"])) == 1
     assert store.client.get_run(run.run_id).info.status == "RUNNING", "a run that it did not start must not be ended"
-
-
-def test_rows_from_before_the_run_are_written_once_there_is_one(store: Any) -> None:
-    tracker = MLflowTracker()
-    delivery = Delivery(tracker)
-    delivery.open(RunInfo())
-    delivery.put("log", {"rldk/a": 1.0}, 1)
-    time.sleep(0.05)
-    assert not tracker.joined
-    with mlflow.start_run(experiment_id=store.experiment_id) as active:
-        delivery.open(RunInfo())
-        delivery.put("log", {"rldk/a": 2.0}, 2)
-        delivery.close()
-    assert store.history(active.info.run_id, "rldk/a") == [(1, 1.0), (2, 2.0)]
-    assert delivery.errors == 0
 
 
 def test_a_store_that_is_set_with_the_run(store: Any, tmp_path: Path) -> None:
@@ -89,12 +66,11 @@ def test_a_store_that_is_set_with_the_run(store: Any, tmp_path: Path) -> None:
 
 def test_the_last_row_reaches_a_run_that_has_ended(store: Any) -> None:
     tracker = MLflowTracker()
-    delivery = Delivery(tracker)
     with mlflow.start_run(experiment_id=store.experiment_id) as active:
-        delivery.open(RunInfo())
-    delivery.put("log", {"rldk/a": 1.0}, 9)
-    delivery.put("status", "finished", {}, 9)
-    delivery.close()
+        tracker.open(RunInfo())
+    tracker.log({"rldk/a": 1.0}, 9)
+    tracker.status("finished", {}, 9)
+    tracker.close()
     assert store.history(active.info.run_id, "rldk/a") == [(9, 1.0)]
     assert tags(store, active.info.run_id)["rldk.status"] == "finished"
     assert store.client.get_run(active.info.run_id).info.status == "FINISHED"
@@ -127,7 +103,10 @@ def test_ten_thousand_keys_and_illegal_ones(store: Any, run: Any) -> None:
     assert stored["rldk/group/key_2499"] == 2499.0
 
 
-def test_alerts_become_tags_and_a_table(store: Any, run: Any, make_alert: Callable[..., Alert]) -> None:
+def test_alerts_become_tags_and_a_table(
+    store: Any, run: Any, make_alert: Callable[..., Alert], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rldk_tracking.trackers.mlflow._ALERTS_EVERY_S", 0.0)
     tracker = MLflowTracker()
     tracker.open(RunInfo())
     tracker.status("running", {}, 1)
@@ -197,78 +176,32 @@ def test_many_tables_do_not_break_the_list_of_tables(store: Any, run: Any) -> No
 
 def test_a_run_of_its_own(store: Any) -> None:
     tracker = MLflowTracker(experiment="mine", tracking_uri=store.uri)
-    delivery = Delivery(tracker)
-    delivery.open(RunInfo(name="a name"))
+    tracker.open(RunInfo(name="a name"))
     assert tracker.joined
-    delivery.put("log", {"rldk/a": 1.0}, 1)
-    delivery.put("status", "crashed", {}, 1)
-    assert delivery.flush(30)
+    tracker.log({"rldk/a": 1.0}, 1)
+    tracker.status("crashed", {}, 1)
     assert tracker.run_id is not None
     run_id = tracker.run_id
-    delivery.close()
+    tracker.close()
     made = store.client.get_run(run_id)
     assert store.client.get_experiment(made.info.experiment_id).name == "mine"
     assert (made.info.run_name, made.info.status) == ("a name", "FAILED")
     assert mlflow.active_run() is None
     # The same tracker serves a second training with a second run.
-    delivery = Delivery(tracker)
-    delivery.open(RunInfo())
-    delivery.put("log", {"rldk/a": 1.0}, 1)
-    assert delivery.flush(30)
+    tracker.open(RunInfo())
+    tracker.log({"rldk/a": 1.0}, 1)
     assert tracker.run_id not in (None, run_id)
-    delivery.close()
+    tracker.close()
 
 
 def test_a_run_given_by_id_is_not_ended(store: Any) -> None:
     run_id = store.client.create_run(store.experiment_id).info.run_id
     tracker = MLflowTracker(run_id=run_id, tracking_uri=store.uri)
-    delivery = Delivery(tracker)
-    delivery.open(RunInfo())
-    delivery.put("log", {"rldk/a": 1.0}, 1)
-    delivery.close()
+    tracker.open(RunInfo())
+    tracker.log({"rldk/a": 1.0}, 1)
+    tracker.close()
     assert store.history(run_id, "rldk/a") == [(1, 1.0)]
     assert store.client.get_run(run_id).info.status == "RUNNING"
-
-
-def waiting_in(path: Path) -> list[dict[str, Any]]:
-    """What a process left in its spool."""
-    spool = Spool.reopen(path)
-    try:
-        return [record for record, _ in spool.read(spool.first) if record["type"] != "address"]
-    finally:
-        spool.close()
-
-
-def test_a_run_that_is_gone_goes_to_the_journal(store: Any, tmp_path: Path) -> None:
-    delivery = Delivery(MLflowTracker(run_id="0" * 32), spool=tmp_path / "spool.jsonl", backoff=0.01)
-    delivery.open(RunInfo())
-    delivery.put("log", {"rldk/a": 1.0}, 1)
-    delivery.close()
-    (record,) = read(tmp_path / "rejected-mlflow.jsonl")
-    assert record["to"] == {"run_id": "0" * 32, "tracking_uri": store.uri}
-    assert delivery.errors == 1
-
-
-def test_a_store_that_is_full_for_a_while_loses_nothing(store: Any, run: Any, tmp_path: Path) -> None:
-    """The store refuses every row, and is written to again as soon as it can be."""
-    database = tmp_path / "mlflow.db"
-    delivery = Delivery(MLflowTracker(), backoff=0.05)
-    delivery.open(RunInfo())
-    delivery.put("log", {"rldk/a": 0.0}, 0)
-    assert delivery.flush(30)
-    # A trigger is used because the tests may run as root, whom no file mode holds.
-    import sqlite3
-
-    with sqlite3.connect(database) as connection:
-        connection.execute("CREATE TRIGGER full BEFORE INSERT ON metrics BEGIN SELECT RAISE(FAIL, 'disk is full'); END")
-    for step in range(1, 6):
-        delivery.put("log", {"rldk/a": float(step)}, step)
-    time.sleep(0.5)
-    assert not delivery.healthy
-    with sqlite3.connect(database) as connection:
-        connection.execute("DROP TRIGGER full")
-    delivery.close()
-    assert store.history(run.run_id, "rldk/a") == [(step, float(step)) for step in range(6)]
 
 
 def test_page_address(store: Any) -> None:
@@ -292,10 +225,10 @@ def test_mlflows_own_settings_are_left_alone(store: Any, run: Any) -> None:
     import os
 
     before = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW")}
-    delivery = Delivery(MLflowTracker())
-    delivery.open(RunInfo())
-    delivery.put("log", {"rldk/a": 1.0}, 1)
-    delivery.close()
+    tracker = MLflowTracker()
+    tracker.open(RunInfo())
+    tracker.log({"rldk/a": 1.0}, 1)
+    tracker.close()
     assert {key: value for key, value in os.environ.items() if key.startswith("MLFLOW")} == before
 
 
@@ -318,73 +251,16 @@ def server_history(server: Any, run_id: str, key: str) -> list[tuple[int, float]
 
 def test_on_a_server(mlflow_server: Any, remote: Any, make_alert: Callable[..., Alert]) -> None:
     tracker = MLflowTracker()
-    delivery = Delivery(tracker)
-    delivery.open(RunInfo())
+    tracker.open(RunInfo())
     for step in range(60):
-        delivery.put("log", {"rldk/kl/ref_k1": step / 3}, step)
-    delivery.put("alert", make_alert())
-    delivery.put("log_table", "rldk/samples", ["a"], [[1]], 60)
-    assert delivery.flush(30)
+        tracker.log({"rldk/kl/ref_k1": step / 3}, step)
+    tracker.alert(make_alert())
+    tracker.log_table("rldk/samples", ["a"], [[1]], 60)
     assert tracker.url() == f"{mlflow_server.uri}/#/experiments/{remote.experiment_id}/runs/{remote.run_id}"
     assert requests.get(tracker.url() or "", timeout=5).ok
-    delivery.close()
-    assert delivery.errors == 0
+    tracker.close()
     assert server_history(mlflow_server, remote.run_id, "rldk/kl/ref_k1") == [(s, s / 3) for s in range(60)]
     assert len(table_of(remote, "rldk/alerts.json")) == 1
-
-
-def test_a_server_that_hangs(mlflow_server: Any, remote: Any, tmp_path: Path) -> None:
-    """Stopped in the middle: no put waits, close keeps its limit, the journal and the store together hold each row."""
-    delivery = Delivery(MLflowTracker(), spool=tmp_path / "spool.jsonl")
-    delivery.open(RunInfo())
-    delivery.put("log", {"rldk/a": 0.0}, 0)
-    assert delivery.flush(30)
-    mlflow_server.signal(signal.SIGSTOP)
-    try:
-        longest = 0.0
-        for step in range(1, 200):
-            before = time.perf_counter()
-            delivery.put("log", {"rldk/a": float(step)}, step)
-            longest = max(longest, time.perf_counter() - before)
-            time.sleep(0.002)
-        before = time.monotonic()
-        delivery.close(timeout=2)
-        assert time.monotonic() - before < 2.5
-        assert longest < 0.010
-    finally:
-        mlflow_server.signal(signal.SIGCONT)
-    stored = [step for step, _ in server_history(mlflow_server, remote.run_id, "rldk/a")]
-    spooled = [record["step"] for record in waiting_in(tmp_path / "spool.jsonl")]
-    assert sorted({*stored, *spooled}) == list(range(200))
-    assert delivery.lost == 0
-
-    # Sent from the journal, with the time that each row had: nothing is missing, nothing is there twice.
-    tracker = MLflowTracker(run_id=remote.run_id, tracking_uri=mlflow_server.uri)
-    tracker.open(RunInfo())
-    records = list(waiting_in(tmp_path / "spool.jsonl"))
-    assert {decode(record)[0] for record in records} == {"log"}
-    tracker.log_rows([Row(*decode(record)[1], record["time"]) for record in records])
-    assert server_history(mlflow_server, remote.run_id, "rldk/a") == [(step, float(step)) for step in range(200)]
-
-
-def test_a_server_that_dies_and_comes_back(mlflow_server: Any, remote: Any) -> None:
-    delivery = Delivery(MLflowTracker(), backoff=0.2, backoff_limit=1)
-    delivery.open(RunInfo())
-    delivery.put("log", {"rldk/b": 0.0}, 0)
-    assert delivery.flush(30)
-    mlflow_server.kill()
-    try:
-        for step in range(1, 50):
-            delivery.put("log", {"rldk/b": float(step)}, step)
-        time.sleep(1)
-        assert not delivery.healthy
-        assert delivery.errors >= 2
-    finally:
-        mlflow_server.start()
-    assert delivery.flush(30)
-    delivery.close()
-    assert delivery.healthy
-    assert server_history(mlflow_server, remote.run_id, "rldk/b") == [(step, float(step)) for step in range(50)]
 
 
 @pytest.mark.parametrize(
@@ -429,20 +305,6 @@ def test_answers_that_are_final_and_those_that_are_not(
         server.shutdown()
 
 
-def test_credentials_in_the_servers_address_stay_here(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from tests.trackers.conftest import free_port
-
-    caplog.set_level(logging.DEBUG)
-    tracker = MLflowTracker(run_id="0" * 32, tracking_uri=f"http://me:hunter2@127.0.0.1:{free_port()}")
-    delivery = Delivery(tracker, spool=tmp_path / "spool.jsonl")
-    delivery.open(RunInfo())
-    delivery.put("log", {"rldk/a": 1.0}, 1)
-    delivery.close(timeout=0.5)
-    assert "does not take anything now" in caplog.text
-    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 2
-    assert "hunter2" not in caplog.text + (tmp_path / "spool.jsonl").read_text() + str(tracker.url())
-
-
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     """Without our look at the server, MLflow's client would keep the thread for minutes."""
     from tests.trackers.conftest import free_port
@@ -454,47 +316,74 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="does not take anything now"):
         tracker.log({"rldk/a": 1.0}, 1)
     assert time.monotonic() - before < 3
-    threads = threading.active_count()
-    delivery = Delivery(tracker, spool=tmp_path / "spool.jsonl")
-    delivery.put("log", {"rldk/a": 1.0}, 1)
-    before = time.monotonic()
-    delivery.close(timeout=1)
-    assert time.monotonic() - before < 1.5
-    assert [record["step"] for record in waiting_in(tmp_path / "spool.jsonl")] == [1]
-    time.sleep(0.2)
-    assert threading.active_count() <= threads
 
 
-def test_the_process_ends_while_the_server_hangs(mlflow_server: Any, remote: Any, tmp_path: Path) -> None:
-    script = (
-        "import sys, os, signal\n"
-        "from rldk_tracking.trackers.delivery import Delivery\n"
-        "from rldk_tracking.trackers.mlflow import MLflowTracker\n"
-        "from rldk_tracking.trackers.base import RunInfo\n"
-        "delivery = Delivery(MLflowTracker(run_id=sys.argv[1], tracking_uri=sys.argv[2]), spool=sys.argv[3])\n"
-        "delivery.open(RunInfo())\n"
-        "delivery.put('log', {'rldk/c': 0.0}, 0)\n"
-        "assert delivery.flush(60)\n"
-        "print('ready', flush=True); sys.stdin.readline()\n"
-        "for step in range(1, 20): delivery.put('log', {'rldk/c': 1.0}, step)\n"
-        "delivery.close(1)\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, remote.run_id, mlflow_server.uri, str(tmp_path / "spool.jsonl")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-    try:
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        mlflow_server.signal(signal.SIGSTOP)
-        before = time.monotonic()
-        process.communicate("go\n", timeout=30)
-        assert time.monotonic() - before < 5
-    finally:
-        mlflow_server.signal(signal.SIGCONT)
-        process.kill()
-        process.wait()
-    assert process.returncode == 0
-    assert {record["step"] for record in waiting_in(tmp_path / "spool.jsonl")} == set(range(1, 20))
+def test_credentials_in_the_servers_address_stay_secret() -> None:
+    from tests.trackers.conftest import free_port
+
+    uri = f"http://me:hunter2@127.0.0.1:{free_port()}"
+    tracker = MLflowTracker(run_id="0" * 32, tracking_uri=uri)
+    tracker.open(RunInfo())
+    assert "hunter2" not in json.dumps(dict(tracker.address())) + str(tracker.url())
+    assert MLflowTracker.resume(tracker.address(), tracker.secrets()).tracking_uri == uri
+    with pytest.raises(UnavailableError) as told:
+        tracker.log({"rldk/a": 1.0}, 1)
+    assert "hunter2" not in str(told.value)
+
+
+def test_another_process_goes_on_with_what_the_first_knew(
+    store: Any, run: Any, make_alert: Callable[..., Alert]
+) -> None:
+    first = MLflowTracker()
+    first.open(RunInfo())
+    second = MLflowTracker.resume(first.address(), first.secrets())
+    second.open(RunInfo())
+    firing, resolved = make_alert("a.b", step=3, severity="critical"), make_alert("a.b", step=4, state="resolved")
+    second.restore([("log", ({"rldk/health/score": 0.5}, 3)), ("alert", (firing,))])
+    second.flush()
+    assert tags(store, run.run_id)["rldk.alerts.open"] == "a.b", "what the first held back the second writes"
+    second.alert(resolved)
+    second.close()
+    assert list(table_of(run, "rldk/alerts.json")["step"]) == [3, 4]
+    assert tags(store, run.run_id)["rldk.alerts.open"] == ""
+
+
+def test_a_run_that_is_to_be_made_is_made_once(store: Any) -> None:
+    first = MLflowTracker(experiment="mine", tracking_uri=store.uri)
+    first.open(RunInfo(name="a name"))
+    made = []
+    for _ in range(2):  # a courier that is killed before it can note which run it made
+        tracker = MLflowTracker.resume(first.address(), first.secrets())
+        tracker.open(RunInfo(name="a name"))
+        tracker.log({"rldk/a": 1.0}, 1)
+        made.append(tracker.run_id)
+    assert made[0] == made[1] is not None
+    first.adopt(tracker.address())
+    assert first.run_id == made[0]
+    tracker.status("stopped", {}, 1)
+    tracker.close()
+    assert store.client.get_run(made[0]).info.status == "KILLED"
+
+
+def test_many_alerts_do_not_write_the_whole_table_each_time(
+    store: Any, run: Any, make_alert: Callable[..., Alert], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    tracker = MLflowTracker()
+    tracker.open(RunInfo())
+    from rldk_tracking.trackers import mlflow as module
+
+    real = module.write_table
+    monkeypatch.setattr(module, "write_table", lambda *args: (written.append(args[2]), real(*args)))
+    for step in range(200):
+        tracker.alert(make_alert(f"a.b{step}", step=step))
+    assert len(written) < 5
+    tracker.close()
+    assert len(table_of(run, "rldk/alerts.json")) == 200, "the rest comes at the end"
+
+
+def test_a_relative_address_is_the_same_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tracker = MLflowTracker(run_id="0" * 32, tracking_uri="sqlite:///some.db")
+    tracker.open(RunInfo())
+    assert tracker.address()["tracking_uri"] == f"sqlite:///{tmp_path / 'some.db'}"

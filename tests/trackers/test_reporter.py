@@ -9,7 +9,6 @@ import pytest
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.trackers.delivery import Delivery
 from rldk_tracking.trackers.reporter import ReporterTracker
 
 transformers = pytest.importorskip("transformers", reason="needs transformers")
@@ -42,21 +41,20 @@ def test_tensorboard_gets_series_and_alerts(args: Any, tmp_path: Path, make_aler
     callback = TensorBoardCallback()
     run = run_info(args)
     callback.on_train_begin(run.args, run.state, run.control)
-    delivery = Delivery(ReporterTracker(callback))
-    delivery.open(run)
+    tracker = ReporterTracker(callback)
+    tracker.open(run)
     for step in range(1, 21):
         run.state.global_step = step
-        delivery.put("log", {"rldk/kl/ref_k1": step / 4, "rldk/reward/mean": 1.0}, step)
+        tracker.log({"rldk/kl/ref_k1": step / 4, "rldk/reward/mean": 1.0}, step)
     # A row that is handed over later than its step keeps its step.
     run.state.global_step = 99
-    delivery.put("log", {"rldk/late": 1.0}, 21)
-    delivery.put("alert", make_alert())
+    tracker.log({"rldk/late": 1.0}, 21)
+    tracker.alert(make_alert())
     threads = threading.active_count()
     callback.on_train_end(run.args, run.state, run.control)
     # The callback has closed its file; a last row opens one of its own, which must not stay open.
-    delivery.put("log", {"rldk/last": 7.0}, 22)
-    delivery.close()
-    assert delivery.errors == 0
+    tracker.log({"rldk/last": 7.0}, 22)
+    tracker.close()
     assert callback.tb_writer is None
     assert threading.active_count() < threads
     assert run.state.global_step == 99
@@ -86,16 +84,14 @@ class Backend(transformers.TrainerCallback):  # type: ignore[misc]
 
 def test_other_backends_get_the_series_on_the_callers_thread(args: Any, make_alert: Callable[..., Alert]) -> None:
     callback = Backend()
-    delivery = Delivery(ReporterTracker(callback))
-    delivery.put("log", {"rldk/a": 1.0}, 1)
-    assert callback.rows == [], "not before the trainer's objects are known"
-    delivery.open(run_info(args, 5))
-    delivery.put("log", {"rldk/a": 2.0}, 2)
-    delivery.put("alert", make_alert())
-    delivery.close()
+    tracker = ReporterTracker(callback)
+    assert not tracker.joined, "not before the trainer's objects are known"
+    tracker.open(run_info(args, 5))
+    tracker.log({"rldk/a": 2.0}, 2)
+    tracker.alert(make_alert())
+    tracker.close()
     mine = threading.current_thread().name
-    assert callback.rows == [({"rldk/a": 1.0}, 1, mine), ({"rldk/a": 2.0}, 2, mine)]
-    assert delivery.errors == 0
+    assert callback.rows == [({"rldk/a": 2.0}, 2, mine)]
 
 
 def test_what_a_backend_does_to_its_logs_stays_with_it(args: Any) -> None:

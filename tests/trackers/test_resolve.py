@@ -8,8 +8,6 @@ import pytest
 
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import Tracker
-from rldk_tracking.trackers.delivery import Delivery
-from rldk_tracking.trackers.jsonl import JsonlTracker
 from rldk_tracking.trackers.mlflow import MLflowTracker
 from rldk_tracking.trackers.reporter import ReporterTracker
 from rldk_tracking.trackers.resolve import trackers_for
@@ -79,28 +77,18 @@ def test_ourselves_and_backends_without_series_are_no_trackers(monkeypatch: pyte
 
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "rldk", Ours)
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "quiet", Quiet)
-    assert kinds(trackers_for([Ours(), Quiet()])) == [JsonlTracker]
-
-
-def test_json_lines_where_there_is_nothing_else_or_where_asked_for(tmp_path: Path) -> None:
-    (alone,) = trackers_for(callbacks_of())
-    alone.open(RunInfo(output_dir=str(tmp_path / "trainer")))
-    assert isinstance(alone, JsonlTracker)
-    assert alone.path == tmp_path / "trainer" / "rldk" / "run.jsonl"
-    _, asked = trackers_for(callbacks_of("mlflow"), output_dir=tmp_path / "logs")
-    assert isinstance(asked, JsonlTracker)
-    assert asked.path == tmp_path / "logs" / "run.jsonl"
+    assert trackers_for([Ours(), Quiet()]) == []
 
 
 def test_slack(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RLDK_SLACK_WEBHOOK_URL", raising=False)
-    assert kinds(trackers_for([])) == [JsonlTracker]
-    assert kinds(trackers_for([], slack=WEBHOOK)) == [JsonlTracker, SlackNotifier]
+    assert trackers_for([]) == []
+    assert kinds(trackers_for([], slack=WEBHOOK)) == [SlackNotifier]
     mine = SlackNotifier(WEBHOOK)
     assert trackers_for([], slack=mine)[-1] is mine
     monkeypatch.setenv("RLDK_SLACK_WEBHOOK_URL", WEBHOOK)
-    assert kinds(trackers_for([])) == [JsonlTracker, SlackNotifier]
-    assert kinds(trackers_for([], slack=False)) == [JsonlTracker]
+    assert kinds(trackers_for([])) == [SlackNotifier]
+    assert trackers_for([], slack=False) == []
 
 
 def test_slack_links_to_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,19 +108,19 @@ def test_in_a_real_trainer(store: Any, tmp_path: Path, monkeypatch: pytest.Monke
     class Users(transformers.TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             trackers = trackers_for(trainer.callback_handler.callbacks)
-            self.deliveries = [Delivery(tracker) for tracker in trackers]
-            for delivery in self.deliveries:
-                delivery.open(RunInfo(args=args, state=state, control=control))
+            self.trackers = trackers
+            for tracker in self.trackers:
+                tracker.open(RunInfo(args=args, state=state, control=control))
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            for delivery in self.deliveries:
-                delivery.put("log", {"rldk/a": state.global_step / 2}, state.global_step)
+            for tracker in self.trackers:
+                tracker.log({"rldk/a": state.global_step / 2}, state.global_step)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             # MLflow's run has ended by now.
-            for delivery in self.deliveries:
-                delivery.put("log", {"rldk/last": 1.0}, state.global_step)
-                delivery.close()
+            for tracker in self.trackers:
+                tracker.log({"rldk/last": 1.0}, state.global_step)
+                tracker.close()
 
     class Model(torch.nn.Module):
         def __init__(self) -> None:
@@ -164,7 +152,6 @@ def test_in_a_real_trainer(store: Any, tmp_path: Path, monkeypatch: pytest.Monke
     trainer.train()
     wandb.finish()
     wandb.teardown()
-    assert [delivery.errors for delivery in users.deliveries] == [0, 0, 0]
     expected = [(step, step / 2) for step in range(1, 5)]
 
     (run,) = store.client.search_runs([store.experiment_id, "0"])

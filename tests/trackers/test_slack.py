@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import pickle
 import socket
 import threading
@@ -10,7 +9,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +18,6 @@ from responses import registries
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import RejectedError, UnavailableError
-from rldk_tracking.trackers.delivery import Delivery
 from rldk_tracking.trackers.memory import InMemoryTracker
 from rldk_tracking.trackers.slack import SlackNotifier
 from tests.trackers.test_slack_message import texts
@@ -78,15 +75,14 @@ def notifier(webhook: Webhook, **options: Any) -> SlackNotifier:
 
 
 def test_one_message_when_it_fires_and_one_when_it_ends(webhook: Webhook, make_alert: Callable[..., Alert]) -> None:
-    delivery = Delivery(notifier(webhook))
-    delivery.open(RunInfo(name="grpo <tiny>"))
-    delivery.put("log", {"rldk/a": 1.0}, 1)
-    delivery.put("alert", make_alert())
-    delivery.put("alert", make_alert(step=13))
-    delivery.put("alert", make_alert(step=20, state="resolved", message="KL is back at 0.1."))
-    delivery.put("alert", make_alert(step=21, state="resolved"))
-    delivery.close()
-    assert delivery.errors == 0
+    slack = notifier(webhook)
+    slack.open(RunInfo(name="grpo <tiny>"))
+    slack.log({"rldk/a": 1.0}, 1)
+    slack.alert(make_alert())
+    slack.alert(make_alert(step=13))
+    slack.alert(make_alert(step=20, state="resolved", message="KL is back at 0.1."))
+    slack.alert(make_alert(step=21, state="resolved"))
+    slack.close()
     first, second = webhook.messages
     shown = "\n".join(texts(first))
     for fact in ("rldk warning: kl.high", "12", "0.31", "0.2", "KL to the reference is", "Lower the learning rate"):
@@ -210,36 +206,6 @@ def test_a_connection_that_breaks_off_is_not_repeated(make_alert: Callable[..., 
     assert len(accepted) == 1
 
 
-def test_a_dead_channel_costs_training_nothing(
-    webhook: Webhook, make_alert: Callable[..., Alert], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    webhook.close()
-    slack = notifier(webhook, retries=1)
-    delivery = Delivery(slack, spool=tmp_path / "spool.jsonl", backoff=0.05)
-    delivery.open(RunInfo(name="run"))
-    longest = 0.0
-    for step in range(50):
-        before = time.perf_counter()
-        delivery.put("log", {"rldk/a": 1.0}, step)
-        if step % 10 == 0:
-            delivery.put("alert", make_alert(f"kl.{step}"))
-        longest = max(longest, time.perf_counter() - before)
-        time.sleep(0.002)
-    before = time.monotonic()
-    delivery.close(timeout=1)
-    assert time.monotonic() - before < 1.5
-    assert longest < 0.010
-    assert delivery.errors >= 1
-    assert delivery.lost == 0
-    assert "Slack webhook is not reached" in caplog.text
-    journal = (tmp_path / "spool.jsonl").read_text()
-    assert "kl.40" in journal
-    # The address is nowhere: not in our log, not in urllib3's, which quotes it at each retry, not in the journal.
-    for place in (caplog.text, journal, repr(slack), str(vars(slack)), repr(delivery.tracker)):
-        assert TOKEN not in place
-
-
 def test_the_address_is_in_no_exception(webhook: Webhook, make_alert: Callable[..., Alert]) -> None:
     webhook.close()
     slack = notifier(webhook, retries=0)
@@ -316,3 +282,22 @@ def test_links_to_the_first_run_that_has_a_page(webhook: Webhook, make_alert: Ca
     slack.alert(make_alert())
     assert "<https://host/run|the run>" in "\n".join(texts(webhook.messages[0]))
     slack.close()
+
+
+def test_another_process_goes_on_with_the_channel(webhook: Webhook, make_alert: Callable[..., Alert]) -> None:
+    first = notifier(webhook, min_severity="warning")
+    first.link_to_pages([lambda: "https://host/run"])
+    assert TOKEN not in json.dumps(dict(first.address()))
+    assert first.address() == {"min_severity": "warning"}
+    second = SlackNotifier.resume(first.address(), first.secrets())
+    second.restore([("alert", (make_alert(),)), ("log", ({}, 1)), ("alert", (make_alert("a.mild", severity="info"),))])
+    second.alert(make_alert())
+    assert webhook.requests == 0, "the channel knows that it fires"
+    second.alert(make_alert(state="resolved"))
+    assert "https://host/run" in "\n".join(texts(webhook.messages[0]))
+
+
+def test_the_variable_is_named_and_not_its_value(webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLDK_SLACK_WEBHOOK_URL", URL)
+    assert SlackNotifier().address()["environment"] == "RLDK_SLACK_WEBHOOK_URL"
+    assert SlackNotifier.resume(SlackNotifier().address(), {}).secrets()["url"] == URL

@@ -12,7 +12,6 @@ import pytest
 from transformers import TrainingArguments
 
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.trackers.delivery import Delivery
 from rldk_tracking.trackers.wandb import WandbTracker
 from rldk_tracking.trackers.wandb_models import FILE, TYPE, uploaded
 from tests.trackers.wandb_log import load_finished, messages
@@ -52,14 +51,13 @@ def artifacts(folder: Path) -> list[Any]:
 
 
 def test_each_checkpoint_is_a_version_without_weights(run: Any, tmp_path: Path) -> None:
-    delivery = Delivery(WandbTracker())
-    delivery.open(RunInfo())
+    tracker = WandbTracker()
+    tracker.open(RunInfo())
     for step, score in ((100, 1.0), (200, 0.5)):
         metrics = {"rldk/checkpoint/score": score, "rldk/checkpoint/part/finite": 1.0}
         facts = {"verdict": "healthy", "path": f"out/checkpoint-{step}"}
-        delivery.put("log_checkpoint", f"checkpoint-{step}", metrics, facts, step)
-    delivery.close()
-    assert delivery.errors == 0
+        tracker.log_checkpoint(f"checkpoint-{step}", metrics, facts, step)
+    tracker.close()
     run_id = run.id
     found = artifacts(tmp_path)
     assert [set(artifact.aliases) for artifact in found] == [{"latest", "checkpoint-100"}, {"latest", "checkpoint-200"}]

@@ -1,0 +1,276 @@
+"""Sends what a journal's courier could not, in the foreground, when the training is over."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rldk_tracking.journal.courier import Target, load_offset, watchdog
+from rldk_tracking.journal.lock import FileLock, try_lock
+from rldk_tracking.journal.offset import Offset, offset_path
+from rldk_tracking.journal.reader import FileLines, read_all
+from rldk_tracking.journal.sender import Sender
+from rldk_tracking.journal.watch import Trainer, Watch
+from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.base import RejectedError, UnavailableError
+from rldk_tracking.trackers.line_file import LineFile
+from rldk_tracking.trackers.records import decode, dumps, encode
+from rldk_tracking.trackers.resolve import RESUMABLE
+from rldk_tracking.trackers.wandb import WandbTracker
+
+logger = logging.getLogger(__name__)
+
+_QUIET_S = 3600.0
+"""A journal of another machine whose processes cannot be seen is taken for over when nothing came for so long."""
+
+
+@dataclass
+class Contents:
+    """What a journal says of its run.
+
+    Attributes:
+        begin: the last begin record, empty where there is none.
+        targets: destinations that a courier serves, by id.
+        wandb: address of the W&B run, where the training itself wrote to one.
+        has_ended: whether the training said how it ended.
+        last_step: of its rows.
+        end: position behind the last whole line.
+        skipped: lines that are no record: position and why.
+        is_known_crash: whether an alert says already that it crashed.
+    """
+
+    begin: dict[str, Any] = field(default_factory=dict)
+    targets: dict[str, Target] = field(default_factory=dict)
+    wandb: dict[str, str] | None = None
+    has_ended: bool = False
+    last_step: int = 0
+    end: int = 0
+    skipped: list[tuple[int, str]] = field(default_factory=list)
+    is_known_crash: bool = False
+
+    @classmethod
+    def of(cls, journal: Path) -> Contents:
+        """Read a journal. Raises OSError."""
+        found, lines = cls(), FileLines(journal)
+        for entry in read_all(lines):
+            found.end = entry.end
+            record = entry.record
+            if entry.problem is not None:
+                found.skipped.append((entry.start, entry.problem))
+            elif record.get("type") == "begin":
+                found.begin, found.has_ended, found.is_known_crash = record, False, False
+            elif record.get("type") == "end":
+                found.has_ended = True
+            elif record.get("type") == "destination":
+                found._take_destination(record)
+            for method, args in entry.calls:
+                if method == "log":
+                    found.last_step = max(found.last_step, args[1])
+                elif method == "alert" and args[0].rule == "run.crashed":
+                    found.is_known_crash = args[0].state == "firing"
+        lines.close()
+        return found
+
+    def _take_destination(self, record: Mapping[str, Any]) -> None:
+        to = record.get("to")
+        to = {str(name): str(value) for name, value in to.items()} if isinstance(to, dict) else {}
+        name, tracker = str(record.get("id")), str(record.get("tracker"))
+        if not record.get("in_process"):
+            # The id becomes the name of a file: no path of somebody else's making.
+            if name.replace("-", "").replace("_", "").isalnum():
+                self.targets[name] = Target(name, tracker, to)
+        elif tracker == "wandb":
+            self.wandb = to
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether another machine wrote it, whose processes cannot be seen."""
+        return self.begin.get("host") not in (None, socket.gethostname())
+
+    @property
+    def pid(self) -> int:
+        """Of the process that wrote it last; -1 where it is not known."""
+        pid = self.begin.get("pid")
+        return pid if isinstance(pid, int) and 0 < pid < 2**31 else -1
+
+    @property
+    def created(self) -> float:
+        """When that process started, in seconds since the epoch."""
+        created = self.begin.get("created")
+        return float(created) if isinstance(created, (int, float)) and abs(created) < 1e12 else 0.0
+
+    @property
+    def rules(self) -> dict[str, dict[str, Any]]:
+        """Parameters of the rules of the family `run` that it ran under."""
+        rules = self.begin.get("rules")
+        found = rules.items() if isinstance(rules, dict) else ()
+        return {name: parameters for name, parameters in found if isinstance(parameters, dict)}
+
+
+@dataclass
+class Outcome:
+    """How it went with one destination.
+
+    Attributes:
+        id: of the destination, "" for the journal as a whole.
+        sent: calls.
+        left: records that wait still.
+        rejected: ranges of records that are refused.
+        uncertain: calls that may have arrived before, and are not repeated.
+        problem: why nothing could be sent, in words; else None.
+        is_closed: whether the destination knows how the run ended.
+    """
+
+    id: str
+    sent: int = 0
+    left: int = 0
+    rejected: int = 0
+    uncertain: int = 0
+    problem: str | None = None
+    is_closed: bool = False
+
+
+Approve = Callable[[Target], Target]
+"""The destination with what this user knows of it. Raises PermissionError where nothing is to be sent there."""
+
+
+def busy(journal: Path, contents: Contents) -> str | None:
+    """Why a journal is to be left alone now, in words; None where it is not."""
+    if not contents.is_elsewhere and Trainer(contents.pid, contents.created).is_alive:
+        return "the training that writes it is running"
+    try:
+        with journal.open("rb+") as file:
+            if not try_lock(file.fileno()):
+                return "the training that writes it is running"
+        if contents.is_elsewhere and not contents.has_ended and time.time() - journal.stat().st_mtime < _QUIET_S:
+            return f"{contents.begin.get('host')} was writing it within the last hour; sync it there"
+    except OSError:
+        return None
+    return None
+
+
+def catch_up(journal: Path, contents: Contents, approve: Approve, timeout_s: float) -> Iterator[Outcome] | None:
+    """Send what waits. The caller has found it not to be `busy`.
+
+    Args:
+        journal: the file.
+        contents: of it.
+        approve: see `Approve`.
+        timeout_s: for each destination.
+
+    Returns:
+        One outcome a destination, as they come; None where the journal's courier is at work.
+    """
+    lock = FileLock(journal.with_name(f"{journal.stem}.courier.lock"))
+    return _outcomes(journal, contents, approve, timeout_s, lock) if lock.acquire() else None
+
+
+def _outcomes(
+    journal: Path, contents: Contents, approve: Approve, timeout_s: float, lock: FileLock
+) -> Iterator[Outcome]:
+    try:
+        if not contents.has_ended and not contents.is_known_crash and contents.begin:
+            _note_crash(journal, contents)
+        for target in contents.targets.values():
+            yield _send(journal, target, approve, timeout_s)
+        if contents.wandb is not None and not contents.has_ended:
+            yield _compare(journal, contents.wandb, contents.last_step)
+    finally:
+        lock.release()
+
+
+def waits(journal: Path, contents: Contents) -> bool:
+    """Whether something is to be sent, as far as the offsets say."""
+    ids = [*contents.targets, *(["wandb"] if contents.wandb is not None and not contents.has_ended else [])]
+    return any(_waits(offset_path(journal, name), contents.end) for name in ids)
+
+
+def _waits(path: Path, end: int) -> bool:
+    try:
+        offset = Offset.load(path)
+    except (OSError, ValueError):
+        return True
+    return offset.position < end or not offset.closed or bool(offset.rejected)
+
+
+def _send(journal: Path, target: Target, approve: Approve, timeout_s: float) -> Outcome:
+    lines = FileLines(journal)
+    outcome = Outcome(target.id)
+    try:
+        offset = load_offset(journal, target, lines, logger)
+        if not _waits(offset.path, lines.size()):
+            return Outcome(target.id, is_closed=True)
+        if not _is_asked_for(target, lines, offset.position):
+            return Outcome(target.id, is_closed=True)
+        approved = approve(Target(target.id, target.tracker, {**target.to, **offset.to}))
+        offset.to = dict(approved.to)
+        watch = Watch()
+        watch.is_gone = True
+        watch.limit(timeout_s)
+        sender = Sender(target.id, approved.connect, lines, offset, watch, logger)
+        sender.repeats_rejected = True
+        uncertain = offset.uncertain
+        sender.run()
+    except (ValueError, ImportError, OSError) as error:
+        outcome.problem = str(error)
+        return outcome
+    finally:
+        lines.close()
+    outcome.sent, outcome.rejected, outcome.is_closed = sender.delivered, len(offset.rejected), offset.closed
+    outcome.uncertain = offset.uncertain - uncertain
+    outcome.left = sum(1 for entry in read_all(FileLines(journal), offset.position) if entry.calls)
+    outcome.problem = offset.fault if sender.tracker is None else None
+    return outcome
+
+
+def _is_asked_for(target: Target, lines: FileLines, position: int) -> bool:
+    """Whether there is anything for it; a channel for alerts may have no address here, and need none."""
+    kind = RESUMABLE.get(target.tracker)
+    if kind is None or kind.takes_rows:
+        return True
+    return any(method == "alert" for entry in read_all(lines, position) for method, _ in entry.calls)
+
+
+def _note_crash(journal: Path, contents: Contents) -> None:
+    """Have the journal say that its training is gone, by the rule that it ran under."""
+    dog = watchdog(journal, contents.pid, contents.created, contents.rules)
+    alerts = dog.look(time.time(), contents.last_step, False)
+    data = "".join(dumps(encode("alert", (alert,), time.time())) + "\n" for alert in alerts)
+    if data:
+        file = LineFile(journal)
+        file.append(data.encode())
+        file.close()
+
+
+def _compare(journal: Path, to: Mapping[str, str], last_step: int) -> Outcome:
+    """Send W&B what its own log of a killed training does not hold."""
+    lines = FileLines(journal)
+    outcome, offset = Outcome("wandb"), Offset(offset_path(journal, "wandb"))
+    if not _waits(offset.path, lines.size()):
+        return Outcome("wandb", is_closed=True)
+    try:
+        tracker = WandbTracker.resume(to, {})
+        tracker.open(RunInfo())
+    except (ValueError, ImportError, OSError) as error:
+        outcome.problem = str(error)
+        return outcome
+    records = [encode(method, args, entry.record["time"]) for entry in read_all(lines) for method, args in entry.calls]
+    lines.close()
+    try:
+        for record in tracker.missing(records):
+            method, args = decode(record)
+            getattr(tracker, method)(*args)
+            outcome.sent += 1
+        tracker.status("crashed", {}, last_step)
+        tracker.close()
+    except (RejectedError, UnavailableError, OSError) as error:
+        outcome.problem = str(error)
+        return outcome
+    offset.closed, offset.position, outcome.is_closed = True, lines.size(), True
+    offset.save()
+    return outcome

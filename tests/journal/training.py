@@ -1,0 +1,80 @@
+"""As much of a training as the courier sees: a journal that grows by a line a step.
+
+Options, as one JSON object: folder; run_id and uri, or experiment and uri, of MLflow; slack, an address; steps; pause,
+seconds of a step; alert_at, a step; kill_at, a step in the middle of whose line the process is killed; end, whether it
+says how it ended; no_process, no_thread, to have neither; resumed_at.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from rldk_tracking.journal.journal import Journal
+from rldk_tracking.journal.process import Destination, courier
+from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.mlflow import MLflowTracker
+from rldk_tracking.trackers.records import dumps, row_record
+from rldk_tracking.trackers.slack import SlackNotifier
+from tests.journal.conftest import an_alert, row
+
+
+def main(options: dict[str, Any]) -> None:
+    logging.basicConfig(level=logging.WARNING)
+    if options.get("no_process"):
+        subprocess.Popen.__init__ = _refuse  # type: ignore[method-assign]
+    if options.get("no_thread"):
+        threading.Thread.start = _no_thread  # type: ignore[method-assign]
+    info = RunInfo(name="a try", trainer="GRPOTrainer", output_dir=options["folder"])
+    trackers: list[Any] = []
+    if "uri" in options:
+        trackers.append(MLflowTracker(options.get("run_id"), options["uri"], options.get("experiment")))
+    if "slack" in options:
+        trackers.append(SlackNotifier(options["slack"], allow_loopback=True))
+    for tracker in trackers:
+        tracker.open(info)
+    resumed_at = options.get("resumed_at")
+    journal = Journal.open(Path(options["folder"]) / "_rldk", [(t.name, t.address()) for t in trackers], resumed_at)
+    journal.begin(info, 1, {"run.crashed": {}}, resumed_at)
+    for tracker in trackers:
+        journal.destination(tracker.name, tracker)
+    service = courier()
+    service.follow(journal, [Destination(tracker.name, tracker) for tracker in trackers], {})
+    for step in range((resumed_at or 0) + 1, options.get("steps", 20) + 1):
+        if step == options.get("kill_at"):
+            half = dumps(row_record(step, row(step), [], time.time()))[:60]
+            os.write(journal._file.open(), half.encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+        journal.row(step, row(step), [an_alert(step)] if step == options.get("alert_at") else [])
+        service.check()
+        process = service._process
+        print(f"courier {process.pid if process else None}", flush=True)
+        print(f"step {step}", flush=True)
+        time.sleep(options.get("pause", 0.1))
+    if options.get("end", True):
+        journal.end("finished", options.get("steps", 20))
+        start = time.monotonic()
+        done = service.wait(journal, options.get("timeout", 20.0))
+        print(f"delivered {done} {time.monotonic() - start:.2f}", flush=True)
+    print(f"run {[getattr(tracker, 'run_id', None) for tracker in trackers]}", flush=True)
+    journal.close()
+
+
+def _refuse(*_: Any, **__: Any) -> None:
+    raise OSError("no more processes")
+
+
+def _no_thread(*_: Any) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

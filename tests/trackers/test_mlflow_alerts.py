@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rldk_tracking.health.alert import Alert
+from rldk_tracking.trackers.mlflow_alerts import COLUMNS, FILE, AlertTable, stored
+from rldk_tracking.trackers.mlflow_tables import write_table
+
+pytest.importorskip("mlflow", reason="needs mlflow")
+Make = Callable[..., Alert]
+
+
+def test_each_transition_once(make_alert: Make) -> None:
+    table = AlertTable()
+    for alert in (make_alert(), make_alert(), make_alert("nan.loss"), make_alert(step=20, state="resolved")):
+        table.add(alert)
+    assert [row[:4] for row in table.rows] == [
+        [12, "kl.high", "warning", "firing"],
+        [12, "nan.loss", "warning", "firing"],
+        [20, "kl.high", "warning", "resolved"],
+    ]
+    assert table.open == {"nan.loss": "warning"}
+    table.put_before([make_alert("old.one", step=1), make_alert()])
+    assert [row[1] for row in table.rows] == ["old.one", "kl.high", "nan.loss", "kl.high"]
+
+
+def test_what_an_earlier_process_stored(store: Any, make_alert: Make) -> None:
+    run_id = store.client.create_run(store.experiment_id).info.run_id
+    table = AlertTable()
+    table.add(make_alert(value=float("nan"), evidence={}))
+    rows = [*table.rows, [1, "of another make"] + [None] * 8]
+    write_table(store.client, run_id, FILE, COLUMNS, rows)
+    (found,) = stored(store.client, run_id)
+    assert (found.rule, found.step, found.message) == ("kl.high", 12, make_alert().message)
+    store.client.log_text(run_id, "{", FILE)
+    assert stored(store.client, run_id) == []
