@@ -13,7 +13,7 @@ from rldk_tracking.ranks import Merged
 def row_of(merged: Merged) -> dict[str, float]:
     """Every key that exists for the step. What was computed from a rollout wins over what a trainer logged."""
     row = merge_scalars(merged.scalars)
-    return finite(row | catalogue.compute_rollout(merged.rollout) | catalogue.compute_update(merged.update))
+    return finite(row | catalogue.compute(merged.rollout, merged.update))
 
 
 def merge_scalars(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:

@@ -14,15 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from rldk_tracking.charts.limits import limits_of
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.goals import rules_of
-from rldk_tracking.health.limits import limits_of
 from rldk_tracking.health.presets import rules_for
 from rldk_tracking.isolation import Shield, TrainingStopped
 from rldk_tracking.journal.publisher import Publisher, folder_of
 from rldk_tracking.keys import CATALOGUE
 from rldk_tracking.metrics import catalogue
-from rldk_tracking.metrics.table import Table
 from rldk_tracking.probes.base import Probe, StepData, Training
 from rldk_tracking.ranks import SPREAD, Merged, Part, Ranks, Schema, Transfer
 from rldk_tracking.rollout import RunInfo
@@ -125,6 +124,7 @@ class Run:
         self._pending: tuple[int, Transfer] | None = None
         self._resume: tuple[dict[str, Any], int | None] = ({}, None)
         self._measured = (time.perf_counter(), 0.0)
+        self._urgent: dict[str, float] = {}
         self._flags = 0
 
     @classmethod
@@ -132,15 +132,22 @@ class Run:
         """The run of a trainer's present `train()`, made by the first monitor that asks at train begin."""
         known, publisher = _RUNS.get(trainer, (lambda: None, None))
         run = known()
-        if publisher is not None and publisher.is_open:
-            # An exception ended the last `train()`, or nobody would begin again.
-            (publisher if run is None else run).close("crashed")
+        # An exception ended the last `train()`, or nobody would begin again.
+        if run is not None and run.is_open:
+            run.close("crashed")
+        elif publisher is not None and publisher.is_open:
+            publisher.close("crashed")
         if run is None or run.closed:
             run = make()
             _RUNS[trainer] = weakref.ref(run), run.publisher
         return run
 
     # Its beginning.
+
+    def adopt(self, settings: Settings) -> None:
+        """A further monitor takes part, with wishes of its own. Those of them that are rules count until `open`."""
+        self.settings.adopt(settings)
+        self.shield.strict = self.publisher.shield.strict = self.settings.strict
 
     def add_probes(self, probes: Sequence[Probe]) -> list[Probe]:
         """Begin the probes of which there is none of the same type yet; returns those that look, in the same order."""
@@ -194,9 +201,10 @@ class Run:
         for probe in self.probes:
             with self.shield.at(f"{type(probe).__name__} before a step"):
                 urgent.update(probe.before_step(step))
-        # With several ranks it goes into the next row, since a collective here would wait for ranks that saw nothing.
-        if urgent and ranks.world_size == 1:
+        if ranks.world_size == 1:
             self.extra_row(step, urgent)
+        else:  # a collective here would wait for ranks that saw nothing
+            self._urgent.update(urgent)
 
     def finish(self, data: StepData) -> None:
         """A step is over: look, and write its row; or begin to, where a device still computes."""
@@ -219,17 +227,24 @@ class Run:
         merged = transfer.merged()
         if merged is not None:
             with self.shield.at("judging a step"):
-                self._flags |= self._write_row(engine, step, merged)
+                self._flags |= self._write_row(engine, step, self._compute_row(step, merged))
         self._flags = ranks.agree(self._flags)
         self._act()
 
-    def extra_row(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Something that was known only after the step's row, or cannot wait for the next one."""
+    def extra_row(self, step: int, scalars: Mapping[str, float], override: bool = True) -> None:
+        """Something that was known only after the step's row, or cannot wait for the next one. Rank 0 alone writes.
+
+        Args:
+            step: the global step.
+            scalars: key to number.
+            override: False keeps the numbers that the step's row has already.
+        """
         ranks, engine = self.open()
         self.complete()
-        if ranks.writes and scalars:
-            merged = Merged(Table(), Table(), [dict(scalars)], [])
-            self._flags |= self._write_row(engine, step, merged)
+        if not override and self.latest_step == step:
+            scalars = {key: value for key, value in scalars.items() if key not in self.latest}
+        if ranks.writes:
+            self._flags |= self._write_row(engine, step, finite(scalars))
         if ranks.world_size == 1:
             self._act()
 
@@ -238,6 +253,8 @@ class Run:
         for probe in self.probes:
             with self.shield.at(f"{type(probe).__name__} at a step"):
                 probe.collect(data)
+        data.add(self._urgent, override=False)
+        self._urgent = {}
         part = Part(scalars=data.scalars, probe=data.vector)
         if data.rollout is not None:
             with self.shield.at("reducing a rollout"):
@@ -253,12 +270,16 @@ class Run:
             part.scalars[SPREAD] = ranks.waited + data.waited_seconds
         return part
 
-    def _write_row(self, engine: Engine, step: int, merged: Merged) -> int:
-        """Compute, judge, write and act; returns the flags."""
+    def _compute_row(self, step: int, merged: Merged) -> dict[str, float]:
+        """Every key that exists for the step."""
         row = row_of(merged)
         for probe in self.probes:
             with self.shield.at(f"{type(probe).__name__} at a row"):
                 row.update(finite(probe.derive(step, row, merged)))
+        return row
+
+    def _write_row(self, engine: Engine, step: int, row: dict[str, float]) -> int:
+        """Judge, write and act; returns the flags."""
         if not row:
             return 0
         self.publisher.join()
@@ -324,6 +345,11 @@ class Run:
         return self.honours_stop or self._ranks is None or self._ranks.world_size == 1
 
     @property
+    def is_open(self) -> bool:
+        """Whether its first event has come, and nobody has closed it."""
+        return self._ranks is not None and not self.closed
+
+    @property
     def closed(self) -> bool:
         """Whether it is over."""
         return self.publisher.closed
@@ -377,3 +403,5 @@ class Run:
             with self.shield.at("the last row"):
                 self.extra_row(self.latest_step or step or 0, last)
         self.publisher.close(status, step)
+        # Whoever keeps the callback, to look at its alerts, does not keep the trainer.
+        self.training = replace(Training(), shield=self.shield, publish=self.publish)

@@ -19,12 +19,11 @@ VIEW_NAME = "RL health (rldk)"
 
 REWARDS = "rldk/charts/reward_distribution"
 GRADIENTS = "rldk/charts/layer_gradients"
-TITLES = {
+"""Keys of the heat-maps."""
+HEATMAP_TITLES = {
     REWARDS: "Rewards of the completions",
     GRADIENTS: "Gradient norm of each layer over the steps, dark where large",
 }
-"""Of the heat-maps."""
-"""Keys of the heat-maps."""
 
 PPO = ("PPOTrainer",)
 GROUPS = ("GRPOTrainer", "RLOOTrainer")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from rldk_tracking.charts.panels import CELL_COLUMNS
-from rldk_tracking.charts.spec import TITLES
+from rldk_tracking.charts.spec import HEATMAP_TITLES
 
 NAME = "rldk-heatmap-1"
 """Of the definition; another number where it changes, because W&B has no way to change one."""
@@ -75,10 +75,10 @@ def panel(panels: Any, chart: str | None, key: str) -> Any:
         key: of the heat-map.
     """
     if chart is None:
-        return panels.MediaBrowser(title=TITLES[key], media_keys=[key])
+        return panels.MediaBrowser(title=HEATMAP_TITLES[key], media_keys=[key])
     return panels.CustomChart(
         query={"summaryTable": {"tableKey": table_of(key)}},
         chart_name=chart,
         chart_fields={"step": STEP, "row": ROW, "value": VALUE},
-        chart_strings={"title": TITLES[key]},
+        chart_strings={"title": HEATMAP_TITLES[key]},
     )

@@ -19,7 +19,7 @@ VERDICTS = ("healthy", "warning", "critical")
 
 
 @dataclass(frozen=True)
-class Report:
+class ReplayResult:
     """What the rules say of a run.
 
     Attributes:
@@ -71,7 +71,7 @@ def replay(
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     context: Mapping[str, Any] | None = None,
     aliases: Mapping[str, str] | None = None,
-) -> Report:
+) -> ReplayResult:
     """Judge a past run.
 
     Args:
@@ -87,7 +87,7 @@ def replay(
     past = source if isinstance(source, History) else read(source, aliases)
     engine = Engine(rules_for(rules, overrides), {**past.settings, **(context or {})})
     alerts = [(entry.index, alert) for entry in past.entries for alert in engine.update(entry.step, entry.row)]
-    return Report(
+    return ReplayResult(
         source=past.source,
         rows=len(past.entries),
         alerts=alerts,

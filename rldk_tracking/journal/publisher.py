@@ -47,6 +47,7 @@ class Publisher:
         closed: whether the run is over.
         latest: the last row, its step and its numbers.
         journal: the run's file; None before `open`, and where nothing is written.
+        shield: keeps the faults of trackers from the training, and counts them.
     """
 
     def __init__(self, strict: bool = False, close_timeout_s: float = 15.0) -> None:
@@ -54,13 +55,12 @@ class Publisher:
         self.closed = False
         self.latest: tuple[int | None, dict[str, float]] = (None, {})
         self.journal: Journal | None = None
-        self._shield = Shield(strict)
+        self.shield = Shield(strict)
         self._close_timeout_s = close_timeout_s
         self._pid = os.getpid()
         self._info = RunInfo()
         self._joining: list[Destination] = []
-        self._in_process: list[Tracker] = []
-        self._has_until: dict[Tracker, int] = {}
+        self._in_process: list[tuple[Tracker, int]] = []
         self._resumed_at: int | None = None
         self._sent: list[Destination] = []
         self._status = ""
@@ -87,10 +87,10 @@ class Publisher:
             ranks: how many processes train.
         """
         self._is_open, self._info, self._resumed_at = True, info, resumed_at
-        self.actions = Actions(rules, self._shield.strict)
+        self.actions = Actions(rules, self.shield.strict)
         destinations = named([*trackers, *self.actions.webhooks])
         for destination in destinations:
-            with self._shield.at(f"opening {destination.id}"):
+            with self.shield.at(f"opening {destination.id}"):
                 destination.tracker.open(info)
         self._joining = destinations
         if folder is not None:
@@ -114,15 +114,17 @@ class Publisher:
         for destination in waiting:
             tracker = destination.tracker
             if not tracker.joined:
-                with self._shield.at(f"opening {destination.id}"):
+                with self.shield.at(f"opening {destination.id}"):
                     tracker.open(self._info)
             (joined if tracker.joined else self._joining).append(destination)
         if not joined:
             return
-        for tracker in [d.tracker for d in joined if d.tracker.in_process]:
-            self._in_process.append(tracker)
-            # A step that a resumed run has already stays as it is.
-            self._has_until[tracker] = 0 if self._resumed_at is None else tracker.last_step() or 0
+        for destination in [d for d in joined if d.tracker.in_process]:
+            last = -1
+            if self._resumed_at is not None:  # a step that a resumed run has already stays as it is
+                with self.shield.at(f"asking {destination.id} for its last step"):
+                    last = destination.tracker.last_step() or 0
+            self._in_process.append((destination.tracker, last))
         if self.journal is not None:
             for destination in joined:
                 self.journal.destination(destination.id, destination.tracker)
@@ -136,7 +138,7 @@ class Publisher:
         if not self._in_process and not self._sent:
             return {}
         found = courier().health(self.journal) if self.journal is not None and self._sent else {}
-        errors = found.get("rldk/system/tracker_errors", 0.0) + self._shield.faults
+        errors = found.get("rldk/system/tracker_errors", 0.0) + self.shield.faults
         return {"rldk/system/trackers_down": 0.0, **found, "rldk/system/tracker_errors": errors}
 
     def row(self, step: int, row: Mapping[str, float], alerts: Iterable[Alert]) -> list[Alert]:
@@ -152,9 +154,9 @@ class Publisher:
             self.journal.row(step, row, alerts)
             if self._sent:
                 courier().check()
-        for tracker in self._in_process:
-            with self._shield.at(f"writing to {tracker.name}"):
-                if row and tracker.takes_rows and step > self._has_until[tracker]:
+        for tracker, last in self._in_process:
+            with self.shield.at(f"writing to {tracker.name}"):
+                if row and tracker.takes_rows and step > last:
                     tracker.log(row, step)
                 for alert in alerts:
                     tracker.alert(alert)
@@ -164,8 +166,8 @@ class Publisher:
         """Have `tracker.<method>(*args)` called on every tracker."""
         if self.journal is not None:
             self.journal.call(method, *args)
-        for tracker in self._in_process:
-            with self._shield.at(f"writing to {tracker.name}"):
+        for tracker, _ in self._in_process:
+            with self.shield.at(f"writing to {tracker.name}"):
                 getattr(tracker, method)(*args)
 
     def status(self, status: str, step: int) -> None:
@@ -176,7 +178,7 @@ class Publisher:
 
     def urls(self) -> dict[str, str]:
         """Addresses of the run's pages, by tracker."""
-        found = {d.id: d.tracker.url() for d in self._sent} | {t.name: t.url() for t in self._in_process}
+        found = {d.id: d.tracker.url() for d in self._sent} | {t.name: t.url() for t, _ in self._in_process}
         return {name: url for name, url in found.items() if url}
 
     def close(self, status: str, step: int | None = None, exception: str | None = None) -> None:
@@ -193,8 +195,9 @@ class Publisher:
             if self._sent and not courier().wait(self.journal, self._close_timeout_s):
                 announce(f"not all of this run has reached its trackers; the rest lies in {self.journal.path}")
             self.journal.close()
-        for tracker in [*self._in_process, *(d.tracker for d in [*self._sent, *self._joining])]:
-            with self._shield.at(f"closing {tracker.name}"):
+        others = [destination.tracker for destination in [*self._sent, *self._joining]]
+        for tracker in [*(tracker for tracker, _ in self._in_process), *others]:
+            with self.shield.at(f"closing {tracker.name}"):
                 tracker.close()
         atexit.unregister(self._at_exit)
 

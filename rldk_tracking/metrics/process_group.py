@@ -15,10 +15,12 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
-from torch.distributed import distributed_c10d as c10d
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import PrefixStore, Store
 
 CONNECT_S = 60.0
 """Time limit for connecting the ranks of a group; for what follows it has the default group's."""
@@ -62,7 +64,7 @@ class Membership:
     @property
     def is_lowest(self) -> bool:
         """Whether this is the lowest rank that came."""
-        return self.job_size == 1 or self.rank == min(self.said)
+        return self.job_size == 1 or self.rank == min(self.said, default=0)
 
 
 def join(said: Mapping[str, Any], wait_s: float) -> Membership:
@@ -73,37 +75,44 @@ def join(said: Mapping[str, Any], wait_s: float) -> Membership:
     Args:
         said: what the others are told, as JSON. They go together only where "version" and "schema" are the same.
         wait_s: how long the first rank waits for the last.
-
-    Raises:
-        RuntimeError: the default group's store fails.
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return Membership()
+    from torch.distributed import distributed_c10d as c10d  # which a PyTorch without distribution does not have
+
     rank, size = dist.get_rank(), dist.get_world_size()
     store = c10d.PrefixStore(f"rldk_tracking/{next(_MEETINGS)}", c10d._get_default_store())
-    came = meet(c10d.PrefixStore("came", store), rank, size, said, wait_s)
-    alone = Membership(rank, size, came)
-    obstacle = _obstacle(alone, wait_s)
+    try:
+        return _join(c10d.PrefixStore("came", store), c10d.PrefixStore("connected", store), rank, size, said, wait_s)
+    except RuntimeError as error:
+        return Membership(rank, size, {}, f"The job's store failed: {error}.")
+
+
+def _join(
+    came: PrefixStore, connected: PrefixStore, rank: int, size: int, about: Mapping[str, Any], wait_s: float
+) -> Membership:
+    said = meet(came, rank, size, about, wait_s)
+    obstacle = _obstacle(Membership(rank, size, said), wait_s)
     if obstacle:
-        return Membership(rank, size, came, obstacle)
+        return Membership(rank, size, said, obstacle)
     _destroy_unused()
     group, failure = None, ""
     try:
         group = _connect()
     except (RuntimeError, ValueError) as error:
         failure = str(error) or type(error).__name__
-    failures = meet(c10d.PrefixStore("connected", store), rank, size, failure, 2 * CONNECT_S)
+    failures = meet(connected, rank, size, failure, 2 * CONNECT_S)
     faults = {other: failures.get(other, "it took too long") for other in range(size)}
     failed = [other for other, fault in faults.items() if fault]
     if failed or group is None:
         destroy(group)
-        return Membership(rank, size, came, f"{_listed(failed)} could not be connected: {faults[failed[0]]}.")
-    membership = Membership(rank, size, came, group=group)
+        return Membership(rank, size, said, f"{_listed(failed)} could not be connected: {faults[failed[0]]}.")
+    membership = Membership(rank, size, said, group=group)
     _GROUPS.append((weakref.ref(membership), group))
     return membership
 
 
-def meet(store: c10d.Store, rank: int, size: int, said: Any, wait_s: float) -> dict[int, Any]:
+def meet(store: Store, rank: int, size: int, said: Any, wait_s: float) -> dict[int, Any]:
     """What each rank said that came in time; the same on every rank, also on one that is late and not among them.
 
     The last rank to come writes down who came, or else the first to lose patience. The store takes the first writing
@@ -159,21 +168,25 @@ def _connect() -> dist.ProcessGroup:
         group: dist.ProcessGroup = dist.new_group(timeout=limit)
         return group
     group = dist.new_group(backend="gloo", timeout=timedelta(seconds=CONNECT_S))
-    for device in group._device_types:
-        group._get_backend(device)._set_default_timeout(limit)
+    for backend in _backends(group):
+        backend._set_default_timeout(limit)
     return group
 
 
 def _time_limit() -> timedelta:
     """The default group's."""
-    group = c10d._get_default_group()
-    for device in group._device_types:
-        try:
-            limit: timedelta = group._get_backend(device).options._timeout
-            return limit
-        except (AttributeError, RuntimeError):  # a backend without options
-            continue
-    return c10d.default_pg_timeout
+    from torch.distributed import distributed_c10d as c10d
+
+    limits = [
+        backend.options._timeout for backend in _backends(c10d._get_default_group()) if hasattr(backend, "options")
+    ]
+    return max(limits, default=c10d.default_pg_timeout)
+
+
+def _backends(group: dist.ProcessGroup) -> list[Any]:
+    """The group's backends, taken out of what wraps them while distributed programs are debugged."""
+    backends = [group._get_backend(device) for device in group._device_types]
+    return [getattr(backend, "wrapped_pg", backend) for backend in backends]
 
 
 def _destroy_unused() -> None:

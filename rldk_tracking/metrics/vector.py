@@ -242,8 +242,12 @@ def _joined(present: Sequence[tuple[int, str]], columns: Array, rows: NDArray[np
 
 
 def _merged_tails(present: Sequence[tuple[int, str]], tails: Array) -> dict[str, Tail]:
-    """Args: `present` as for columns, `tails` (ranks, tails, 1 + values)."""
-    return {name: merge_tails(tails[:, index, 1:], tails[:, index, 0].astype(np.int64)) for index, name in present}
+    """Args: `present` as for columns, `tails` (ranks, tails, 1 + values), NaN of a rank that has none."""
+    merged = {}
+    for index, name in present:
+        counts = np.nan_to_num(tails[:, index, 0]).astype(np.int64)
+        merged[name] = merge_tails(tails[:, index, 1:], counts)
+    return merged
 
 
 def _rows(columns: Mapping[str, Tensor]) -> int:

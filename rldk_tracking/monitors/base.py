@@ -6,7 +6,8 @@ monitors in one trainer share one run. The first of them drives it, the others a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
@@ -66,7 +67,7 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
             strict=strict,
         )
         Actions(self._settings.all_rules())  # raises now, not in training, for rules and webhooks that cannot be
-        self._given_trainer = trainer
+        self._given_trainer: Callable[[], Any] = (lambda: None) if trainer is None else weakref.ref(trainer)
         self._run: Run | None = None
         self._drives = False
         self._probes: list[Probe] = []
@@ -91,11 +92,13 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         before, self._run = self._run, None
-        if before is not None and not before.closed:
-            before.close("crashed")
+        if before is not None:
+            with before.shield.at("the end of a training that was broken off"):
+                before.close("crashed")
         self._closed_step, self._stopping_since = -1, None
         with Shield(self._settings.strict).at("on_train_begin"):
-            trainer = self._given_trainer if self._given_trainer is not None else trainer_above()
+            given = self._given_trainer()
+            trainer = trainer_above() if given is None else given
             self._begin(trainer, args, state, control, kwargs.get("model"), kwargs.get("optimizer"))
 
     def _begin(self, trainer: Any, args: Any, state: Any, control: Any, model: Any, optimizer: Any) -> Run:
@@ -106,12 +109,14 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
             device = None if accelerator is None else accelerator.device
             training = Training(trainer, args, model, optimizer, device)
             info = run_info(trainer, args, state, control)
-            made.append(Run(self._settings, info, training, find_trackers(trainer, self._settings)))
+            settings = Settings()  # which other monitors add to
+            settings.adopt(self._settings)
+            made.append(Run(settings, info, training, find_trackers(trainer, settings)))
             return made[0]
 
         self._run = run = Run.of(trainer, make) if trainer is not None else make()
         self._drives = bool(made)
-        run.settings.adopt(self._settings)
+        run.adopt(self._settings)
         with run.shield.at("resuming"):
             self._go_on(run, state)
         self._probes = run.add_probes(self.make_probes())
@@ -119,7 +124,7 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def share(self, run: Run) -> None:
         """Take part in a run that another monitor drives, with probes that it has begun already."""
-        run.settings.adopt(self._settings)
+        run.adopt(self._settings)
         self._run, self._probes = run, run.probes
 
     def _driven(self) -> Run | None:
@@ -150,9 +155,13 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
         if run is None or not logs or "train_runtime" in logs:
             return
         with run.shield.at("on_log"):
+            step = int(state.global_step)
             if all(str(key).startswith(("eval_", "test_")) for key in logs if key != "epoch"):
                 # They come after the step's row.
-                run.extra_row(int(state.global_step), named(logs))
+                run.extra_row(step, named(logs))
+            elif step == self._closed_step:
+                # Somebody's callback has logged before the trainer did, or does so now.
+                run.extra_row(step, named(logs), override=False)
             else:
                 self._close_step(run, state, control, logs)
 

@@ -7,9 +7,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from rldk_tracking.charts.heatmap import heatmap_svg
 from rldk_tracking.checkpoint import report, score
 from rldk_tracking.checkpoint.findings import Scan
-from rldk_tracking.checkpoint.heatmap import heatmap
 from rldk_tracking.checkpoint.integrity import disk
 from rldk_tracking.probes.base import Publish
 
@@ -104,7 +104,7 @@ class CheckpointLog:
     def _draw(self, key: str, title: str, columns: dict[int, dict[str, float]], step: int) -> None:
         for old in sorted(columns)[:-HEATMAP_STEPS]:
             del columns[old]
-        self._publish("log_figure", key, heatmap(title, columns), step)
+        self._publish("log_figure", key, heatmap_svg(title, columns), step)
 
 
 def layer_drifts(found: Scan) -> dict[str, float]:

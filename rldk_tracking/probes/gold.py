@@ -44,11 +44,13 @@ class GoldProbe(Probe):
             return
         completions = list(rollout.completions[: self.samples])
         prompts = list((rollout.prompts or ("",) * len(completions))[: self.samples])
-        scores = [float(score) for score in self.gold_score_fn(prompts, completions)]
+        try:
+            scores = [float(score) for score in self.gold_score_fn(prompts, completions)]
+        finally:  # one that fails costs no less
+            now = time.monotonic()
+            self._next = now + (now - begin) * (1 / self.max_overhead - 1)
         if len(scores) != len(completions):
             raise ValueError(f"gold_score_fn gave {len(scores)} scores for {len(completions)} completions.")
         finite = [score for score in scores if math.isfinite(score)]
         if finite:
             data.add({KEY: sum(finite) / len(finite)})
-        now = time.monotonic()
-        self._next = now + (now - begin) * (1 / self.max_overhead - 1)

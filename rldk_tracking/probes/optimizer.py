@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from rldk_tracking.charts.heatmap import heatmap_svg
 from rldk_tracking.charts.heatmaps import LiveHeatmap
 from rldk_tracking.charts.layers import LayersOverSteps
-from rldk_tracking.charts.spec import GRADIENTS, TITLES
-from rldk_tracking.checkpoint.heatmap import heatmap
+from rldk_tracking.charts.spec import GRADIENTS, HEATMAP_TITLES
 from rldk_tracking.metrics.farthest import FarthestLayers, series
 from rldk_tracking.metrics.schedule import COLUMNS, Change, ScheduleImpact
 from rldk_tracking.metrics.updates import layer_ratios
@@ -63,7 +63,7 @@ class OptimizerProbe(Probe):
             shield=training.shield,
         )
         self._reset()
-        self._over_steps = LiveHeatmap(GRADIENTS, LayersOverSteps(TITLES[GRADIENTS]), training.publish)
+        self._over_steps = LiveHeatmap(GRADIENTS, LayersOverSteps(HEATMAP_TITLES[GRADIENTS]), training.publish)
 
     def before_step(self, step: int) -> Mapping[str, float]:
         # Before the next rollout: sampling from weights with a NaN ends in an exception deep in torch.
@@ -94,7 +94,7 @@ class OptimizerProbe(Probe):
         for old in sorted(self._saves)[:-HEATMAP_SAVES]:
             del self._saves[old]
         key = "rldk/checkpoint/gradient_by_layer"
-        self._training.publish("log_figure", key, heatmap("Gradient norm", self._saves), step)
+        self._training.publish("log_figure", key, heatmap_svg("Gradient norm", self._saves), step)
 
     def end(self) -> Mapping[str, float]:
         if self._source is None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from rldk_tracking.charts.distribution import Distribution
 from rldk_tracking.charts.heatmaps import LiveHeatmap
-from rldk_tracking.charts.spec import REWARDS, TITLES
+from rldk_tracking.charts.spec import HEATMAP_TITLES, REWARDS
 from rldk_tracking.probes.base import Probe, StepData, Training
 from rldk_tracking.probes.samples import SampleTable
 from rldk_tracking.ranks import Merged
@@ -33,7 +33,7 @@ class RolloutProbe(Probe):
 
     def begin(self, training: Training) -> None:
         self._training = training
-        self._rewards = LiveHeatmap(REWARDS, Distribution(TITLES[REWARDS]), training.publish)
+        self._rewards = LiveHeatmap(REWARDS, Distribution(HEATMAP_TITLES[REWARDS]), training.publish)
         if training.trainer is None:
             return
         self._source = source_for(training.trainer)

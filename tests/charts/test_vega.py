@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rldk_tracking.charts.heatmaps import GRADIENTS, REWARDS
+from rldk_tracking.charts.spec import GRADIENTS, REWARDS
 from rldk_tracking.charts.vega import DEFINITION, chart_id, define, panel, table_of
 
 

@@ -68,8 +68,7 @@ def emitted() -> set[str]:
     }
     columns = {name: column.numpy() for name, column in catalogue.rollout_columns(rollout).items()}
     steps = {name: column.numpy() for name, column in catalogue.update_columns(update).items()}
-    found = catalogue.compute_rollout(Table(columns, tails, catalogue.names(rollout)))
-    return {*found, *catalogue.compute_update(Table(steps))}
+    return set(catalogue.compute(Table(columns, tails, catalogue.names(rollout)), Table(steps)))
 
 
 def test_what_is_computed_from_tensors_is_what_is_documented() -> None:

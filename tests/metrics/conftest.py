@@ -194,6 +194,21 @@ def tabulate_updates() -> Callable[..., Table]:
 
 
 @pytest.fixture(scope="session")
+def columns() -> Callable[[Rollout], dict[str, Tensor]]:
+    return catalogue.rollout_columns
+
+
+@pytest.fixture(scope="session")
+def computed() -> Callable[..., dict[str, float]]:
+    """Every key of a step's tables."""
+
+    def keys(rollout: Table | None = None, update: Table | None = None) -> dict[str, float]:
+        return catalogue.compute(rollout or Table(), update or Table())
+
+    return keys
+
+
+@pytest.fixture(scope="session")
 def take_rows() -> Callable[[Rollout, Sequence[int]], Rollout]:
     return rows_of
 

@@ -9,7 +9,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rldk_tracking.metrics.table import Table, Tail, masked_max, masked_sum, merge_tails, precise, tail_length, tail_of
+from rldk_tracking.metrics.table import (
+    Table,
+    Tail,
+    highest,
+    masked_sum,
+    merge_tails,
+    precise,
+    tail_length,
+    tail_of,
+    where_masked,
+)
 
 NAN = math.nan
 
@@ -40,8 +50,8 @@ def test_sums_and_maxima_ignore_what_is_masked(data: st.DataObject, a_rollout: A
     rollout = data.draw(a_rollout())
     rows = tokens_of(rollout.logprobs, rollout.mask)
     assert masked_sum(rollout.logprobs, rollout.mask).tolist() == pytest.approx([math.fsum(row) for row in rows])
-    highest = masked_max(rollout.logprobs, rollout.mask).tolist()
-    assert highest == pytest.approx([max(row, default=NAN) for row in rows], nan_ok=True)
+    found = highest(where_masked(rollout.logprobs, rollout.mask, -math.inf)).tolist()
+    assert found == [max(row, default=-math.inf) for row in rows]
 
 
 def test_double_precision_where_the_device_has_it() -> None:

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from rldk_tracking.run import Run
-from rldk_tracking.settings import Settings
+from rldk_tracking.run import Run, Settings
 from rldk_tracking.trackers.memory import InMemoryTracker
 
 

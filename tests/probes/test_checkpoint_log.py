@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import logging
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,8 +11,21 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from rldk_tracking.checkpoint import report
+from rldk_tracking.checkpoint.findings import Problem
 from rldk_tracking.checkpoint.scan import scan
-from rldk_tracking.monitors.checkpoint_log import HEATMAP_STEPS, HISTORY_ROWS, CheckpointLog, layer_drifts, saves_left
+from rldk_tracking.health.engine import Engine
+from rldk_tracking.health.presets import rules_for
+from rldk_tracking.probes.checkpoint_log import (
+    HEATMAP_STEPS,
+    HISTORY_ROWS,
+    PROBLEMS,
+    WORST_LAYERS,
+    CheckpointLog,
+    layer_drifts,
+    saves_left,
+)
+from tests.probes.conftest import Published
 
 
 def save(folder: Path, step: int, **changed: torch.Tensor) -> Path:
@@ -21,20 +36,55 @@ def save(folder: Path, step: int, **changed: torch.Tensor) -> Path:
     return path
 
 
-def test_counts_of_scans_that_ended_together_are_the_worst(run: Any, tmp_path: Path) -> None:
-    broken = save(tmp_path, 1, layers_1_weight=torch.full((4, 4), math.nan))
+NAN = torch.full((4, 4), math.nan)
+
+
+def test_counts_of_scans_that_ended_together_are_the_worst(published: Published, tmp_path: Path) -> None:
+    broken = save(tmp_path, 1, layers_1_weight=NAN)
     whole = save(tmp_path, 2)
-    log = CheckpointLog(run, None)
-    row = log.tell_all([scan(broken), scan(whole, {"previous": broken})])
+    log = CheckpointLog(published, None)
+    row = log.log_all([scan(broken), scan(whole, {"previous": broken})])
     assert row["rldk/checkpoint/step"] == 2.0
     assert row["rldk/checkpoint/nonfinite"] == 1.0, "of the first, which nobody else would see"
-    assert log.tell_all([]) == {}
-    assert set(log.scores) == {1, 2} and log.scores[1] == 0.0
+    assert log.log_all([]) == {}
+    assert set(log.scores) == {1, 2} and log.scores[1] == 0.0 < log.scores[2]
+    assert log.values["rldk/checkpoint/nonfinite"] == 0.0, "of the latest"
+
+
+def test_each_checkpoint_is_shown_at_once(published: Published, tmp_path: Path) -> None:
+    first, second = save(tmp_path, 1), save(tmp_path, 2)
+    log = CheckpointLog(published, None)
+    rows = [log.log(scan(first)), log.log(scan(second, {"previous": first}))]
+    for path, row, step in zip((first, second), rows, (1, 2), strict=True):
+        ((metrics, facts, at),) = published.of("log_checkpoint", path.name)
+        assert metrics == row and at == step
+        assert facts["path"] == str(path) and facts["tensors"] == "3" and facts["verdict"]
+    columns, layers, _ = published.of("log_table", "rldk/checkpoint/layers")[-1]
+    assert columns == list(report.LAYER_COLUMNS) and len(layers) == 3
+    columns, history, step = published.of("log_table", "rldk/checkpoint/history")[-1]
+    assert step == 2 and [row[0] for row in history] == [1, 2]
+    by_name = dict(zip(columns, history[1], strict=True))
+    assert by_name["drift_previous"] == rows[1]["rldk/checkpoint/drift_previous"] > 0
+    ((picture, step),) = published.of("log_figure", "rldk/checkpoint/drift_by_layer")
+    assert step == 2 and "layers.2" in picture and "step 2" in picture
+
+
+def test_only_the_worst_layers_and_the_first_problems_are_listed(
+    published: Published, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    many = {f"layers_{n}_weight": NAN.clone() for n in range(WORST_LAYERS + 10)}
+    found = scan(save(tmp_path, 1, **many))
+    found.problems = [Problem("corrupt", "a", f"number {n} is wrong") for n in range(PROBLEMS + 5)]
+    with caplog.at_level(logging.WARNING):
+        CheckpointLog(published, None).log(found)
+    assert len(published.of("log_table", "rldk/checkpoint/layers")[0][1]) == WORST_LAYERS
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"rldk: checkpoint-1: number {n} is wrong" for n in range(PROBLEMS)]
 
 
 def test_drift_of_every_layer(tmp_path: Path) -> None:
     first = save(tmp_path, 1)
-    second = save(tmp_path, 2, layers_1_weight=torch.full((4, 4), math.nan))
+    second = save(tmp_path, 2, layers_1_weight=NAN)
     found = layer_drifts(scan(second, {"previous": first}))
     assert list(found) == ["layers.0", "layers.1", "layers.2"]
     assert found["layers.0"] == pytest.approx(0.01 / 1.01, rel=1e-5)
@@ -42,16 +92,18 @@ def test_drift_of_every_layer(tmp_path: Path) -> None:
     assert layer_drifts(scan(first)) == {}
 
 
-def test_what_is_kept_does_not_grow(run: Any, tmp_path: Path) -> None:
+def test_what_is_kept_does_not_grow(published: Published, tmp_path: Path) -> None:
     first, second = save(tmp_path, 1), save(tmp_path, 2)
     found = scan(second, {"previous": first})
-    log = CheckpointLog(run, None)
+    log = CheckpointLog(published, None)
     for step in range(HISTORY_ROWS + 20):
         found.step = step
-        log.tell(found)
-        log.tell_gradients(["a", "b"], {"a": 1.0}, step)
-    assert len(log._history) == HISTORY_ROWS
-    assert len(log._drifts) == len(log._gradients) == HEATMAP_STEPS
+        log.log(found)
+    assert len(published.of("log_table", "rldk/checkpoint/history")[-1][1]) == HISTORY_ROWS
+    picture = published.of("log_figure", "rldk/checkpoint/drift_by_layer")[-1][0]
+    last = HISTORY_ROWS + 19
+    assert f"step {last}:" in picture and f"step {last - HEATMAP_STEPS}:" not in picture
+    assert f"step {last - HEATMAP_STEPS + 1}:" in picture
 
 
 @pytest.mark.parametrize(
@@ -69,12 +121,23 @@ def test_saves_to_come(options: dict[str, Any], step: int | None, expected: int 
     assert saves_left(SimpleNamespace(**options), step) == expected
 
 
-def test_a_disk_that_runs_full_is_an_alert(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("room", "short"), [(2.5, True), (3.5, False)])
+def test_a_disk_that_runs_full_is_an_alert(
+    published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: float, short: bool
+) -> None:
     path = save(tmp_path, 10)
     size = scan(path).nbytes
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=2.5 * size))
-    args = SimpleNamespace(save_steps=10, max_steps=40)
-    run.add(CheckpointLog(run, args).tell(scan(path)))
-    run.finish(10)
-    assert run.latest["rldk/checkpoint/room_for_saves"] == 2.5
-    assert [alert.rule for alert in run.alerts] == ["checkpoint.disk"]
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=room * size))
+    row = CheckpointLog(published, SimpleNamespace(save_steps=10, max_steps=40)).log(scan(path))
+    assert row["rldk/checkpoint/room_for_saves"] == room
+    assert row["rldk/checkpoint/disk_short"] == float(short)
+    alerts = Engine(rules_for("safe")).update(10, row)
+    assert [alert.rule for alert in alerts] == ["checkpoint.disk"] * short
+
+
+def test_a_checkpoint_that_was_deleted_meanwhile_has_no_room_to_tell_of(published: Published, tmp_path: Path) -> None:
+    path = save(tmp_path, 10)
+    found = scan(path)
+    shutil.rmtree(tmp_path)
+    row = CheckpointLog(published, SimpleNamespace(save_steps=10, max_steps=40)).log(found)
+    assert "rldk/checkpoint/room_for_saves" not in row and "rldk/checkpoint/score" in row

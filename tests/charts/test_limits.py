@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+from rldk_tracking.charts.limits import LIMITED, limits_of
 from rldk_tracking.health.catalogue import RULES
 from rldk_tracking.health.goals import GOALS
-from rldk_tracking.health.limits import LIMITED, limits_of
 from rldk_tracking.keys import lookup
 from rldk_tracking.monitors.ppo import PPOMonitor
 from rldk_tracking.rollout import Rollout
