@@ -1,18 +1,18 @@
-"""A lasting shift of a series's level that no single value would show."""
+"""Conditions on changes that no single value would show: a shifted level, a run that slows down, steady growth."""
 
 from __future__ import annotations
 
 import math
+from collections import deque
+from itertools import pairwise
 from typing import ClassVar, Literal
 
-from rldk_tracking.health.conditions.base import Condition, Finding, Row
-from rldk_tracking.health.conditions.level import sign_of
-from rldk_tracking.health.detectors.baseline import Baseline
-from rldk_tracking.health.detectors.cusum import Cusum, inflation
-from rldk_tracking.health.detectors.stateful import Stateful
+from rldk_tracking.health.conditions.base import Condition, Finding, Row, sign_of
+from rldk_tracking.health.detectors import Stateful
+from rldk_tracking.health.detectors.baseline import Baseline, Cusum, inflation
 
 
-class Moved(Stateful):
+class ShiftedLevel(Stateful):
     """Whether a series's exponential mean is away from the median of its past by a share of it."""
 
     STATE: ClassVar[tuple[str, ...]] = ("past", "mean")
@@ -83,7 +83,7 @@ class Shift(Condition):
         self.product = self.square = 0.0
         self.recent: float | None = None
         self.beyond: list[float] = []
-        self.agree = None if agree is None else Moved(agree, self.sign, share / 2)
+        self.agree = None if agree is None else ShiftedLevel(agree, self.sign, share / 2)
 
     def judge(self, step: int, row: Row) -> Finding | None:
         """Standardise the value and add it to the sum."""
@@ -136,3 +136,115 @@ class Shift(Condition):
         if not suspicious:
             self.baseline.add(level)
             self._correlate(level)
+
+
+class Slowdown(Shift):
+    """Breached where a rate has shifted down (see `Shift`) for `seconds` of wall time and for `rows` rows.
+
+    It must have been at its usual for as long before, in wall time.
+
+    Steps are no measure of how long something lasts: in a run with ten steps a second, another job on the machine spans
+    thousands of them and is gone before anyone could have looked. The wall time is that of the rows: the time of a step
+    times the steps since the row before. Where rows do not tell it, their number alone counts.
+
+    Args:
+        keys, share, agree, minimum, window, accept_after: as for `Shift`, on the logarithm of the rate. A new level is
+            accepted only after it was reported.
+        seconds, rows: how long the rate must have been low.
+        seconds_key: where the time of a step is found.
+    """
+
+    STATE: ClassVar[tuple[str, ...]] = (*Shift.STATE, "slow", "usual", "count", "before")
+
+    def __init__(
+        self,
+        keys: tuple[str, ...],
+        *,
+        share: float = 1.0,
+        agree: str | None = None,
+        minimum: int = 24,
+        window: int = 64,
+        accept_after: int | None = None,
+        seconds: float = 600.0,
+        rows: int = 15,
+        seconds_key: str = "rldk/throughput/step_seconds",
+    ) -> None:
+        super().__init__(
+            keys,
+            direction="down",
+            log=True,
+            share=share,
+            agree=agree,
+            minimum=minimum,
+            window=window,
+            accept_after=accept_after,
+        )
+        self.seconds, self.rows, self.seconds_key = seconds, rows, seconds_key
+        self.slow = self.usual = 0.0
+        self.count = 0
+        self.before: int | None = None
+
+    def judge(self, step: int, row: Row) -> Finding | None:
+        """Follow the rate, and for how long it has been what it is."""
+        elapsed = row.get(self.seconds_key)
+        steps = 1 if self.before is None else max(1, step - self.before)
+        finding = super().judge(step, row)
+        if finding is None:
+            return None
+        self.before = step
+        passed = 0.0 if elapsed is None else elapsed * steps
+        if finding.breached:
+            self.slow, self.count = self.slow + passed, self.count + 1
+        else:
+            self.slow, self.count = 0.0, 0
+            self.usual += passed
+        long = elapsed is None or min(self.slow, self.usual) >= self.seconds
+        finding.breached = finding.breached and long and self.count >= self.rows
+        return finding
+
+    def _learn(self, level: float, breached: bool, standard: float) -> None:
+        if breached and 0.0 < self.slow < self.seconds:
+            self.baseline.freeze()
+        else:
+            super()._learn(level, breached, standard)
+
+
+class Growth(Condition):
+    """Breached where nearly every block of observations is above the one before it, and the rise is large.
+
+    Args:
+        block: observations whose minimum makes up one block; the minimum, because a cache that fills and empties is
+            no leak.
+        blocks: how many blocks in a row must have risen.
+        share: the rise over those blocks, as a share of the first.
+        floor: the rise over those blocks in the unit of the value.
+    """
+
+    STATE: ClassVar[tuple[str, ...]] = (*Condition.STATE, "count", "lowest", "lows")
+
+    def __init__(
+        self, keys: tuple[str, ...], *, block: int = 10, blocks: int = 6, share: float = 0.1, floor: float = 0.0
+    ) -> None:
+        super().__init__(keys)
+        self.block, self.share, self.floor = block, share, floor
+        self.count = 0
+        self.lowest: float | None = None
+        self.lows: deque[float] = deque(maxlen=blocks + 1)
+
+    def judge(self, step: int, row: Row) -> Finding | None:
+        """Close a block when it is full, and look at the blocks."""
+        value = self.read(row)
+        if value is None:
+            return None
+        self.lowest = value if self.lowest is None else min(self.lowest, value)
+        self.count += 1
+        if self.count == self.block:
+            self.lows.append(self.lowest)
+            self.count, self.lowest = 0, None
+        if len(self.lows) < (self.lows.maxlen or 0):
+            return Finding(False, True, value, key=self.key)
+        lows = list(self.lows)
+        rising = all(later > earlier for earlier, later in pairwise(lows))
+        rise = lows[-1] - lows[0]
+        limit = max(self.floor, self.share * abs(lows[0]))
+        return Finding(rising and rise > limit, not rising, value, lows[0] + limit, False, {"rise": rise}, self.key)
