@@ -50,6 +50,7 @@ def journals_below(folder: Path) -> list[Path]:
 def _sync(path: Path, arguments: argparse.Namespace) -> tuple[bool, bool]:
     """Send one journal. Returns whether nothing stays, and whether something was said."""
     try:
+        path.stat()
         contents = Contents.of(path)
         reason = busy(path, contents)
     except OSError as error:

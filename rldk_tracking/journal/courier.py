@@ -28,7 +28,7 @@ from rldk_tracking.journal.watch import Trainer, Watch
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.line_file import LineFile
 from rldk_tracking.trackers.records import dumps, encode
-from rldk_tracking.trackers.resolve import resumed
+from rldk_tracking.trackers.resolve import RESUMABLE, resumed
 from rldk_tracking.trackers.slack import SlackNotifier
 
 AFTER_THE_TRAINER_S = 6 * 3600.0
@@ -243,7 +243,8 @@ def load_offset(journal: Path, target: Target, lines: Lines, log: logging.Logger
     except (ValueError, OSError) as error:
         log.warning("%s; it is begun anew.", error)
         offset = Offset(path)
-        if not target.connect({}).repeatable:
+        kind = RESUMABLE.get(target.tracker)
+        if kind is not None and not kind.repeatable:
             offset.position = lines.aligned(2**62)
     offset.refused = False
     return offset
