@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from rldk_tracking.charts.limits import limits_of
+from rldk_tracking.charts.series import limits_of
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.goals import rules_of
 from rldk_tracking.health.presets import rules_for

@@ -144,9 +144,7 @@ def courier_killed(bench: Bench, fault: str) -> Line:
     doings = {bench.steps // 3: kill, 2 * bench.steps // 3: kill}
     tracker = MLflowTracker(run_id=run_id, tracking_uri=bench.proxy.url)
     outcome = bench.train(folder, [tracker], doings)
-    return bench.line(
-        fault, outcome, folder, run_id, promises=lambda: {"it was started again": len(set(killed)) == 2}
-    )
+    return bench.line(fault, outcome, folder, run_id, promises=lambda: {"it was started again": len(set(killed)) == 2})
 
 
 def resumed(bench: Bench, fault: str) -> Line:

@@ -35,7 +35,9 @@ class End(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if RANK == 0:
-            print(f"step {state.global_step} {1000 * self.outcome.waits.get(state.global_step - 1, 0.0):.3f}", flush=True)
+            print(
+                f"step {state.global_step} {1000 * self.outcome.waits.get(state.global_step - 1, 0.0):.3f}", flush=True
+            )
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self.middle:

@@ -1,4 +1,4 @@
-"""From transitions to what a person would tell, and a verdict that never takes silence for health."""
+"""From transitions to incidents, and a verdict that never takes silence for health."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from collections.abc import Callable
 
 import pytest
 
-from rldk_tracking.charts.episodes import by_weight, episodes, verdict, worst_open
+from rldk_tracking.charts.incidents import by_weight, incidents_of, verdict, worst_open
 from rldk_tracking.health.alert import Alert
 
 Make = Callable[..., Alert]
 
 
-def test_an_alert_and_its_end_are_one_episode(make_alert: Make) -> None:
-    told = episodes([make_alert(), make_alert(state="resolved", step=30, message="Over.")])
-    assert [(e.rule, e.first_step, e.step, e.ended) for e in told] == [("kl.high", 10, 12, 30)]
-    assert told[0].message == "KL to the reference is 0.31 nats per token, above 0.2."
+def test_an_alert_and_its_end_are_one_incident(make_alert: Make) -> None:
+    incidents = incidents_of([make_alert(), make_alert(state="resolved", step=30, message="Over.")])
+    assert [(e.rule, e.first_step, e.step, e.ended) for e in incidents] == [("kl.high", 10, 12, 30)]
+    assert incidents[0].message == "KL to the reference is 0.31 nats per token, above 0.2."
 
 
 def test_an_escalation_keeps_the_beginning_and_takes_the_worst(make_alert: Make) -> None:
     critical = make_alert(severity="critical", step=20, first_step=18, message="Worse.")
-    told = episodes([make_alert(), critical, make_alert(step=25, first_step=24)])
-    assert [(e.severity, e.first_step, e.step, e.ended) for e in told] == [("critical", 10, 12, None)]
+    incidents = incidents_of([make_alert(), critical, make_alert(step=25, first_step=24)])
+    assert [(e.severity, e.first_step, e.step, e.ended) for e in incidents] == [("critical", 10, 12, None)]
 
 
-def test_a_rule_may_have_several_episodes(make_alert: Make) -> None:
+def test_a_rule_may_have_several_incidents(make_alert: Make) -> None:
     story = [
         make_alert(step=1, first_step=1),
         make_alert("grad.explosion", step=2, first_step=2),
         make_alert(state="resolved", step=3),
         make_alert(step=9, first_step=8),
     ]
-    assert [(e.rule, e.step, e.ended) for e in episodes(story)] == [
+    assert [(e.rule, e.step, e.ended) for e in incidents_of(story)] == [
         ("kl.high", 1, 3),
         ("grad.explosion", 2, None),
         ("kl.high", 9, None),
@@ -39,7 +39,7 @@ def test_a_rule_may_have_several_episodes(make_alert: Make) -> None:
 
 
 def test_an_end_without_a_beginning_tells_nothing(make_alert: Make) -> None:
-    assert episodes([make_alert(state="resolved")]) == []
+    assert incidents_of([make_alert(state="resolved")]) == []
 
 
 def test_what_lasts_and_what_is_severe_comes_first(make_alert: Make) -> None:
@@ -51,10 +51,10 @@ def test_what_lasts_and_what_is_severe_comes_first(make_alert: Make) -> None:
         make_alert("d.worst", severity="critical", step=20, first_step=20),
         make_alert("e.info", severity="info", step=3, first_step=3),
     ]
-    told = episodes(story)
-    assert [e.rule for e in by_weight(told)] == ["d.worst", "c.early", "b.late", "e.info", "a.over"]
-    assert worst_open(told) == "critical"
-    assert worst_open(told[:1]) is None
+    incidents = incidents_of(story)
+    assert [e.rule for e in by_weight(incidents)] == ["d.worst", "c.early", "b.late", "e.info", "a.over"]
+    assert worst_open(incidents) == "critical"
+    assert worst_open(incidents[:1]) is None
 
 
 HEALTHY = {"rldk/health/score": 1.0}
@@ -74,10 +74,10 @@ def test_without_alerts(status: str, row: dict[str, float], expected: str) -> No
 
 
 def test_with_alerts(make_alert: Make) -> None:
-    open_ones = episodes([make_alert(), make_alert("nan.weights", severity="critical", step=20, first_step=20)])
+    open_ones = incidents_of([make_alert(), make_alert("nan.weights", severity="critical", step=20, first_step=20)])
     said = verdict("critical", 40, HEALTHY, open_ones)
     assert said == "Running, step 40. Critical: nan.weights since step 20 and 1 more."
-    over = episodes([make_alert(), make_alert(state="resolved", step=30)])
+    over = incidents_of([make_alert(), make_alert(state="resolved", step=30)])
     assert verdict("finished", 40, HEALTHY, over) == "Finished, step 40. No alert is open; 1 earlier one is over."
-    info = episodes([make_alert(severity="info")])
+    info = incidents_of([make_alert(severity="info")])
     assert verdict("running", 40, HEALTHY, info) == "Running, step 40. No alert so far."

@@ -1,20 +1,23 @@
-"""Pictures are well-formed, their points are where they belong, and texts in them stay texts."""
+"""Pictures are well-formed, their points are where they belong, texts stay texts; what broke is in one picture."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rldk_tracking.charts.episodes import episodes
-from rldk_tracking.charts.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, line_chart, time_line
+from rldk_tracking.charts.figures import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, line_chart, overview, time_line
+from rldk_tracking.charts.incidents import incidents_of
 from rldk_tracking.health.alert import Alert
 
 SVG = "{http://www.w3.org/2000/svg}"
+
+
 Make = Callable[..., Alert]
 
 
@@ -82,8 +85,8 @@ def test_names_are_text_and_the_legend_leaves_out_what_they_share() -> None:
 
 
 def test_episodes_are_shaded_from_first_seen_to_over(make_alert: Make) -> None:
-    told = episodes([make_alert(step=4, first_step=2), make_alert(state="resolved", step=6)])
-    picture = line_chart([("a", [(0, 0.0), (10, 1.0)])], marked=told)
+    incidents = incidents_of([make_alert(step=4, first_step=2), make_alert(state="resolved", step=6)])
+    picture = line_chart([("a", [(0, 0.0), (10, 1.0)])], marked=incidents)
     shades = [r for r in parsed(picture).iter(f"{SVG}rect") if "opacity" in r.attrib]
     (shade,) = shades
     per_step = (WIDTH - LEFT - RIGHT) / 10
@@ -92,14 +95,14 @@ def test_episodes_are_shaded_from_first_seen_to_over(make_alert: Make) -> None:
 
 
 def test_the_time_line_has_a_lane_for_each_episode(make_alert: Make) -> None:
-    told = episodes(
+    incidents = incidents_of(
         [
             make_alert("<b>.x", step=2, first_step=2),
             make_alert("nan.weights", severity="critical", step=8, first_step=8),
             make_alert("<b>.x", state="resolved", step=5),
         ]
     )
-    root = parsed(time_line(told, 0, 10))
+    root = parsed(time_line(incidents, 0, 10))
     bars = list(root.iter(f"{SVG}rect"))
     titles = [bar.find(f"{SVG}title").text for bar in bars]  # type: ignore[union-attr]
     assert titles == [
@@ -114,3 +117,62 @@ def test_nothing_gives_no_picture() -> None:
     assert line_chart([]) == ""
     assert line_chart([("a", [])]) == ""
     assert time_line([], 0, 1) == ""
+
+
+SERIES = {
+    key: [(step, 0.1 * step) for step in range(1, 21)]
+    for key in ("rldk/reward/mean", "rldk/kl/ref_k3", "rldk/policy/entropy", "rldk/grad/norm", "rldk/kl/limit")
+}
+
+
+def titles(picture: str, tag: str) -> list[str]:
+    root = ElementTree.fromstring(picture)
+    return [element[0].text or "" for element in root.iter(f"{SVG}{tag}") if len(element)]
+
+
+def test_the_alert_its_step_and_its_series_come_first(make_alert: Make) -> None:
+    picture = overview(incidents_of([make_alert("grad.explosion", key="rldk/grad/norm")]), SERIES)
+    seen = texts(picture)
+    assert seen.index("grad.explosion") < seen.index("step 10") < seen.index("Gradient norm")
+    drawn = ["rldk/grad/norm", "rldk/reward/mean", "rldk/kl/ref_k3", "limit", "rldk/policy/entropy"]
+    assert titles(picture, "polyline") == drawn
+    # Shaded in all four, from the step where it was first seen.
+    assert titles(picture, "rect").count("grad.explosion") == 4
+
+
+def test_the_gravest_alert_decides_what_is_shown(make_alert: Make) -> None:
+    incidents = [
+        make_alert("grad.explosion", key="rldk/grad/norm", severity="warning"),
+        make_alert("entropy.collapse", key="rldk/policy/entropy", severity="critical"),
+        make_alert("reward.saturated", key="rldk/kl/limit", severity="info"),
+    ]
+    picture = overview(incidents_of(incidents), SERIES)
+    drawn = ["rldk/policy/entropy", "rldk/grad/norm", "rldk/reward/mean", "rldk/kl/ref_k3", "limit"]
+    assert titles(picture, "polyline") == drawn
+    assert "reward.saturated" not in texts(picture)
+
+
+def test_a_healthy_run_shows_what_is_always_of_interest() -> None:
+    picture = overview([], SERIES)
+    assert titles(picture, "polyline") == ["rldk/reward/mean", "rldk/kl/ref_k3", "limit", "rldk/policy/entropy"]
+    assert not any("Alerts" in text for text in texts(picture))
+
+
+def test_an_alert_about_a_series_of_ones_own_and_one_without_any(make_alert: Make) -> None:
+    own: dict[str, Any] = SERIES | {"rldk/user/<b>": [(1, 1.0), (2, 2.0)]}
+    incidents = incidents_of([make_alert("users.rule", key="rldk/user/<b>"), make_alert("users.other", key=None)])
+    picture = overview(incidents, own)
+    assert "<b>" not in picture
+    assert texts(picture).count("rldk/user/<b>") == 2
+
+
+def test_many_alerts_stay_one_picture(make_alert: Make) -> None:
+    incidents = incidents_of([make_alert(f"family.rule_{number}") for number in range(50)])
+    picture = overview(incidents, SERIES)
+    assert sum(text.startswith("family.rule_") for text in texts(picture)) == 6
+    size = ElementTree.fromstring(picture).attrib
+    assert (int(size["width"]) <= 760, int(size["height"]) < 640) == (True, True)
+
+
+def test_nothing_to_draw(make_alert: Make) -> None:
+    assert overview(incidents_of([make_alert()]), {}) == ""
