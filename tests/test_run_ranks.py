@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from rldk_tracking.journal.judge import SAVE, STOP
 from rldk_tracking.metrics.table import Table
+from rldk_tracking.monitors import training as monitors_training
 from rldk_tracking.probes.base import Probe, Training
 from rldk_tracking.ranks import Merged, Part, Schema
-from rldk_tracking.run import SAVE, STOP, Run
+from rldk_tracking.run import Run
 from tests.test_run import LENGTH, LOSS, NAN, Rows, run_of, step_of
 from tests.test_run_alerts import long_rule
 
@@ -289,9 +291,9 @@ def test_a_second_train_has_a_new_run_on_every_rank(exchange: type[Exchange], ra
     class Trainer: ...
 
     trainer = Trainer()
-    first = Run.of(trainer, lambda: run_of()[0])
+    first = monitors_training.run_of(trainer, lambda: run_of()[0])
     first.before_step(0)
-    second = Run.of(trainer, lambda: run_of()[0])
+    second = monitors_training.run_of(trainer, lambda: run_of()[0])
     assert second is not first and first.closed and not second.closed
 
 

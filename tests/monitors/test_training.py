@@ -8,8 +8,8 @@ import pytest
 from transformers import TrainerCallback
 
 from rldk_tracking.demo.trainers import grpo_trainer
+from rldk_tracking.journal.settings import Settings
 from rldk_tracking.monitors.training import find_trackers, run_info, trainer_above
-from rldk_tracking.run import Settings
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.slack import SlackNotifier
 
