@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from rldk_tracking.journal.judge import SAVE, STOP
+from rldk_tracking.journal.judge import SAVE, STOP, Judge
 from rldk_tracking.metrics.table import Table
 from rldk_tracking.monitors import training as monitors_training
 from rldk_tracking.probes.base import Probe, Training
@@ -38,6 +38,14 @@ class Exchange:
         self.sent: list[dict[str, float]] = []
         self.agreed: list[int] = []
         self.made.append(self)
+
+    @property
+    def writes(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def job_size(self) -> int:
+        return self.world_size
 
     def start(self, part: Part) -> Exchange:
         self.calls.append("start")
@@ -254,7 +262,7 @@ def test_a_fault_in_judging_leaves_no_rank_waiting(
 ) -> None:
     exchange.world_size = 2
     run, _ = run_of()
-    monkeypatch.setattr(Run, "_write_row", lambda *given: 1 // 0)
+    monkeypatch.setattr(Judge, "row", lambda *given: 1 // 0)
     run.finish(step_of(1))
     assert exchange.made[0].calls == ["start", "merged", "agree"] and "judging a step" in caplog.text
     run.close("finished")
