@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from rldk_tracking.journal.catch_up import Contents, Outcome, busy, catch_up, waits
-from rldk_tracking.journal.courier import Target
+from rldk_tracking.journal.target import Target
 from rldk_tracking.trackers.mlflow_server import absolute, without_credentials
 
 SHOWN = 5

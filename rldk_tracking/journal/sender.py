@@ -16,9 +16,8 @@ from rldk_tracking.journal.attempts import Attempts, OutOfTimeError, discreet
 from rldk_tracking.journal.offset import Offset
 from rldk_tracking.journal.reader import Entry, Lines, read, read_all
 from rldk_tracking.journal.watch import Watch
-from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import RejectedError, Row, Tracker
-from rldk_tracking.trackers.records import Call
+from rldk_tracking.trackers.records import Call, run_info
 
 _MOST_SKIPPED = 100
 _MUCH_BYTES = 1 << 19
@@ -66,6 +65,7 @@ class Sender:
         self._status: tuple[str, int] | None = None
         self._last_step = 0
         self._has_ended = False
+        self._begun: tuple[Any, Any] = (None, None)
 
     def run(self) -> None:
         """Deliver until all is delivered and the training is over, or time is up."""
@@ -96,11 +96,12 @@ class Sender:
 
     def _open(self) -> None:
         begin = next((entry.record for entry in read(self._lines) if entry.record.get("type") == "begin"), {})
+        info = run_info(begin)
         try:
             tracker = self._connect(self.offset.to)
         except (ValueError, ImportError) as error:
             raise RejectedError(str(error)) from error
-        tracker.open(_info(begin.get("run")))
+        tracker.open(info)
         self.tracker = tracker
         self._attempts.repeatable = tracker.repeatable
 
@@ -123,7 +124,7 @@ class Sender:
             self.offset.move(0)
             return False
         self._attempts.make(self._opened().flush)
-        if self._has_ended or self._watch.is_gone:
+        if self._has_ended or (self._watch.is_gone and self._watch.is_about(self._begun)):
             # What was written before this was seen is there by now.
             if any(True for _ in read(self._lines, self.offset.position)):
                 return False
@@ -229,6 +230,7 @@ class Sender:
         kind = entry.record.get("type")
         if kind == "begin":
             self._has_ended = False
+            self._begun = (entry.record.get("pid"), entry.record.get("created"))
             self.offset.closed = self.offset.closed and entry.start < self.offset.position
         elif kind == "end":
             self._has_ended = True
@@ -293,16 +295,3 @@ class Sender:
 def _row(entry: Entry) -> Row:
     metrics, step = entry.calls[0][1]
     return Row(metrics, step, float(entry.record["time"]))
-
-
-def _info(run: Any) -> RunInfo:
-    """What a begin record says of the run."""
-    if not isinstance(run, dict):
-        return RunInfo()
-    config = run.get("config")
-    return RunInfo(
-        name=None if run.get("name") is None else str(run["name"]),
-        trainer=str(run.get("trainer") or "custom"),
-        config=config if isinstance(config, dict) else {},
-        output_dir=None if run.get("output_dir") is None else str(run["output_dir"]),
-    )

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from rldk_tracking.cli.main import main
-from rldk_tracking.journal.courier import Follower, Target
+from rldk_tracking.journal.courier import Follower
+from rldk_tracking.journal.target import Target
 from tests.journal.conftest import Training, an_alert, eventually, started, steps_in
 from tests.trackers.conftest import free_port
 
@@ -118,6 +119,7 @@ def test_a_server_that_was_away_all_the_time(
         assert float(delivered.split()[2]) < 6, "a server that does not answer gets 3 s"
         assert training.courier is not None and training.courier.is_running(), "it goes on trying"
         training.courier.kill()
+        eventually(lambda: training.courier is not None and not training.courier.is_running())
         assert main(["sync", str(training.folder), "--tracking-uri", mlflow_server.uri, "--timeout", "2"]) == 1
         said = capsys.readouterr().out
         assert "records stay here" in said and "now crashed" not in said

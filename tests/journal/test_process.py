@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rldk_tracking.journal import process as module
+from rldk_tracking.journal import followed as module
 from rldk_tracking.journal.offset import Offset, offset_path
 from rldk_tracking.journal.process import CourierProcess, Destination, courier
 from rldk_tracking.rollout import RunInfo
@@ -210,7 +210,7 @@ def test_a_step_is_not_held_up(service: CourierProcess, tmp_path: Path) -> None:
 
 
 def test_health(service: CourierProcess, no_process: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SILENT_S", 0.2)
+    monkeypatch.setattr(module, "SILENT_S", 0.2)
     monkeypatch.setattr(threading.Thread, "start", lambda self: None)
     tracker = Distant()
     journal = started(tmp_path, tracker)
