@@ -15,6 +15,7 @@ from rldk_tracking.health.conditions.levels import Levels
 from rldk_tracking.health.conditions.motion import RateResponse, Still
 from rldk_tracking.health.conditions.shift import Shift
 from rldk_tracking.health.conditions.signal import Ties
+from rldk_tracking.health.conditions.silence import Silence
 from rldk_tracking.health.conditions.slowdown import Slowdown
 from rldk_tracking.health.conditions.start import First, FromStart
 from rldk_tracking.health.conditions.written import Written
@@ -32,6 +33,7 @@ CONDITIONS: dict[str, type[Condition]] = {
     "levels": Levels,
     "rate_response": RateResponse,
     "shift": Shift,
+    "silence": Silence,
     "slowdown": Slowdown,
     "still": Still,
     "ties": Ties,
