@@ -14,6 +14,7 @@ from rldk_tracking.health.conditions.levels import (
 )
 from rldk_tracking.health.conditions.reward_signal import Hacking, TiedGroups
 from rldk_tracking.health.conditions.shifts import Growth, Shift, Slowdown
+from rldk_tracking.health.conditions.silence import Silence
 from rldk_tracking.health.conditions.start import Collapse, FromStart, UnpaidDrift
 
 CONDITIONS: dict[str, type[Condition]] = {
@@ -29,6 +30,7 @@ CONDITIONS: dict[str, type[Condition]] = {
     "levels": Levels,
     "rate_response": RateResponse,
     "shift": Shift,
+    "silence": Silence,
     "slowdown": Slowdown,
     "still": ConstantZero,
     "ties": TiedGroups,
