@@ -96,6 +96,7 @@ class Run:
     Attributes:
         shield: keeps faults of the diagnostics from the trainer.
         probes: what looks at it, in order.
+        engine: judges the rows; None before its first event.
         alerts: every transition so far.
         stop: the alert that asked for a stop, if any.
         should_stop, save: whether rank 0 asked for a stop; for a checkpoint that the trainer was not asked for yet.
@@ -119,7 +120,7 @@ class Run:
         self.save = False
         self.publisher = Publisher(settings.strict, settings.close_timeout_s)
         self._find_trackers = find_trackers
-        self._engine: Engine | None = None
+        self.engine: Engine | None = None
         self._ranks: Ranks | None = None
         self._pending: tuple[int, Transfer] | None = None
         self._resume: tuple[dict[str, Any], int | None] = ({}, None)
@@ -172,13 +173,13 @@ class Run:
 
     def open(self) -> tuple[Ranks, Engine]:
         """Find the ranks and the trackers; at the first event after train begin, when every monitor has joined."""
-        if self._ranks is not None and self._engine is not None:
-            return self._ranks, self._engine
+        if self._ranks is not None and self.engine is not None:
+            return self._ranks, self.engine
         settings, (state, resumed_at) = self.settings, self._resume
         rules = settings.all_rules()
-        self._engine = Engine(rules, context=dict(self.info.config))
+        self.engine = Engine(rules, context=dict(self.info.config))
         try:
-            self._engine.load_state(state)
+            self.engine.load_state(state)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             logger.warning("rldk: the checkpoint's state is not taken over, judging starts afresh: %s", error)
         schema = Schema(catalogue.ROLLOUT_COLUMNS, catalogue.UPDATE_COLUMNS, catalogue.TAILS, tuple(CATALOGUE))
@@ -189,7 +190,7 @@ class Run:
             folder = folder_of(settings.output_dir, self.info, trackers, settings.trackers is not None)
             self.publisher.open(rules, self.info, trackers, folder, resumed_at)
         self._find_trackers = list  # which knows the trainer's callbacks, and they may know the trainer
-        return self._ranks, self._engine
+        return self._ranks, self.engine
 
     # A step.
 
@@ -371,7 +372,7 @@ class Run:
     def state(self) -> dict[str, Any]:
         """What a resumed run needs to go on judging where this one is, as plain data."""
         self.complete()
-        return self._engine.state() if self._engine is not None else {}
+        return self.engine.state() if self.engine is not None else {}
 
     # Its end.
 
