@@ -104,14 +104,15 @@ class Run:
         self.judge.load_state(state)
         schema = Schema(catalogue.ROLLOUT_COLUMNS, catalogue.UPDATE_COLUMNS, catalogue.TAILS, tuple(CATALOGUE))
         self._ranks = Ranks(schema, self.training.device, self.probes.rows_per_rank or 512)
-        folder = folder_of(settings.output_dir, self.info)
+        folder = shared = folder_of(settings.output_dir, self.info)
         if self._ranks.writes:
             trackers = self._find_trackers() if settings.trackers is None else settings.trackers
-            if folder is None and needs_journal(trackers, settings.trackers is not None):
-                folder = Path(FOLDER)
+            if shared is None and needs_journal(trackers, settings.trackers is not None):
+                folder = Path(FOLDER)  # which the other ranks do not know of
             self.publisher.open(rules, self.info, trackers, folder, resumed_at, self._ranks.job_size)
-        if folder is not None:
-            self._start_liveness(folder, rules, self._ranks)
+        known = shared if self._ranks.world_size > 1 else folder
+        if known is not None:
+            self._start_liveness(known, rules, self._ranks)
         self._find_trackers = list  # which knows the trainer's callbacks, and they may know the trainer
         return self._ranks, self.judge
 
