@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from rldk_tracking.health.goals import rules_of
+from rldk_tracking.journal.settings import OnCritical
 from rldk_tracking.metrics.view import Snapshot, of
 from rldk_tracking.monitors.base import Monitor
-from rldk_tracking.monitors.checkpoint import CheckpointMonitor
-from rldk_tracking.monitors.gold import GoldScore, GoldScoreMonitor
-from rldk_tracking.monitors.optimizer import OptimizerMonitor
-from rldk_tracking.monitors.preference import PreferenceMonitor
-from rldk_tracking.monitors.resources import ResourceMonitor
-from rldk_tracking.monitors.rollouts import RolloutMonitor
+from rldk_tracking.probes.base import Probe
+from rldk_tracking.probes.checkpoints import CheckpointProbe
+from rldk_tracking.probes.gold import GoldProbe, GoldScore
+from rldk_tracking.probes.optimizer import OptimizerProbe
+from rldk_tracking.probes.preference import PreferenceProbe
+from rldk_tracking.probes.resources import ResourceProbe
+from rldk_tracking.probes.rollouts import RolloutProbe
 from rldk_tracking.run import Run
-from rldk_tracking.settings import OnCritical
 from rldk_tracking.trackers.base import Tracker
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class RLDKMetrics(Snapshot):
 
 
 class RLDKCallback(Monitor):
-    """All monitors that fit the trainer, in one callback.
+    """All diagnostics that fit the trainer, in one callback.
 
     Args:
         trackers: exactly these backends; by default those that the trainer's `report_to` names.
@@ -61,7 +62,7 @@ class RLDKCallback(Monitor):
         level: what the optimizer's diagnostics may cost, "light", "standard" or "full".
         log_samples: log the best and worst completions of a step as a table. Off, so that texts stay where they are.
         gold_score_fn: a held-out judge of completions, `f(prompts, completions) -> scores`, against reward hacking.
-        output_dir: a folder for a JSON-lines copy of everything that is logged.
+        output_dir: a folder for the run's journal, JSON lines of everything that is logged.
         performance_benchmarks: goals such as {"target_reward": 1.0, "max_kl_divergence": 0.1}, see `health.goals`.
         max_overhead: the share of the training's time that `gold_score_fn` may take; it is asked that much less often.
         strict: let faults of the diagnostics out instead of logging them once, for development.
@@ -108,19 +109,10 @@ class RLDKCallback(Monitor):
                 raise TypeError(f"monitors must hold rldk_tracking monitors, got {type(monitor).__name__}.")
         rules_of(performance_benchmarks or {})
         self._settings.goals = dict(performance_benchmarks or {})
-        self.monitors: list[Monitor] = (
-            list(monitors)
-            if monitors is not None
-            else [
-                RolloutMonitor(log_samples=log_samples),
-                PreferenceMonitor(),
-                OptimizerMonitor(level=level),
-                ResourceMonitor(),
-                CheckpointMonitor(level=level),
-            ]
-        )
-        if gold_score_fn is not None:
-            self.monitors.append(GoldScoreMonitor(gold_score_fn, max_overhead=max_overhead))
+        self.monitors = None if monitors is None else list(monitors)
+        self._level: Level = level
+        self._log_samples = log_samples
+        self._gold = None if gold_score_fn is None else GoldProbe(gold_score_fn, max_overhead=max_overhead)
 
     @property
     def metrics(self) -> RLDKMetrics:
@@ -129,34 +121,31 @@ class RLDKCallback(Monitor):
             return RLDKMetrics()
         return RLDKMetrics.from_row(self._run.latest_step, self._run.latest)
 
-    def begin(self, run: Run, trainer: Any, args: Any, model: Any, optimizer: Any) -> None:
-        for monitor in self.monitors:
-            monitor.begin_within(run, trainer, args, model, optimizer)
+    def make_probes(self) -> Sequence[Probe]:
+        gold = [] if self._gold is None else [self._gold]
+        if self.monitors is not None:
+            return [*(probe for monitor in self.monitors for probe in monitor.make_probes()), *gold]
+        return [
+            RolloutProbe(log_samples=self._log_samples),
+            PreferenceProbe(),
+            OptimizerProbe(self._level),
+            ResourceProbe(),
+            CheckpointProbe(self._level),
+            *gold,
+        ]
 
-    def before_step(self, run: Run, step: int) -> None:
-        for monitor in self.monitors:
-            monitor.before_step(run, step)
-
-    def collect(self, run: Run, step: int, logs: Mapping[str, Any]) -> None:
-        for monitor in self.monitors:
-            with run.shield.at(f"{type(monitor).__name__} at a step"):
-                monitor.collect(run, step, logs)
-
-    def saved(self, run: Run, step: int, args: Any, model: Any) -> None:
-        for monitor in self.monitors:
-            monitor.saved(run, step, args, model)
-
-    def end(self, run: Run) -> None:
-        for monitor in self.monitors:
-            with run.shield.at(f"{type(monitor).__name__} at train end"):
-                monitor.end(run)
+    def _begin(self, trainer: Any, args: Any, state: Any, control: Any, model: Any, optimizer: Any) -> Run:
+        run = super()._begin(trainer, args, state, control, model, optimizer)
+        for monitor in self.monitors or ():
+            monitor.share(run)
+        return run
 
 
 class RLDKMonitor(RLDKCallback):
     """The same with fewer dials, for those who want health in the tracker and nothing else.
 
     Args:
-        output_dir: a folder for a JSON-lines copy of everything that is logged.
+        output_dir: a folder for the run's journal, JSON lines of everything that is logged.
         slack: an incoming webhook's address; by default RLDK_SLACK_WEBHOOK_URL where it is set.
     """
 

@@ -1,73 +1,51 @@
-"""One step's numbers from the device to the host, over all ranks: one vector, one collective, one copy.
+"""One step's numbers over all ranks of a training: one copy to the host, one gather to rank 0, one number back.
 
-A process alone makes two copies where it reads the rollout ahead: one of the rollout's numbers beside the training,
-while the gradients are computed, and one of what is known when the step is over.
-
-A rank's `Part` is packed into one float64 vector. Its layout is agreed on once, at the first step, so that a rank
-with an empty batch, or without some number, still sends a vector of the same length and takes part in the same
-collective. Every rank receives all parts and so comes to the same row, the same alerts and the same decision.
+The ranks have a process group of their own on the host's memory, so that the exchange neither waits for the device nor
+mixes with the trainer's collectives. Rank 0 has the merged step; the others' work does not grow with their number.
+Where not every rank of the job has the callback, the lowest that has it goes on with its own numbers alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rldk_tracking.metrics.table import Array, Table, merge_tails, tail_of
+from rldk_tracking import __version__
+from rldk_tracking.keys import lookup
+from rldk_tracking.metrics import process_group
+from rldk_tracking.metrics.table import Array, Table
+from rldk_tracking.metrics.vector import Part, Schema, VectorLayout
+
+__all__ = ["Merged", "Part", "Ranks", "Schema", "Transfer"]
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
-TAIL_CAPACITY = 2048
+TAIL_VALUES = 2048
 """Values a rank sends for one token quantile where there are several ranks: exact up to about 200,000 tokens a rank."""
-
-
-@dataclass(frozen=True)
-class Schema:
-    """What a vector may hold, in a fixed order known to every rank.
-
-    Attributes:
-        rollout, update: column names of the two tables.
-        tails: names of the rollout's token quantities.
-        scalars: keys of single numbers.
-    """
-
-    rollout: tuple[str, ...]
-    update: tuple[str, ...]
-    tails: tuple[str, ...]
-    scalars: tuple[str, ...]
-
-
-@dataclass
-class Part:
-    """What one rank knows of a step. Tensors live on the training device and are not waited for.
-
-    Attributes:
-        rollout, update: column name to (rows,).
-        tails: name to (values, mask), both (B, T).
-        scalars: key to number.
-        probe: (n,) numbers that only their reader understands (gradient and weight norms).
-        names: labels that columns refer to by number.
-    """
-
-    rollout: dict[str, Tensor] = field(default_factory=dict)
-    update: dict[str, Tensor] = field(default_factory=dict)
-    tails: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    scalars: dict[str, float | Tensor] = field(default_factory=dict)
-    probe: Tensor | None = None
-    names: tuple[str, ...] = ()
+SPREAD = "rldk/system/rank_spread/seconds"
+"""Each rank sends how long it waited; over the ranks the number is by how much that differs."""
 
 
 @dataclass(frozen=True)
 class Merged:
-    """A step over all ranks. `scalars` and `probes` hold one entry for each rank."""
+    """A step over all ranks.
+
+    Attributes:
+        rollout, update: the rows of all ranks.
+        scalars: one mapping, key to number, merged over the ranks as the key's row in the catalogue says.
+        probes: the optimizer probe's numbers, one list for each rank that has them; two where all ranks say the same.
+    """
 
     rollout: Table
     update: Table
@@ -75,181 +53,217 @@ class Merged:
     probes: list[list[float]]
 
 
+class Transfer:
+    """A step's numbers on their way to the host, and then to rank 0."""
+
+    def __init__(self, merge: Callable[[], Merged | None], copied: torch.cuda.Event | None = None) -> None:
+        self._merge = merge
+        self._copied = copied
+
+    @property
+    def ready(self) -> bool:
+        """Whether this rank's numbers are on the host: then `merged` waits for no device."""
+        return self._copied is None or bool(self._copied.query())  # type: ignore[no-untyped-call]
+
+    def merged(self) -> Merged | None:
+        """The step over all ranks, on the rank that writes; None on the others. Call it once, on every rank."""
+        return self._merge()
+
+
 class Ranks:
-    """The exchange between the ranks of one training run.
+    """The exchange between the ranks of one training. Every rank makes one and calls its methods in the same order.
 
     Args:
         schema: the fixed order of names.
-        device: where the collective takes place; None for the host (gloo) or a single process.
-        rows: most completions a rank delivers in a step; the same on all ranks.
+        device: the training's. The exchange takes place there only if PyTorch has no gloo.
+        rows: most completions that a rank delivers in a step.
+        probe: length of the optimizer probe's numbers where that is known; else it is settled at the first step.
+        handshake_s: how long the first rank waits here for the last.
+
+    Attributes:
+        rank, job_size: of this process in the job, and how many ranks the job has.
+        world_size: ranks whose numbers are merged; 1 where this rank goes on alone.
+        is_alone_of: ranks of the job that did not come, as those without the callback.
+        writes: whether this is the rank that gets the merged steps and writes them.
+        waited: seconds that this rank waited for the others in the last exchange. The last to arrive waits least.
     """
 
-    def __init__(self, schema: Schema, device: torch.device | None = None, rows: int = 512) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        device: torch.device | None = None,
+        rows: int = 512,
+        *,
+        probe: int | None = None,
+        handshake_s: float = 30.0,
+    ) -> None:
         self.schema = schema
         self.device = device if device is not None else torch.device("cpu")
-        self.world_size = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        self.rank = dist.get_rank() if self.world_size > 1 else 0
-        self._rows = rows
-        self._capacity: tuple[int, int] | None = None
-        self._warned = False
-        self._names: tuple[str, ...] = ()
+        digest = hashlib.sha256(repr(schema).encode()).hexdigest()
+        about = {"version": __version__, "schema": digest, "rows": rows, "probe": probe}
+        joined = process_group.join(about, handshake_s)
+        self._membership = joined  # as long as it is there, so is its group
+        self._group = joined.group
+        self.rank, self.job_size = joined.rank, joined.job_size
+        self.world_size = 1 if joined.group is None else joined.job_size
+        self.is_alone_of = len(joined.missing)
+        self.writes = joined.is_lowest
         self.waited = 0.0
-        """Seconds that this rank waited for the others in the last exchange: the last to arrive waits least."""
+        self._lengths = [(said["rows"], said["probe"]) for said in joined.said.values()]
+        self._layout: VectorLayout | None = None
+        self._medium = torch.device("cpu") if dist.is_available() and dist.is_gloo_available() else self.device
+        self._buffer: Tensor | None = None
+        self._parts: list[Tensor] | None = None
+        self._gathered_at = 0.0
+        self._names: tuple[str, ...] = ()
+        self._logged: set[str] = set()
+        if joined.obstacle and (joined.is_lowest or joined.is_late):
+            self._log_alone(joined.obstacle)
+
+    # A step.
+
+    def start(self, part: Part) -> Transfer:
+        """Begin to copy a step's numbers to the host. Only at the first step does this wait for the other ranks."""
+        self._names = part.names or self._names  # an empty batch has none, but the others' columns have
+        shared = self._shared_layout(part)
+        if shared is None and not self.writes:
+            return Transfer(lambda: None)
+        layout = VectorLayout.of(part) if shared is None else shared
+        if shared is None:
+            vector = layout.pack(part)
+        else:  # what fails here must not leave the others waiting in the gather that follows
+            vector = self._attempt(lambda: layout.pack(part)) or layout.pack(Part())
+        names = self._names
+
+        def merge() -> Merged | None:
+            numbers, scalars = layout.wait(vector)
+            vectors = self._gather(numbers)
+            return None if vectors is None else _merged(layout, vectors, scalars, names)
+
+        return Transfer(merge, vector.copied)
 
     def merge(self, part: Part) -> Merged:
-        """This step over all ranks. A collective where there are several: every rank must call it once a step."""
-        if self.world_size == 1:
-            return self._alone(part)
-        return self._together(part)
+        """Start and merge at once; nothing on a rank that does not write."""
+        merged = self.start(part).merged()
+        return Merged(Table(), Table(), [], []) if merged is None else merged
 
-    def _alone(self, part: Part) -> Merged:
-        tails = {name: tail_of(values, mask) for name, (values, mask) in part.tails.items()}
-        counts = {name: mask.sum() for name, (_, mask) in part.tails.items()}
-        on_device = {key: value for key, value in part.scalars.items() if isinstance(value, Tensor)}
-        pieces = [
-            *part.rollout.values(),
-            *part.update.values(),
-            *tails.values(),
-            *counts.values(),
-            *on_device.values(),
-            *([part.probe] if part.probe is not None else []),
-        ]
-        host = iter(_to_host(pieces))
-        rollout = Table(
-            {name: next(host) for name in part.rollout},
-            names=part.names,
-        )
-        update = Table({name: next(host) for name in part.update})
-        tail_values = {name: next(host) for name in tails}
-        tail_counts = {name: int(next(host)[0]) for name in counts}
-        merged_tails = {name: merge_tails([(tail_values[name], tail_counts[name], False)]) for name in tails}
-        scalars = {key: float(value) for key, value in part.scalars.items() if not isinstance(value, Tensor)}
-        scalars |= {key: float(next(host)[0]) for key in on_device}
-        probes = [next(host).tolist()] if part.probe is not None else []
-        return Merged(Table(rollout.columns, merged_tails, part.names), update, [scalars], probes)
-
-    def _together(self, part: Part) -> Merged:
-        vector = self._pack(part)
-        gathered = torch.empty(self.world_size * len(vector), dtype=vector.dtype, device=vector.device)
+    def agree(self, flags: int) -> int:
+        """Rank 0's number, on every rank. 0 where there are ranks that it does not reach: none acts without them."""
+        if self._group is None:
+            return flags if self.job_size == 1 else 0
         begin = time.perf_counter()
-        dist.all_gather_into_tensor(gathered, vector)
-        host = gathered.reshape(self.world_size, -1).cpu().numpy().astype(np.float64)
-        self.waited = time.perf_counter() - begin
-        # A rank with an empty batch has no labels of its own, but reads the others' columns all the same.
-        self._names = part.names or self._names
-        return self._unpack(host, *self._agree(part), self._names)
+        message = torch.tensor([flags, begin - self._gathered_at], dtype=torch.float64).to(self._medium)
+        if not self._exchange(lambda: dist.broadcast(message, src=0, group=self._group)):
+            return 0
+        flags, worked = int(message[0]), float(message[1])
+        if self.rank != 0:  # which, since it gathered, did not wait but work
+            self.waited += max(0.0, time.perf_counter() - begin - worked)
+        return flags
 
-    def _agree(self, part: Part) -> tuple[int, int]:
-        """Rows of the tables and length of the probe that every rank makes room for; settled at the first step."""
-        if self._capacity is not None:
-            return self._capacity
-        rows = max(self._rows, *(len(next(iter(t.values()), ())) for t in (part.rollout, part.update)))
-        wanted = torch.tensor([rows, 0 if part.probe is None else len(part.probe)], device=self.device)
-        dist.all_reduce(wanted, op=dist.ReduceOp.MAX)
-        self._capacity = int(wanted[0]), int(wanted[1])
-        return self._capacity
+    def _gather(self, numbers: Tensor) -> Array | None:
+        """(ranks, n) what all have sent, on the rank that writes."""
+        own = numbers.numpy()[None] if self.writes else None
+        if self._group is None:
+            return own
+        if self.writes and self._buffer is None:
+            self._buffer = torch.empty(self.world_size, len(numbers), dtype=numbers.dtype, device=self._medium)
+            self._parts = list(self._buffer)
+        mine = numbers.to(self._medium)
+        begin = time.perf_counter()
+        if not self._exchange(lambda: dist.gather(mine, self._parts, dst=0, group=self._group)):
+            return own
+        self._gathered_at = time.perf_counter()
+        self.waited = self._gathered_at - begin
+        return None if self._buffer is None else self._buffer.cpu().numpy()
 
-    def _pack(self, part: Part) -> Tensor:
-        rows, probe_length = self._agree(part)
-        dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        host = [part.scalars.get(key, math.nan) for key in self.schema.scalars]
-        scalars = torch.tensor([math.nan if isinstance(v, Tensor) else v for v in host], dtype=dtype).to(self.device)
-        for index, value in enumerate(host):
-            if isinstance(value, Tensor):
-                scalars[index] = value.to(self.device, dtype)
-        header = torch.tensor(
-            [_rows(part.rollout), _rows(part.update), 0 if part.probe is None else len(part.probe)], dtype=dtype
-        ).to(self.device)
-        pieces = [header, scalars]
-        for names, columns in ((self.schema.rollout, part.rollout), (self.schema.update, part.update)):
-            pieces.append(self._matrix(names, columns, rows, dtype).flatten())
-        for name in self.schema.tails:
-            pieces.append(self._tail(part.tails.get(name), dtype))
-        probe = torch.full((probe_length,), math.nan, dtype=dtype, device=self.device)
-        if part.probe is not None:
-            probe[: len(part.probe)] = part.probe[:probe_length].to(self.device, dtype)
-        return torch.cat([*pieces, probe])
+    def _shared_layout(self, part: Part) -> VectorLayout | None:
+        """The layout of every rank's vector; None for a rank alone. Settled at the first step."""
+        if self._group is None:
+            return None
+        lengths = self._attempt(lambda: (max(part.rows), 0 if part.probe is None else len(part.probe))) or (0, 0)
+        if self._layout is None:
+            rows = max(rows for rows, _ in self._lengths)
+            probes = [probe for _, probe in self._lengths if probe is not None]
+            settled = torch.tensor([rows, max(probes, default=0)])
+            if len(probes) < self.world_size:
+                settled = torch.maximum(settled, torch.tensor(lengths)).to(self._medium)
+                if not self._exchange(lambda: dist.all_reduce(settled, dist.ReduceOp.MAX, group=self._group)):
+                    return None
+            rows, probe = settled.tolist()
+            self._layout = VectorLayout(self.schema, rows, rows, TAIL_VALUES, probe)
+        if lengths[0] > self._layout.rollout_rows:
+            self._log_once(
+                f"this rank delivers {lengths[0]} completions, but the ranks agreed on {self._layout.rollout_rows} at "
+                "the first step; the rest is left out of the diagnostics."
+            )
+        return self._layout
 
-    def _matrix(self, names: Sequence[str], columns: Mapping[str, Tensor], rows: int, dtype: torch.dtype) -> Tensor:
-        matrix = torch.full((len(names), rows), math.nan, dtype=dtype, device=self.device)
-        for index, name in enumerate(names):
-            column = columns.get(name)
-            if column is None:
-                continue
-            if len(column) > rows and not self._warned:
-                self._warned = True
-                logger.warning(
-                    "rldk: this rank delivers %d completions, but the ranks agreed on %d at the first step; "
-                    "the rest is left out of the diagnostics.",
-                    len(column),
-                    rows,
-                )
-            matrix[index, : min(len(column), rows)] = column[:rows].to(self.device, dtype)
-        return matrix
+    # Faults.
 
-    def _tail(self, quantity: tuple[Tensor, Tensor] | None, dtype: torch.dtype) -> Tensor:
-        """[count, values...] of one token quantity, of fixed length."""
-        room = torch.full((TAIL_CAPACITY + 1,), -math.inf, dtype=dtype, device=self.device)
-        room[0] = 0
-        if quantity is not None and quantity[0].numel() > 0:
-            values = tail_of(*quantity, capacity=TAIL_CAPACITY).to(self.device, dtype)
-            room[0] = quantity[1].sum()
-            room[1 : 1 + len(values)] = values
-        return room
+    def _exchange(self, collective: Callable[[], object]) -> bool:
+        """Whether a collective came about. After one that failed, as where a rank died, this rank goes on alone."""
+        try:
+            collective()
+        except (RuntimeError, ValueError) as error:
+            process_group.destroy(self._group)  # so that the others do not wait for this rank
+            self._group, self.world_size = None, 1
+            self._log_alone(f"The exchange between the ranks failed and is given up: {error}.")
+            return False
+        return True
 
-    def _unpack(self, host: Array, rows: int, probe_length: int, names: tuple[str, ...]) -> Merged:
-        schema = self.schema
-        scalars, probes = [], []
-        tables: list[list[Array]] = [[], []]
-        tails: dict[str, list[tuple[Array, int, bool]]] = {name: [] for name in schema.tails}
-        for line in host:
-            counts, line = line[:3].astype(int), line[3:]
-            numbers, line = line[: len(schema.scalars)], line[len(schema.scalars) :]
-            scalars.append({key: float(v) for key, v in zip(schema.scalars, numbers, strict=True) if not np.isnan(v)})
-            for index, columns in enumerate((schema.rollout, schema.update)):
-                size = len(columns) * rows
-                matrix, line = line[:size].reshape(len(columns), rows), line[size:]
-                tables[index].append(matrix[:, : min(counts[index], rows)])
-            for name in schema.tails:
-                room, line = line[: TAIL_CAPACITY + 1], line[TAIL_CAPACITY + 1 :]
-                tails[name].append((room[1:], int(room[0]), False))
-            if counts[2]:
-                probes.append(line[: min(counts[2], probe_length)].tolist())
-        rollout, update = (np.concatenate(parts, axis=1) for parts in tables)
-        return Merged(
-            Table(_columns(schema.rollout, rollout), {n: merge_tails(p) for n, p in tails.items()}, names),
-            Table(_columns(schema.update, update)),
-            scalars,
-            probes,
+    def _attempt(self, work: Callable[[], T]) -> T | None:
+        """What the work gives; None where it fails, which is logged once for each kind of exception."""
+        try:
+            return work()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks wait for this one's vector
+            self._log_once(
+                f"this rank's numbers cannot be packed and are missing: {type(error).__name__}: {error}", error
+            )
+            return None
+
+    def _log_once(self, message: str, error: Exception | None = None) -> None:
+        kind = type(error).__name__
+        if kind not in self._logged:
+            self._logged.add(kind)
+            logger.warning("rldk: %s", message, exc_info=error)
+
+    def _log_alone(self, obstacle: str) -> None:
+        logger.warning(
+            "rldk: %s Rank %d goes on alone: %s, and no alert can stop the training or save a checkpoint.",
+            obstacle,
+            self.rank,
+            "the diagnostics are of its own completions only" if self.writes else "it has no diagnostics",
         )
 
 
-def _columns(names: Sequence[str], matrix: Array) -> dict[str, Array]:
-    return {name: row for name, row in zip(names, matrix, strict=True) if np.isfinite(row).any()}
+def _merged(layout: VectorLayout, vectors: Array, own: Mapping[str, float], names: tuple[str, ...]) -> Merged:
+    """The step out of all ranks' vectors. Single numbers that the schema has no place for are this rank's own."""
+    rollout, update = layout.tables(vectors, names)
+    shared = _over_ranks(layout.schema.scalars, layout.scalars(vectors))
+    known = frozenset(layout.schema.scalars)
+    extra = {key: value for key, value in own.items() if key not in known}
+    return Merged(rollout, update, [extra | shared], layout.probes(vectors))
 
 
-def _rows(columns: Mapping[str, Tensor]) -> int:
-    return len(next(iter(columns.values()))) if columns else 0
+def _over_ranks(keys: Sequence[str], numbers: Array) -> dict[str, float]:
+    """One number for each key that some rank has.
 
-
-def _to_host(pieces: Sequence[Tensor]) -> list[Array]:
-    """The pieces as float64 arrays, with one copy for each device that they lie on (one, as a rule)."""
-    by_device: dict[torch.device, list[int]] = {}
-    for index, piece in enumerate(pieces):
-        by_device.setdefault(piece.device, []).append(index)
-    host: list[Array] = [np.empty(0)] * len(pieces)
-    for device, indices in by_device.items():
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        together = torch.cat([_line(pieces[i], dtype) for i in indices]).detach()
-        flat = together.cpu().numpy().astype(np.float64, copy=False)
-        start = 0
-        for index in indices:
-            stop = start + pieces[index].numel()
-            host[index] = flat[start:stop]
-            start = stop
-    return host
-
-
-def _line(piece: Tensor, dtype: torch.dtype) -> Tensor:
-    """The piece in one dimension; most of them are so already."""
-    return piece if piece.ndim == 1 and piece.dtype == dtype else piece.to(dtype).flatten()
+    Args:
+        keys: K of them.
+        numbers: (ranks, K) NaN where a rank has none.
+    """
+    is_known = ~np.isnan(numbers)
+    merged = {}
+    for index in np.flatnonzero(is_known.any(axis=0)).tolist():
+        key, values = keys[index], numbers[is_known[:, index], index]
+        row = lookup(key)
+        reduce = "mean" if row is None else row.reduce
+        if key == SPREAD:
+            merged[key] = float(values.max() - values.min())
+        elif reduce == "max":
+            merged[key] = float(values.max())
+        elif reduce == "min":
+            merged[key] = float(values.min())
+        else:
+            merged[key] = math.fsum(values.tolist()) / (len(values) if reduce == "mean" else 1)
+    return merged

@@ -1,63 +1,50 @@
-"""From what the ranks delivered to the one row of a step."""
+"""From the tensors of a step to what a rank delivers, and from what all ranks delivered to the one row."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
+from rldk_tracking.isolation import Shield
 from rldk_tracking.keys import lookup
 from rldk_tracking.metrics import catalogue
-from rldk_tracking.ranks import Merged
+from rldk_tracking.ranks import Merged, Part
+from rldk_tracking.rollout import PolicyUpdate, Rollout
 
-ProbeReader = Callable[[list[float]], dict[str, float]]
 
-
-def row_of(
-    merged: Merged, read_probe: ProbeReader | None = None, known: Mapping[str, float] | None = None
-) -> dict[str, float]:
-    """Every key that exists for the step. What was computed from a rollout wins over what a trainer logged.
+def part_of(
+    scalars: dict[str, float | Tensor],
+    vector: Tensor | None,
+    rollout: Rollout | None,
+    update: PolicyUpdate | None,
+    shield: Shield,
+) -> Part:
+    """What one rank delivers of a step. What cannot be reduced is missing, since the other ranks wait for the rest.
 
     Args:
-        merged: the step over all ranks.
-        read_probe: turns the optimizer probe's numbers into keys.
-        known: what `computed` gave for it, where that was asked already.
+        scalars: key to number.
+        vector: (n,) numbers of the optimizer probe.
+        rollout, update: the tensors.
+        shield: keeps the faults.
     """
+    part = Part(scalars=scalars, probe=vector)
+    if rollout is not None:
+        with shield.at("reducing a rollout"):
+            part.rollout = catalogue.rollout_columns(rollout)
+            part.tails = catalogue.rollout_tails(rollout)
+            part.names = catalogue.names(rollout)
+    if update is not None:
+        with shield.at("reducing an update"):
+            part.update = catalogue.update_columns(update)
+    return part
+
+
+def row_of(merged: Merged) -> dict[str, float]:
+    """Every key that exists for the step. What was computed from a rollout wins over what a trainer logged."""
     row = merge_scalars(merged.scalars)
-    if read_probe is not None and merged.probes:
-        probes = [read_probe(values) for values in merged.probes]
-        row |= merge_scalars(probes) | weights_spread(probes)
-    row |= time_spread(merged.scalars)
-    row |= computed(merged) if known is None else known
-    return _finite(row)
-
-
-def computed(merged: Merged, pause: Callable[[], None] = lambda: None) -> dict[str, float]:
-    """The keys that follow from the step's rollout and update, whatever their values.
-
-    Args:
-        merged: the step over all ranks.
-        pause: is called between two pieces of work.
-    """
-    row: dict[str, float] = {}
-    for numbers in catalogue.each_computed(merged.rollout):
-        row |= numbers
-        pause()
-    return row | catalogue.compute_update(merged.update)
-
-
-def draft_of(scalars: Sequence[Mapping[str, float | Tensor]], known: Mapping[str, float]) -> dict[str, float]:
-    """What is known of a step before its row is computed: the numbers that lie on the host.
-
-    Numbers on a device are left out, since reading one would wait for all that the device has been given.
-
-    Args:
-        scalars: one mapping for each rank.
-        known: what `computed` gave, empty where that was not asked yet.
-    """
-    here = [{key: float(value) for key, value in part.items() if _is_on_host(value)} for part in scalars]
-    return _finite({**merge_scalars(here), **time_spread(here), **known})
+    return finite(row | catalogue.compute(merged.rollout, merged.update))
 
 
 def merge_scalars(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -77,19 +64,9 @@ def weights_spread(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {"rldk/system/rank_spread/weights": (max(norms) - min(norms)) / max(norms)}
 
 
-def time_spread(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Seconds by which the slowest rank held up the fastest, out of how long each waited for the others."""
-    key = "rldk/system/rank_spread/seconds"
-    waited = [part[key] for part in parts if key in part]
-    return {key: max(waited) - min(waited)} if len(waited) > 1 else {}
-
-
-def _finite(row: Mapping[str, float]) -> dict[str, float]:
+def finite(row: Mapping[str, float]) -> dict[str, float]:
+    """The numbers that are."""
     return {key: value for key, value in row.items() if math.isfinite(value)}
-
-
-def _is_on_host(value: float | Tensor) -> bool:
-    return not isinstance(value, Tensor) or value.device.type == "cpu"
 
 
 def _reduce(key: str, values: list[float]) -> float:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from rldk_tracking.health.alert import Alert
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -102,3 +106,26 @@ def _wandb_as_it_was() -> Iterator[None]:
         if wandb.run is not None:
             wandb.finish()
         wandb.teardown()
+
+
+@pytest.fixture
+def make_alert() -> Callable[..., Alert]:
+    """Makes an alert of KL; any field can be another."""
+    from rldk_tracking.health.alert import Alert
+
+    def make(rule: str = "kl.high", **changes: Any) -> Alert:
+        fields: dict[str, Any] = {
+            "rule": rule,
+            "severity": "warning",
+            "state": "firing",
+            "step": 12,
+            "first_step": 10,
+            "value": 0.31,
+            "threshold": 0.2,
+            "message": "KL to the reference is 0.31 nats per token, above 0.2.",
+            "advice": "Lower the learning rate or raise beta.",
+            "key": "rldk/kl/ref_k3",
+        }
+        return Alert(**(fields | changes))
+
+    return make

@@ -1,22 +1,41 @@
-"""Run by test_ranks.py under torchrun: every rank takes its share of one global batch and merges it."""
+"""What every rank does in a scenario of test_ranks.py: real processes with a gloo group, one function a scenario.
+
+Each returns what test_ranks.py is to see of this rank. A scenario ends with a barrier of the job's own group where all
+ranks live to see it: the training goes on, whatever became of the diagnostics.
+"""
 
 from __future__ import annotations
 
 import json
-import sys
+import logging
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
+from rldk_tracking import ranks as module
 from rldk_tracking.keys import CATALOGUE
-from rldk_tracking.metrics import catalogue
-from rldk_tracking.ranks import Part, Ranks, Schema
+from rldk_tracking.metrics import catalogue, process_group
+from rldk_tracking.ranks import Merged, Part, Ranks, Schema
 from rldk_tracking.rollout import PolicyUpdate, Rollout
-from rldk_tracking.row import merge_scalars
+from rldk_tracking.row import row_of
 
 ROWS, TOKENS, GROUP = 12, 9, 4
+LIMIT = timedelta(seconds=40)
+SPLITS = {
+    # Where each rank's share begins and ends, one list a step: even, the last rank without anything, uneven.
+    1: [[0, 12], [0, 12], [0, 11]],
+    2: [[0, 6, 12], [0, 12, 12], [0, 4, 11]],
+    3: [[0, 4, 8, 12], [0, 7, 12, 12], [0, 4, 8, 11]],
+}
+SCHEMA = Schema(catalogue.ROLLOUT_COLUMNS, catalogue.UPDATE_COLUMNS, catalogue.TAILS, tuple(CATALOGUE))
+SMALL = Schema(("a", "b"), ("c",), ("t",), ("rldk/train/loss", "rldk/resources/host_rss_gib", module.SPREAD))
 
 
 def global_batch() -> tuple[Rollout, PolicyUpdate]:
@@ -72,39 +91,227 @@ def share(batch: Rollout | PolicyUpdate, rows: slice) -> dict[str, object]:
     }
 
 
-def main(output: str) -> None:
-    dist.init_process_group("gloo")
-    rank, world = dist.get_rank(), dist.get_world_size()
-    # The last of three ranks has nothing at all in the second step, and the first of two has most.
-    splits = {1: [0, ROWS], 2: [0, 10, ROWS], 3: [0, 7, ROWS, ROWS]}[world]
-    rows = slice(splits[rank], splits[rank + 1])
-    calls = []
-    original = dist.all_gather_into_tensor
-    dist.all_gather_into_tensor = lambda *a, **k: (calls.append(1), original(*a, **k))[1]
-    schema = Schema(catalogue.ROLLOUT_COLUMNS, catalogue.UPDATE_COLUMNS, catalogue.TAILS, tuple(CATALOGUE))
-    ranks = Ranks(schema, rows=ROWS)
+def part_of(rows: slice, rank: int) -> Part:
+    """What a rank knows of its share; the second one has no probe."""
     rollout, update = global_batch()
-    for _step in range(2):
-        part = Part(scalars={"rldk/resources/host_rss_gib": 1.0 + rank})
-        if rows.stop > rows.start:
-            mine = Rollout(**share(rollout, rows))
-            part.rollout = catalogue.rollout_columns(mine)
-            part.tails = catalogue.rollout_tails(mine)
-            part.update = catalogue.update_columns(PolicyUpdate(**share(update, rows)))
+    on_device = torch.tensor(0.5 * rank)
+    part = Part(scalars={"rldk/resources/host_rss_gib": 1.0 + rank, "rldk/train/loss": on_device, "mine": float(rank)})
+    if rows.stop > rows.start:
+        mine = Rollout(**share(rollout, rows))
+        part.rollout = catalogue.rollout_columns(mine)
+        part.tails = catalogue.rollout_tails(mine)
+        part.update = catalogue.update_columns(PolicyUpdate(**share(update, rows)))
         part.names = catalogue.names(rollout)
-        merged = ranks.merge(part)
-    row = catalogue.compute_rollout(merged.rollout) | catalogue.compute_update(merged.update)
-    row |= merge_scalars(merged.scalars)
-    everyone: list[dict[str, float]] = [{} for _ in range(world)]
-    dist.all_gather_object(everyone, row)
-    if rank == 0:
-        same = all(
-            other.keys() == row.keys() and np.allclose(list(other.values()), list(row.values())) for other in everyone
-        )
-        Path(output).write_text(json.dumps({"row": row, "collectives": len(calls), "same_on_all": same}))
-    dist.barrier()  # gloo aborts a rank whose peer goes first
-    dist.destroy_process_group()
+    if rank == 1:
+        del part.scalars["rldk/train/loss"]
+    else:
+        part.probe = torch.tensor([1.0, torch.nan, 3.0 + rank])
+    return part
 
 
-if __name__ == "__main__":
-    main(sys.argv[1])
+def small(rank: int, rows: int = 2) -> Part:
+    """A part with a few numbers that say whose they are."""
+    lines = 10.0 * rank + torch.arange(rows)
+    return Part({"a": lines}, {"c": -lines}, {"t": (lines[:, None], torch.ones(rows, 1))}, {"rldk/train/loss": rank})
+
+
+def plain_part(part: Part) -> dict[str, Any]:
+    return {
+        "rollout": {name: column.tolist() for name, column in part.rollout.items()},
+        "update": {name: column.tolist() for name, column in part.update.items()},
+        "tails": {name: values[mask.bool()].tolist() for name, (values, mask) in part.tails.items()},
+        "scalars": {key: float(value) for key, value in part.scalars.items()},
+        "probe": None if part.probe is None else part.probe.tolist(),
+    }
+
+
+def plain(merged: Merged | None) -> dict[str, Any] | None:
+    if merged is None:
+        return None
+    return {
+        "rollout": {name: column.tolist() for name, column in merged.rollout.columns.items()},
+        "update": {name: column.tolist() for name, column in merged.update.columns.items()},
+        "p99": {name: tail.quantile(0.99) for name, tail in merged.rollout.tails.items()},
+        "names": merged.rollout.names,
+        "scalars": merged.scalars[0],
+        "probes": merged.probes,
+    }
+
+
+def about(ranks: Ranks) -> dict[str, Any]:
+    return {name: getattr(ranks, name) for name in ("rank", "job_size", "world_size", "is_alone_of", "writes")}
+
+
+def exchange(rank: int, world: int) -> dict[str, Any]:
+    """A few steps of one global batch that is shared differently in each."""
+    calls: list[str] = []
+    ranks = Ranks(SCHEMA, rows=ROWS)
+    with counted(calls):
+        steps = []
+        for splits in SPLITS[world]:
+            part = part_of(slice(splits[rank], splits[rank + 1]), rank)
+            transfer = ranks.start(part)
+            assert transfer.ready
+            merged = transfer.merged()
+            row = None if merged is None else row_of(merged)
+            steps.append(
+                {"part": plain_part(part), "merged": plain(merged), "row": row, "flags": ranks.agree(rank + 2)}
+            )
+    return about(ranks) | {"steps": steps, "calls": calls}
+
+
+def counted(calls: list[str]) -> Any:
+    """Write down which collectives are asked for."""
+
+    def writing(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **named: (calls.append(name), original(*args, **named))[1]
+
+    names = (
+        "gather",
+        "all_reduce",
+        "broadcast",
+        "all_gather",
+        "all_gather_into_tensor",
+        "barrier",
+        "all_gather_object",
+    )
+    return mock.patch.multiple(dist, **{name: writing(name, getattr(dist, name)) for name in names})
+
+
+def handshake(
+    rank: int,
+    world: int,
+    having: list[int],
+    wait_s: float = 2.0,
+    late_s: tuple[float, ...] = (0.0, 0.0, 0.0),
+    versions: tuple[str, ...] = ("1", "1", "1"),
+    failing: int | None = None,
+    probe: int | None = None,
+    gloo: bool = True,
+) -> dict[str, Any]:
+    """Only some ranks have the callback, or come late, or of another version, or cannot connect."""
+    found: dict[str, Any] = {}
+    if rank in having:
+        time.sleep(late_s[rank])
+        module.__version__ = versions[rank]
+        process_group.CONNECT_S = 2.0
+        begin = time.monotonic()
+        with mock.patch.object(dist, "new_group", failure if rank == failing else dist.new_group):
+            ranks = Ranks(SMALL, rows=2, probe=probe, handshake_s=wait_s)
+        found = about(ranks) | {"seconds": time.monotonic() - begin}
+        calls: list[str] = []
+        with counted(calls):
+            found["merged"] = plain(ranks.start(small(rank)).merged())
+            found["flags"] = ranks.agree(3)
+        found |= {"calls": calls}
+    dist.barrier()
+    return found
+
+
+def failure(*_: Any, **__: Any) -> None:
+    raise RuntimeError("no address")
+
+
+def fault(rank: int, world: int) -> dict[str, Any]:
+    """The second rank cannot pack its numbers in the second and third step of four."""
+    ranks, merged = Ranks(SMALL, rows=2), []
+    for step in range(4):
+        part = small(rank)
+        if rank == 1 and step in (1, 2):
+            part.rollout["a"] = "no"  # type: ignore[assignment]
+        merged.append(plain(ranks.start(part).merged()))
+        ranks.agree(0)
+    dist.barrier()
+    return {"merged": merged}
+
+
+def more_rows(rank: int, world: int) -> dict[str, Any]:
+    """The last rank delivers two rows in the first step, four in the others; all said one."""
+    ranks, merged = Ranks(SMALL, rows=1), []
+    for step in range(3):
+        merged.append(plain(ranks.start(small(rank, 4 if step and rank == world - 1 else 2)).merged()))
+    dist.barrier()
+    return {"merged": merged}
+
+
+def trainings(rank: int, world: int) -> dict[str, Any]:
+    """Three trainings in the same processes."""
+    found, groups = [], []
+    for number in range(3):
+        ranks = Ranks(SMALL, rows=2)
+        found.append(plain(ranks.start(small(rank + number)).merged()))
+        del ranks
+        groups.append(len(process_group._GROUPS))
+    dist.barrier()
+    return {"merged": found, "groups": groups}
+
+
+def waiting(rank: int, world: int) -> dict[str, Any]:
+    """The last rank comes half a second late in the second step, rank 0 in the third; rank 0 then works as long."""
+    ranks, waited, merged = Ranks(SMALL, rows=2), [], None
+    for step in range(4):
+        part = small(rank)
+        part.scalars[module.SPREAD] = ranks.waited
+        if (step, rank) in ((1, world - 1), (2, 0)):
+            time.sleep(0.5)
+        merged = ranks.start(part).merged()
+        if rank == 0:
+            time.sleep(0.5)
+        ranks.agree(0)
+        waited.append(ranks.waited)
+        dist.barrier()
+    return {"waited": waited, "merged": plain(merged)}
+
+
+def death(rank: int, world: int) -> dict[str, Any]:
+    """The last rank is gone after the first step."""
+    ranks, merged, flags = Ranks(SMALL, rows=2), [], []
+    for step in range(3):
+        if step == 1 and rank == world - 1:
+            os._exit(0)
+        merged.append(plain(ranks.start(small(rank)).merged()))
+        flags.append(ranks.agree(1))
+    return about(ranks) | {"merged": merged, "flags": flags}
+
+
+def lasting(rank: int, world: int) -> dict[str, Any]:
+    """The time limit of our group."""
+    ranks = Ranks(SMALL, rows=2)
+    assert ranks._group is not None
+    limits = {backend.options._timeout.total_seconds() for backend in process_group._backends(ranks._group)}
+    merged = plain(ranks.start(small(rank)).merged())
+    dist.barrier()
+    return {"limits": list(limits), "merged": merged}
+
+
+SCENARIOS: dict[str, Callable[..., dict[str, Any]]] = {
+    function.__name__: function
+    for function in (exchange, handshake, fault, more_rows, trainings, waiting, death, lasting)
+}
+
+
+class Kept(logging.Handler):
+    """The package's messages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+def main(scenario: str, rank: int, world: int, port: int, folder: str, options: dict[str, Any]) -> None:
+    """One rank, from the job's group to what it found."""
+    torch.set_num_threads(1)
+    os.environ["TORCH_DISTRIBUTED_DEBUG"] = options.pop("debug", "OFF")
+    dist.set_debug_level_from_env()
+    kept = Kept()
+    logging.getLogger("rldk_tracking").addHandler(kept)
+    store = dist.TCPStore("127.0.0.1", port, world, is_master=False)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=LIMIT)
+    found = SCENARIOS[scenario](rank, world, **options)
+    Path(folder, f"{rank}.json").write_text(json.dumps(found | {"messages": kept.messages}))
+    if scenario != "death":
+        dist.barrier()  # gloo aborts a rank whose peer goes first
+        dist.destroy_process_group()

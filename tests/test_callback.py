@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,48 @@ import rldk_tracking
 from rldk_tracking.callback import RLDKCallback, RLDKMonitor, attach
 from rldk_tracking.demo.trainers import grpo_trainer
 from rldk_tracking.monitors.group import GroupMonitor
+from rldk_tracking.probes.checkpoints import CheckpointProbe
+from rldk_tracking.probes.gold import GoldProbe
+from rldk_tracking.probes.optimizer import OptimizerProbe
+from rldk_tracking.probes.preference import PreferenceProbe
+from rldk_tracking.probes.resources import ResourceProbe
+from rldk_tracking.probes.rollouts import RolloutProbe
 from rldk_tracking.trackers.memory import InMemoryTracker
 
 
 def test_attach_takes_a_trainer_and_nothing_else() -> None:
     with pytest.raises(TypeError, match="takes a transformers or TRL trainer, got dict"):
         attach({})
+
+
+def test_what_is_attached_keeps_no_trainer(tmp_path: Path) -> None:
+    trainer: Any = grpo_trainer(tmp_path, max_steps=1)
+    callback, alive = attach(trainer), weakref.ref(trainer)
+    assert callback in trainer.callback_handler.callbacks
+    del trainer
+    gc.collect()
+    assert alive() is None
+
+
+def test_all_that_fits_is_looked_at() -> None:
+    everything = [RolloutProbe, PreferenceProbe, OptimizerProbe, ResourceProbe, CheckpointProbe]
+    assert [type(probe) for probe in RLDKCallback().make_probes()] == everything
+    judged = RLDKCallback(
+        gold_score_fn=lambda prompts, completions: [0.0], max_overhead=0.5, level="full"
+    ).make_probes()
+    assert [type(probe) for probe in judged] == [*everything, GoldProbe]
+    gold, optimizer, checkpoints = judged[-1], judged[2], judged[4]
+    assert isinstance(gold, GoldProbe) and gold.max_overhead == 0.5
+    assert isinstance(optimizer, OptimizerProbe) and isinstance(checkpoints, CheckpointProbe)
+    assert optimizer.level == checkpoints.level == "full"
+    light = RLDKMonitor().make_probes()[2]
+    assert isinstance(light, OptimizerProbe) and light.level == "light"
+
+
+def test_each_training_has_probes_of_its_own() -> None:
+    callback = RLDKCallback()
+    first, second = callback.make_probes(), callback.make_probes()
+    assert not {id(probe) for probe in first} & {id(probe) for probe in second}
 
 
 def test_attached_once_saved_with_and_known_by_its_metrics(tmp_path: Path) -> None:

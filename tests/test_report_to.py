@@ -7,14 +7,12 @@ import sys
 
 import pytest
 
-from rldk_tracking import report_to
-
 CHECK = """
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_reporting_integration_callbacks
 from rldk_tracking import RLDKCallback
 assert INTEGRATION_TO_CALLBACK["rldk"] is RLDKCallback
 assert get_reporting_integration_callbacks(["rldk"]) == [RLDKCallback]
-assert sys.modules["transformers.trainer"].__loader__.__class__.__module__.startswith("_frozen_importlib")
+assert not any(type(finder).__module__ == "rldk_tracking.report_to" for finder in sys.meta_path)
 print("registered")
 """
 
@@ -36,10 +34,36 @@ def python(code: str) -> str:
         "import rldk_tracking.monitors.base",
         "from rldk_tracking import CheckpointMonitor, PPOMonitor",
         "import rldk_tracking; from trl import GRPOTrainer",
+        "import importlib.util, rldk_tracking; importlib.util.find_spec('transformers.integrations.integration_utils')",
     ],
 )
 def test_the_name_is_registered_in_any_order(imports: str) -> None:
     assert "registered" in python(f"import sys\n{imports}\n{CHECK}")
+
+
+@pytest.mark.parametrize("after", [1, 5, 60])
+def test_imported_in_the_middle_of_the_trainer_s_import(after: int) -> None:
+    """When `transformers.trainer` has come so many imports far, something that it imports imports this package."""
+    code = f"""
+import builtins, sys
+original, count = builtins.__import__, 0
+
+def importing(name, globals=None, *args, **kwargs):
+    global count
+    module = original(name, globals, *args, **kwargs)
+    if (globals or {{}}).get("__name__") == "transformers.trainer":
+        count += 1
+        if count == {after}:
+            assert not hasattr(sys.modules["transformers.trainer"], "Trainer")
+            import rldk_tracking
+    return module
+
+builtins.__import__ = importing
+import transformers.trainer
+assert "rldk_tracking" in sys.modules
+builtins.__import__ = original
+{CHECK}"""
+    assert "registered" in python(code)
 
 
 def test_a_trainer_takes_the_name(tmp_path: object) -> None:
@@ -72,6 +96,16 @@ def test_a_module_still_runs_as_a_script() -> None:
 
 
 def test_install_twice_adds_one_finder() -> None:
-    report_to.install()
-    report_to.install()
-    assert sum(type(finder).__module__ == "rldk_tracking.report_to" for finder in sys.meta_path) == 1
+    code = """
+import sys
+from rldk_tracking import report_to
+report_to.install()
+assert sum(type(finder).__module__ == "rldk_tracking.report_to" for finder in sys.meta_path) == 1
+assert "transformers" not in sys.modules
+"""
+    python(code)
+
+
+def test_with_the_table_loaded_no_finder_is_added() -> None:
+    code = f"import sys, transformers.integrations.integration_utils, rldk_tracking\n{CHECK}"
+    assert "registered" in python(code)

@@ -4,11 +4,10 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from rldk_tracking.metrics.table import Table
 from rldk_tracking.ranks import Merged
-from rldk_tracking.row import computed, draft_of, merge_scalars, row_of
+from rldk_tracking.row import WAITED, finite, merge_scalars, row_of, time_spread, weights_spread
 
 
 def test_ranks_are_merged_as_the_catalogue_says() -> None:
@@ -35,29 +34,33 @@ def test_the_rollout_wins_over_the_logs_and_nothing_unfinite_remains() -> None:
     assert "rldk/grad/norm" not in row
 
 
-def test_the_probe_is_read_for_every_rank() -> None:
-    merged = Merged(Table(), Table(), [{}], [[1.0], [3.0]])
-    row = row_of(merged, lambda values: {"rldk/grad/norm": values[0]})
-    assert row == {"rldk/grad/norm": pytest.approx(2.0)}
+def test_nothing_is_no_row() -> None:
+    assert row_of(Merged(Table(), Table(), [], [])) == {}
+    assert row_of(Merged(Table(), Table(), [{}, {}], [])) == {}
 
 
-def test_a_draft_has_what_lies_on_the_host() -> None:
-    key = "rldk/system/rank_spread/seconds"
-    elsewhere, here = torch.empty((), device="meta"), torch.tensor(0.5)
-    one = {"rldk/train/loss": 1.0, "rldk/grad/norm": elsewhere, "rldk/kl/ref_k1": math.nan, key: here}
-    assert draft_of([one], {}) == {"rldk/train/loss": 1.0, key: 0.5}
-    assert draft_of([one, {"rldk/train/loss": 3.0, key: 0.25}], {}) == {"rldk/train/loss": 2.0, key: 0.25}
-    assert draft_of([], {}) == {}
+def test_the_least_the_most_and_the_sum_of_ranks() -> None:
+    ranks = [
+        {"rldk/length/min": 3.0, "rldk/length/max": 9.0, "own/number": 2.0},
+        {"rldk/length/min": 2.0, "rldk/length/max": 7.0, "own/number": 4.0},
+    ]
+    assert merge_scalars(ranks) == {"rldk/length/min": 2.0, "rldk/length/max": 9.0, "own/number": 3.0}
 
 
-def test_in_a_draft_too_the_rollout_wins_over_the_logs() -> None:
-    logged = {"rldk/train/loss": 1.0, "rldk/length/mean": 99.0, "rldk/reward/mean": 2.0}
-    known = {"rldk/length/mean": 3.0, "rldk/reward/mean": math.nan}
-    assert draft_of([logged], known) == {"rldk/train/loss": 1.0, "rldk/length/mean": 3.0}
+def test_how_long_ranks_waited_becomes_by_how_much_the_slowest_held_up_the_others() -> None:
+    """The one that lags waits least."""
+    scalars = [{WAITED: 0.1}, {WAITED: 0.9}, {WAITED: 0.5}]
+    assert time_spread(scalars) == {WAITED: pytest.approx(0.8)}
+    assert row_of(Merged(Table(), Table(), scalars, []))[WAITED] == pytest.approx(0.8)
+    assert time_spread(scalars[:1]) == time_spread([{}, {}]) == {}
 
 
-def test_what_was_computed_already_is_not_computed_again() -> None:
-    merged = Merged(Table({"length/tokens": np.array([2.0, 4.0])}), Table(), [{"rldk/train/loss": 1.0}], [])
-    assert row_of(merged)["rldk/length/mean"] == computed(merged)["rldk/length/mean"] == 3.0
-    assert row_of(merged, None, {"rldk/length/mean": 5.0}) == {"rldk/train/loss": 1.0, "rldk/length/mean": 5.0}
-    assert row_of(merged, None, {"rldk/length/mean": math.nan}) == {"rldk/train/loss": 1.0}
+def test_copies_of_the_weights_that_part() -> None:
+    norms = [{"rldk/weight/norm": 2.0}, {"rldk/weight/norm": 1.5}, {}]
+    assert weights_spread(norms) == {"rldk/system/rank_spread/weights": pytest.approx(0.25)}
+    assert weights_spread([norms[0], dict(norms[0])]) == {"rldk/system/rank_spread/weights": 0.0}
+    assert weights_spread(norms[:1]) == weights_spread([{"rldk/weight/norm": 0.0}] * 2) == {}
+
+
+def test_what_is_no_number_is_left_out() -> None:
+    assert finite({"a": 1.0, "b": math.nan, "c": math.inf, "d": -math.inf, "e": 0.0}) == {"a": 1.0, "e": 0.0}

@@ -20,6 +20,10 @@ VIEW_NAME = "RL health (rldk)"
 REWARDS = "rldk/charts/reward_distribution"
 GRADIENTS = "rldk/charts/layer_gradients"
 """Keys of the heat-maps."""
+HEATMAP_TITLES = {
+    REWARDS: "Rewards of the completions",
+    GRADIENTS: "Gradient norm of each layer over the steps, dark where large",
+}
 
 PPO = ("PPOTrainer",)
 GROUPS = ("GRPOTrainer", "RLOOTrainer")
@@ -67,7 +71,7 @@ class Section:
     Attributes:
         name: the heading.
         charts: plots of series.
-        heatmaps: keys of the heat-maps that belong to them, see `rldk_tracking.charts.heatmaps`.
+        heatmaps: keys of the heat-maps that belong to them, see `rldk_tracking.charts.heatmap`.
     """
 
     name: str

@@ -1,135 +1,179 @@
-"""Scans beside a training: each in a process of its own, one at a time, started and awaited by one thread."""
+"""Scans while a training goes on: one at a time, each in a process of its own.
+
+A process keeps the interpreter lock, the threads of the linear algebra and the memory of the training to the training,
+runs at a lower priority, and takes nothing with it should reading a file end it. The training never waits for it: at
+each step it is asked whether it has ended.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
-import queue
-import threading
+import os
+import subprocess
+import sys
+import tempfile
 import time
+from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-from rldk_tracking.checkpoint.division import INTERVAL, Division, Request
 from rldk_tracking.checkpoint.findings import Level, Scan
-from rldk_tracking.checkpoint.process import ScanProcess
-from rldk_tracking.checkpoint.record import merge
 
 logger = logging.getLogger(__name__)
 
-WAITING = 16
+QUEUE_LENGTH = 16
 """Checkpoints that may wait to be scanned."""
+SINGLE_THREADED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Blocks are too small to be worth dividing among threads."""
+UNREADABLE = 3
+"""Exit code of a scan that found nothing to read: the checkpoint is gone."""
+POLL_S = 0.02
+"""Between two looks at a scan that is waited for at the end of the training."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A checkpoint to be scanned, and what to compare it with: label to checkpoint."""
+
+    path: Path
+    against: Mapping[str, Path]
 
 
 class BackgroundScans:
     """A short queue. Where saves come faster than scans for long, the oldest that waits is given up.
 
     Args:
-        level: of the scans.
-        division: with the other ranks, where they are to read their shares. On them `help` takes the place of `submit`.
+        level: of the scans. At "full" the singular vectors are kept in between, in a folder that `close` deletes.
     """
 
-    def __init__(self, level: Level = "standard", division: Division | None = None) -> None:
-        self._scanner = ScanProcess(level)
-        self._division = division
-        self._waiting: queue.Queue[Request | None] = queue.Queue(maxsize=WAITING)
-        self._finished: queue.SimpleQueue[Scan] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._ended = threading.Event()
-        self._told = False
+    def __init__(self, level: Level = "standard") -> None:
+        self._level = level
+        self._folder = tempfile.TemporaryDirectory(prefix="rldk-") if level == "full" else None
+        self._queue: deque[Request] = deque(maxlen=QUEUE_LENGTH)
+        self._running: ScanProcess | None = None
+        self._warned = False
 
     def submit(self, path: Path, against: Mapping[str, Path]) -> None:
         """Have a checkpoint scanned; returns at once."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="rldk-checkpoint-scans", daemon=True)
-            self._thread.start()
-        self._put(Request(path, dict(against)))
-
-    def help(self) -> None:
-        """On another rank than 0: read this rank's share of whatever rank 0 asks for, until `close`."""
-        if self._thread is None and self._division is not None:
-            self._thread = threading.Thread(target=self._serve, name="rldk-checkpoint-shares", daemon=True)
-            self._thread.start()
+        self._queue.append(Request(path, dict(against)))
+        self._start_next()
 
     def finished(self) -> list[Scan]:
         """Scans that have ended since the last call; does not wait."""
         found = []
-        while not self._finished.empty():
-            found.append(self._finished.get())
+        while self._running is not None and self._running.has_ended:
+            running, self._running = self._running, None
+            scan = self._read(running)
+            if scan is not None:
+                found.append(scan)
+            self._start_next()
         return found
 
     def close(self, timeout: float) -> list[Scan]:
-        """Wait for what was asked for, at most so many seconds, then end it. Returns what is finished."""
-        if self._thread is not None:
-            deadline = time.monotonic() + timeout
+        """Wait for what was asked for, at most `timeout` seconds, then end it. Returns what is finished."""
+        deadline = time.monotonic() + timeout
+        found = self.finished()
+        while self._running is not None and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+            found += self.finished()
+        if self._running is not None:
+            logger.warning("rldk: the scan of the last checkpoints takes longer than %.0f s and is ended.", timeout)
+            self._running.terminate()
+            self._running = None
+        self._queue.clear()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+        return found
+
+    def _start_next(self) -> None:
+        while self._running is None and self._queue:
+            request = self._queue.popleft()
             try:
-                self._waiting.put(None, timeout=timeout)
-            except queue.Full:
-                logger.warning("rldk: the scan of the last checkpoints takes longer than %.0f s and is ended.", timeout)
-            self._thread.join(max(0.0, deadline - time.monotonic()))
-            self._ended.set()
-            self._scanner.terminate()
-            self._thread.join(5.0)
-            self._thread = None
-        self._scanner.close()
-        if self._division is not None and self._division.rank == 0:
-            self._division.clear()
-        return self.finished()
+                self._running = ScanProcess(
+                    request, self._level, None if self._folder is None else Path(self._folder.name)
+                )
+            except OSError as error:
+                logger.warning("rldk: the scan of %s cannot be started: %s", request.path, error)
 
-    def _put(self, request: Request) -> None:
-        while True:
-            try:
-                self._waiting.put_nowait(request)
-                return
-            except queue.Full:
-                try:
-                    self._waiting.get_nowait()
-                except queue.Empty:
-                    continue
-
-    def _work(self) -> None:
-        while not self._ended.is_set():
-            request = self._waiting.get()
-            if request is None:
-                return
-            found = self._tried(request)
-            if found is not None:
-                self._finished.put(found)
-
-    def _serve(self) -> None:
-        division = self._division
-        while division is not None and not self._ended.wait(INTERVAL):
-            for request in division.requests():
-                found = self._tried(request)
-                if found is not None and not division.over:
-                    division.deliver(request, found)
-            if division.over and not self._waiting.empty():
-                return
-
-    def _tried(self, request: Request) -> Scan | None:
+    def _read(self, process: ScanProcess) -> Scan | None:
+        path = process.request.path
         try:
-            return self._scan(request)
+            return process.result()
         except FileNotFoundError as error:
-            if request.path.is_dir() and not self._told:  # otherwise it was deleted meanwhile
-                self._told = True
+            if path.is_dir() and not self._warned:  # otherwise it was deleted meanwhile
+                self._warned = True
                 logger.warning("rldk: %s Nothing of it is looked at.", error)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            logger.warning("rldk: the scan of %s failed: %s", request.path, error)
+            logger.warning("rldk: the scan of %s failed: %s", path, error)
         return None
 
-    def _scan(self, request: Request) -> Scan | None:
-        division = self._division
-        if division is not None and division.rank > 0:
-            return self._scanner.scan(request.path, request.against, (division.rank, division.ranks))
-        if division is None or not division.applies(request.path):
-            return self._scanner.scan(request.path, request.against)
-        division.ask(request)
-        own = self._scanner.scan(request.path, request.against, (0, division.ranks))
-        if own is None:
-            return None
-        parts = division.collect(request, own.seconds, self._ended.is_set)
-        for rank in range(1, division.ranks):
-            if rank not in parts and not self._ended.is_set():
-                found = self._scanner.scan(request.path, request.against, (rank, division.ranks))
-                if found is not None:
-                    parts[rank] = found
-        return None if self._ended.is_set() else merge([own, *parts.values()])
+
+class ScanProcess:
+    """One scan, from construction on.
+
+    Args:
+        request: what is scanned.
+        level: of the scan.
+        folder: where a scan finds the singular vectors of the one before; None keeps none.
+
+    Raises:
+        OSError: no process can be started.
+    """
+
+    def __init__(self, request: Request, level: Level, folder: Path | None = None) -> None:
+        self.request = request
+        command = [sys.executable, "-m", "rldk_tracking.checkpoint", str(request.path), "--level", level]
+        for label, other in request.against.items():
+            command += ["--against", label, str(other)]
+        if folder is not None:
+            command += ["--vectors", str(folder / "vectors.npz")]
+        # Files, since nobody reads a pipe while it fills.
+        self._output: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open for as long as the process
+        self._errors: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._errors, env=_environment()
+        )
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether `result` gives it without waiting."""
+        return self._process.poll() is not None
+
+    def result(self) -> Scan:
+        """What was found, once; waits for it.
+
+        Raises:
+            FileNotFoundError: there are no weights at the path.
+            ValueError: the process ended without a result.
+        """
+        code = self._process.wait()
+        output, errors = (_whole(file) for file in (self._output, self._errors))
+        if code == UNREADABLE:
+            raise FileNotFoundError(errors.strip()[-500:])
+        if not output:
+            raise ValueError(errors.strip()[-500:] or f"its process ended with {code}")
+        return Scan.from_dict(json.loads(output))
+
+    def terminate(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+        self._output.close()
+        self._errors.close()
+
+
+def _whole(file: IO[str]) -> str:
+    with file:
+        file.seek(0)
+        return file.read()
+
+
+def _environment() -> dict[str, str]:
+    """The training's, with this package on the path, without devices, and with one thread for linear algebra."""
+    root = str(Path(__file__).resolve().parents[2])
+    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": "", **dict.fromkeys(SINGLE_THREADED, "1")}

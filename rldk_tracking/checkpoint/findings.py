@@ -1,11 +1,11 @@
-"""What a scan found in a checkpoint."""
+"""What a scan found in a checkpoint, and the same as plain data, to travel between processes."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from rldk_tracking.checkpoint.statistics import Drift, TensorStatistics
 from rldk_tracking.metrics.layer_names import layer_of
 
 Level = Literal["light", "standard", "full"]
+LEVELS: tuple[Level, ...] = get_args(Level)
 
 
 @dataclass
@@ -27,7 +28,7 @@ class Scan:
         step: from a folder name `checkpoint-<step>`, None without one.
         compared: labels of the other checkpoints, in the order of each tensor's drifts.
         entries: the tensors that are there.
-        tensors: statistics of those with floating numbers; of this rank's share until the ranks' scans are merged.
+        tensors: statistics of those with floating numbers.
         differing: label to how many tensors of other than floating numbers (quantised weights, masks) are not, byte by
             byte, those of that checkpoint; without such tensors in both the label is absent.
         problems: what is wrong with the files.
@@ -96,8 +97,56 @@ class Scan:
             return None
         return (drift is None or drift.distance == 0.0) and self.differing.get(label, 0) == 0
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, without the vectors: JSON-ready, since numbers that are not finite occur nowhere in a scan."""
+        return {
+            "path": str(self.path),
+            "step": self.step,
+            "compared": list(self.compared),
+            "nbytes": self.nbytes,
+            "seconds": self.seconds,
+            "adapter_norm": self.adapter_norm,
+            "adapter_ratio": self.adapter_ratio,
+            "differing": self.differing,
+            "problems": [asdict(problem) for problem in self.problems],
+            "entries": {
+                name: [entry.dtype, list(entry.shape), str(entry.file), entry.start, entry.stop]
+                for name, entry in self.entries.items()
+            },
+            "tensors": {name: asdict(statistics) for name, statistics in self.tensors.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Scan:
+        """The scan that `to_dict` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: the record is not one.
+        """
+        return cls(
+            path=Path(record["path"]),
+            step=record["step"],
+            compared=tuple(record["compared"]),
+            nbytes=int(record["nbytes"]),
+            seconds=float(record["seconds"]),
+            adapter_norm=record["adapter_norm"],
+            adapter_ratio=record["adapter_ratio"],
+            differing={str(label): int(count) for label, count in record["differing"].items()},
+            problems=[Problem(**fields) for fields in record["problems"]],
+            entries={
+                name: Entry(name, dtype, tuple(shape), Path(file), start, stop)
+                for name, (dtype, shape, file, start, stop) in record["entries"].items()
+            },
+            tensors={name: _statistics(fields) for name, fields in record["tensors"].items()},
+        )
+
 
 def step_of(path: Path) -> int | None:
     """200 for `.../checkpoint-200`, None for other names."""
     prefix, _, number = path.name.rpartition("-")
     return int(number) if prefix == "checkpoint" and number.isdigit() else None
+
+
+def _statistics(fields: dict[str, Any]) -> TensorStatistics:
+    drift = tuple(None if part is None else Drift(**part) for part in fields["drift"])
+    return TensorStatistics(**{**fields, "drift": drift})

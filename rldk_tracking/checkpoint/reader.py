@@ -16,9 +16,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from rldk_tracking.checkpoint.entries import DamagedFileError, Entry, read_header
+from rldk_tracking.checkpoint.entries import DamagedFileError, Entry, read_header, read_pickle
 from rldk_tracking.checkpoint.formats import FLOATING, RAW, Array, itemsize
-from rldk_tracking.checkpoint.pickled import read_pickle
 
 RELEASE_BYTES = 8 << 20
 """How much of a mapped file may stay in memory."""

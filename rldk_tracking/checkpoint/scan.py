@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rldk_tracking.checkpoint import integrity
-from rldk_tracking.checkpoint.entries import Entry
+from rldk_tracking.checkpoint.adapter import change_norms, change_ratio
+from rldk_tracking.checkpoint.entries import DamagedFileError, Entry
 from rldk_tracking.checkpoint.findings import Level, Scan, step_of
-from rldk_tracking.checkpoint.measuring import compare_all, look_at_adapter, measure_all
+from rldk_tracking.checkpoint.integrity import Problem
 from rldk_tracking.checkpoint.reader import Checkpoint
+from rldk_tracking.checkpoint.spectrum import spectral_norm
+from rldk_tracking.checkpoint.statistics import BLOCK, Source, TensorStatistics, Workspace, measure
 
 
 def scan(
@@ -23,10 +27,8 @@ def scan(
     against: Mapping[str, str | os.PathLike[str]] | None = None,
     *,
     level: Level = "standard",
-    share: tuple[int, int] = (0, 1),
     resumable: bool | None = None,
     vectors: Mapping[str, NDArray[np.float32]] | None = None,
-    cancelled: Callable[[], bool] = lambda: False,
 ) -> Scan:
     """Read a checkpoint and measure it.
 
@@ -34,14 +36,11 @@ def scan(
         path: a folder, or one file of weights.
         against: label to another checkpoint. The integrity check compares with the one labelled "previous".
         level: "light" looks at the files alone, "standard" reads every tensor once, "full" adds spectral norms.
-        share: (rank, ranks): this rank's part of the tensors; the files are checked by every rank.
         resumable: whether state for a resume is expected, see `integrity.check`.
         vectors: of an earlier scan.
-        cancelled: asked before each tensor.
 
     Raises:
         FileNotFoundError: there are no weights at `path`. A checkpoint to compare with that is gone is left out.
-        ScanCancelledError: `cancelled` said so.
     """
     began = time.perf_counter()
     found = Scan(Path(path), step_of(Path(path)))
@@ -54,11 +53,10 @@ def scan(
             found.problems = integrity.check(checkpoint, previous, resumable=resumable)
             found.nbytes = integrity.folder_bytes(found.path)
             if level != "light":
-                if checkpoint.is_adapter and share[0] == 0:
-                    look_at_adapter(found, checkpoint, others[labels["reference"]] if "reference" in labels else None)
-                names = shares(checkpoint.entries, share[1])[share[0]]
-                measure_all(found, checkpoint, others, level, names, vectors or {}, cancelled)
-                compare_all(found, checkpoint, {label: others[at] for label, at in labels.items()}, names)
+                if checkpoint.is_adapter:
+                    _measure_adapter(found, checkpoint, others[labels["reference"]] if "reference" in labels else None)
+                _measure_all(found, checkpoint, others, level, vectors or {})
+                _compare_all(found, checkpoint, {label: others[at] for label, at in labels.items()})
         finally:
             for other in others:
                 other.close()
@@ -66,17 +64,6 @@ def scan(
             found.tensors[name] = replace(statistics, drift=tuple(statistics.drift[at] for at in labels.values()))
     found.seconds = time.perf_counter() - began
     return found
-
-
-def shares(entries: Mapping[str, Entry], ranks: int) -> list[list[str]]:
-    """The tensors divided among ranks: each, largest first, to the rank with the fewest bytes so far."""
-    parts: list[list[str]] = [[] for _ in range(ranks)]
-    loads = [0] * ranks
-    for name in sorted(entries, key=lambda name: (-entries[name].nbytes, name)):
-        rank = loads.index(min(loads))
-        parts[rank].append(name)
-        loads[rank] += entries[name].nbytes
-    return parts
 
 
 def load_vectors(file: Path | None) -> dict[str, NDArray[np.float32]]:
@@ -99,12 +86,89 @@ def _open_others(against: Mapping[str, str | os.PathLike[str]]) -> tuple[dict[st
     positions: dict[Path, int] = {}
     opened: list[Checkpoint] = []
     for label, path in against.items():
-        place = Path(path).resolve()
-        if place not in positions:
+        resolved = Path(path).resolve()
+        if resolved not in positions:
             try:
-                opened.append(Checkpoint.open(place))
+                opened.append(Checkpoint.open(resolved))
             except FileNotFoundError:
                 continue
-            positions[place] = len(opened) - 1
-        labels[label] = positions[place]
+            positions[resolved] = len(opened) - 1
+        labels[label] = positions[resolved]
     return labels, opened
+
+
+def _measure_all(
+    found: Scan,
+    checkpoint: Checkpoint,
+    others: list[Checkpoint],
+    level: Level,
+    vectors: Mapping[str, NDArray[np.float32]],
+) -> None:
+    """Statistics of the tensors that have numbers, into `found`."""
+    workspace = Workspace()
+    broken: set[str] = set()
+    for name, entry in checkpoint.entries.items():
+        if entry.file.name in broken or not checkpoint.has_numbers(name):
+            continue
+        sources = [_source(other, name, workspace) if _comparable(other, name, entry) else None for other in others]
+        try:
+            statistics = measure(_source(checkpoint, name, workspace), sources, entry.numel, workspace)
+            if level == "full":
+                statistics = _with_spectrum(statistics, checkpoint, entry, found, vectors)
+        except DamagedFileError as error:
+            broken.add(entry.file.name)
+            found.problems.append(Problem("corrupt", entry.file.name, str(error)))
+        else:
+            found.tensors[name] = statistics
+
+
+def _compare_all(found: Scan, checkpoint: Checkpoint, others: Mapping[str, Checkpoint]) -> None:
+    """What has no norm is equal or not."""
+    for name, entry in checkpoint.entries.items():
+        if checkpoint.has_numbers(name) or not checkpoint.has_elements(name):
+            continue
+        for label, other in others.items():
+            before = other.entries.get(name)
+            if before is None or (before.dtype, before.shape) != (entry.dtype, entry.shape):
+                continue
+            pairs = zip(checkpoint.blocks(name, BLOCK), other.blocks(name, BLOCK), strict=True)
+            try:
+                equal = all(np.array_equal(own, old) for own, old in pairs)
+            except DamagedFileError:  # which the integrity check of the next scan names
+                continue
+            found.differing[label] = found.differing.get(label, 0) + (not equal)
+
+
+def _measure_adapter(found: Scan, checkpoint: Checkpoint, base: Checkpoint | None) -> None:
+    """What a LoRA adapter adds, and how much that is of the weights that it is added to."""
+    norms = change_norms(checkpoint)
+    if norms:
+        found.adapter_norm = math.sqrt(sum(norm**2 for norm in norms.values()))
+        found.adapter_ratio = None if base is None else change_ratio(norms, base)
+
+
+def _source(checkpoint: Checkpoint, name: str, workspace: Workspace) -> Source:
+    return Source(checkpoint.blocks(name, workspace.block), checkpoint.entries[name].dtype)
+
+
+def _comparable(other: Checkpoint, name: str, entry: Entry) -> bool:
+    before = other.entries.get(name)
+    return before is not None and before.shape == entry.shape and other.has_numbers(name)
+
+
+def _with_spectrum(
+    statistics: TensorStatistics,
+    checkpoint: Checkpoint,
+    entry: Entry,
+    found: Scan,
+    vectors: Mapping[str, NDArray[np.float32]],
+) -> TensorStatistics:
+    if not statistics.finite:
+        return statistics
+    pair = spectral_norm(
+        lambda size: checkpoint.blocks(entry.name, size), entry.dtype, entry.shape, vectors.get(entry.name)
+    )
+    if pair is None:
+        return statistics
+    largest, found.vectors[entry.name] = pair
+    return statistics.with_spectrum(largest)

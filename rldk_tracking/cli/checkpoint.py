@@ -1,7 +1,6 @@
 """`rldk-tracking checkpoint DIR`: is what was saved any good?
 
-DIR is one checkpoint, or a folder of `checkpoint-<step>` folders, which are then compared one with the next. Under
-`torchrun -m rldk_tracking.checkpoint DIR` the ranks divide the tensors among them.
+DIR is one checkpoint, or a folder of `checkpoint-<step>` folders, which are then compared one with the next.
 """
 
 from __future__ import annotations
@@ -36,37 +35,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", type=int, default=5, help="how many layers to print, the worst first")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--vectors", type=Path, help="keep singular vectors in this file, to start the next scan from")
-    parser.add_argument("--share", default="0/1", help="rank/ranks: this process's part of the tensors")
     parser.add_argument("--nice", action="store_true", help="run at a lower priority")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Scan and print. Returns 0 healthy, 1 warning, 2 critical, 3 nothing to read; under torchrun 0 or 3."""
-    # Blocks are too small to be worth dividing among threads, and ranks divide tensors.
+    """Scan and print. Returns 0 healthy, 1 warning, 2 critical, 3 nothing to read."""
+    # Blocks are too small to be worth dividing among threads.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     if arguments.nice and hasattr(os, "nice"):
         os.nice(10)
     from rldk_tracking.checkpoint.score import verdict
 
-    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     paths = checkpoints_in(arguments.path)
     scans: list[Scan] = []
     for number, path in enumerate(paths, start=1):
-        if len(paths) > 1 and rank == 0:
+        if len(paths) > 1:
             print(f"[{number}/{len(paths)}] {path.name}", file=sys.stderr)
         try:
-            scans.append(_scan_one(path, arguments, scans, rank, ranks))
+            scans.append(_scan_one(path, arguments, scans))
         except FileNotFoundError as error:
             print(error, file=sys.stderr)
             return UNREADABLE
-    if rank == 0:
-        _print(scans, arguments)
-    if ranks > 1:  # torchrun takes every other code of a rank for its crash
-        from rldk_tracking.checkpoint.ranks import leave
-
-        leave()
-        return HEALTHY
+    _print(scans, arguments)
     return max({"healthy": HEALTHY, "warning": WARNING, "critical": CRITICAL}[verdict(found)] for found in scans)
 
 
@@ -78,7 +69,7 @@ def checkpoints_in(path: Path) -> list[Path]:
     return [found[step] for step in sorted(found)] or [path]
 
 
-def _scan_one(path: Path, arguments: argparse.Namespace, before: Sequence[Scan], rank: int, ranks: int) -> Scan:
+def _scan_one(path: Path, arguments: argparse.Namespace, before: Sequence[Scan]) -> Scan:
     from rldk_tracking.checkpoint.scan import load_vectors, save_vectors, scan
 
     against = {
@@ -90,31 +81,20 @@ def _scan_one(path: Path, arguments: argparse.Namespace, before: Sequence[Scan],
         path,
         {label: other for label, other in against.items() if other is not None},
         level=arguments.level,
-        share=(rank, ranks) if ranks > 1 else _share(arguments.share),
         vectors=load_vectors(arguments.vectors),
     )
     if arguments.vectors is not None:
         save_vectors(arguments.vectors, found.vectors)
-    if ranks == 1:
-        return found
-    from rldk_tracking.checkpoint.ranks import gather  # torch, which a single process does without
-
-    return gather(found)
-
-
-def _share(text: str) -> tuple[int, int]:
-    rank, _, ranks = text.partition("/")
-    return int(rank), int(ranks)
+    return found
 
 
 def _print(scans: Sequence[Scan], arguments: argparse.Namespace) -> None:
-    from rldk_tracking.checkpoint.record import to_dict
     from rldk_tracking.checkpoint.report import metrics, text, trend
     from rldk_tracking.checkpoint.score import verdict
 
     if arguments.format == "json":
         records: list[dict[str, Any]] = [
-            {"verdict": verdict(found), "metrics": metrics(found), **to_dict(found)} for found in scans
+            {"verdict": verdict(found), "metrics": metrics(found), **found.to_dict()} for found in scans
         ]
         print(json.dumps(records[0] if len(records) == 1 else records))
         return

@@ -12,14 +12,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rldk_tracking.history.stores import runs_of
 from rldk_tracking.history.write_back import write_back
 
 if TYPE_CHECKING:
     from rldk_tracking.health.alert import Alert
-    from rldk_tracking.history.replay import Report
+    from rldk_tracking.history.replay import ReplayResult
 
 FORMATS = ("text", "json", "markdown")
 UNREADABLE = 3
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError:
         raise SystemExit("--alias takes NAME=KEY.") from None
     sources: list[str] = []
-    results: list[Report | str] = []
+    results: list[ReplayResult | str] = []
     for source in arguments.sources:
         try:
             sources += runs_of(source)
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def judge_all(
     sources: Sequence[str], rules: str, aliases: Mapping[str, str], jobs: int | None = None
-) -> list[Report | str]:
+) -> list[ReplayResult | str]:
     """Every run's report or fault, in order; several at a time, with the progress on stderr."""
     jobs = min(len(sources), jobs or os.cpu_count() or 1)
     if jobs <= 1:
@@ -87,26 +87,17 @@ def judge_all(
         return [future.result() for future in waiting]
 
 
-def judge(source: str, rules: str, aliases: Mapping[str, str]) -> Report | str:
+def judge(source: str, rules: str, aliases: Mapping[str, str]) -> ReplayResult | str:
     """A run's report, or in words why it cannot be read."""
     from rldk_tracking.history.replay import replay
 
     try:
-        return replay(source, rules=load_rules(rules), aliases=aliases)
+        return replay(source, rules=rules, aliases=aliases)
     except (ValueError, OSError, ImportError) as fault:
         return f"{source}: {fault}"
 
 
-def load_rules(name: str) -> Any:
-    """A preset's name as it is; the rules of a YAML file."""
-    if not name.endswith((".yaml", ".yml")):
-        return name
-    from rldk_tracking.health import user_rules
-
-    return user_rules.load_rules(name)
-
-
-def render(results: Sequence[Report | str], form: str) -> str:
+def render(results: Sequence[ReplayResult | str], form: str) -> str:
     """All reports in one of `FORMATS`. JSON is one object for one run and a list for several."""
     if form == "json":
         objects = [
@@ -121,7 +112,7 @@ def render(results: Sequence[Report | str], form: str) -> str:
     return "\n\n".join(pages)
 
 
-def _page(report: Report, form: str) -> str:
+def _page(report: ReplayResult, form: str) -> str:
     lines = [f"{'## ' if form == 'markdown' else ''}{report.verdict}: {report.source} ({report.rows} rows)"]
     if report.convergence is not None:
         lines.append(f"reward: {report.convergence}")
@@ -139,7 +130,7 @@ def _line(row: int, alert: Alert, form: str) -> str:
     return f"{text}\n    {alert.advice}" if alert.state == "firing" and alert.advice else text
 
 
-def _summary(results: Sequence[Report | str], form: str) -> str:
+def _summary(results: Sequence[ReplayResult | str], form: str) -> str:
     rows = [
         ("unreadable", result.partition(":")[0], "")
         if isinstance(result, str)

@@ -1,18 +1,23 @@
-"""Which rules, how strict: a preset, or rules of one's own, with overrides by rule."""
+"""Which rules, how strict: a preset, a YAML file, or rules of one's own, with overrides by rule."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from rldk_tracking.health.catalogue import RULES
 from rldk_tracking.health.rules import Rule, parameters_of
+from rldk_tracking.health.user_rules import RulesFile, UserRulesError
 
 PRESETS = ("safe", "strict", "quiet")
-FILES = (".yaml", ".yml")
+SUFFIXES = (".yaml", ".yml")
+"""How the path of a file of rules ends."""
+SILENCE_FACTORS = {"strict": 0.5, "quiet": 2.0}
+"""By which a preset multiplies what a silence may last: its persistence, in looks of a second, would change nothing."""
 
 
 def rules_for(
@@ -27,11 +32,9 @@ def rules_for(
             `{"kl.high": {"enabled": False}}` leaves the rule out.
 
     Raises:
-        ValueError: an unknown preset, rule, or field; the message names what there is.
+        ValueError: an unknown preset, rule, or field; the message names what there is. A `UserRulesError` for a file.
     """
-    if isinstance(preset, str) and preset.endswith(FILES):
-        from rldk_tracking.health.user_rules import load_rules
-
+    if isinstance(preset, str) and preset.endswith(SUFFIXES):
         rules = load_rules(preset)
     elif isinstance(preset, str):
         if preset not in PRESETS:
@@ -54,6 +57,34 @@ def rules_for(
         else:
             chosen[name] = changed
     return list(chosen.values())
+
+
+def load_rules(path: str | Path, within: tuple[Path, ...] = ()) -> list[Rule]:
+    """The rules of a file, with those that it begins with.
+
+    Args:
+        path: the file.
+        within: the files that begin with this one.
+
+    Raises:
+        UserRulesError: the file is not what it should be, or begins with itself.
+    """
+    path = Path(path)
+    chain = (*within, path.resolve())
+    if path.resolve() in within:
+        raise UserRulesError(f"{path} begins with itself: {' -> '.join(file.name for file in chain)}.")
+    file = RulesFile(path)
+    own = {rule.id for rule in file.rules}
+    try:
+        if file.preset == "none":
+            base = []
+        elif isinstance(file.preset, str) and file.preset.endswith(SUFFIXES):
+            base = load_rules(path.parent / file.preset, chain)
+        else:
+            base = rules_for(file.preset)
+        return rules_for([rule for rule in base if rule.id not in own] + file.rules, file.overrides)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise file.error(str(error)) from error
 
 
 def override(rule: Rule, fields: Mapping[str, Any]) -> Rule | None:
@@ -92,6 +123,9 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 
 
 def _as_in(preset: str, rule: Rule) -> Rule:
+    if rule.condition == "silence" and preset in SILENCE_FACTORS:
+        scaled = {name: SILENCE_FACTORS[preset] * rule.parameters[name] for name in ("threshold", "times", "first")}
+        return rule.model_copy(update={"parameters": {**rule.parameters, **scaled}})
     k, n = rule.persistence
     if preset == "strict":
         changes = {"persistence": (max(1, k // 2), max(1, n // 2)), "cooldown_steps": rule.cooldown_steps // 2}

@@ -1,4 +1,4 @@
-"""Rules out of a YAML file.
+"""A YAML file of rules, as data; `rldk_tracking.health.presets` adds them to those that it begins with.
 
     preset: safe                       # begin with these, or with those of another file; "none" for none
     overrides:
@@ -29,10 +29,9 @@ import yaml
 from pydantic import ValidationError
 
 from rldk_tracking.health.expression import Expression, ExpressionError
-from rldk_tracking.health.presets import FILES, rules_for
 from rldk_tracking.health.rules import Rule
 
-LARGEST = 1_000_000
+MAX_CHARACTERS = 1_000_000
 TOP = ("preset", "overrides", "rules")
 
 
@@ -40,69 +39,67 @@ class UserRulesError(ValueError):
     """The file is not what it should be; the message has the file and the line."""
 
 
-def load_rules(path: str | Path, within: tuple[Path, ...] = ()) -> list[Rule]:
-    """The rules of a file.
+class RulesFile:
+    """What a file says.
 
     Args:
         path: the file.
-        within: the files that begin with this one.
+
+    Attributes:
+        preset: what the rules are added to: a preset's name, another file's beside this one, or "none".
+        overrides: rule id to fields of the rule.
+        rules: the file's own.
 
     Raises:
-        UserRulesError: the file cannot be read, is no YAML, holds something that is no rule, or begins with itself.
+        UserRulesError: the file cannot be read, is no YAML, or holds something that is no rule.
     """
-    return _File(Path(path), within).rules()
 
-
-class _File:
-    def __init__(self, path: Path, within: tuple[Path, ...]) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.within = (*within, path.resolve())
-        if path.resolve() in within:
-            raise UserRulesError(f"{path} begins with itself: {' -> '.join(known.name for known in self.within)}.")
+        self._lines: dict[tuple[str | int, ...], int] = {}
+        data = self._read()
+        where = ("rules",) if isinstance(data, dict) else ()
+        data = {"rules": data} if isinstance(data, list) else data
+        if not isinstance(data, dict) or not set(data) <= set(TOP):
+            raise self._error(1, f"the file is a list of rules, or has the keys {', '.join(TOP)}.")
+        self.preset: Any = data.get("preset", "safe")
+        self.overrides: Any = data.get("overrides") or {}
+        listed = data.get("rules") or []
+        if not isinstance(listed, list):
+            raise self._error(self._line("rules"), "rules is a list.")
+        self.rules: list[Rule] = []
+        known: dict[str, int] = {}
+        for index, fields in enumerate(listed):
+            rule, line = self._rule(fields, (*where, index)), self._line(*where, index)
+            if rule.id in known:
+                raise self._error(line, f"{rule.id} is also in line {known[rule.id]}.")
+            known[rule.id] = line
+            self.rules.append(rule)
+
+    def error(self, reason: str) -> UserRulesError:
+        """Something is wrong with the preset or the overrides; the message has their line."""
+        return self._error(self._line("overrides" if ("overrides",) in self._lines else "preset"), reason)
+
+    def _read(self) -> Any:
+        path = self.path
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserRulesError(f"{path}: {error}") from error
-        if len(text) > LARGEST:
-            raise UserRulesError(f"{path}: larger than {LARGEST} characters.")
-        self.lines: dict[tuple[str | int, ...], int] = {}
+        if len(text) > MAX_CHARACTERS:
+            raise UserRulesError(f"{path}: larger than {MAX_CHARACTERS} characters.")
         try:
             for token in yaml.scan(text, Loader=yaml.SafeLoader):
                 if isinstance(token, yaml.AliasToken):
                     raise self._error(token.start_mark.line + 1, "anchors and aliases are not allowed.")
             node = yaml.compose(text, Loader=yaml.SafeLoader)
-            self.data = yaml.safe_load(text)
+            data = yaml.safe_load(text)
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
             raise self._error(line, f"{error.problem}.") from error
         if node is not None:
             self._note(node, ())
-
-    def rules(self) -> list[Rule]:
-        data = {"rules": self.data} if isinstance(self.data, list) else self.data
-        if not isinstance(data, dict) or not set(data) <= set(TOP):
-            raise self._error(1, f"the file is a list of rules, or has the keys {', '.join(TOP)}.")
-        listed = data.get("rules") or []
-        if not isinstance(listed, list):
-            raise self._error(self._line("rules"), "rules is a list.")
-        where = ("rules",) if isinstance(self.data, dict) else ()
-        own = [self._rule(fields, (*where, index)) for index, fields in enumerate(listed)]
-        known: dict[str, int] = {}
-        for index, rule in enumerate(own):
-            if rule.id in known:
-                raise self._error(self._line(*where, index), f"{rule.id} is also in line {known[rule.id]}.")
-            known[rule.id] = self._line(*where, index)
-        preset = data.get("preset", "safe")
-        try:
-            base = [] if preset == "none" else self._base(preset)
-            return rules_for([rule for rule in base if rule.id not in known] + own, data.get("overrides") or {})
-        except (ValueError, AttributeError, TypeError) as error:
-            raise self._error(self._line("overrides" if "overrides" in data else "preset"), str(error)) from error
-
-    def _base(self, preset: Any) -> list[Rule]:
-        if isinstance(preset, str) and preset.endswith(FILES):
-            return load_rules(self.path.parent / preset, self.within)
-        return rules_for(preset)
+        return data
 
     def _rule(self, fields: Any, where: tuple[str | int, ...]) -> Rule:
         if not isinstance(fields, Mapping):
@@ -136,21 +133,21 @@ class _File:
         return {"condition": "written", "parameters": parameters, **given}
 
     def _note(self, node: yaml.Node, path: tuple[str | int, ...]) -> None:
-        self.lines[path] = node.start_mark.line + 1
+        self._lines[path] = node.start_mark.line + 1
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
                 below = (*path, key.value)
                 self._note(value, below)
-                self.lines[below] = key.start_mark.line + 1
+                self._lines[below] = key.start_mark.line + 1
         elif isinstance(node, yaml.SequenceNode):
             for index, value in enumerate(node.value):
                 self._note(value, (*path, index))
 
     def _line(self, *path: str | int) -> int:
         """The line of a path, or of what holds it."""
-        while path and path not in self.lines:
+        while path and path not in self._lines:
             path = path[:-1]
-        return self.lines.get(path, 1)
+        return self._lines.get(path, 1)
 
     def _error(self, line: int, reason: str) -> UserRulesError:
         return UserRulesError(f"{self.path}:{line}: {reason}")

@@ -11,15 +11,15 @@ from rldk_tracking.trackers.base import Tracker
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from rldk_tracking.history.replay import Report
+    from rldk_tracking.history.replay import ReplayResult
 
 
-def write_back(source: str, report: Report, backend: str, aliases: Mapping[str, str] | None = None) -> None:
+def write_back(source: str, result: ReplayResult, backend: str, aliases: Mapping[str, str] | None = None) -> None:
     """Write a run's series and alerts into the run that it was read from, else into a new one.
 
     Args:
         source: as for `replay`. An `mlflow:RUN_ID` is that run: it gets the series that it does not have yet.
-        report: what the rules said of it.
+        result: what the rules said of it.
         backend: "mlflow" or "wandb".
         aliases: as for `replay`.
     """
@@ -29,9 +29,9 @@ def write_back(source: str, report: Report, backend: str, aliases: Mapping[str, 
         row = {key: value for key, value in entry.row.items() if key not in known}
         if row:
             tracker.log(row, entry.step)
-    for _, alert in report.alerts:
+    for _, alert in result.alerts:
         tracker.alert(alert)
-    tracker.status(report.verdict if report.verdict != "healthy" else "finished", {}, 0)
+    tracker.status(result.verdict if result.verdict != "healthy" else "finished", {}, 0)
     tracker.close()
     finish()
 

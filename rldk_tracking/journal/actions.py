@@ -1,12 +1,12 @@
 """Does what rules ask for when they fire, see `health.actions`.
 
-Stopping and saving are the trainer's: here is said that they are asked for, on every rank alike. Functions are called
-by rank 0 alone; webhooks are destinations of the run's journal, as Slack is.
+Stopping and saving are the trainer's: here is said that they are asked for. Functions are called on the training
+thread; webhooks are trackers, which the courier calls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rldk_tracking.health.actions import Call, Function, Webhook
 from rldk_tracking.health.alert import Alert
@@ -15,7 +15,7 @@ from rldk_tracking.isolation import Shield
 from rldk_tracking.trackers.webhook import WebhookNotifier
 
 
-class Acting:
+class Actions:
     """The actions of a run's rules.
 
     Args:
@@ -23,7 +23,7 @@ class Acting:
         strict: let the errors of functions out.
 
     Attributes:
-        webhooks: trackers, one for each webhook that the rules name.
+        webhooks: one notifier for each webhook.
 
     Raises:
         ValueError: a function's name that stands for nothing, or a webhook's address that cannot be.
@@ -35,12 +35,7 @@ class Acting:
         self._stops = {rule.id for rule in rules if "stop" in rule.actions}
         self._saves = {rule.id for rule in rules if "save" in rule.actions}
         self._functions: dict[str, list[Function]] = {rule.id: functions_of(rule) for rule in rules}
-        self.webhooks = webhooks_of(rules)
-
-    @property
-    def decides(self) -> bool:
-        """Whether the training must wait for each verdict, because it may be told to stop or to save."""
-        return bool(self._stops or self._saves)
+        self.webhooks: Sequence[WebhookNotifier] = webhooks_of(rules)
 
     def stop(self, alerts: Iterable[Alert]) -> Alert | None:
         """The first of these alerts whose rule asks to stop."""
@@ -50,7 +45,7 @@ class Acting:
         """Whether a rule of one of these alerts asks for a checkpoint."""
         return any(alert.state == "firing" and alert.rule in self._saves for alert in alerts)
 
-    def tell(self, alert: Alert) -> None:
+    def call(self, alert: Alert) -> None:
         """Call the rule's functions."""
         for function in self._functions.get(alert.rule, ()):
             with self._shield.at(f"an action of {alert.rule}"):
@@ -86,12 +81,7 @@ def webhooks_of(rules: Iterable[Rule]) -> list[WebhookNotifier]:
     found = []
     for webhook, names in asking.items():
         try:
-            notifier = WebhookNotifier(
-                webhook.reveal(),
-                rules=names,
-                allow_loopback=webhook.allow_loopback,
-                environment=webhook.environment or "",
-            )
+            notifier = WebhookNotifier(webhook.reveal(), rules=names, allow_loopback=webhook.allow_loopback)
         except ValueError as error:
             where = f" (environment variable {webhook.environment})" if webhook.environment else ""
             raise ValueError(f"{', '.join(names)}: {error}{where}") from error

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from rldk_tracking.metrics.correlation import spearman
 from rldk_tracking.metrics.moments import merge_moments, moment_columns, moment_names
-from rldk_tracking.metrics.table import Table, masked_sum, precise
+from rldk_tracking.metrics.table import Table, count_of, precise
 from rldk_tracking.rollout import Rollout
 
 COLUMNS = (*moment_names("advantage/used"), *moment_names("advantage/raw"), "advantage/positive")
@@ -33,11 +33,14 @@ def columns(rollout: Rollout) -> dict[str, Tensor]:
     """(B,) moments of each completion's advantages, and how many of them are positive."""
     found: dict[str, Tensor] = {}
     if rollout.advantages is not None:
-        values, mask = _units(rollout.advantages, rollout.mask)
-        found |= moment_columns("advantage/used", values, mask)
-        found["advantage/positive"] = masked_sum(values > 0, mask)
+        found |= _moments("advantage/used", rollout.advantages, rollout.mask)
+        positive = rollout.advantages > 0
+        if positive.ndim == 2:
+            found["advantage/positive"] = count_of(positive & rollout.mask.bool())
+        else:
+            found["advantage/positive"] = precise(positive)
     if rollout.raw_advantages is not None:
-        found |= moment_columns("advantage/raw", *_units(rollout.raw_advantages, rollout.mask))
+        found |= _moments("advantage/raw", rollout.raw_advantages, rollout.mask)
     return found
 
 
@@ -45,8 +48,11 @@ def tails(rollout: Rollout) -> dict[str, tuple[Tensor, Tensor]]:
     """Values and mask of the quantities whose high quantiles are wanted."""
     if rollout.advantages is None:
         return {}
-    values, mask = _units(rollout.advantages, rollout.mask)
-    return {"advantage/magnitude": (values.abs(), mask & ~values.isnan())}
+    magnitude = rollout.advantages.abs()
+    known = ~magnitude.isnan()
+    if magnitude.ndim == 1:
+        return {"advantage/magnitude": (magnitude[:, None], known[:, None])}
+    return {"advantage/magnitude": (magnitude, known & rollout.mask.bool())}
 
 
 def compute(table: Table) -> dict[str, float]:
@@ -71,9 +77,9 @@ def compute(table: Table) -> dict[str, float]:
     return {key: value for key, value in metrics.items() if value is not None and math.isfinite(value)}
 
 
-def _units(advantages: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Values and mask, (B, T) for advantages of tokens and (B, 1) for advantages of completions."""
-    values = precise(advantages)
-    if values.ndim == 2:
-        return values, mask.bool()
-    return values[:, None], torch.ones_like(values[:, None], dtype=torch.bool)
+def _moments(prefix: str, advantages: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Over the tokens of each completion; where a completion has one advantage, of that one number."""
+    if advantages.ndim == 2:
+        return moment_columns(prefix, advantages, mask)
+    mean = precise(advantages)
+    return dict(zip(moment_names(prefix), (torch.ones_like(mean), mean, torch.zeros_like(mean)), strict=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -41,7 +40,7 @@ class TailGroup(Protocol):
 ROLLOUT_GROUPS: tuple[RolloutGroup, ...] = (kl, policy, value, advantage, reward, length, diversity, sampler)
 TAIL_GROUPS: tuple[TailGroup, ...] = (kl, advantage)
 ROLLOUT_COLUMNS: tuple[str, ...] = tuple(name for group in ROLLOUT_GROUPS for name in group.COLUMNS)
-UPDATE_COLUMNS: tuple[str, ...] = ratio.UPDATE_COLUMNS
+UPDATE_COLUMNS: tuple[str, ...] = (*ratio.UPDATE_COLUMNS, *policy.UPDATE_COLUMNS)
 TAILS: tuple[str, ...] = tuple(name for group in TAIL_GROUPS for name in group.TAILS)
 
 
@@ -50,16 +49,10 @@ def names(rollout: Rollout) -> tuple[str, ...]:
     return reward.names(rollout)
 
 
+@torch.no_grad()
 def rollout_columns(rollout: Rollout) -> dict[str, Tensor]:
     """(B,) per-completion statistics of all groups; names are among `ROLLOUT_COLUMNS`."""
-    return {name: column for columns in each_columns(rollout) for name, column in columns.items()}
-
-
-@torch.no_grad()
-def each_columns(rollout: Rollout) -> Iterator[dict[str, Tensor]]:
-    """The same, a group at a time."""
-    for group in ROLLOUT_GROUPS:
-        yield group.columns(rollout)
+    return {name: column for group in ROLLOUT_GROUPS for name, column in group.columns(rollout).items()}
 
 
 @torch.no_grad()
@@ -68,23 +61,13 @@ def rollout_tails(rollout: Rollout) -> dict[str, tuple[Tensor, Tensor]]:
     return {name: tail for group in TAIL_GROUPS for name, tail in group.tails(rollout).items()}
 
 
-def compute_rollout(table: Table) -> dict[str, float]:
-    """Every key that exists for the merged table of a step's rollout."""
-    return {key: number for numbers in each_computed(table) for key, number in numbers.items()}
-
-
-def each_computed(table: Table) -> Iterator[dict[str, float]]:
-    """The same, a group at a time."""
-    for group in ROLLOUT_GROUPS:
-        yield group.compute(table)
-
-
 @torch.no_grad()
 def update_columns(update: PolicyUpdate) -> dict[str, Tensor]:
     """(N,) per-completion statistics of an optimiser step; names are among `UPDATE_COLUMNS`."""
-    return ratio.columns(update)
+    return ratio.columns(update) | policy.update_columns(update)
 
 
-def compute_update(table: Table) -> dict[str, float]:
-    """Every key that exists for the merged table of a step's updates."""
-    return ratio.compute(table)
+def compute(rollout: Table, update: Table) -> dict[str, float]:
+    """Every key that exists for the merged tables of a step."""
+    found = {key: number for group in ROLLOUT_GROUPS for key, number in group.compute(rollout).items()}
+    return found | ratio.compute(update) | policy.entropy(rollout, update)

@@ -11,10 +11,8 @@
 | rldk/kl/ref_k1_k3_gap | ref_k1 - ref_k3; far from 0 where few tokens carry the divergence |
 
 k1, k2, k3 are Schulman's estimators (http://joschu.net/blog/kl-approx.html). All tokens of the batch weigh the same.
-A completion with a NaN log-probability under the mask is left out; an infinite sum leaves the key out.
-
-`profile` gives ref_k1 by position for a chart: the r-th of a completion's n response tokens (r from 0) falls into
-bin floor(16 r / n), so that completions of different lengths can be laid over each other, first token to last.
+A completion with a NaN log-probability under the mask is left out; an infinite sum leaves the key out. Reads the
+column length/tokens.
 """
 
 from __future__ import annotations
@@ -22,16 +20,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from rldk_tracking.metrics.table import Array, Table, masked_sum, precise
+from rldk_tracking.metrics.table import Array, Table, precise, square_sum, where_masked
 from rldk_tracking.rollout import Rollout
 
-PROFILE_BINS = 16
-PROFILE_SUMS = tuple(f"kl/profile_sum_{index:02d}" for index in range(PROFILE_BINS))
-PROFILE_TOKENS = tuple(f"kl/profile_tokens_{index:02d}" for index in range(PROFILE_BINS))
-COLUMNS = ("kl/tokens", "kl/k1", "kl/k2", "kl/k3", *PROFILE_SUMS, *PROFILE_TOKENS)
+COLUMNS = ("kl/k1", "kl/k2", "kl/k3")
 TAILS = ("kl/log_ratio",)
 
 
@@ -40,16 +34,10 @@ def columns(rollout: Rollout) -> dict[str, Tensor]:
     log_ratio = _log_ratio(rollout)
     if log_ratio is None:
         return {}
-    mask = rollout.mask.bool()
-    sums, tokens = _profile_columns(log_ratio, mask)
-    return {
-        "kl/tokens": precise(mask).sum(dim=1),
-        "kl/k1": masked_sum(log_ratio, mask),
-        "kl/k2": masked_sum(log_ratio.square() / 2, mask),
-        "kl/k3": masked_sum((-log_ratio).expm1() + log_ratio, mask),
-        **dict(zip(PROFILE_SUMS, sums.unbind(dim=1), strict=True)),
-        **dict(zip(PROFILE_TOKENS, tokens.unbind(dim=1), strict=True)),
-    }
+    log_ratio = where_masked(log_ratio, rollout.mask)
+    k1, k2 = log_ratio.sum(dim=1), square_sum(log_ratio) / 2
+    k3 = log_ratio.neg_().expm1_().sum(dim=1) + k1  # in place: nothing needs the log ratio any more
+    return {"kl/k1": k1, "kl/k2": k2, "kl/k3": k3}
 
 
 def tails(rollout: Rollout) -> dict[str, tuple[Tensor, Tensor]]:
@@ -63,9 +51,9 @@ def tails(rollout: Rollout) -> dict[str, tuple[Tensor, Tensor]]:
 def compute(table: Table) -> dict[str, float]:
     """The keys of this group that exist for this table."""
     metrics: dict[str, float | None] = {
-        f"rldk/kl/ref_{name}": table.ratio(f"kl/{name}", "kl/tokens") for name in ("k1", "k2", "k3")
+        f"rldk/kl/ref_{name}": table.ratio(f"kl/{name}", "length/tokens") for name in ("k1", "k2", "k3")
     }
-    k1, tokens = table.get("kl/k1"), table.get("kl/tokens")
+    k1, tokens = table.get("kl/k1"), table.get("length/tokens")
     if k1 is not None and tokens is not None:
         known = (tokens > 0) & ~np.isnan(k1)
         if known.any():
@@ -79,33 +67,10 @@ def compute(table: Table) -> dict[str, float]:
     return {key: value for key, value in metrics.items() if value is not None and math.isfinite(value)}
 
 
-def profile(table: Table) -> tuple[Array, Array]:
-    """ref_k1 by relative position, and the tokens that each value rests on.
-
-    Returns:
-        (16,) nats per token, NaN in bins without a token, and (16,) token counts.
-    """
-    means = [table.ratio(top, bottom) for top, bottom in zip(PROFILE_SUMS, PROFILE_TOKENS, strict=True)]
-    counts = [table.total(name) for name in PROFILE_TOKENS]
-    return (
-        np.array([math.nan if mean is None else mean for mean in means]),
-        np.array([0.0 if count is None else count for count in counts]),
-    )
-
-
 def _log_ratio(rollout: Rollout) -> Tensor | None:
     if rollout.logprobs is None or rollout.ref_logprobs is None:
         return None
-    return precise(rollout.logprobs) - precise(rollout.ref_logprobs)
-
-
-def _profile_columns(log_ratio: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 16) sums of the log ratio and numbers of tokens, by relative position."""
-    rank = mask.cumsum(dim=1) - 1
-    bins = (PROFILE_BINS * rank.clamp(min=0)).div(mask.sum(dim=1, keepdim=True).clamp(min=1), rounding_mode="floor")
-    empty = torch.zeros(mask.shape[0], PROFILE_BINS, dtype=log_ratio.dtype, device=log_ratio.device)
-    sums = empty.scatter_add(1, bins, log_ratio.masked_fill(~mask, 0.0))
-    return sums, empty.scatter_add(1, bins, mask.to(log_ratio.dtype))
+    return precise(rollout.logprobs) - rollout.ref_logprobs
 
 
 def _ratio_standard_error(sums: Array, counts: Array) -> float | None:

@@ -9,7 +9,7 @@ no optimizer survives that either, so it counts as not finite).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -96,7 +96,7 @@ def held(tensor: Tensor) -> Tensor:
 
 
 def on(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device. Where it is there already nothing is called: each operation lets other threads in."""
+    """The tensor on a device. Where it is there already nothing is called."""
     return tensor if tensor.device == device else tensor.to(device)
 
 
@@ -104,8 +104,7 @@ def on(tensor: Tensor, device: torch.device) -> Tensor:
 def squares(tensors: Sequence[Tensor | None]) -> Tensor:
     """(P,) squares of the Euclidean norms of what this rank holds; 0 for None. One pass, no copy, no waiting.
 
-    A few operations, however many tensors: every operation takes time to start, and gives the interpreter to other
-    threads, from which the training would have to get it back.
+    A few operations, however many tensors: every operation takes time to start.
     """
     present = [held(tensor) for tensor in tensors if tensor is not None]
     if not present:
@@ -133,6 +132,28 @@ def summarise(steps: Tensor, layout: Layout) -> Tensor:
     means = norms.masked_fill(~norms.isfinite(), math.nan).nanmean(dim=-2)
     worst = (~steps.isfinite()).sum(dim=-1).amax(dim=-1, keepdim=True).to(steps.dtype)
     return torch.cat([torch.full_like(worst, steps.shape[-2]), worst, means], dim=-1)
+
+
+def summarise_all(steps: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """`summarise` of several quantities: those of equally many steps, as a rule all, at the same time.
+
+    Args:
+        steps: quantity to its (K, P) squares.
+    """
+    found: dict[str, Tensor] = {}
+    for count in {len(squares) for squares in steps.values()}:
+        names = [name for name, squares in steps.items() if len(squares) == count]
+        summaries = summarise(torch.stack([on(steps[name], layout.index.device) for name in names]), layout)
+        found |= dict(zip(names, summaries.unbind(), strict=True))
+    return found
+
+
+def over_ranks(steps: Mapping[str, Tensor], shares: Tensor) -> dict[str, Tensor]:
+    """(K, P) squares of whole parameters, of which this rank holds shards. A collective: every rank must call it."""
+    flat = torch.cat([(squares * shares).flatten() for squares in steps.values()])
+    torch.distributed.all_reduce(flat)
+    pieces = torch.split(flat, [squares.numel() for squares in steps.values()])
+    return {name: piece.reshape(-1, len(shares)) for name, piece in zip(steps, pieces, strict=True)}
 
 
 @dataclass(frozen=True)

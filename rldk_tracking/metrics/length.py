@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from rldk_tracking.metrics.quantiles import quantiles
-from rldk_tracking.metrics.table import Table, precise
+from rldk_tracking.metrics.table import Table, count_of, precise
 from rldk_tracking.rollout import Rollout
 
 COLUMNS = ("length/tokens", "length/truncated")
@@ -24,7 +24,7 @@ COLUMNS = ("length/tokens", "length/truncated")
 
 def columns(rollout: Rollout) -> dict[str, Tensor]:
     """(B,) length, and 1.0 where the length limit ended the completion."""
-    found = {"length/tokens": precise(rollout.mask.bool()).sum(dim=1)}
+    found = {"length/tokens": count_of(rollout.mask.bool())}
     if rollout.truncated is not None:
         found["length/truncated"] = precise(rollout.truncated.bool())
     return found

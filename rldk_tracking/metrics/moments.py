@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from rldk_tracking.metrics.table import Array, Table, masked_sum, precise
+from rldk_tracking.metrics.table import Array, Table, count_of, precise, square_sum, where_masked
 
 
 def moment_names(prefix: str) -> tuple[str, str, str]:
@@ -22,12 +22,12 @@ def moment_names(prefix: str) -> tuple[str, str, str]:
 
 
 def moment_columns(prefix: str, values: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """(B,) count, mean and sum of squared deviations over the tokens of the mask; NaN where there are none."""
-    count = precise(mask.bool()).sum(dim=1)
-    mean = masked_sum(values, mask) / count
-    deviation = masked_sum((precise(values) - mean[:, None]).square(), mask)
-    names = moment_names(prefix)
-    return {names[0]: count, names[1]: mean, names[2]: deviation.masked_fill(count == 0, math.nan)}
+    """(B,) count, mean and sum of squared deviations over the tokens of the mask; the mean of none is NaN."""
+    count = count_of(mask.bool())
+    values = precise(values)
+    mean = where_masked(values, mask).sum(dim=1) / count
+    deviation = square_sum(where_masked(values - mean[:, None], mask))
+    return dict(zip(moment_names(prefix), (count, mean, deviation), strict=True))
 
 
 @dataclass(frozen=True, slots=True)

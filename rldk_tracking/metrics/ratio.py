@@ -4,7 +4,6 @@ With w = pi_new(token) / pi_old(token) over the tokens that the loss counts:
 
 | key | formula |
 |---|---|
-| rldk/policy/entropy | exact: mean over the step's forward passes of each one's mean over tokens, as TRL logs it |
 | rldk/policy/clip_fraction_low | share with w < 1 - clip_low and advantage < 0 |
 | rldk/policy/clip_fraction_high | share with w > 1 + clip_high and advantage > 0 |
 | rldk/policy/clip_fraction | the two together: the share that the objective gives no gradient |
@@ -17,7 +16,7 @@ With w = pi_new(token) / pi_old(token) over the tokens that the loss counts:
 Where the trainer clips one ratio a completion (`sequence_level`), the clip fractions and ratio_mean and ratio_max count
 completions, with w the product over tokens as in TRL's RLOO, or their geometric mean as in GSPO (Zheng et al. 2025,
 eq. 7). Completions whose mask is empty count nowhere.
-Where old log-probabilities do not exist, ratios are 1 by construction and only the entropy is there.
+Where old log-probabilities do not exist, ratios are 1 by construction and no key is there.
 """
 
 from __future__ import annotations
@@ -28,128 +27,127 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rldk_tracking.metrics.table import Array, Table, masked_max, masked_sum, precise
+from rldk_tracking.metrics.table import Array, Table, count_of, highest, masked_sum, precise, square_sum, where_masked
 from rldk_tracking.rollout import PolicyUpdate
 
 UPDATE_COLUMNS = (
     "ratio/tokens",
-    "ratio/entropy",
-    "ratio/micro_batch",
-    "ratio/clip_units",
+    "ratio/units",
     "ratio/clipped_low",
     "ratio/clipped_high",
     "ratio/square",
     "ratio/log_max",
     "ratio/log_sum",
-    "ratio/log_square_sum",
+    "ratio/log_norm",
     "ratio/log_product",
-    "ratio/log_unit",
-    "ratio/sequence_level",
+    "ratio/log_unit_sum",
     "ratio/first_epoch",
 )
 
 
 def columns(update: PolicyUpdate) -> dict[str, Tensor]:
-    """(N,) sums over the tokens of the loss. Sums of ratios are kept as logarithms: they may be out of range."""
+    """(N,) sums over the tokens of the loss, or over its units: its tokens, or with `sequence_level` the completion.
+
+    The sum and the Euclidean norm of the ratios are kept as logarithms: they may be out of range. Logarithms of a
+    completion whose mask is empty mean nothing.
+    """
     mask = update.mask.bool()
-    tokens = precise(mask).sum(dim=1)
-    found = {"ratio/tokens": tokens}
-    if update.entropy is not None:
-        found["ratio/entropy"] = masked_sum(update.entropy, mask)
-        if update.micro_batch is not None:
-            found["ratio/micro_batch"] = precise(update.micro_batch)
+    tokens = count_of(mask)
     if update.old_logprobs is None:
-        return found
-    log_ratio = precise(update.new_logprobs) - precise(update.old_logprobs)
-    empty = tokens == 0
-    product = masked_sum(log_ratio, mask).masked_fill(empty, math.nan)
-    sequence = product / tokens if update.geometric_mean else product
-    found |= {
-        "ratio/square": masked_sum(log_ratio.square() / 2, mask),
-        "ratio/log_max": sequence if update.sequence_level else masked_max(log_ratio, mask),
-        "ratio/log_sum": _log_sum(log_ratio, mask, empty),
-        "ratio/log_square_sum": _log_sum(2 * log_ratio, mask, empty),
+        return {"ratio/tokens": tokens}
+    log_ratio = precise(update.new_logprobs) - update.old_logprobs
+    counted, present = where_masked(log_ratio, mask), where_masked(log_ratio, mask, -math.inf)
+    product, square = counted.sum(dim=1), square_sum(counted) / 2
+    log_max, log_sum, log_norm = _log_sums(present)
+    units, log_unit_sum = tokens, log_sum
+    if update.sequence_level:
+        log_max = log_unit_sum = product / tokens if update.geometric_mean else product
+        units = tokens.clamp(max=1)
+        counted, present = (where_masked(log_max, units, other)[:, None] for other in (0.0, -math.inf))
+    found = {
+        "ratio/tokens": tokens,
+        "ratio/units": units,
+        "ratio/square": square,
+        "ratio/log_max": log_max,
+        "ratio/log_sum": log_sum,
+        "ratio/log_norm": log_norm,
         "ratio/log_product": product,
-        "ratio/log_unit": sequence,
-        "ratio/sequence_level": torch.full_like(tokens, float(update.sequence_level)),
+        "ratio/log_unit_sum": log_unit_sum,
         "ratio/first_epoch": torch.full_like(tokens, float(update.first_epoch)),
     }
-    return found | _clip_columns(update, mask, log_ratio, sequence)
+    return found | _clip_columns(update, mask, (counted, present), product.isnan())
 
 
 def compute(table: Table) -> dict[str, float]:
     """The keys of this group that exist for this table."""
     metrics: dict[str, float | None] = {
-        "rldk/policy/entropy": _entropy(table),
-        "rldk/policy/clip_fraction_low": table.ratio("ratio/clipped_low", "ratio/clip_units"),
-        "rldk/policy/clip_fraction_high": table.ratio("ratio/clipped_high", "ratio/clip_units"),
+        "rldk/policy/clip_fraction_low": table.ratio("ratio/clipped_low", "ratio/units"),
+        "rldk/policy/clip_fraction_high": table.ratio("ratio/clipped_high", "ratio/units"),
         "rldk/policy/approx_kl": table.ratio("ratio/square", "ratio/tokens"),
     }
     low, high = metrics["rldk/policy/clip_fraction_low"], metrics["rldk/policy/clip_fraction_high"]
     if low is not None and high is not None:
         metrics["rldk/policy/clip_fraction"] = low + high
-    names = ("tokens", "log_sum", "log_square_sum", "log_product", "log_unit", "log_max", "first_epoch")
+    names = ("tokens", "units", "log_sum", "log_norm", "log_product", "log_unit_sum", "log_max", "first_epoch")
     columns = [column for name in names if (column := table.get(f"ratio/{name}")) is not None]
     if len(columns) < len(names):
         return _finite(metrics)
-    tokens, log_sum, log_square_sum, product, unit, log_max, first_epoch = columns
-    known = ~np.isnan(log_sum)
-    count = float(tokens[known].sum())
-    metrics["rldk/policy/ess"] = _sample_size(log_sum[known], log_square_sum[known], count)
-    metrics["rldk/policy/ess_sequence"] = _sample_size(product[known], 2 * product[known], float(known.sum()))
-    if table.total("ratio/sequence_level"):
-        metrics["rldk/policy/ratio_mean"] = _mean_of_exp(unit[known], float(known.sum()))
-    else:
-        metrics["rldk/policy/ratio_mean"] = _mean_of_exp(log_sum[known], count)
-    metrics["rldk/policy/ratio_max"] = _exp(float(np.nanmax(log_max)))
-    first = known & (first_epoch == 1.0)
+    known = (columns[0] > 0) & ~np.isnan(columns[2])
+    tokens, units, log_sum, log_norm, product, log_unit_sum, log_max, first_epoch = (c[known] for c in columns)
+    rows, first = float(len(tokens)), first_epoch == 1.0
+    metrics["rldk/policy/ess"] = _sample_size(log_sum, 2 * log_norm, float(tokens.sum()))
+    metrics["rldk/policy/ess_sequence"] = _sample_size(product, 2 * product, rows)
+    metrics["rldk/policy/ratio_mean"] = _mean_of_exp(log_unit_sum, float(units.sum()))
+    metrics["rldk/policy/ratio_max"] = _exp(float(log_max.max())) if rows else None
     metrics["rldk/policy/first_epoch_ratio"] = _mean_of_exp(log_sum[first], float(tokens[first].sum()))
     return _finite(metrics)
 
 
-def _entropy(table: Table) -> float | None:
-    passes = table.get("ratio/micro_batch")
-    if passes is None:
-        return table.ratio("ratio/entropy", "ratio/tokens")
-    parts = [
-        Table({name: table.columns[name][passes == one] for name in ("ratio/entropy", "ratio/tokens")})
-        for one in sorted(set(passes))
-    ]
-    means = [mean for part in parts if (mean := part.ratio("ratio/entropy", "ratio/tokens")) is not None]
-    return sum(means) / len(means) if means else None
+def _log_sums(log_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(N,) the largest, and the logarithms of the sum and of the Euclidean norm of exp(x); -inf counts nowhere."""
+    largest = highest(log_values)
+    shift = largest.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    weights = (log_values - shift[:, None]).exp_()
+    sums = torch.stack([weights.sum(dim=1), torch.linalg.vector_norm(weights, dim=1)])
+    log_sum, log_norm = sums.log() + shift
+    return largest, log_sum, log_norm
 
 
-def _clip_columns(update: PolicyUpdate, mask: Tensor, log_ratio: Tensor, sequence: Tensor) -> dict[str, Tensor]:
-    """Numbers of units clipped on either side, where it is known what a unit's advantage is."""
-    if update.advantages is None:
+def _clip_columns(
+    update: PolicyUpdate, mask: Tensor, log_ratios: tuple[Tensor, Tensor], unknown: Tensor
+) -> dict[str, Tensor]:
+    """(N,) numbers of units clipped on either side, where it is known what a unit's advantage is.
+
+    Args:
+        log_ratios: (N, U) log w of each unit, once 0 and once -inf where the mask is not: never clipped from below,
+            and never from above.
+        unknown: (N,) bool, True where some log w is NaN.
+    """
+    advantages = update.advantages
+    if advantages is None:
         return {}
-    tokens = precise(mask).sum(dim=1)
-    advantages = precise(update.advantages)
-    if update.sequence_level:
-        units = precise(mask.any(dim=1))
-        if advantages.ndim == 2:
-            advantages = masked_sum(advantages, mask) / tokens
-        ratio, advantages, counted = sequence.exp()[:, None], advantages[:, None], mask.any(dim=1, keepdim=True)
-    else:
-        units = tokens
-        ratio, counted = log_ratio.exp(), mask
-        advantages = advantages[:, None] if advantages.ndim == 1 else advantages
-    unknown = ((ratio.isnan() | advantages.isnan()) & counted).any(dim=1)
-    found = {"ratio/clip_units": units}
+    if update.sequence_level and advantages.ndim == 2:
+        advantages = masked_sum(advantages, mask) / count_of(mask)
+    missing = advantages.isnan()
+    unknown = unknown | (missing if missing.ndim == 1 else (missing & mask).any(dim=1))
+    found = {}
     if update.clip_low is not None:
-        low = (ratio < 1 - update.clip_low) & (advantages < 0)
-        found["ratio/clipped_low"] = masked_sum(low, counted).masked_fill(unknown, math.nan)
+        below = log_ratios[0] < min(0.0, _log(1 - update.clip_low))
+        found["ratio/clipped_low"] = _count(below, advantages < 0).masked_fill(unknown, math.nan)
     if update.clip_high is not None:
-        high = (ratio > 1 + update.clip_high) & (advantages > 0)
-        found["ratio/clipped_high"] = masked_sum(high, counted).masked_fill(unknown, math.nan)
+        above = log_ratios[1] > _log(1 + update.clip_high)
+        found["ratio/clipped_high"] = _count(above, advantages > 0).masked_fill(unknown, math.nan)
     return found
 
 
-def _log_sum(log_values: Tensor, mask: Tensor, empty: Tensor) -> Tensor:
-    """(N,) Logarithm of the sum of exponentials over the mask, NaN where it is empty."""
-    if log_values.shape[1] == 0:
-        return torch.full_like(log_values.sum(dim=1), math.nan)
-    return log_values.masked_fill(~mask, -math.inf).logsumexp(dim=1).masked_fill(empty, math.nan)
+def _log(limit: float) -> float:
+    """Of a limit of the ratio; -inf where every ratio lies above it."""
+    return math.log(limit) if limit > 0 else -math.inf
+
+
+def _count(units: Tensor, signs: Tensor) -> Tensor:
+    """(N,) how many of the (N, U) units are True, where the sign, (N, U) or one for all (N,), is True too."""
+    return count_of(units) * signs if signs.ndim == 1 else count_of(units & signs)
 
 
 def _log_total(log_values: Array) -> float:

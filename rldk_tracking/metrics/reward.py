@@ -64,7 +64,8 @@ def columns(rollout: Rollout) -> dict[str, Tensor]:
     if rollout.scores is not None:
         scores = precise(rollout.scores)
         found["reward/score"] = scores
-        found["reward/not_finite"] = precise(~scores.isfinite())
+        # A number minus itself is 0 if it is finite and NaN if not.
+        found["reward/not_finite"] = precise((scores - scores).isnan())
         if rollout.max_score is not None:
             # Rounded as the scores are, so that a completion can reach it.
             found["reward/max_score"] = precise(torch.full_like(rollout.scores, rollout.max_score))

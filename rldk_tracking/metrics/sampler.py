@@ -19,9 +19,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from rldk_tracking.metrics.table import Table, masked_max, masked_sum, precise
+from rldk_tracking.metrics.table import Table, count_of, highest, precise, square_sum, where_masked
 from rldk_tracking.rollout import Rollout
 
 COLUMNS = (
@@ -40,21 +41,26 @@ def columns(rollout: Rollout) -> dict[str, Tensor]:
     """(B,) sums and extremes over the tokens that both have scored."""
     if rollout.logprobs is None or rollout.sampler_logprobs is None:
         return {}
-    difference = precise(rollout.logprobs) - precise(rollout.sampler_logprobs)
     mask = rollout.mask.bool() & ~rollout.sampler_logprobs.isnan()
-    difference = difference.masked_fill(~mask, 0.0)
-    size, ratio = difference.abs(), difference.exp()
-    unknown = difference.isnan().any(dim=1)
-    return {
-        "sampler/tokens": precise(mask).sum(dim=1).masked_fill(unknown, math.nan),
-        "sampler/difference": masked_sum(size, mask),
-        "sampler/difference_max": masked_max(size, mask),
-        "sampler/k3": masked_sum(difference.expm1() - difference, mask),
-        "sampler/log_ratio_max": masked_max(difference, mask),
-        "sampler/ratio": masked_sum(ratio, mask),
-        "sampler/ratio_square": masked_sum(ratio.square(), mask),
-        "sampler/off": masked_sum(size > math.log(2), mask),
-    }
+    everywhere = precise(rollout.logprobs) - rollout.sampler_logprobs
+    difference = where_masked(everywhere, mask)
+    size, total = difference.abs(), difference.sum(dim=1)
+    log_ratio = where_masked(everywhere, mask, -math.inf)
+    ratio = log_ratio.exp()
+    tokens = count_of(mask)
+    columns = torch.stack(
+        [
+            tokens.masked_fill(total.isnan(), math.nan),
+            size.sum(dim=1),
+            highest(size),
+            difference.expm1().sum(dim=1) - total,
+            highest(log_ratio),
+            ratio.sum(dim=1),
+            square_sum(ratio),
+            count_of(size > math.log(2)),
+        ]
+    )
+    return dict(zip(COLUMNS, columns.masked_fill(tokens == 0, math.nan), strict=True))
 
 
 def compute(table: Table) -> dict[str, float]:

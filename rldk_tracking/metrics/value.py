@@ -35,7 +35,7 @@ def columns(rollout: Rollout) -> dict[str, Tensor]:
     if rollout.returns is not None:
         found |= moment_columns("value/return", rollout.returns, mask)
     if rollout.values is not None and rollout.returns is not None:
-        found |= moment_columns("value/error", precise(rollout.returns) - precise(rollout.values), mask)
+        found |= moment_columns("value/error", precise(rollout.returns) - rollout.values, mask)
     return found
 
 

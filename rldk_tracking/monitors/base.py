@@ -1,23 +1,28 @@
-"""What all monitors share: finding the trainer, joining its run, closing a step once, and the shield around events.
+"""The one trainer callback: it finds the trainer, drives the run's probes and sets the flags that rules ask for.
 
-A monitor is a transformers `TrainerCallback`. A subclass says what it looks at by overriding `begin`, `before_step`,
-`collect`, `saved` and `end`; the callback events themselves live here only.
+A monitor is a transformers `TrainerCallback` and a choice of probes: a subclass overrides `make_probes`. Several
+monitors in one trainer share one run. The first of them drives it, the others add their probes to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.isolation import Shield
-from rldk_tracking.monitors.training import prepare, run_info, trainer_above
+from rldk_tracking.journal.actions import Actions
+from rldk_tracking.journal.settings import OnCritical, Settings
+from rldk_tracking.monitors.training import find_trackers, run_info, run_of, trainer_above
+from rldk_tracking.probes.base import Probe, StepData, Training
 from rldk_tracking.run import Run
-from rldk_tracking.settings import OnCritical, Settings
+from rldk_tracking.sources.logs import named
 from rldk_tracking.trackers.base import Tracker
+from rldk_tracking.trackers.slack import SlackNotifier
 
 if TYPE_CHECKING:
     from rldk_tracking.health.rules import Rule
@@ -33,13 +38,11 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
         overrides: changes to single rules, {"kl.high": {"threshold": 0.2}}.
         on_critical: "alert", or "stop" to save and stop the training at the first critical alert.
         slack: an incoming webhook's address or a `SlackNotifier`; by default RLDK_SLACK_WEBHOOK_URL where it is set.
-        output_dir: a folder for a JSON-lines copy of everything that is logged.
+        output_dir: a folder for the run's journal, JSON lines of everything that is logged; by default `_rldk` in the
+            trainer's output folder.
         strict: let faults of the diagnostics out instead of logging them once, for development.
         trainer: the trainer, where it cannot be found from the callback event (it can, in every TRL trainer).
     """
-
-    tasks: ClassVar[tuple[str, ...]] = ()
-    """What this monitor measures. A task is done by the first monitor of a run that claims it."""
 
     def __init__(
         self,
@@ -60,25 +63,21 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
             rules=rules,
             overrides={rule: dict(fields) for rule, fields in (overrides or {}).items()},
             on_critical=on_critical,
-            slack=slack,
+            slack=SlackNotifier(slack) if isinstance(slack, str) else slack,
             output_dir=output_dir,
             strict=strict,
         )
-        self._given_trainer = trainer
+        Actions(self._settings.all_rules())  # raises now, not in training, for rules and webhooks that cannot be
+        self._given_trainer: Callable[[], Any] = (lambda: None) if trainer is None else weakref.ref(trainer)
         self._run: Run | None = None
+        self._drives = False
+        self._probes: list[Probe] = []
         self._closed_step = -1
         self._stopping_since: int | None = None
-        self._check_configuration()
 
-    def _check_configuration(self) -> None:
-        """Raise now, not in training, for rules and webhooks that cannot be."""
-        from rldk_tracking.health.presets import rules_for
-        from rldk_tracking.journal.actions import Acting
-        from rldk_tracking.trackers.slack import SlackNotifier
-
-        Acting(rules_for(self._settings.rules, self._settings.overrides))
-        if isinstance(self._settings.slack, str):
-            self._settings.slack = SlackNotifier(self._settings.slack)
+    def make_probes(self) -> Sequence[Probe]:
+        """The probes of a training that begins."""
+        return []
 
     @property
     def run(self) -> Run | None:
@@ -87,123 +86,115 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     @property
     def alerts(self) -> list[Alert]:
-        """Every alert of the run so far, with its end where it ended."""
-        return [] if self._run is None else self._run.alerts
-
-    def begin_within(self, run: Run, trainer: Any, args: Any, model: Any, optimizer: Any) -> None:
-        """Begin as a part of another monitor, which passes the events on."""
-        self._run = run
-        run.adopt(self._settings)
-        self.begin(run, trainer, args, model, optimizer)
-
-    # What a subclass says.
-
-    def begin(self, run: Run, trainer: Any, args: Any, model: Any, optimizer: Any) -> None:
-        """Training begins: install what is needed to look."""
-
-    def before_step(self, run: Run, step: int) -> None:
-        """A transformers Trainer is about to make the step after `step`; TRL's PPOTrainer never says so."""
-
-    def collect(self, run: Run, step: int, logs: Mapping[str, Any]) -> None:
-        """A step is over: hand to the run what was seen of it. `logs` is empty where the step was not logged."""
-
-    def saved(self, run: Run, step: int, args: Any, model: Any) -> None:
-        """A checkpoint was written."""
-
-    def end(self, run: Run) -> None:
-        """Training is over: take out what was installed."""
+        """Every alert of the run so far, with its end where it ended. On rank 0; other ranks judge nothing."""
+        return [] if self._run is None else list(self._run.alerts)
 
     # Events of transformers.
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        run, before = None, self._run
-        if before is not None and not before.closed:
+        before, self._run = self._run, None
+        if before is not None:
             with before.shield.at("the end of a training that was broken off"):
-                self.end(before)
+                before.close("crashed")
         self._closed_step, self._stopping_since = -1, None
         with Shield(self._settings.strict).at("on_train_begin"):
-            trainer = self._given_trainer if self._given_trainer is not None else trainer_above()
+            given = self._given_trainer()
+            trainer = trainer_above() if given is None else given
+            self._begin(trainer, args, state, control, kwargs.get("model"), kwargs.get("optimizer"))
+
+    def _begin(self, trainer: Any, args: Any, state: Any, control: Any, model: Any, optimizer: Any) -> Run:
+        made: list[Run] = []
+
+        def make() -> Run:
+            accelerator = getattr(trainer, "accelerator", None)
+            device = None if accelerator is None else accelerator.device
+            training = Training(trainer, args, model, optimizer, device)
             info = run_info(trainer, args, state, control)
-            run = Run.of(trainer, self._settings, info) if trainer is not None else Run(self._settings, info)
-        self._run = run
-        if self._run is None:
-            return
-        with self._run.shield.at("resuming"):
-            self._go_on(self._run, state)
-        with self._run.shield.at("on_train_begin"):
-            self._run.join(self, self._settings)
-            prepare(self._run, trainer, args)
-            self.begin(self._run, trainer, args, kwargs.get("model"), kwargs.get("optimizer"))
+            settings = Settings()  # which other monitors add to
+            settings.adopt(self._settings)
+            made.append(Run(settings, info, training, find_trackers(trainer, settings)))
+            return made[0]
+
+        self._run = run = run_of(trainer, make) if trainer is not None else make()
+        self._drives = bool(made)
+        run.adopt(self._settings)
+        with run.shield.at("resuming"):
+            self._go_on(run, state)
+        self._probes = run.add_probes(self.make_probes())
+        return run
+
+    def share(self, run: Run) -> None:
+        """Take part in a run that another monitor drives, with probes that it has begun already."""
+        run.adopt(self._settings)
+        self._run, self._probes = run, run.probes
+
+    def _driven(self) -> Run | None:
+        """The run, where this monitor is the one that drives it and it is not over."""
+        return self._run if self._drives and self._run is not None and not self._run.closed else None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._run is None or self._run.closed:
-            return
-        with self._run.shield.at("on_step_begin"):
-            self._run.open()
-            self.before_step(self._run, state.global_step)
-            self._do_as_asked(state, control)
-        self._run.release()  # the last thing, since what it sets free wants the interpreter too
+        run = self._driven()
+        if run is not None:
+            with run.shield.at("on_step_begin"):
+                run.before_step(int(state.global_step))
+                self._do_as_asked(run, state, control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # A step that is about to be logged is closed by on_log, so that its logs are in its row.
-        run = self._run
-        if run is None or run.closed:
-            return
-        if not control.should_log:
-            self._close_step(state, control, {})
-        if not run.honours_stop:  # TRL's PPOTrainer, which tells of no step's beginning
-            with run.shield.at("on_step_end"):
-                self.before_step(run, state.global_step)
-                self._do_as_asked(state, control)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
-        run = self._run
-        if run is None or run.closed or not logs or "train_runtime" in logs:
-            return
-        with run.shield.at("on_log"):
-            if all(str(key).startswith(("eval_", "test_")) for key in logs if key != "epoch"):
-                run.eval_logs(logs)
-            else:
-                self._close_step(state, control, logs)
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._run is None or self._run.closed:
-            return
-        with self._run.shield.at("on_save"):
-            self.saved(self._run, state.global_step, args, kwargs.get("model"))
-            if self._run.stop is not None and not self._run.honours_stop:
-                self._run.raise_stop()
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._run is None:
-            return
-        with self._run.shield.at("on_train_end"):
-            self.end(self._run)
-            self._run.leave(self, state.global_step)
-
-    def _close_step(self, state: Any, control: Any, logs: Mapping[str, Any]) -> None:
-        run, step = self._run, int(state.global_step)
-        if run is None or run.closed or self._closed_step == step:
-            return
-        self._closed_step = step
-        run.has_waited = bool(logs)
-        run.ending = getattr(control, "should_training_stop", False) or 0 < getattr(state, "max_steps", 0) <= step
-        with run.shield.at("a step's diagnostics"):
-            try:
-                self.collect(run, step, logs)
-            finally:
-                run.reported(self, step)
-            self._do_as_asked(state, control)
-
-    def _do_as_asked(self, state: Any, control: Any) -> None:
-        """Set the flags; a trainer that is still training two steps later ignores them and gets the exception."""
-        run = self._run
+        run = self._driven()
         if run is None:
             return
+        with run.shield.at("on_step_end"):
+            # A step that is about to be logged is closed by on_log, so that its logs are in its row.
+            if not control.should_log:
+                self._close_step(run, state, control, {})
+            if not run.honours_stop:  # TRL's PPOTrainer, which says nothing at a step's beginning
+                run.before_step(int(state.global_step))
+                self._do_as_asked(run, state, control)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        run = self._driven()
+        if run is None or not logs or "train_runtime" in logs:
+            return
+        with run.shield.at("on_log"):
+            step = int(state.global_step)
+            if all(str(key).startswith(("eval_", "test_")) for key in logs if key != "epoch"):
+                # They come after the step's row.
+                run.extra_row(step, named(logs))
+            elif step == self._closed_step:
+                # A callback of the user's logs after the trainer did.
+                run.extra_row(step, named(logs), override=False)
+            else:
+                self._close_step(run, state, control, logs)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        run = self._driven()
+        if run is not None:
+            with run.shield.at("on_save"):
+                run.saved(int(state.global_step))
+                if run.should_stop and not run.honours_stop:
+                    run.raise_stop()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        run = self._driven()
+        if run is not None:
+            with run.shield.at("on_train_end"):
+                run.close("stopped" if run.should_stop else "finished", int(state.global_step))
+
+    def _close_step(self, run: Run, state: Any, control: Any, logs: Mapping[str, Any]) -> None:
+        step = int(state.global_step)
+        if self._closed_step == step:
+            return
+        self._closed_step = step
+        is_last = getattr(control, "should_training_stop", False) or 0 < getattr(state, "max_steps", 0) <= step
+        run.finish(StepData(step, logs, is_last))
+        self._do_as_asked(run, state, control)
+
+    def _do_as_asked(self, run: Run, state: Any, control: Any) -> None:
+        """Set the flags; a trainer that is still training two steps later ignores them and gets the exception."""
         if run.save:
             run.save = False
             control.should_save = control.should_save or run.can_save
-        if run.stop is None:
+        if not run.should_stop:
             return
         if self._stopping_since is None:
             self._stopping_since = int(state.global_step)
@@ -218,12 +209,12 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def state(self) -> dict[str, Any]:
         """For transformers: what a resumed run needs, stored in the checkpoint's trainer_state.json."""
-        held: dict[str, Any] = {}
+        found: dict[str, Any] = {}
         run = self._run
         if run is not None:
             with run.shield.at("saving the state"):
-                held = run.state()
-        return {"args": {}, "attributes": {"resume": held}}
+                found = run.state()
+        return {"args": {}, "attributes": {"resume": found}}
 
     def _go_on(self, run: Run, state: Any) -> None:
         """Take over the state of the checkpoint that the training goes on from, if it does."""
@@ -231,14 +222,14 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
         if not isinstance(stored, dict):
             return
         name = type(self).__name__
-        held = stored.get(name)
-        held = held[0] if isinstance(held, list) and held else held
+        found = stored.get(name)
+        found = found[0] if isinstance(found, list) and found else found
         # transformers writes into this entry at every save. A checkpoint of a training without us has none, which
         # would be a KeyError; of two callbacks of one class it has a list, which would grow with every save.
         stored[name] = self.state()
         step = int(state.global_step)
         if step > 0:
-            run.load_state(held["attributes"]["resume"] if isinstance(held, dict) else {}, step)
+            run.load_state(found["attributes"]["resume"] if isinstance(found, dict) else {}, step)
 
     @property
     def resume(self) -> dict[str, Any]:
@@ -246,10 +237,10 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
         return {}
 
     @resume.setter
-    def resume(self, held: dict[str, Any]) -> None:
+    def resume(self, found: dict[str, Any]) -> None:
         # It makes `type(callback)()` and puts it in the place of the one that the user made. That one's trackers and
         # settings must not be lost, and whoever holds it wants to see the run: from here on the two are one.
-        # What is held is taken over at train begin, as without that option.
+        # The state is taken over at train begin, as without that option.
         handler = getattr(trainer_above(), "callback_handler", None)
         for known in getattr(handler, "callbacks", ()):
             if type(known) is type(self) and known is not self:
@@ -275,26 +266,22 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
             metrics: further numbers of the step, under their `rldk/...` keys or a trainer's log keys.
 
         Returns:
-            The step's row, key to value.
+            The step's row, key to value; empty on other ranks than 0.
         """
-        if self._run is None or self._run.closed:
-            self._run = Run(self._settings)
-            self._run.join(self, self._settings)
-            prepare(self._run, None, None)
-        run, row = self._run, {}
+        run = self._run
+        if run is None or run.closed:
+            run = self._begin(None, None, None, None, None, None)
         with run.shield.at("observe"):
-            run.observe(rollout, update)
-            if metrics:
-                run.add_logs(metrics)
-            self.collect(run, step, {})
-            run.finish(step, wait=True)
-            row = run.latest
-        if run.stop is not None:
+            data = StepData(step, rollout=rollout, update=update)
+            data.add(named(metrics or {}))
+            run.finish(data)
+            run.complete()
+        if run.should_stop:
             run.raise_stop()
-        return row
+        return run.latest if run.latest_step == step else {}
 
     def close(self) -> None:
-        """Flush the trackers of a training loop of the user's own. A transformers Trainer does this at train end."""
+        """Close the run of a training loop of the user's own. A transformers Trainer does this at train end."""
         if self._run is not None:
             self._run.close("finished")
 

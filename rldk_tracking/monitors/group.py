@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from rldk_tracking.monitors.rollouts import RolloutMonitor
+from collections.abc import Sequence
+from typing import Any
+
+from rldk_tracking.monitors.base import Monitor
+from rldk_tracking.probes.base import Probe
+from rldk_tracking.probes.rollouts import RolloutProbe
 
 
-class GroupMonitor(RolloutMonitor):
-    """Group-relative diagnostics in one callback, alone or beside others: ties, truncation, KL, clipping, diversity.
+class GroupMonitor(Monitor):
+    """Group-relative diagnostics in one callback, alone or with others: ties, truncation, KL, clipping, diversity.
 
-    The arguments are those of `Monitor`.
+    Args:
+        log_samples: log the best and worst completions now and then as a table.
+        options: as for `Monitor`.
     """
+
+    def __init__(self, *, log_samples: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        self._log_samples = log_samples
+
+    def make_probes(self) -> Sequence[Probe]:
+        return [RolloutProbe(log_samples=self._log_samples)]

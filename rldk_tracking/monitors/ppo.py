@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rldk_tracking.metrics.view import Snapshot, of
-from rldk_tracking.monitors.optimizer import OptimizerMonitor
-from rldk_tracking.monitors.rollouts import RolloutMonitor
-from rldk_tracking.run import Run
+from rldk_tracking.monitors.group import GroupMonitor
+from rldk_tracking.probes.base import Probe
+from rldk_tracking.probes.optimizer import OptimizerProbe
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +39,15 @@ class PPOMetrics(Snapshot):
     reward_hacking_risk: float | None = of("rldk/health/reward_hacking_risk")
 
 
-class PPOMonitor(RolloutMonitor):
+class PPOMonitor(GroupMonitor):
     """PPO diagnostics in one callback, alone or beside others.
 
     Args:
         kl_threshold: nats per token; above it `kl.high` fires whatever the reward does. None leaves it to the rule.
         reward_threshold: a spread of the scores at or below it counts as no signal (`reward.no_signal`).
         gradient_threshold: a gradient norm above it counts as an explosion (`grad.explosion`).
-        output_dir: a folder for a JSON-lines copy of everything that is logged.
-        options: as for `Monitor`.
+        output_dir: a folder for the run's journal, JSON lines of everything that is logged.
+        options: as for `GroupMonitor`.
 
     Raises:
         ValueError: a threshold is negative or not a number.
@@ -98,23 +98,7 @@ class AdvancedPPOMonitor(PPOMonitor):
         if enable_advanced_analytics:
             options.setdefault("rules", "strict")
         super().__init__(kl_threshold=kl_threshold, **options)
-        self._optimizer = OptimizerMonitor(level="full") if enable_advanced_analytics else None
+        self._is_advanced = enable_advanced_analytics
 
-    def begin(self, run: Run, trainer: Any, args: Any, model: Any, optimizer: Any) -> None:
-        super().begin(run, trainer, args, model, optimizer)
-        if self._optimizer is not None:
-            self._optimizer.begin_within(run, trainer, args, model, optimizer)
-
-    def before_step(self, run: Run, step: int) -> None:
-        if self._optimizer is not None:
-            self._optimizer.before_step(run, step)
-
-    def collect(self, run: Run, step: int, logs: Mapping[str, Any]) -> None:
-        super().collect(run, step, logs)
-        if self._optimizer is not None:
-            self._optimizer.collect(run, step, logs)
-
-    def end(self, run: Run) -> None:
-        super().end(run)
-        if self._optimizer is not None:
-            self._optimizer.end(run)
+    def make_probes(self) -> Sequence[Probe]:
+        return [*super().make_probes(), *([OptimizerProbe("full")] if self._is_advanced else [])]

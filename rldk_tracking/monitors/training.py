@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable
 from typing import Any
 
-from transformers import Trainer
-
+from rldk_tracking.journal.publisher import Publisher
+from rldk_tracking.journal.settings import Settings
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.run import Run
-from rldk_tracking.sources.logs import canonical, number
 from rldk_tracking.trackers.base import Tracker
+from rldk_tracking.trackers.resolve import trackers_for
 
 _QUOTED = (
     "learning_rate",
@@ -39,12 +40,34 @@ _QUOTED = (
 """Settings of the trainer that alerts quote. None of them is a secret or a path."""
 
 
+_RUNS: weakref.WeakKeyDictionary[Any, tuple[weakref.ref[Run], Publisher]] = weakref.WeakKeyDictionary()
+"""The present run of each trainer. Its monitors, which the trainer has, keep it alive: a reference from here would keep
+the trainer."""
+
+
+def run_of(trainer: Any, make: Callable[[], Run]) -> Run:
+    """The run of a trainer's present `train()`, made by the first monitor that asks at train begin."""
+    known, publisher = _RUNS.get(trainer, (lambda: None, None))
+    run = known()
+    # An exception ended the last `train()`, or nobody would begin again.
+    if run is not None and run.is_open:
+        run.close("crashed")
+    elif publisher is not None and publisher.is_open:
+        publisher.close("crashed")
+    if run is None or run.closed:
+        run = make()
+        _RUNS[trainer] = weakref.ref(run), run.publisher
+    return run
+
+
 def trainer_above() -> Any:
     """The trainer whose event is being handled: `self` of the nearest frame above that is a transformers Trainer."""
+    # Not imported: where nobody has loaded it there is no trainer, and it takes seconds.
+    trainer_class = getattr(sys.modules.get("transformers.trainer"), "Trainer", None)
     frame = sys._getframe(1)
-    while frame is not None:
+    while frame is not None and trainer_class is not None:
         candidate = frame.f_locals.get("self") if "self" in frame.f_code.co_varnames else None
-        if isinstance(candidate, Trainer):
+        if isinstance(candidate, trainer_class):
             return candidate
         frame = frame.f_back  # type: ignore[assignment]
     return None
@@ -65,30 +88,15 @@ def run_info(trainer: Any, args: Any, state: Any, control: Any) -> RunInfo:
     )
 
 
-def prepare(run: Run, trainer: Any, args: Any) -> None:
-    """Tell the run where its trackers are to be found and where its collectives take place."""
-    from rldk_tracking.trackers.resolve import trackers_for
-
-    settings = run.settings
-    callbacks, is_alone = list(getattr(getattr(trainer, "callback_handler", None), "callbacks", [])), trainer is None
+def find_trackers(trainer: Any, settings: Settings) -> Callable[[], list[Tracker]]:
+    """Gives the trackers of a trainer's callbacks, or of the runs that are open in this process."""
+    callbacks = list(getattr(getattr(trainer, "callback_handler", None), "callbacks", []))
+    is_alone = trainer is None
 
     def find() -> list[Tracker]:
-        if is_alone:
-            callbacks.extend(_open_backends())
-        return trackers_for(callbacks, slack=settings.slack, output_dir=settings.output_dir)
+        return trackers_for(_open_backends() if is_alone else callbacks, slack=settings.slack)
 
-    run.find_trackers = find
-    run.read_logs = named
-    accelerator = getattr(trainer, "accelerator", None)
-    if accelerator is not None:
-        run.device = accelerator.device
-
-
-def named(logs: Mapping[str, Any]) -> dict[str, float]:
-    """Numbers under our own keys as they are, numbers under a trainer's names translated, and nothing else."""
-    own = {key: number(raw) for key, raw in logs.items() if isinstance(key, str) and key.startswith("rldk/")}
-    rest = {key: raw for key, raw in logs.items() if key not in own}
-    return canonical(rest) | {key: value for key, value in own.items() if value is not None}
+    return find
 
 
 def _open_backends() -> list[Any]:

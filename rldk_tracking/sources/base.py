@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,24 +14,21 @@ if TYPE_CHECKING:
     from rldk_tracking.rollout import PolicyUpdate, Rollout
 
 
-Made = Callable[[], "tuple[Rollout | None, PolicyUpdate | None]"]
-"""Puts a rollout and an update together."""
+ReadTensors = Callable[[], "tuple[Rollout | None, PolicyUpdate | None]"]
+"""Builds the rollout and the update of a step."""
 
 
 @dataclass(frozen=True)
 class Observation:
     """What a source saw of one step on this rank.
 
-    The tensors are put together when somebody asks for them, once, and on that one's thread: some hundred small
-    operations that the training need not wait for. What they are made of is held until then.
-
     Attributes:
         scalars: canonical keys to numbers that the trainer alone knows; tensors are 0-dimensional, on any device.
-        made: puts the rollout and the update together, from what the trainer does not change any more.
+        read_tensors: builds the rollout and the update. A fault in it costs them and leaves the scalars.
     """
 
     scalars: Mapping[str, float | Tensor] = field(default_factory=dict)
-    made: Made = lambda: (None, None)
+    read_tensors: ReadTensors = lambda: (None, None)
 
     @property
     def rollout(self) -> Rollout | None:
@@ -45,12 +42,7 @@ class Observation:
 
     @cached_property
     def _tensors(self) -> tuple[Rollout | None, PolicyUpdate | None]:
-        return self.made()
-
-
-def is_same(seen: Sequence[object], now: Sequence[object]) -> bool:
-    """Whether the same objects, in the same order."""
-    return len(seen) == len(now) and all(one is other for one, other in zip(seen, now, strict=True))
+        return self.read_tensors()
 
 
 class Source(Protocol):
@@ -63,8 +55,6 @@ class Source(Protocol):
         missing: what cannot be read from this trainer and which keys will lack, in words; said once as a warning.
         shield: keeps faults of the reading from the trainer's methods in which it happens. The run gives it its own,
             before `attach`, so that their time counts.
-        ready: is told, where a source knows, that a step's last backward pass begins and what its rollout is made of.
-            `read` then gives an observation of the same `made`, unless that was not all.
     """
 
     rows_per_rank: int
@@ -72,7 +62,6 @@ class Source(Protocol):
     rollout_seconds: float | None
     missing: list[str]
     shield: Shield
-    ready: Callable[[Observation], None]
 
     def attach(self, trainer: Any, args: Any) -> None:
         """Install on this trainer instance what is needed to look. Once, when training begins."""

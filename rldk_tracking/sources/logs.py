@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -63,6 +63,13 @@ def canonical(
         if name in EVALUATED and value is not None and math.isfinite(value):
             row[EVALUATED[name]] = value
     return row
+
+
+def named(logs: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers under our own keys as they are, numbers under a trainer's names translated, and nothing else."""
+    own = {key: number(raw) for key, raw in logs.items() if isinstance(key, str) and key.startswith("rldk/")}
+    rest = {key: raw for key, raw in logs.items() if key not in own}
+    return canonical(rest) | {key: value for key, value in own.items() if value is not None}
 
 
 def number(value: Any) -> float | None:
@@ -142,8 +149,7 @@ class LogsSource:
 
     def __init__(self, trainer: Any) -> None:
         self.missing: list[str] = []
-        self.shield = Shield(training=True)
-        self.ready: Callable[[Observation], None] = lambda observation: None
+        self.shield = Shield()
         self.rollout_seconds: float | None = None
 
     def attach(self, trainer: Any, args: Any) -> None:

@@ -11,7 +11,7 @@ import logging
 import math
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -19,10 +19,11 @@ from torch import Tensor
 
 from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics import gradients, updates, weights
-from rldk_tracking.metrics.layers import Layout, Summary, on, summarise
+from rldk_tracking.metrics.layers import Layout, Summary, on, over_ranks, summarise_all
 from rldk_tracking.metrics.noise_scale import NoiseScale
 from rldk_tracking.sources.accelerator import AcceleratorWatch
 from rldk_tracking.sources.deepspeed import CANNOT, is_partitioned
+from rldk_tracking.sources.torch_optimizer import learning_rate, named_parameters, unwrap
 
 logger = logging.getLogger(__name__)
 
@@ -30,14 +31,15 @@ Level = Literal["light", "standard", "full"]
 LEVELS: tuple[Level, ...] = ("light", "standard", "full")
 
 QUANTITIES = ("gradients", "weights", "updates", "adam")
-HEADER = ("learning_rate", "clipped_fraction", "noise_scale")
+HEADER = ("rldk/update/learning_rate", "rldk/grad/norm_clipped_fraction", "rldk/grad/noise_scale")
+"""What stands before the quantities in the vector."""
 KEPT_STEPS = 1024
 """Optimizer steps that are kept where nobody asks for them."""
 SMALL_MODEL = 20_000_000
 """Up to so many parameters updates are measured in every step at the level "standard" too."""
 
 
-class OptimizerProbe:
+class OptimizerSource:
     """Hooks on one optimizer, from construction to `detach`.
 
     Args:
@@ -117,52 +119,36 @@ class OptimizerProbe:
 
         Where the parameters are sharded this sums over all ranks, which must all call it at the same point.
         """
-        return self.deferred()()
-
-    def deferred(self) -> Callable[[], Tensor]:
-        """`pending` in two: what the hooks queued is taken now, and reduced by the call, on whatever thread."""
         if self._optimizer is None:
-            return lambda: torch.zeros(0, dtype=torch.float64)
-        layout, limits, device = self.layout, list(self._limits), self.layout.index.device
+            return torch.zeros(0, dtype=torch.float64)
+        layout, device = self.layout, self.layout.index.device
+        steps = {name: torch.stack(tuple(queue)) for name, queue in self._queue.items() if queue}
+        limits, rate = list(self._limits), self._rate
         self._limits.clear()
-        queued = {name: list(queue) for name, queue in self._queue.items() if queue}
+        self._rate = None
         for queue in self._queue.values():
             queue.clear()
-        rate, self._rate = self._rate, None
-        unknown = torch.full((), math.nan, dtype=torch.float64, device=device)
-        noise = None if self._noise is None else self._noise.value(unknown)
-        # A collective belongs on the training thread.
-        summed = None if layout.shares is None or not queued else _over_ranks(queued, layout.shares)
-
-        def reduce() -> Tensor:
-            steps = summed if summed is not None else {name: torch.stack(squares) for name, squares in queued.items()}
-            absent = torch.full((layout.width,), math.nan, dtype=torch.float64, device=device)
-            clipped = absent[0]
-            if limits and len(limits) == len(steps.get("gradients", ())):
-                norms = steps["gradients"].sum(dim=1).sqrt()
-                above = [norm > limit for norm, limit in zip(norms, limits, strict=True)]
-                clipped = torch.stack(above).double().mean()
-            header = [absent[0] if value is None else value.to(absent) for value in (rate, clipped, noise)]
-            parts = _summaries(steps, layout)
-            return torch.cat([torch.stack(header), *(parts.get(name, absent) for name in QUANTITIES)])
-
-        return reduce
+        if layout.shares is not None and steps:
+            steps = over_ranks(steps, layout.shares)
+        absent = torch.full((layout.width,), math.nan, dtype=torch.float64, device=device)
+        clipped = absent[0]
+        if limits and len(limits) == len(steps.get("gradients", ())):
+            norms = steps["gradients"].sum(dim=1).sqrt()
+            above = [norm > limit for norm, limit in zip(norms, limits, strict=True)]
+            clipped = torch.stack(above).double().mean()
+        noise = None if self._noise is None else self._noise.value(absent[0])
+        header = [absent[0] if value is None else value.to(absent) for value in (rate, clipped, noise)]
+        parts = summarise_all(steps, layout)
+        return torch.cat([torch.stack(header), *(parts.get(name, absent) for name in QUANTITIES)])
 
     def read(self, values: Sequence[float]) -> dict[str, float]:
         """The keys of a vector that `pending` made, once it is on the host."""
         if len(values) < len(HEADER):
             return {}
-        header, parts = dict(zip(HEADER, values, strict=False)), self._parts(values)
+        parts = self._parts(values)
         metrics = gradients.read(parts["gradients"], self.layout) | weights.read(parts["weights"], self.layout)
         metrics |= updates.read(parts["updates"], parts["adam"], parts["weights"], self.layout)
-        for name, key in (
-            ("learning_rate", "rldk/update/learning_rate"),
-            ("clipped_fraction", "rldk/grad/norm_clipped_fraction"),
-            ("noise_scale", "rldk/grad/noise_scale"),
-        ):
-            if math.isfinite(header[name]):
-                metrics[key] = header[name]
-        return metrics
+        return metrics | {key: value for key, value in zip(HEADER, values, strict=False) if math.isfinite(value)}
 
     def layers(self, values: Sequence[float]) -> dict[str, dict[str, float]]:
         """Mean norms per layer of "gradients", "weights", "updates" and "adam"; those that were measured."""
@@ -218,7 +204,7 @@ class OptimizerProbe:
             self._gradients = self._gradient_squares(getattr(optimizer, "grad_scale", None))
         squares = self._gradients
         # Now: a scheduler moves it to the next step's before anybody asks.
-        self._rate = _learning_rate(optimizer, self.layout.index.device)
+        self._rate = learning_rate(optimizer, self.layout.index.device)
         self._queue["gradients"].append(squares)
         if self._limit is not None:
             self._limits.append(self._limit)
@@ -279,13 +265,7 @@ class OptimizerProbe:
 
     def _find_parameters(self, optimizer: torch.optim.Optimizer) -> None:
         model = self._model()
-        names = {} if model is None else {parameter: name for name, parameter in model.named_parameters()}
-        named, unknown = [], 0
-        for number, group in enumerate(optimizer.param_groups):
-            for position, parameter in enumerate(group["params"]):
-                name = names.get(parameter)
-                unknown += name is None
-                named.append((name or f"group{number}.{position}", parameter))
+        named, unknown = named_parameters(optimizer, model)
         if unknown and model is not None:
             self._lacks(f"{unknown} parameters of the optimizer are not the model's own: their layers have no names")
         self._parameters = [parameter for _, parameter in named]
@@ -310,40 +290,6 @@ class OptimizerProbe:
         if sentence not in self.missing:
             self.missing.append(sentence)
             logger.warning("rldk: %s.", sentence)
-
-
-def _over_ranks(queued: dict[str, list[Tensor]], shares: Tensor) -> dict[str, Tensor]:
-    """(K, P) squares of whole parameters, of which this rank holds shards."""
-    steps = {name: torch.stack(squares) for name, squares in queued.items()}
-    flat = torch.cat([(squares * shares).flatten() for squares in steps.values()])
-    torch.distributed.all_reduce(flat)
-    pieces = torch.split(flat, [squares.numel() for squares in steps.values()])
-    return {name: piece.reshape(-1, len(shares)) for name, piece in zip(steps, pieces, strict=True)}
-
-
-def _summaries(steps: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """`summarise` of each quantity: of those with equally many optimizer steps, as a rule all, at the same time."""
-    found: dict[str, Tensor] = {}
-    for count in {len(squares) for squares in steps.values()}:
-        names = [name for name, squares in steps.items() if len(squares) == count]
-        summaries = summarise(torch.stack([on(steps[name], layout.index.device) for name in names]), layout)
-        found |= dict(zip(names, summaries.unbind(), strict=True))
-    return found
-
-
-def unwrap(optimizer: Any) -> torch.optim.Optimizer | None:
-    """The innermost torch optimizer of accelerate's and others' wrappers, None where there is none."""
-    found = optimizer if isinstance(optimizer, torch.optim.Optimizer) else None
-    inner = getattr(optimizer, "optimizer", None)
-    return found if inner is None else unwrap(inner) or found
-
-
-def _learning_rate(optimizer: torch.optim.Optimizer, device: torch.device) -> Tensor:
-    """The largest of the groups, a float64 scalar on the device."""
-    rates = [group["lr"] for group in optimizer.param_groups if "lr" in group and group["params"]]
-    if any(isinstance(rate, Tensor) for rate in rates):
-        return torch.stack([torch.as_tensor(rate, dtype=torch.float64).to(device) for rate in rates]).max()
-    return torch.full((), max(rates, default=math.nan), dtype=torch.float64, device=device)
 
 
 def _ranks() -> int:

@@ -42,7 +42,6 @@ class UpdateWatch:
         trainer: whose accelerator is wrapped.
         get_trainer: gives it as long as it is there.
         shield: keeps faults from the trainer's backward pass.
-        complete: is told when an update's last backward pass begins.
     """
 
     def __init__(
@@ -50,13 +49,11 @@ class UpdateWatch:
         trainer: Any,
         get_trainer: Callable[[], Any],
         shield: Shield,
-        complete: Callable[[Any, list[MicroBatch]], None],
     ) -> None:
         self._shield = shield
         self._get_trainer = get_trainer
         self._micro_batches: list[MicroBatch] = []
         self._stepped = False
-        self._complete = complete
         self._capacity = micro_batches(trainer.args)
         self._wrapped = Wrapped(trainer.accelerator, "backward", self._around)
 
@@ -69,7 +66,6 @@ class UpdateWatch:
         """Unwrap and forget."""
         self._wrapped.restore()
         self._get_trainer = lambda: None
-        self._complete = lambda trainer, batches: None
         self._micro_batches = []
 
     def _around(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -94,8 +90,6 @@ class UpdateWatch:
             self.take()
         self._micro_batches.append(MicroBatch(new, old, advantages, not self._stepped))
         self._stepped = self._stepped or bool(trainer.accelerator.sync_gradients)
-        if len(self._micro_batches) == self._capacity:
-            self._complete(trainer, list(self._micro_batches))
 
 
 def micro_batches(args: Any) -> int:

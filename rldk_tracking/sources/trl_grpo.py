@@ -27,7 +27,7 @@ from torch import Tensor
 
 from rldk_tracking.isolation import Shield
 from rldk_tracking.rollout import PolicyUpdate, Rollout
-from rldk_tracking.sources.base import Made, Observation, is_same
+from rldk_tracking.sources.base import Observation
 from rldk_tracking.sources.generation import Generation, at_sampling, joined
 from rldk_tracking.sources.logs import Kind, canonical
 from rldk_tracking.sources.loss_pass import (
@@ -58,8 +58,7 @@ class GroupSource:
 
     def __init__(self, trainer: Any) -> None:
         self.missing: list[str] = []
-        self.shield = Shield(training=True)
-        self.ready: Callable[[Observation], None] = lambda observation: None
+        self.shield = Shield()
         self.rows_per_rank = rows_per_rank(trainer)
         self.rollout_seconds: float | None = None
         self._kind: Kind = "rloo" if any(cls.__name__ == "RLOOTrainer" for cls in type(trainer).__mro__) else "grpo"
@@ -69,7 +68,6 @@ class GroupSource:
         self._generations: list[Generation] = []
         self._passes: list[LossPass] = []
         self._scored: list[Tensor] = []
-        self._complete: tuple[list[Generation | LossPass], Made] | None = None
         self._seconds = 0.0
         self._buffer: Callable[[], Any] = lambda: None
 
@@ -92,26 +90,23 @@ class GroupSource:
         self._trainer = lambda: None
         self._generation = None
         self._generations, self._passes, self._scored = [], [], []
-        self._complete = None
 
     def read(self, step: int, logs: Mapping[str, Any]) -> Observation:
         """The rollout if it was sampled for this step, what the step's loss saw, and what only the logs say."""
         trainer = self._trainer()
         if trainer is None:
             return Observation(scalars=canonical(logs, self._kind))
-        generations, passes = self._of_step(step)
-        complete, self._complete = self._complete, None
+        generations = [g for g in self._generations if g.step == step - 1]
+        passes = [p for p in self._passes if p.step == step - 1]
         self._generations, self._passes = [], []
         self.rollout_seconds, self._seconds = self._seconds, 0.0
         if not callable(getattr(trainer, SCORING, None)):
             generations = self._unread_buffer(trainer, step)
-        if complete is not None and is_same(complete[0], [*generations, *passes]):
-            return Observation(self._scalars(trainer, logs), complete[1])
-        return Observation(self._scalars(trainer, logs), made_of(self._trainer, generations, passes))
 
-    def _of_step(self, step: int) -> tuple[list[Generation], list[LossPass]]:
-        """What was kept of a step, by its number when it is over."""
-        return [g for g in self._generations if g.step == step - 1], [p for p in self._passes if p.step == step - 1]
+        def read_tensors() -> tuple[Rollout | None, PolicyUpdate | None]:
+            return rollout_of(generations, passes), update_of(trainer, passes) if passes else None
+
+        return Observation(self._scalars(trainer, logs), read_tensors)
 
     def _scalars(self, trainer: Any, logs: Mapping[str, Any]) -> dict[str, float]:
         found = canonical(logs, self._kind, reward_std_within_groups=False)
@@ -178,18 +173,6 @@ class GroupSource:
         input_ids = kwargs["input_ids"] if "input_ids" in kwargs else args[1]
         found = LossPass(step, self._generation, inputs, input_ids, logprobs, detached(result[1]))
         self._passes = [p for p in self._passes if p.step == step] + [found]
-        if trainer.accelerator.sync_gradients and result[0].requires_grad:
-            # The last micro-batch: its backward pass calls this first, and has no use for Python then.
-            result[0].register_hook(lambda gradient: self._begin_backward())
-
-    def _begin_backward(self) -> None:
-        with self.shield.at("a backward pass"):
-            trainer = self._trainer()
-            if trainer is not None:
-                generations, passes = self._of_step(int(trainer.state.global_step) + 1)
-                made = made_of(self._trainer, generations, passes)
-                self._complete = [*generations, *passes], made
-                self.ready(Observation(made=made))
 
     def _unread_buffer(self, trainer: Any, step: int) -> list[Generation]:
         """The trainer's shuffled buffer as a generation, once."""
@@ -201,18 +184,6 @@ class GroupSource:
         output = {name: stack_rows([batch[name] for batch in buffer]) for name in names}
         hides_truncated = bool(getattr(trainer, "mask_truncated_completions", False))
         return [Generation(step - 1, output, stop_ids=stop_ids(trainer), hides_truncated=hides_truncated)]
-
-
-def made_of(find_trainer: Callable[[], Any], generations: list[Generation], passes: list[LossPass]) -> Made:
-    """Puts a step's rollout and update together, once, and does not keep the trainer alive until then."""
-
-    @functools.cache
-    def made() -> tuple[Rollout | None, PolicyUpdate | None]:
-        trainer = find_trainer()
-        update = update_of(trainer, passes) if passes and trainer is not None else None
-        return rollout_of(generations, passes), update
-
-    return made
 
 
 def rollout_of(generations: list[Generation], passes: list[LossPass]) -> Rollout | None:

@@ -27,7 +27,6 @@ every completion once, so this is undone exactly.
 
 from __future__ import annotations
 
-import functools
 import logging
 import weakref
 from collections.abc import Callable, Mapping
@@ -38,11 +37,11 @@ from torch import Tensor
 
 from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics.table import precise
-from rldk_tracking.rollout import PolicyUpdate, Rollout
-from rldk_tracking.sources.base import Made, Observation, is_same
+from rldk_tracking.rollout import Rollout
+from rldk_tracking.sources.base import Observation
 from rldk_tracking.sources.logs import canonical
 from rldk_tracking.sources.ppo_frame import train_variables
-from rldk_tracking.sources.ppo_update import MicroBatch, UpdateWatch, first_ratio, micro_batches, update_of
+from rldk_tracking.sources.ppo_update import UpdateWatch, first_ratio, micro_batches, update_of
 
 logger = logging.getLogger(__name__)
 
@@ -79,14 +78,12 @@ class PPOSource:
     def __init__(self, trainer: Any) -> None:
         self.missing: list[str] = []
         self.rollout_seconds: float | None = None
-        self.shield = Shield(training=True)
-        self.ready: Callable[[Observation], None] = lambda observation: None
+        self.shield = Shield()
         args = trainer.args
         size = int(args.per_device_train_batch_size) * int(args.gradient_accumulation_steps)
         self.rows_per_rank = int(getattr(args, "local_batch_size", None) or size) * int(args.num_ppo_epochs)
         self._trainer: Callable[[], Any] = lambda: None
         self._watch: UpdateWatch | None = None
-        self._complete: tuple[list[Any], Made] | None = None
         self._warned = False
 
     def attach(self, trainer: Any, args: Any) -> None:
@@ -94,12 +91,11 @@ class PPOSource:
         self.detach()
         self._trainer = weakref.ref(trainer)
         if callable(getattr(getattr(trainer, "accelerator", None), "backward", None)):
-            self._watch = UpdateWatch(trainer, self._trainer, self.shield, self._begin_last_backward)
+            self._watch = UpdateWatch(trainer, self._trainer, self.shield)
 
     def detach(self) -> None:
         """Unwrap, and forget the trainer."""
         self._trainer = lambda: None
-        self._complete = None
         if self._watch is not None:
             self._watch.detach()
             self._watch = None
@@ -110,7 +106,6 @@ class PPOSource:
         if trainer is None:
             return Observation(scalars=canonical(logs, "ppo"))
         batches = self._watch.take() if self._watch is not None else []
-        complete, self._complete = self._complete, None
         names = (*NEEDED, *CRITIC, *STATISTICS)
         found = train_variables(trainer, names)
         self._say_what_is_missing(trainer, [name for name in names if name not in found])
@@ -122,20 +117,10 @@ class PPOSource:
         measured = statistics(trainer, found, ~found["padding_mask"])
         if not batches:
             scalars.update(measured)
-            return Observation(scalars, made_of(self._trainer, found, batches))
+            return Observation(scalars, lambda: (rollout_of(trainer, found), None))
         scalars.update((key, value) for key, value in measured.items() if not key.startswith("rldk/policy/"))
         scalars["rldk/policy/first_epoch_ratio"] = first_ratio(batches)
-        if complete is not None and is_same(complete[0], parts_of(found, batches)):
-            return Observation(scalars, complete[1])
-        return Observation(scalars, made_of(self._trainer, found, batches))
-
-    def _begin_last_backward(self, trainer: Any, batches: list[MicroBatch]) -> None:
-        """Nothing of the rollout changes from here to `on_log`."""
-        found = train_variables(trainer, (*NEEDED, *CRITIC))
-        if all(name in found for name in NEEDED):
-            made = made_of(self._trainer, found, batches)
-            self._complete = parts_of(found, batches), made
-            self.ready(Observation(made=made))
+        return Observation(scalars, lambda: (rollout_of(trainer, found), update_of(trainer, batches)))
 
     def _say_what_is_missing(self, trainer: Any, names: list[str]) -> None:
         if not names or self._warned:
@@ -147,24 +132,6 @@ class PPOSource:
             lack = "rldk/value/, rldk/advantage/ and the ratios of rldk/policy/ will be missing or incomplete"
         self.missing.append(f"its train() has no local variables {', '.join(names)}, so {lack}")
         logger.warning("rldk: %s cannot be read whole: %s.", type(trainer).__name__, self.missing[-1])
-
-
-def parts_of(found: Mapping[str, Tensor], batches: list[MicroBatch]) -> list[Any]:
-    """What a rollout and an update are made of."""
-    return [*(found.get(name) for name in (*NEEDED, *CRITIC)), *batches]
-
-
-def made_of(find_trainer: Callable[[], Any], found: Mapping[str, Tensor], batches: list[MicroBatch]) -> Made:
-    """Puts a rollout and an update together, once, and does not keep the trainer alive until then."""
-
-    @functools.cache
-    def made() -> tuple[Rollout | None, PolicyUpdate | None]:
-        trainer = find_trainer()
-        if trainer is None:
-            return None, None
-        return rollout_of(trainer, found), update_of(trainer, batches) if batches else None
-
-    return made
 
 
 def rollout_of(trainer: Any, found: Mapping[str, Tensor]) -> Rollout:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from rldk_tracking.sources.optimizer import LEVELS, OptimizerProbe
+from rldk_tracking.sources.optimizer import LEVELS, OptimizerSource
 
 GOALS = (0.01, 2.0)
 """Largest share of the step, and of one clip_grad_norm_, at the level "standard"."""
@@ -50,7 +50,7 @@ def main() -> int:
     model = GPT2LMHeadModel(config).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     tokens = torch.randint(0, arguments.words, (arguments.rows, arguments.tokens), device=device)
-    probes = {level: OptimizerProbe(optimizer, model, level) for level in LEVELS}
+    probes = {level: OptimizerSource(optimizer, model, level) for level in LEVELS}
     for probe in probes.values():
         probe.detach()
     seconds: dict[str, list[float]] = {"step": [], "clip": [], **{level: [] for level in LEVELS}}
@@ -64,7 +64,7 @@ def main() -> int:
         measured = {"step": timed(learn, device)}
         for level, probe in probes.items():
 
-            def watch(probe: OptimizerProbe = probe) -> None:
+            def watch(probe: OptimizerSource = probe) -> None:
                 probe._before_step(optimizer, (), {})
                 probe._after_step(optimizer, (), {})
                 probe.read(probe.pending().tolist())

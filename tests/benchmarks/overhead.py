@@ -1,10 +1,15 @@
-"""What the diagnostics cost a real GRPO run on the toy task.
+"""What the diagnostics cost a real GRPO run.
 
-    python tests/benchmarks/overhead.py [--steps 60] [--pairs 5] [--profile]
+    python tests/benchmarks/overhead.py toy                         the tiny model, in memory
+    python tests/benchmarks/overhead.py toy --before OTHER_CHECKOUT    beside another version of the package
+    python tests/benchmarks/overhead.py gpt2                        124 million parameters, 8 completions of 32 tokens
+    python tests/benchmarks/overhead.py gpt2 --mlflow               beside the trainer's own MLflow callback alone
+    python tests/benchmarks/overhead.py toy --profile               where the time goes
 
-Runs without and with the callback alternate, so that a machine that slows down slows both. Prints the ratio of their
-median steps, and the time of each event, on the training thread and beside it. Processor time counts every thread of
-the process and sees little of what else the machine does; wall time is what the user waits for.
+Each run is a process of its own, with one thread for linear algebra. Runs of the arms alternate, so that a machine
+that slows down slows all. Prints the median and the 99th percentile of the steps, of wall and of processor time of the
+training process (every thread of it), the ratio of the medians pair by pair, and, with `--mlflow`, the processor time
+of the courier for each row.
 """
 
 from __future__ import annotations
@@ -13,139 +18,195 @@ import argparse
 import contextlib
 import cProfile
 import io
+import json
 import os
 import pstats
 import statistics
+import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "HF_HUB_OFFLINE"):
-    os.environ.setdefault(variable, "1")
-
-import torch  # noqa: E402
-from transformers import TrainerCallback  # noqa: E402
-
-from rldk_tracking import run as module  # noqa: E402
-from rldk_tracking.ahead import Ahead  # noqa: E402
-from rldk_tracking.callback import RLDKCallback  # noqa: E402
-from rldk_tracking.demo.trainers import grpo_trainer  # noqa: E402
-from rldk_tracking.sources.optimizer import OptimizerProbe  # noqa: E402
-from rldk_tracking.sources.trl_grpo import GroupSource  # noqa: E402
-from rldk_tracking.trackers.memory import InMemoryTracker  # noqa: E402
-
-WARM_UP = 5
-"""Steps at the beginning that are not measured."""
-EVENTS = {
-    RLDKCallback: ("on_step_begin", "on_step_end", "on_log"),
-    GroupSource: ("_keep_generation", "_keep_logprobs", "_begin_backward"),
-    OptimizerProbe: ("_before_clipping", "_before_step", "_after_step"),
-    Ahead: ("compute",),
-    module.Run: ("_judge",),
-    module: ("reduced",),
+ROOT = Path(__file__).resolve().parents[2]
+WARM_UP_STEPS = 3
+"""Steps at the beginning of each run that are not measured."""
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RLDK_SILENT": "1",
+    "CUDA_VISIBLE_DEVICES": "",
 }
+GPT2 = {
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 1,
+    "num_generations": 8,
+    "max_completion_length": 32,
+    "learning_rate": 1e-6,
+    "generation_kwargs": {"min_new_tokens": 32},
+}
+"""8 completions of 32 tokens; everything else as the package and TRL have it."""
 
 
-class Clock(TrainerCallback):
-    """Wall and processor time of each step, from its beginning to the next one's, after the warm-up."""
+def train(
+    model: str, steps: int, watched: bool, mlflow: bool, profiler: cProfile.Profile | None = None
+) -> dict[str, Any]:
+    """One run: seconds of wall and of processor time of each step after the warm-up, from one's begin to the next's."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback
 
-    def __init__(self) -> None:
-        self.times: list[tuple[float, float]] = []
+    from rldk_tracking.callback import RLDKCallback
+    from rldk_tracking.demo.trainers import grpo_trainer
+    from rldk_tracking.trackers.memory import InMemoryTracker
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step >= WARM_UP:
-            self.times.append((time.perf_counter(), time.process_time()))
+    torch.set_num_threads(1)
+    times: list[tuple[float, float]] = []
 
-    def median(self) -> tuple[float, float]:
-        pairs = zip(self.times, self.times[1:], strict=False)
-        wall, processor = zip(*((b[0] - a[0], b[1] - a[1]) for a, b in pairs), strict=True)
-        return statistics.median(wall), statistics.median(processor)
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            times.append((time.perf_counter(), time.process_time()))
+            if profiler is not None and state.global_step == WARM_UP_STEPS:
+                profiler.enable()
 
-
-def train(steps: int, callbacks: list[TrainerCallback]) -> tuple[float, float]:
-    """Seconds of the median step, of wall and of processor time."""
-    clock = Clock()
+    callbacks: list[Any] = [Clock()]
+    if watched:
+        callbacks.insert(0, RLDKCallback(trackers=None if mlflow else [InMemoryTracker()]))
+    settings: dict[str, Any] = {"report_to": "mlflow" if mlflow else "none", "max_steps": steps + WARM_UP_STEPS + 1}
+    if model == "gpt2":
+        torch.manual_seed(0)
+        settings |= {**GPT2, "model": GPT2LMHeadModel(GPT2Config(pad_token_id=0))}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        grpo_trainer(folder, max_steps=steps + WARM_UP, callbacks=[*callbacks, clock]).train()
-    return clock.median()
+        trainer = grpo_trainer(folder, callbacks=callbacks, **settings)
+        trainer.train()
+        courier = courier_seconds()
+    if profiler is not None:
+        profiler.disable()
+    pairs = list(zip(times[WARM_UP_STEPS:], times[WARM_UP_STEPS + 1 :], strict=False))
+    return {
+        "wall": [after[0] - before[0] for before, after in pairs],
+        "processor": [after[1] - before[1] for before, after in pairs],
+        "courier": courier,
+        "rows": len(times),
+    }
 
 
-@contextlib.contextmanager
-def timed_events(times: dict[str, list[float]]) -> Iterator[None]:
-    """Processor time of the calling thread in each event."""
-    originals = [(owner, name, getattr(owner, name)) for owner, names in EVENTS.items() for name in names]
-    for owner, name, original in originals:
+def courier_seconds() -> float:
+    """Processor time so far of the courier that this process has started; 0 without one."""
+    import psutil
 
-        def timed(*args: Any, original: Callable[..., Any] = original, name: str = name, **kwargs: Any) -> Any:
-            before = time.thread_time()
-            try:
-                return original(*args, **kwargs)
-            finally:
-                beside = "" if threading.current_thread() is threading.main_thread() else " (beside the training)"
-                times[name + beside].append(time.thread_time() - before)
-
-        setattr(owner, name, timed)
-    try:
-        yield
-    finally:
-        for owner, name, original in originals:
-            setattr(owner, name, original)
+    found = 0.0
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "rldk_tracking.courier" in child.cmdline():
+                used = child.cpu_times()
+                found += used.user + used.system
+    return found
 
 
-def compare(steps: int, pairs: int) -> None:
-    """Pairs of runs without and with the callback."""
-    ratios = []
+def run(arm: dict[str, Any], model: str, steps: int, uri: str | None) -> dict[str, Any]:
+    """One run in a process of its own."""
+    root = arm.get("root", ROOT)
+    environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(root)}
+    if uri is not None:
+        environment["MLFLOW_TRACKING_URI"] = uri
+    options = json.dumps([model, steps, arm["watched"], uri is not None])
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, str(Path(__file__).resolve()), "run", options],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+            cwd=folder,
+        )
+    if done.returncode:
+        raise RuntimeError(done.stderr[-3000:])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The smallest of the values that so large a share of them does not exceed."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def compare(model: str, steps: int, pairs: int, uri: str | None, before: Path | None) -> dict[str, float]:
+    """Runs of every arm in turn; prints them and returns the median ratios to the run without the package."""
+    arms: dict[str, dict[str, Any]] = {"without": {"watched": False}, "with": {"watched": True}}
+    if before is not None:
+        arms["before"] = {"watched": True, "root": before.resolve()}
+    taken: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
     for number in range(pairs):
-        without = train(steps, [])
-        within = train(steps, [RLDKCallback(trackers=[InMemoryTracker()])])
-        ratios.append((within[0] / without[0], within[1] / without[1]))
-        shown = "{:.1f} ms a step ({:.1f} ms of processor time)"
-        bare, whole = (shown.format(1e3 * wall, 1e3 * processor) for wall, processor in (without, within))
-        print(f"pair {number + 1}: without {bare}, with {whole}")
-    wall, processor = (statistics.median(column) for column in zip(*ratios, strict=True))
-    print(f"overhead, median of {pairs} pairs: {wall - 1:+.1%} of wall time, {processor - 1:+.1%} of processor time")
+        order = list(arms) if number % 2 == 0 else list(reversed(arms))
+        for name in order:
+            taken[name].append(run(arms[name], model, steps, uri))
+    for name, runs in taken.items():
+        line = f"{name:8s}"
+        for kind in ("wall", "processor"):
+            values = [1e3 * value for found in runs for value in found[kind]]
+            line += f"  {kind}: median {statistics.median(values):9.2f} ms, p99 {percentile(values, 0.99):9.2f} ms;"
+        print(line)
+    ratios: dict[str, float] = {}
+    for name in [name for name in arms if name != "without"]:
+        for kind in ("wall", "processor"):
+            pairwise = [
+                statistics.median(one[kind]) / statistics.median(other[kind])
+                for one, other in zip(taken[name], taken["without"], strict=True)
+            ]
+            ratios[f"{name} {kind}"] = statistics.median(pairwise)
+            shown = ", ".join(f"{ratio:.3f}" for ratio in pairwise)
+            print(f"{name} / without, {kind}: {statistics.median(pairwise):.3f} (pairs: {shown})")
+    rows = sum(found["rows"] for found in taken["with"])
+    if uri is not None:
+        used = sum(found["courier"] for found in taken["with"])
+        print(f"courier: {1e3 * used / rows:.1f} ms of processor time a row, its start included ({rows} rows)")
+    return ratios
 
 
-def events(steps: int) -> None:
-    """Processor time of each event."""
-    times: dict[str, list[float]] = defaultdict(list)
-    with timed_events(times):
-        train(steps, [RLDKCallback(trackers=[InMemoryTracker()])])
-    for name, taken in sorted(times.items(), key=lambda item: -sum(item[1])):
-        median, total = statistics.median(taken), sum(taken) / (steps + WARM_UP)
-        print(f"{name:40s} {1e6 * median:8.0f} us a call, {1e6 * total:8.0f} us a step")
-
-
-def profile(steps: int) -> None:
-    """Where the time goes, with everything on one thread."""
+def profile(model: str, steps: int) -> None:
+    """Where the time of the steps goes."""
     profiler, output = cProfile.Profile(), io.StringIO()
-    profiler.enable()
-    train(steps, [RLDKCallback(trackers=[InMemoryTracker()], strict=True)])
-    profiler.disable()
+    train(model, steps, True, False, profiler)
     pstats.Stats(profiler, stream=output).sort_stats("cumulative").print_stats("rldk_tracking", 60)
     print(output.getvalue())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--pairs", type=int, default=5)
+    if sys.argv[1:2] == ["run"]:
+        print(json.dumps(train(*json.loads(sys.argv[2]))))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=["toy", "gpt2"])
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--mlflow", action="store_true", help="report to an MLflow server on loopback, in both arms")
+    parser.add_argument("--before", type=Path, help="a checkout of another version, as a third arm")
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    train(WARM_UP, [])
+    steps = options.steps or (100 if options.model == "toy" else 8)
     if options.profile:
-        profile(options.steps)
+        os.environ.update(ENVIRONMENT)
+        profile(options.model, steps)
         return
-    compare(options.steps, options.pairs)
-    events(options.steps)
+    if not options.mlflow:
+        compare(options.model, steps, options.pairs, None, options.before)
+        return
+    from tests.trackers.conftest import Server
+
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(Path(folder))
+        server.start()
+        try:
+            compare(options.model, steps, options.pairs, server.uri, options.before)
+        finally:
+            server.kill()
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(os.environ.get("PYTHONPATH", str(ROOT)).split(os.pathsep)[0])))
     main()

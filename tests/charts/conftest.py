@@ -1,38 +1,17 @@
-"""Alerts to draw, and an MLflow store to write pages into."""
+"""An MLflow store to write pages into."""
 
 from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rldk_tracking.health.alert import Alert
 from tests.charts.wandb_backend import wandb_backend  # noqa: F401
-
-
-@pytest.fixture
-def make_alert() -> Callable[..., Alert]:
-    def make(rule: str = "kl.high", **changes: Any) -> Alert:
-        fields: dict[str, Any] = {
-            "rule": rule,
-            "severity": "warning",
-            "state": "firing",
-            "step": 12,
-            "first_step": 10,
-            "value": 0.31,
-            "threshold": 0.2,
-            "message": "KL to the reference is 0.31 nats per token, above 0.2.",
-            "advice": "Lower the learning rate or raise beta.",
-            "key": "rldk/kl/ref_k3",
-        }
-        return Alert(**(fields | changes))
-
-    return make
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import requests
 
 from rldk_tracking import RLDKDashboard
 from rldk_tracking.charts.mlflow import VIEW_TAG, View, view_path
-from rldk_tracking.charts.view_state import unpacked
+from tests.charts.saved_views import unpacked
 
 mlflow = pytest.importorskip("mlflow", reason="needs mlflow")
 

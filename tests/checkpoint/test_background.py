@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from rldk_tracking.checkpoint.background import WAITING, BackgroundScans
+from rldk_tracking.checkpoint.background import QUEUE_LENGTH, BackgroundScans, Request, ScanProcess
 from rldk_tracking.checkpoint.scan import scan
 
 _OTHERS: set[int] = set()
@@ -103,21 +105,38 @@ def test_a_scan_that_dies_takes_nothing_with_it(
     assert len(scans.close(timeout=60.0)) == 1
 
 
-def test_a_rank_of_a_training_starts_no_rank(saved: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_its_end_no_scan_begins(saved: Any) -> None:
     first, _ = saved.pair()
-    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
-        monkeypatch.setenv(name, value)
-    scans = BackgroundScans()
-    scans.submit(first, {})
-    assert len(scans.close(timeout=60.0)[0].tensors) == 6
+    process = ScanProcess("standard")
+    process.terminate()  # nothing runs: nothing happens
+    assert process.scan(Request(first, {})) is None
+
+
+def test_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="checkpoint-1"):
+        ScanProcess("light").scan(Request(tmp_path / "checkpoint-1", {}))
+
+
+def test_the_process_imports_neither_torch_nor_the_command_line(saved: Any) -> None:
+    first, _ = saved.pair()
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv[1:] = [{str(first)!r}]\n"
+        "try:\n"
+        "    runpy.run_module('rldk_tracking.checkpoint', run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    assert end.code == 0\n"
+        "assert 'torch' not in sys.modules and 'rldk_tracking.cli' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_the_queue_is_bounded(saved: Any) -> None:
     first, second = saved.pair()
     scans = BackgroundScans()
-    for _ in range(3 * WAITING):
+    for _ in range(3 * QUEUE_LENGTH):
         scans.submit(first, {})
     scans.submit(second, {})
-    assert scans._waiting.qsize() <= WAITING
+    assert scans._queue.qsize() <= QUEUE_LENGTH
     scans.close(timeout=0.0)
     assert children() == []

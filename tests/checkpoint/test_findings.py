@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from rldk_tracking.checkpoint.findings import Scan, step_of
+from rldk_tracking.checkpoint.report import metrics
 from rldk_tracking.checkpoint.scan import scan
 
 
@@ -40,3 +42,12 @@ def test_drift_of_all_of_a_layer_and_of_the_matrices(saved: Any) -> None:
 def test_nothing_found_is_nothing_known() -> None:
     found = Scan(Path("checkpoint-1"), compared=("previous",))
     assert (found.drift("previous"), found.unchanged("previous"), found.nonfinite) == (None, None, [])
+
+
+def test_as_plain_data_and_back(saved: Any) -> None:
+    first, second = saved.pair()
+    (second / "optimizer.pt").unlink()
+    found = scan(second, {"previous": first}, level="full")
+    again = Scan.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False)))
+    assert (again.tensors, again.entries, again.problems) == (found.tensors, found.entries, found.problems)
+    assert metrics(again) == metrics(found)

@@ -8,15 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rldk_tracking.checkpoint import report, score
-from rldk_tracking.checkpoint.entries import Entry
-from rldk_tracking.checkpoint.findings import step_of
-from rldk_tracking.checkpoint.measuring import ScanCancelledError
-from rldk_tracking.checkpoint.scan import scan, shares
+from rldk_tracking.checkpoint import integrity, report, score
+from rldk_tracking.checkpoint import scan as scanning
+from rldk_tracking.checkpoint.scan import load_vectors, save_vectors, scan
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import rules_for
 from rldk_tracking.keys import lookup
@@ -140,18 +139,19 @@ def test_a_frozen_layer_is_told_from_the_others(saved: Any) -> None:
     assert whole["rldk/checkpoint/unchanged"] == 1.0 and "rldk/checkpoint/still_layers" not in whole
 
 
-def test_a_file_cut_short_between_two_tensors(saved: Any) -> None:
+def test_a_file_cut_short_between_two_tensors(saved: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     _, second = saved.pair()
-    asked: list[int] = []
+    measure, calls = scanning.measure, []
 
-    def cut() -> bool:
-        asked.append(1)
-        if len(asked) == 2:
+    def cut_at_the_second(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
             with (second / "model.safetensors").open("r+b") as stream:
                 stream.truncate(2000)
-        return False
+        return measure(*args)
 
-    found = scan(second, cancelled=cut)
+    monkeypatch.setattr(scanning, "measure", cut_at_the_second)
+    found = scan(second)
     assert [problem.kind for problem in found.problems] == ["corrupt"]
     assert len(found.tensors) == 1
     assert score.verdict(found) == "critical"
@@ -184,21 +184,77 @@ def test_a_comparison_that_is_gone_is_left_out(saved: Any, tmp_path: Path) -> No
     assert "rldk/checkpoint/unchanged" not in report.metrics(found)
 
 
-def test_it_can_be_stopped(saved: Any) -> None:
-    _, second = saved.pair()
-    with pytest.raises(ScanCancelledError):
-        scan(second, cancelled=lambda: True)
+def quantised(saved: Any, folder: Path, shift: int = 0) -> Path:
+    """As bitsandbytes saves them: int8 weights with a scale for each row, and one layer in full."""
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(-100, 100, (300, 200), generator=generator, dtype=torch.int8)
+    codes[0, 0] += shift
+    content = {
+        "model.layers.0.q_proj.weight": codes,
+        "model.layers.0.q_proj.SCB": torch.rand(300, generator=generator),
+        "model.layers.1.q_proj.weight": torch.randn(64, 64, generator=generator),
+        "model.layers.1.mask": torch.ones(64, dtype=torch.bool),
+    }
+    return saved.write(folder, content)  # type: ignore[no-any-return]
 
 
-def test_shares_are_fair_and_complete() -> None:
-    entries = {f"t{i}": Entry(f"t{i}", "F32", (i,), Path("x"), 0, 4 * i) for i in range(1, 60)}
-    parts = shares(entries, 4)
-    assert sorted(name for part in parts for name in part) == sorted(entries)
-    loads = [sum(entries[name].nbytes for name in part) for part in parts]
-    assert max(loads) - min(loads) <= 4 * 60
+@pytest.mark.parametrize(("shift", "unchanged"), [(0, True), (1, False)])
+def test_int8_weights(saved: Any, tmp_path: Path, shift: int, unchanged: bool) -> None:
+    first = quantised(saved, tmp_path / "checkpoint-10")
+    second = quantised(saved, tmp_path / "checkpoint-20", shift)
+    found = scan(second, {"previous": first, "first": first}, level="full")
+    assert found.problems == []
+    assert set(found.entries) - set(found.tensors) == {"model.layers.0.q_proj.weight", "model.layers.1.mask"}
+    assert found.drift("previous").distance == 0.0  # type: ignore[union-attr]
+    assert found.differing == {"previous": shift, "first": shift}
+    assert found.unchanged("previous") is unchanged
+    assert report.metrics(found)["rldk/checkpoint/unchanged"] == float(unchanged)
+    assert score.verdict(found) == ("warning" if unchanged else "healthy")
+    stored, values = found.tensors["model.layers.1.q_proj.weight"], load_file(second / "model.safetensors")
+    expected = np.linalg.norm(values["model.layers.1.q_proj.weight"].double().numpy(), 2)
+    assert stored.spectral_norm == pytest.approx(expected, rel=1e-3)
 
 
-def test_steps() -> None:
-    assert step_of(Path("/x/checkpoint-200")) == 200
-    assert step_of(Path("/x/checkpoint-best")) is None
-    assert step_of(Path("/x/run-200")) is None
+def test_a_checkpoint_of_integers_alone(saved: Any, tmp_path: Path) -> None:
+    paths = [
+        saved.write(tmp_path / f"checkpoint-{step}", {"a.weight": torch.full((9, 9), step, dtype=torch.int8)})
+        for step in (1, 2)
+    ]
+    found = scan(paths[1], {"previous": paths[0]})
+    assert (found.tensors, found.drift("previous"), found.unchanged("previous")) == ({}, None, False)
+    assert report.metrics(found)["rldk/checkpoint/unchanged"] == 0.0
+    assert "rldk/checkpoint/norm" not in report.metrics(found)
+
+
+def test_other_formats_than_before_are_not_compared(saved: Any, tmp_path: Path) -> None:
+    first = saved.write(tmp_path / "checkpoint-1", {"a.weight": torch.ones(4, 4)})
+    second = saved.write(tmp_path / "checkpoint-2", {"a.weight": torch.ones(4, 4, dtype=torch.int8)})
+    found = scan(second, {"previous": first})
+    assert found.unchanged("previous") is None
+    assert [problem.kind for problem in found.problems] == ["changed"]
+
+
+def test_a_shard_that_is_cut_while_it_is_read(saved: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = saved.pair()
+    original = integrity.check
+
+    def check_and_cut(*args: Any, **kwargs: Any) -> Any:
+        problems = original(*args, **kwargs)
+        file = path / "model.safetensors"
+        with file.open("r+b") as stream:
+            stream.truncate(file.stat().st_size // 2)
+        return problems
+
+    monkeypatch.setattr(integrity, "check", check_and_cut)
+    found = scan(path)
+    assert [problem.kind for problem in found.problems] == ["corrupt"]
+    assert score.verdict(found) == "critical"
+
+
+def test_singular_vectors_there_and_back(saved: Any, tmp_path: Path) -> None:
+    first, _ = saved.pair()
+    vectors = scan(first, level="full").vectors
+    assert load_vectors(None) == load_vectors(tmp_path / "none.npz") == {}
+    save_vectors(tmp_path / "vectors.npz", vectors)
+    again = load_vectors(tmp_path / "vectors.npz")
+    assert again.keys() == vectors.keys() and all(np.array_equal(again[name], vectors[name]) for name in vectors)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rldk_tracking.checkpoint.pickled import NAMES
+from rldk_tracking.checkpoint.entries import NAMES
 from rldk_tracking.checkpoint.statistics import SMALL, Source, TensorStatistics, Workspace, measure
 
 BLOCK = 1024

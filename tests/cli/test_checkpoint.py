@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -70,21 +68,3 @@ def test_without_torch(folder: Path) -> None:
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, capture_output=True)
-
-
-def test_two_ranks_print_what_one_does(folder: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    environment = {key: value for key, value in environment.items() if key not in ("RANK", "WORLD_SIZE")}
-    arguments = ["rldk_tracking.checkpoint", str(folder), "--format", "json"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
-    outputs = [
-        subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=200).stdout
-        for command in ([sys.executable, "-m", *arguments], [*launcher, "-m", *arguments])
-    ]
-    one, two = (json.loads(output) for output in outputs)
-    for record in (*one, *two):
-        record["seconds"] = record["metrics"]["rldk/checkpoint/scan_seconds"] = 0
-    assert one == two

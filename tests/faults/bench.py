@@ -5,21 +5,30 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import shutil
 import signal
-import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from rldk_tracking.cli.main import main as command_line
+from rldk_tracking.journal.offset import Offset, offset_path
+from rldk_tracking.journal.reader import FileLines, read_all
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.mlflow import MLflowTracker
+from tests.faults.channel import Channel
+from tests.faults.processes import couriers, wait_for
 from tests.faults.proxy import DistantProxy
 from tests.faults.scenario import Outcome, count, stored_in_mlflow, train
 from tests.trackers.conftest import Server
+
+DELIVERY_S = 60.0
+"""For so long a line waits until the courier is through."""
 
 
 @dataclass(frozen=True)
@@ -27,34 +36,33 @@ class Line:
     """One row of the table.
 
     Attributes:
-        drafts: rows in the store that are what was known of a step when its process was killed.
-        refused: writes that the tracker refused up to the last step; 0 says that the fault was none, or only slow. None
-            where nobody was there to count.
-        stall: milliseconds of the longest step.
-        own: the same without waiting for a processor that others held.
+        fault: in words.
+        steps: that the training finished.
+        produced, stored, lost, doubled: see `scenario.Count`.
+        median, longest: milliseconds that a step waited; None where nobody was there to say it.
         end: seconds at train end.
+        broken: promises of the line that were not kept, in words.
     """
 
     fault: str
     steps: int
     produced: int
     stored: int
-    drafts: int
     lost: int
     doubled: int
-    refused: int | None = None
-    stall: float | None = None
-    own: float | None = None
+    median: float | None = None
+    longest: float | None = None
     end: float | None = None
+    broken: tuple[str, ...] = ()
 
 
 class Bench:
-    """A fault begins after a tenth of the training and ends after seven tenths. A step waits `pause` seconds itself."""
+    """A fault begins after a tenth of the training and ends after seven tenths."""
 
-    def __init__(self, place: Path, steps: int, pause: float = 0.0) -> None:
+    def __init__(self, place: Path, steps: int) -> None:
         import mlflow
 
-        self.place, self.steps, self.pause = place, steps, pause
+        self.place, self.steps = place, steps
         self.begin, self.end = max(1, steps // 10), 7 * steps // 10
         self.database = place / "mlflow.db"
         self.client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{self.database}")
@@ -64,10 +72,16 @@ class Bench:
         self.server = Server(place)
         self.server.start()
         self.proxy = DistantProxy(self.server.uri)
+        self.channels: list[Channel] = []
         self.number = 0
 
     def close(self) -> None:
         """End the processes."""
+        for process in couriers(self.place):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        for channel in self.channels:
+            channel.close()
         self.proxy.close()
         self.server.signal(signal.SIGCONT)
         self.server.kill()
@@ -83,20 +97,20 @@ class Bench:
         """A folder and a run on the server."""
         return self.folder(), self.client.create_run("0").info.run_id
 
-    def own_store(self) -> tuple[Path, str, str]:
-        """A folder, a run, and the sqlite store in that folder which holds it."""
-        import mlflow
+    def channel(self) -> Channel:
+        """A Slack channel of its own."""
+        self.channels.append(Channel())
+        return self.channels[-1]
 
-        folder = self.folder()
-        shutil.copy(self.empty, folder / "mlflow.db")
-        store = f"sqlite:///{folder / 'mlflow.db'}"
-        return folder, mlflow.MlflowClient(tracking_uri=store).create_run("0").info.run_id, store
+    def tags(self, run_id: str) -> dict[str, str]:
+        """Of a run on the server."""
+        return dict(self.client.get_run(run_id).data.tags)
 
     def train(
         self, folder: Path, trackers: list[Tracker], doings: dict[int, Callable[[], Any]], **options: Any
     ) -> Outcome:
         """A training of as many steps as every line has, as fast as they are."""
-        outcome: Outcome = quietly(lambda: train(folder, trackers, doings, self.steps, self.pause, **options))
+        outcome: Outcome = quietly(lambda: train(folder, trackers, doings, self.steps, **options))
         return outcome
 
     def during(self, fault: str, begin: Callable[[], Any], end: Callable[[], Any], direct: bool = False) -> Line:
@@ -112,35 +126,72 @@ class Bench:
         """A server that answers so for a while."""
         return self.during(fault, lambda: self.proxy.tell(status, delay), self.proxy.tell)
 
-    def throughout(self, fault: str, status: int) -> Line:
-        """A fault from the first to the last step; over when training is."""
-        folder, run_id = self.new()
-        self.proxy.tell(status)
-        tracker = MLflowTracker(run_id=run_id, tracking_uri=self.proxy.url)
-        outcome = self.train(folder, [tracker], {})
-        self.proxy.tell()
-        return self.line(fault, outcome, folder, run_id)
-
     def restart(self) -> None:
-        """Start the server beside the training, whose step must not wait for that."""
+        """Start the server while the training goes on."""
         if self.server.process is not None and self.server.process.poll() is not None:
             threading.Thread(target=self.server.start).start()
 
-    def line(self, fault: str, outcome: Outcome, folder: Path, run_id: str, store: str | None = None) -> Line:
-        """Send what was left, and count."""
-        if list(folder.rglob("undelivered-*")):
-            quietly(lambda: command_line(["sync", str(folder), "--timeout", "60"]))
-        found = count(outcome, stored_in_mlflow(store or f"sqlite:///{self.database}", run_id))
-        line = Line(fault, outcome.steps, **vars(found))
-        if not outcome.stalls:
-            return line
-        timed = {
-            "refused": outcome.refused,
-            "stall": outcome.longest_stall(),
-            "own": outcome.longest_stall(own=True),
-            "end": outcome.end,
-        }
-        return Line(**(vars(line) | timed))
+    def line(
+        self,
+        fault: str,
+        outcome: Outcome,
+        folder: Path,
+        run_id: str,
+        *,
+        store: str | None = None,
+        sync: bool = False,
+        delivery_s: float = DELIVERY_S,
+        promises: Callable[[], Mapping[str, bool]] = dict,
+    ) -> Line:
+        """Wait for the courier, and count.
+
+        Args:
+            fault: in words.
+            outcome: of the training.
+            folder: where its journals are, or below it.
+            run_id: its run in MLflow.
+            store: where that is, if not on the server.
+            sync: `rldk-tracking sync` sends what is left; there is no courier to wait for.
+            delivery_s: for so long the courier is waited for.
+            promises: what else has to be so then, in words.
+        """
+        store = store or f"sqlite:///{self.database}"
+        if sync:
+            quietly(lambda: command_line(["sync", str(folder), "--timeout", "60", "--tracking-uri", store]))
+        elif delivery_s:
+            wait_for(lambda: is_delivered(folder), delivery_s)
+        found = count(outcome, stored_in_mlflow(store, run_id))
+        broken = tuple(what for what, is_kept in promises().items() if not is_kept)
+        median, longest = outcome.wait_ms() or (None, None)
+        return Line(fault, outcome.steps, **vars(found), median=median, longest=longest, end=outcome.end, broken=broken)
+
+
+def journals(folder: Path) -> list[Path]:
+    """The journals of trainings in a folder and below it."""
+    return [
+        path for path in folder.rglob("run*.jsonl") if re.fullmatch(r"run(-\d+)?", path.stem) and destinations(path)
+    ]
+
+
+def destinations(journal: Path) -> dict[str, dict[str, Any]]:
+    """The destinations of a journal that the courier serves, id to record."""
+    records = [entry.record for entry in read_all(FileLines(journal))]
+    return {r["id"]: r for r in records if r.get("type") == "destination" and not r["in_process"]}
+
+
+def offsets(journal: Path) -> dict[str, Offset]:
+    """What each destination of a journal has taken."""
+    return {name: Offset.load(offset_path(journal, name)) for name in destinations(journal)}
+
+
+def is_delivered(folder: Path) -> bool:
+    """Whether every destination of every journal below a folder has taken all of it, its end included."""
+    found = journals(folder)
+    return bool(found) and all(
+        offset.closed and offset.position >= journal.stat().st_size
+        for journal in found
+        for offset in offsets(journal).values()
+    )
 
 
 def quietly(work: Callable[[], Any]) -> Any:
@@ -151,8 +202,3 @@ def quietly(work: Callable[[], Any]) -> Any:
             return work()
     finally:
         logging.disable(logging.NOTSET)
-
-
-def locked(path: Path) -> sqlite3.Connection:
-    """A connection that can lock a store from whatever thread."""
-    return sqlite3.connect(path, isolation_level=None, check_same_thread=False)

@@ -3,53 +3,59 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+import sqlite3
 import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rldk_tracking.trackers.jsonl import JsonlTracker
 from rldk_tracking.trackers.mlflow import MLflowTracker
-from tests.faults.bench import Bench, Line, locked
+from tests.faults.bench import Bench, Line
 
-UNLIMITED = 1_073_741_823
-PAGE = 4096
+FREE_BYTES = 64 * 1024
+"""Of a store's disk while it is full: some rows still go in."""
+
+
+def new_store(bench: Bench, folder: Path) -> tuple[str, str]:
+    """An sqlite store in a folder, and a run in it."""
+    import mlflow
+
+    shutil.copy(bench.empty, folder / "mlflow.db")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    return uri, str(mlflow.MlflowClient(tracking_uri=uri).create_run("0").info.run_id)
 
 
 def locked_store(bench: Bench, fault: str) -> Line:
     """A store that another process has locked, as sqlite's are while somebody writes much."""
-    folder, run_id, store = bench.own_store()
-    holder = locked(folder / "mlflow.db")
+    folder = bench.folder()
+    store, run_id = new_store(bench, folder)
+    holder = sqlite3.connect(folder / "mlflow.db", isolation_level=None, check_same_thread=False)
     doings = {
         bench.begin: lambda: holder.execute("BEGIN EXCLUSIVE"),
         bench.end: lambda: holder.execute("COMMIT"),
     }
     outcome = bench.train(folder, [MLflowTracker(run_id=run_id, tracking_uri=store)], doings)
     holder.close()
-    return bench.line(fault, outcome, folder, run_id, store)
+    return bench.line(fault, outcome, folder, run_id, store=store)
 
 
-def full_store(bench: Bench, fault: str) -> Line:
-    """A database that cannot grow, which sqlite reports as it does a full disk: "database or disk is full"."""
-    import sqlalchemy
+class SmallDisk:
+    """A file system of its own with room for a store, that can be filled and freed."""
 
-    folder, run_id, store = bench.own_store()
-    size = (folder / "mlflow.db").stat().st_size // PAGE
-    most = {"pages": UNLIMITED}
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._filler = place / "filler"
 
-    def limit(connection: Any, record: Any, proxy: Any) -> None:
-        connection.execute(f"PRAGMA max_page_count = {most['pages']}")
+    def fill(self) -> None:
+        """Leave next to nothing."""
+        free = shutil.disk_usage(self.place).free - FREE_BYTES
+        self._filler.write_bytes(bytes(max(0, free)))
 
-    doings = {bench.begin: lambda: most.update(pages=size + 1), bench.end: lambda: most.update(pages=UNLIMITED)}
-    sqlalchemy.event.listen(sqlalchemy.pool.Pool, "checkout", limit)
-    try:
-        tracker = MLflowTracker(run_id=run_id, tracking_uri=store)
-        outcome = bench.train(folder, [tracker], doings)
-        most["pages"] = UNLIMITED
-        return bench.line(fault, outcome, folder, run_id, store)
-    finally:
-        sqlalchemy.event.remove(sqlalchemy.pool.Pool, "checkout", limit)
+    def free(self) -> None:
+        """Make room again."""
+        self._filler.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -63,15 +69,29 @@ def mounted(place: Path, options: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(place)], check=False, capture_output=True)
 
 
+def full_store(bench: Bench, fault: str) -> Line | None:
+    """The disk of the database is full for a while: sqlite says "database or disk is full"."""
+    folder = bench.folder()
+    try:
+        with mounted(folder / "disk", "size=64m") as place:
+            store, run_id = new_store(bench, place)
+            disk = SmallDisk(place)
+            doings = {bench.begin: disk.fill, bench.end: disk.free}
+            outcome = bench.train(folder, [MLflowTracker(run_id=run_id, tracking_uri=store)], doings)
+            return bench.line(fault, outcome, folder, run_id, store=store)
+    except subprocess.CalledProcessError:
+        return None
+
+
 def full_disk(bench: Bench, fault: str, down: bool = False) -> Line | None:
-    """No room for the calls that wait nor for a copy; with `down` while the server answers nothing for a while."""
+    """No room for a journal nor for a copy; with `down` while the server answers nothing for a while."""
     folder, run_id = bench.new()
     doings = {bench.begin: lambda: bench.proxy.tell(503), bench.end: bench.proxy.tell} if down else {}
     try:
         with mounted(folder / "full", "size=64k") as place:
-            trackers = [MLflowTracker(run_id=run_id, tracking_uri=bench.proxy.url), JsonlTracker(place)]
+            trackers = [MLflowTracker(run_id=run_id, tracking_uri=bench.proxy.url), JsonlTracker(place / "copy")]
             outcome = bench.train(folder, trackers, doings, output_dir=str(place))
-            return bench.line(fault, outcome, folder, run_id)
+            return bench.line(fault, outcome, folder, run_id, delivery_s=0)
     except subprocess.CalledProcessError:
         return None
 
@@ -88,4 +108,4 @@ def read_only(bench: Bench, fault: str) -> Line:
             place.write_text("")
             place.chmod(stat.S_IRUSR)
         outcome = bench.train(folder, [tracker], {}, output_dir=str(place))
-        return bench.line(fault, outcome, folder, run_id)
+        return bench.line(fault, outcome, folder, run_id, delivery_s=0)

@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from rldk_tracking import demo
 from rldk_tracking.callback import RLDKCallback
 from rldk_tracking.isolation import TrainingStopped
-from rldk_tracking.sources.optimizer import OptimizerProbe
+from rldk_tracking.sources.optimizer import OptimizerSource
 from rldk_tracking.trackers.memory import InMemoryTracker
 
 OURS = "rldk_tracking."
@@ -117,9 +117,9 @@ def test_the_next_training_is_measured_once_and_leaves_nothing(
     breaks.after = None
     plain = TRAINERS[kind](tmp_path / "plain", max_steps=3)
     plain.add_callback(RLDKCallback(trackers=[InMemoryTracker()]))
-    with counted(OptimizerProbe, "_look_after", monkeypatch) as expected:
+    with counted(OptimizerSource, "_look_after", monkeypatch) as expected:
         plain.train()
-    with counted(OptimizerProbe, "_look_after", monkeypatch) as calls:
+    with counted(OptimizerSource, "_look_after", monkeypatch) as calls:
         trainer.train()
     assert len(calls) == len(expected) > 0
     assert hooks(trainer) == clean == []

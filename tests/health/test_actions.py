@@ -7,9 +7,9 @@ from pydantic import ValidationError
 
 from rldk_tracking.health.actions import Call, Webhook, action, actions_of
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.health.presets import rules_for
+from rldk_tracking.health.presets import load_rules, rules_for
 from rldk_tracking.health.rules import Rule
-from rldk_tracking.health.user_rules import UserRulesError, load_rules
+from rldk_tracking.health.user_rules import UserRulesError
 
 SECRET = "https://pager.example/hooks/xoxSECRETxox"
 

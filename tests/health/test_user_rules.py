@@ -8,8 +8,8 @@ import pytest
 
 from rldk_tracking.health.catalogue import RULES
 from rldk_tracking.health.engine import Engine
-from rldk_tracking.health.presets import rules_for
-from rldk_tracking.health.user_rules import UserRulesError, load_rules
+from rldk_tracking.health.presets import load_rules, rules_for
+from rldk_tracking.health.user_rules import UserRulesError
 
 GOOD = """
 preset: safe

@@ -8,6 +8,7 @@ import pytest
 
 from rldk_tracking.history.replay import replay
 from rldk_tracking.history.write_back import write_back
+from tests.trackers.wandb_log import load_finished
 
 mlflow = pytest.importorskip("mlflow")
 
@@ -40,5 +41,5 @@ def test_w_and_b_gets_a_new_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path = tmp_path / "log.csv"
     path.write_text("step,reward\n" + "".join(f"{step},0.5\n" for step in range(10)))
     write_back(str(path), replay(path), "wandb")
-    (log,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    assert b"rldk/reward/mean" in log.read_bytes()
+    log = load_finished(tmp_path)
+    assert log.series("rldk/reward/mean") == [(step, 0.5) for step in range(10)]

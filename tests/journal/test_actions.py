@@ -8,7 +8,7 @@ import pytest
 from rldk_tracking.health.actions import Call, Webhook, action
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.rules import Rule
-from rldk_tracking.journal.actions import Acting
+from rldk_tracking.journal.actions import Actions
 from rldk_tracking.rollout import RunInfo
 from tests.trackers.conftest import make_alert
 from tests.trackers.test_slack import TOKEN
@@ -25,14 +25,20 @@ def rule(name: str, *actions: object) -> Rule:
 
 
 def test_who_asks_to_stop_and_to_save(make_alert: Callable[..., Alert]) -> None:
-    acting = Acting([rule("a.stop", "stop"), rule("a.save", "alert", "save"), rule("a.none")])
+    actions = Actions([rule("a.stop", "stop"), rule("a.save", "alert", "save"), rule("a.none")])
     stop, save, none = (make_alert(rule=name) for name in ("a.stop", "a.save", "a.none"))
-    assert acting.decides
-    assert acting.stop([none, save, stop]) is stop
-    assert acting.stop([none, save]) is None
-    assert acting.save([save])
-    assert not acting.save([stop, none, make_alert(rule="a.save", state="resolved")])
-    assert not Acting([rule("a.none", "alert")]).decides
+    assert actions.stop([none, save, stop]) is stop
+    assert actions.stop([none, save]) is None
+    assert actions.save([none, save])
+    assert not actions.save([stop, none])
+
+
+def test_the_end_of_an_alert_asks_for_nothing(make_alert: Callable[..., Alert]) -> None:
+    actions = Actions([rule("a.both", "stop", "save")])
+    ended = make_alert(rule="a.both", state="resolved")
+    assert actions.stop([ended]) is None and not actions.save([ended])
+    begins = make_alert(rule="a.both")
+    assert actions.stop([ended, begins]) is begins and actions.save([ended, begins])
 
 
 def test_functions_hear_of_their_rule_and_their_errors_are_logged_once(
@@ -44,32 +50,37 @@ def test_functions_hear_of_their_rule_and_their_errors_are_logged_once(
     def broken(alert: Alert) -> None:
         raise OSError("the pager is out")
 
-    acting = Acting([rule("a.calls", Call("tests_break"), heard.append), rule("a.none")])
+    actions = Actions([rule("a.calls", Call("tests_break"), heard.append), rule("a.none")])
     fired, ended = make_alert(rule="a.calls"), make_alert(rule="a.calls", state="resolved")
     with caplog.at_level(logging.ERROR):
         for alert in (fired, make_alert(rule="a.none"), ended):
-            acting.tell(alert)
+            actions.call(alert)
     assert heard == [fired, ended]
     assert len([record for record in caplog.records if "an action of a.calls" in record.getMessage()]) == 1
     with pytest.raises(OSError, match="the pager is out"):
-        Acting([rule("a.calls", broken)], strict=True).tell(fired)
+        Actions([rule("a.calls", broken)], strict=True).call(fired)
 
 
-def test_webhooks_hear_of_the_rules_that_name_them(server: Server, make_alert: Callable[..., Alert]) -> None:
-    hook = Webhook(server.url, allow_loopback=True)
-    acting = Acting([rule("a.one", hook), rule("a.two", hook), rule("a.none")])
-    acting.open(RunInfo(name="lunar"))
+def test_one_webhook_of_several_rules_is_one_notifier(server: Server, make_alert: Callable[..., Alert]) -> None:
+    hook, other = Webhook(server.url, allow_loopback=True), Webhook(server.url + "/2", allow_loopback=True)
+    rules = [rule("a.one", hook), rule("a.two", hook, other), rule("a.none")]
+    first, second = Actions(rules).webhooks
+    assert (first.rules, second.rules) == ({"a.one", "a.two"}, {"a.two"})
+    first.open(RunInfo(name="lunar"))
     for name in ("a.one", "a.two", "a.none"):
-        acting.tell(make_alert(rule=name))
-    acting.close(5.0)
-    assert [message["rule"] for message in server.messages] == ["a.one", "a.two"]
+        first.alert(make_alert(rule=name))
+    first.close()
+    assert [(message["rule"], message["run"]) for message in server.messages] == [
+        ("a.one", "lunar"),
+        ("a.two", "lunar"),
+    ]
 
 
 def test_what_cannot_be_is_said_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="no function is named"):
-        Acting([rule("a.calls", Call("tests_nobody"))])
+        Actions([rule("a.calls", Call("tests_nobody"))])
     with pytest.raises(ValueError, match=r"a\.hook: the webhook needs an address \(environment variable PAGER_URL\)"):
-        Acting([rule("a.hook", Webhook(environment="PAGER_URL"))])
+        Actions([rule("a.hook", Webhook(environment="PAGER_URL"))])
     with pytest.raises(ValueError, match="must begin with https") as refused:
-        Acting([rule("a.hook", Webhook(f"http://pager.example/{TOKEN}"))])
+        Actions([rule("a.hook", Webhook(f"http://pager.example/{TOKEN}"))])
     assert TOKEN not in str(refused.value)

@@ -63,13 +63,12 @@ def emitted() -> set[str]:
         mask, normal(6, 12), normal(6, 12), normal(6), normal(6, 12), clip_low=0.2, clip_high=0.2, first_epoch=True
     )
     tails = {
-        name: merge_tails([(tail_of(values, counts).numpy(), int(counts.sum()), False)])
+        name: merge_tails(tail_of(values, counts)[None].numpy(), counts.sum()[None].numpy())
         for name, (values, counts) in catalogue.rollout_tails(rollout).items()
     }
     columns = {name: column.numpy() for name, column in catalogue.rollout_columns(rollout).items()}
     steps = {name: column.numpy() for name, column in catalogue.update_columns(update).items()}
-    found = catalogue.compute_rollout(Table(columns, tails, catalogue.names(rollout)))
-    return {*found, *catalogue.compute_update(Table(steps))}
+    return set(catalogue.compute(Table(columns, tails, catalogue.names(rollout)), Table(steps)))
 
 
 def test_what_is_computed_from_tensors_is_what_is_documented() -> None:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rldk_tracking.metrics import catalogue
 from rldk_tracking.metrics.table import Table, merge_tails, tail_of
@@ -124,7 +126,7 @@ def updates(draw: st.DrawFn, max_rows: int = 7, max_tokens: int = 12) -> PolicyU
         advantages=draw(st.sampled_from([None, numbers.tokens() if per_token else numbers.normal(rows)])),
         entropy=draw(st.sampled_from([None, numbers.tokens().abs()])),
         clip_low=draw(st.sampled_from([None, 0.2])),
-        clip_high=draw(st.sampled_from([None, 0.2, 0.28])),
+        clip_high=draw(st.sampled_from([None, 0.2, 0.28, -0.8, -1.0])),
         sequence_level=draw(st.booleans()),
         geometric_mean=draw(st.booleans()),
         first_epoch=draw(st.booleans()),
@@ -143,12 +145,19 @@ def rows_of(rollout: Rollout, rows: Sequence[int]) -> Rollout:
 def table_of(parts: Sequence[Rollout]) -> Table:
     """What the ranks that hold these parts have together."""
     columns = joined([catalogue.rollout_columns(part) for part in parts])
-    tails: dict[str, list[Any]] = {}
+    capacity = None if len(parts) == 1 else 2048
+    kept: dict[str, list[Tensor]] = {}
+    counts: dict[str, list[int]] = {}
     for part in parts:
         for name, (values, mask) in catalogue.rollout_tails(part).items():
-            capacity = None if len(parts) == 1 else 2048
-            tails.setdefault(name, []).append((tail_of(values, mask, capacity).numpy(), int(mask.sum()), False))
-    merged = {name: merge_tails(pieces) for name, pieces in tails.items()}
+            kept.setdefault(name, []).append(tail_of(values, mask, capacity))
+            counts.setdefault(name, []).append(int(mask.sum()))
+    merged = {
+        name: merge_tails(
+            pad_sequence(pieces, batch_first=True, padding_value=-math.inf).numpy(), np.array(counts[name])
+        )
+        for name, pieces in kept.items()
+    }
     return Table(columns, merged, catalogue.names(parts[0]))
 
 
@@ -182,6 +191,21 @@ def tabulate() -> Callable[..., Table]:
 @pytest.fixture(scope="session")
 def tabulate_updates() -> Callable[..., Table]:
     return lambda *parts: Table(joined([catalogue.update_columns(part) for part in parts]))
+
+
+@pytest.fixture(scope="session")
+def columns() -> Callable[[Rollout], dict[str, Tensor]]:
+    return catalogue.rollout_columns
+
+
+@pytest.fixture(scope="session")
+def computed() -> Callable[..., dict[str, float]]:
+    """Every key of a step's tables."""
+
+    def keys(rollout: Table | None = None, update: Table | None = None) -> dict[str, float]:
+        return catalogue.compute(rollout or Table(), update or Table())
+
+    return keys
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -11,33 +11,32 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rldk_tracking.metrics import catalogue
+from rldk_tracking.metrics.table import Table
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
 
 @settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_any_split_over_ranks_gives_the_same_numbers(
-    data: st.DataObject, a_rollout: Any, take_rows: Any, tabulate: Any, same: Any
+    data: st.DataObject, a_rollout: Any, take_rows: Any, tabulate: Any, computed: Any, same: Any
 ) -> None:
     rollout = data.draw(a_rollout(max_rows=9))
     rows = len(rollout.mask)
     ranks = data.draw(st.integers(2, 3))
     owners = data.draw(st.lists(st.integers(0, ranks - 1), min_size=rows, max_size=rows))
     parts = [take_rows(rollout, [row for row in range(rows) if owners[row] == rank]) for rank in range(ranks)]
-    whole = catalogue.compute_rollout(tabulate(rollout))
-    same(catalogue.compute_rollout(tabulate(*parts)), whole, 1e-9)
+    same(computed(tabulate(*parts)), computed(tabulate(rollout)), 1e-9)
 
 
 @settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_any_split_of_an_update_gives_the_same_numbers(
-    data: st.DataObject, an_update: Any, tabulate_updates: Any, same: Any
+    data: st.DataObject, an_update: Any, tabulate_updates: Any, computed: Any, same: Any
 ) -> None:
     update = data.draw(an_update(max_rows=9))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(update.mask)), min_size=2, max_size=2)))
     parts = [slice_of(update, start, stop) for start, stop in zip([0, *cuts], [*cuts, None], strict=True)]
-    whole = catalogue.compute_update(tabulate_updates(update))
-    same(catalogue.compute_update(tabulate_updates(*parts)), whole, 1e-9)
+    same(computed(update=tabulate_updates(*parts)), computed(update=tabulate_updates(update)), 1e-9)
 
 
 def slice_of(update: PolicyUpdate, start: int, stop: int | None) -> PolicyUpdate:
@@ -48,18 +47,47 @@ def slice_of(update: PolicyUpdate, start: int, stop: int | None) -> PolicyUpdate
 @settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_columns_are_among_those_announced_one_number_a_row(
-    data: st.DataObject, a_rollout: Any, an_update: Any
+    data: st.DataObject, a_rollout: Any, an_update: Any, columns: Any
 ) -> None:
     rollout, update = data.draw(a_rollout()), data.draw(an_update())
     for group in catalogue.ROLLOUT_GROUPS:
         assert set(group.columns(rollout)) <= set(group.COLUMNS)
     assert set(catalogue.rollout_tails(rollout)) <= set(catalogue.TAILS)
     assert set(catalogue.update_columns(update)) <= set(catalogue.UPDATE_COLUMNS)
-    for column in catalogue.rollout_columns(rollout).values():
+    for column in columns(rollout).values():
         assert column.shape == (len(rollout.mask),)
         assert column.dtype == torch.float64
     for column in catalogue.update_columns(update).values():
         assert column.shape == (len(update.mask),)
+
+
+class Read(dict[str, Any]):
+    """Columns that keep which of them were asked for."""
+
+    def __init__(self, columns: Mapping[str, Tensor]) -> None:
+        super().__init__({name: column.double().numpy() for name, column in columns.items()})
+        self.asked: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.asked.add(name)
+        return super().get(name, default)
+
+    def __getitem__(self, name: str) -> Any:
+        self.asked.add(name)
+        return super().__getitem__(name)
+
+
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_every_column_is_read_by_some_key(is_trained: bool, columns: Any, computed: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rollout = replace(full_rollout(lambda *shape: torch.rand(*shape, generator=generator)), max_score=1.0)
+    update = full_update(lambda *shape: torch.rand(*shape, generator=generator), sequence_level=False)
+    rollout = replace(rollout, mask=torch.ones(4, 6), group_ids=torch.tensor([0, 0, 1, 1]))
+    found = Read(columns(rollout)), Read(catalogue.update_columns(replace(update, mask=torch.ones(4, 6))))
+    computed(Table(found[0], names=("a", "b")), Table(found[1]) if is_trained else None)
+    # The entropy of the rollout stands in for the loss's.
+    assert set(found[0]) - found[0].asked == ({"policy/entropy"} if is_trained else set())
+    assert set(found[1]) - found[1].asked == (set() if is_trained else set(found[1]))
 
 
 def test_no_column_is_announced_twice() -> None:
@@ -79,23 +107,23 @@ def full_update(make: Callable[..., Tensor], sequence_level: bool) -> PolicyUpda
     return PolicyUpdate(*tensors, make(4), clip_low=0.2, clip_high=0.2, sequence_level=sequence_level, first_epoch=True)
 
 
-def test_columns_never_wait_for_the_device() -> None:
+def test_columns_never_wait_for_the_device(columns: Any) -> None:
     """Tensors without data raise as soon as anything asks for a value or for a shape that depends on values."""
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(*shape, device="meta")
 
-    columns = catalogue.rollout_columns(replace(full_rollout(empty), max_score=1.0))
+    found = columns(replace(full_rollout(empty), max_score=1.0))
     assert set(catalogue.rollout_tails(full_rollout(empty))) == set(catalogue.TAILS)
-    unused = {name for name in catalogue.ROLLOUT_COLUMNS if name not in columns}
+    unused = {name for name in catalogue.ROLLOUT_COLUMNS if name not in found}
     assert all(name.startswith(("reward/function/", "reward/weight/")) for name in unused)
     for sequence_level in (False, True):
         assert set(catalogue.update_columns(full_update(empty, sequence_level))) == set(catalogue.UPDATE_COLUMNS)
 
 
 @pytest.mark.parametrize("rows", [0, 3])
-def test_a_mask_alone_has_lengths_and_nothing_else(rows: int, tabulate: Any) -> None:
-    found = catalogue.compute_rollout(tabulate(Rollout(torch.ones(rows, 2))))
+def test_a_mask_alone_has_lengths_and_nothing_else(rows: int, tabulate: Any, computed: Any) -> None:
+    found = computed(tabulate(Rollout(torch.ones(rows, 2))))
     assert all(key.startswith("rldk/length/") for key in found)
     assert bool(found) == bool(rows)
     assert catalogue.names(Rollout(torch.ones(rows, 2))) == ()

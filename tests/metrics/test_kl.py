@@ -44,21 +44,6 @@ def test_equals_plain_loops(data: st.DataObject, a_rollout: Any, tabulate: Any, 
     same(kl.compute(tabulate(rollout)), oracle(rollout, tokens_of))
 
 
-@settings(max_examples=50, deadline=None)
-@given(data=st.data())
-def test_profile_equals_plain_loops(data: st.DataObject, a_rollout: Any, tabulate: Any, tokens_of: Any) -> None:
-    rollout = data.draw(a_rollout(max_tokens=40))
-    bins: list[list[float]] = [[] for _ in range(kl.PROFILE_BINS)]
-    policy, reference = tokens_of(rollout.logprobs, rollout.mask), tokens_of(rollout.ref_logprobs, rollout.mask)
-    for ours, theirs in zip(policy, reference, strict=True):
-        for position, (p, r) in enumerate(zip(ours, theirs, strict=True)):
-            bins[16 * position // len(ours)].append(p - r)
-    means, counts = kl.profile(tabulate(rollout))
-    assert counts.tolist() == [len(values) for values in bins]
-    expected = [statistics.fmean(values) if values else math.nan for values in bins]
-    np.testing.assert_allclose(means, expected, rtol=1e-9, atol=1e-12)
-
-
 def test_standard_error_is_that_of_repeated_batches(tabulate: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     estimates, errors = [], []
@@ -83,4 +68,3 @@ def test_an_overflow_leaves_the_key_out_instead_of_the_completion(tabulate: Any)
 
 def test_nothing_without_a_reference(tabulate: Any) -> None:
     assert kl.compute(tabulate(Rollout(torch.ones(2, 3), logprobs=torch.zeros(2, 3)))) == {}
-    assert kl.profile(tabulate(Rollout(torch.ones(2, 3))))[1].sum() == 0

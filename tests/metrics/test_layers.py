@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rldk_tracking.metrics.layers import EXTRA, Layout, Summary, squares, summarise
+from rldk_tracking.metrics.layers import EXTRA, Layout, Summary, over_ranks, squares, summarise, summarise_all
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -76,3 +76,35 @@ def test_several_quantities_at_once_are_each_as_alone() -> None:
     steps[1, 2, 0], steps[2, :, 3] = math.inf, math.nan
     alone = torch.stack([summarise(one, layout) for one in steps])
     assert torch.equal(summarise(steps, layout).nan_to_num(-1.0), alone.nan_to_num(-1.0))
+
+
+def test_quantities_of_different_numbers_of_steps_are_each_as_alone() -> None:
+    """Updates are measured less often than gradients."""
+    layout = Layout.of([(f"model.layers.{n // 2}.w{n}", torch.zeros(3)) for n in range(4)])
+    steps = {name: torch.rand(count, 4, dtype=torch.float64) for name, count in {"a": 5, "b": 2, "c": 5}.items()}
+    found = summarise_all(steps, layout)
+    assert set(found) == set(steps)
+    for name, squares_of_steps in steps.items():
+        assert torch.equal(found[name], summarise(squares_of_steps, layout)), name
+    assert summarise_all({}, layout) == {}
+
+
+def test_squares_of_shards_are_summed_over_ranks_in_one_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks hold the first parameter half and half, and the second whole."""
+    shares = torch.tensor([1.0, 0.5], dtype=torch.float64)
+    here = {
+        "gradients": torch.tensor([[1.0, 6.0], [2.0, 8.0]]).double(),
+        "updates": torch.tensor([[5.0, 4.0]]).double(),
+    }
+    there = torch.tensor([3.0, 3.0, 4.0, 4.0, 7.0, 2.0], dtype=torch.float64)  # times the shares already
+    calls: list[int] = []
+
+    def all_reduce(flat: torch.Tensor) -> None:
+        calls.append(len(flat))
+        flat += there
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    found = over_ranks(here, shares)
+    assert calls == [6]
+    assert found["gradients"].tolist() == [[4.0, 6.0], [6.0, 8.0]]
+    assert found["updates"].tolist() == [[12.0, 4.0]]

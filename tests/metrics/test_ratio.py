@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rldk_tracking.metrics import ratio
-from rldk_tracking.metrics.table import Table
 from rldk_tracking.rollout import PolicyUpdate
 
 
@@ -23,8 +22,6 @@ def oracle(update: PolicyUpdate, tokens_of: Any) -> dict[str, float]:
     mask = update.mask
     if not mask.bool().any():
         return expected
-    if update.entropy is not None:
-        expected["rldk/policy/entropy"] = statistics.fmean(v for row in tokens_of(update.entropy, mask) for v in row)
     if update.old_logprobs is None:
         return expected
     new, old = tokens_of(update.new_logprobs, mask), tokens_of(update.old_logprobs, mask)
@@ -136,14 +133,3 @@ def test_a_row_without_a_number_counts_nowhere(tabulate_updates: Any) -> None:
     assert found["rldk/policy/clip_fraction"] == 1.0
     assert found["rldk/policy/ratio_max"] == pytest.approx(math.exp(0.5))
     assert found["rldk/policy/ess"] == pytest.approx(1.0)
-
-
-def test_entropy_is_the_mean_over_passes_of_the_mean_over_tokens() -> None:
-    mask = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]], dtype=torch.bool)
-    entropy = torch.tensor([[1.0, 2.0, 3.0], [5.0, 9.0, 9.0], [0.5, 0.7, 9.0]])
-    update = PolicyUpdate(
-        mask=mask, new_logprobs=torch.zeros(3, 3), entropy=entropy, micro_batch=torch.tensor([0, 0, 1])
-    )
-    table = Table({name: column.numpy() for name, column in ratio.columns(update).items()})
-    expected = ((1.0 + 2.0 + 3.0 + 5.0) / 4 + (0.5 + 0.7) / 2) / 2
-    assert ratio.compute(table)["rldk/policy/entropy"] == pytest.approx(expected, rel=1e-6)

@@ -9,7 +9,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rldk_tracking.metrics.table import Table, Tail, masked_max, masked_sum, merge_tails, precise, tail_of
+from rldk_tracking.metrics.table import (
+    Table,
+    Tail,
+    highest,
+    masked_sum,
+    merge_tails,
+    precise,
+    tail_length,
+    tail_of,
+    where_masked,
+)
 
 NAN = math.nan
 
@@ -40,8 +50,8 @@ def test_sums_and_maxima_ignore_what_is_masked(data: st.DataObject, a_rollout: A
     rollout = data.draw(a_rollout())
     rows = tokens_of(rollout.logprobs, rollout.mask)
     assert masked_sum(rollout.logprobs, rollout.mask).tolist() == pytest.approx([math.fsum(row) for row in rows])
-    highest = masked_max(rollout.logprobs, rollout.mask).tolist()
-    assert highest == pytest.approx([max(row, default=NAN) for row in rows], nan_ok=True)
+    found = highest(where_masked(rollout.logprobs, rollout.mask, -math.inf)).tolist()
+    assert found == [max(row, default=-math.inf) for row in rows]
 
 
 def test_double_precision_where_the_device_has_it() -> None:
@@ -53,22 +63,23 @@ def test_double_precision_where_the_device_has_it() -> None:
 @given(st.integers(0, 2**32), st.integers(1, 4), st.integers(0, 30), st.sampled_from([0.0, 5.0]))
 def test_tails_of_ranks_give_the_percentile_of_all(seed: int, ranks: int, rows: int, shift: float) -> None:
     generator = torch.Generator().manual_seed(seed)
-    parts, everything = [], []
+    kept, counts, everything = [], [], []
     for rank in range(ranks):
         values = torch.randn(rows, 20, generator=generator) + shift * rank
         mask = torch.rand(rows, 20, generator=generator) > 0.3
         everything.append(values[mask].double())
-        parts.append((tail_of(values, mask, 2048).numpy(), int(mask.sum()), False))
+        kept.append(tail_of(values, mask, 2048))
+        counts.append(int(mask.sum()))
     flat = torch.cat(everything).numpy()
-    found = merge_tails(parts).quantile(0.99)
+    found = merge_tails(torch.stack(kept).numpy(), np.array(counts)).quantile(0.99)
     assert found == pytest.approx(float(np.quantile(flat, 0.99)) if len(flat) else None)
 
 
 def test_alone_a_rank_keeps_just_what_the_percentile_needs() -> None:
     values = torch.randn(50, 400, generator=torch.Generator().manual_seed(0))
     kept = tail_of(values, torch.ones(50, 400))
-    assert len(kept) == 202
-    tail = merge_tails([(kept.numpy(), 20_000, False)])
+    assert len(kept) == tail_length(20_000) == 202
+    tail = merge_tails(kept[None].numpy(), np.array([20_000]))
     assert tail.quantile(0.99) == pytest.approx(float(np.quantile(values.double(), 0.99)))
     assert tail.quantile(0.995) == pytest.approx(float(np.quantile(values.double(), 0.995)))
     assert tail.quantile(0.9) is None
@@ -77,13 +88,22 @@ def test_alone_a_rank_keeps_just_what_the_percentile_needs() -> None:
 def test_what_a_rank_kept_back_makes_a_percentile_unknown_instead_of_wrong() -> None:
     """All large values lie on the first rank, which had no room for them all."""
     high, low = torch.full((1, 1000), 1.0), torch.zeros(1, 1000)
-    parts = [(tail_of(values, torch.ones(1, 1000), 12).numpy(), 1000, False) for values in (high, low)]
-    assert merge_tails(parts).quantile(0.99) is None
-    assert merge_tails(parts).quantile(0.999) == 1.0
+    kept = torch.stack([tail_of(values, torch.ones(1, 1000), 12) for values in (high, low)]).numpy()
+    tail = merge_tails(kept, np.array([1000, 1000]))
+    assert tail.quantile(0.99) is None
+    assert tail.quantile(0.999) == 1.0
+
+
+def test_a_token_that_is_not_finite_leaves_what_lies_below_the_sent_values_unknown() -> None:
+    kept = np.array([[math.nan, 5.0, 4.0], [3.0, 2.0, -math.inf]])
+    tail = merge_tails(kept, np.array([3, 2]))
+    assert sorted(tail.values) == [2.0, 3.0, 4.0, 5.0]
+    assert (tail.count, tail.floor) == (5, 4.0)
 
 
 def test_no_values_have_no_percentile() -> None:
-    assert merge_tails([]).quantile(0.99) is None
+    assert merge_tails(np.empty((0, 4)), np.empty(0, dtype=np.int64)).quantile(0.99) is None
     assert Tail(np.empty(0), 0).quantile(0.5) is None
     assert len(tail_of(torch.zeros(0, 5), torch.zeros(0, 5))) == 0
-    assert merge_tails([(tail_of(torch.zeros(2, 3), torch.zeros(2, 3)).numpy(), 0, False)]).quantile(0.99) is None
+    nothing = tail_of(torch.zeros(2, 3), torch.zeros(2, 3))
+    assert merge_tails(nothing[None].numpy(), np.array([0])).quantile(0.99) is None

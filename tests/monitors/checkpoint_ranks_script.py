@@ -1,16 +1,17 @@
-"""Trains on every rank that torchrun starts, and prints what rank 0 found in the checkpoints, and who read it."""
+"""Trains on every rank that torchrun starts; each rank writes down which checkpoints it scanned and what it logged."""
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import Trainer, TrainingArguments
 
 from rldk_tracking import CheckpointMonitor, InMemoryTracker
-from rldk_tracking.checkpoint.division import Division
+from rldk_tracking.checkpoint.background import Request, ScanProcess
 
 
 class Model(torch.nn.Module):
@@ -25,22 +26,20 @@ class Model(torch.nn.Module):
         return {"loss": (self.layers[1](torch.tanh(self.layers[0](x))).squeeze(-1) - y).square().mean()}
 
 
-def main(folder: str) -> None:
-    shares: list[list[int]] = []
-    collect = Division.collect
+def main(folder: Path) -> None:
+    scanned: list[str] = []
+    scan = ScanProcess.scan
 
-    def watched(self: Division, *args: Any) -> Any:
-        parts = collect(self, *args)
-        shares.append([rank for rank, part in parts.items() if part.tensors])
-        return parts
+    def counted(self: ScanProcess, request: Request) -> Any:
+        scanned.append(request.path.name)
+        return scan(self, request)
 
-    Division.collect = watched  # type: ignore[method-assign]
-    Division.applies = lambda self, path: True  # type: ignore[method-assign]
+    ScanProcess.scan = counted  # type: ignore[method-assign]
     rows = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
     tracker = InMemoryTracker()
     monitor = CheckpointMonitor(trackers=[tracker], close_timeout=120.0)
     arguments = TrainingArguments(
-        folder,
+        str(folder),
         max_steps=4,
         save_steps=2,
         logging_steps=1,
@@ -52,10 +51,10 @@ def main(folder: str) -> None:
     data = [{"x": row, "y": row.sum()} for row in rows]
     trainer = Trainer(Model(), arguments, train_dataset=data, callbacks=[monitor])
     trainer.train()
-    if trainer.args.process_index == 0:
-        norm = tracker.series["rldk/checkpoint/norm"][-1][1]
-        print("found", json.dumps({"steps": sorted(monitor.history), "norm": norm, "shares": shares}))
+    norms = [value for _, value in tracker.series.get("rldk/checkpoint/norm", [])]
+    found = {"scanned": scanned, "history": sorted(monitor.history), "norms": norms}
+    (folder / f"rank-{trainer.args.process_index}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(Path(sys.argv[1]))

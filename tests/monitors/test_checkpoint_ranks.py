@@ -11,10 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rldk_tracking.checkpoint.division import FOLDER
 
-
-def test_two_ranks_divide_what_they_save(tmp_path: Path) -> None:
+def test_only_the_first_of_two_ranks_scans(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -30,11 +28,10 @@ def test_two_ranks_divide_what_they_save(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("found ")]
-    found = json.loads(line.removeprefix("found "))
-    assert found["steps"] == [2, 4]
-    assert found["shares"] == [[1], [1]]
+    first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1))
+    assert first["scanned"] == ["checkpoint-2", "checkpoint-4"]
+    assert first["history"] == [2, 4]
+    assert second == {"scanned": [], "history": [], "norms": []}
     weights = load_file(tmp_path / "checkpoint-4" / "model.safetensors")
     norm = torch.cat([values.double().flatten() for values in weights.values()]).norm().item()
-    assert found["norm"] == pytest.approx(norm, rel=1e-5)
-    assert not (tmp_path / FOLDER).exists()
+    assert first["norms"][-1] == pytest.approx(norm, rel=1e-5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from rldk_tracking.sources.base import Made, Observation
+from rldk_tracking.sources.base import Observation
 from rldk_tracking.sources.detect import source_for
 
 
@@ -30,17 +29,12 @@ class NoWaiting(TorchDispatchMode):
 
 
 class Reader(TrainerCallback):
-    """Attaches the trainer's source, reads it once a step, and calls `self.look(step, observation, logs)`.
-
-    A rollout that is complete before its step is over is read at once, so that whatever a test finds out about it was
-    known then; `self.early` has what puts each together, without keeping it alive.
-    """
+    """Attaches the trainer's source, reads it once a step, and calls `self.look(step, observation, logs)`."""
 
     def __init__(self) -> None:
         self.trainer: Any = None
         self.source: Any = None
         self.observations: dict[int, Observation] = {}
-        self.early: list[weakref.ref[Made]] = []
         self.logs: dict[int, dict[str, Any]] = {}
 
     def watch(self, trainer: Any) -> Any:
@@ -53,7 +47,6 @@ class Reader(TrainerCallback):
         self.source = source_for(self.trainer)
         if hasattr(self.source, "shield"):
             self.source.shield.strict = True
-        self.source.ready = self._read_early
         self.source.attach(self.trainer, args)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -74,11 +67,6 @@ class Reader(TrainerCallback):
             # Which puts the tensors together, and must not wait for the device either.
             assert observation.rollout is None or observation.rollout.mask.ndim == 2
         self.look(step, observation, logs)
-
-    def _read_early(self, observation: Observation) -> None:
-        self.early.append(weakref.ref(observation.made))
-        with NoWaiting():
-            assert observation.rollout is None or observation.rollout.mask.ndim == 2
 
     def look(self, step: int, observation: Observation, logs: dict[str, Any]) -> None:
         self.observations[step] = observation

@@ -25,11 +25,11 @@ def test_the_tensors_are_put_together_when_they_are_asked_for_and_once() -> None
     calls = []
     rollout = Rollout(mask=torch.ones(2, 3))
 
-    def made() -> tuple[Rollout, None]:
+    def read_tensors() -> tuple[Rollout, None]:
         calls.append(1)
         return rollout, None
 
-    seen = Observation({"rldk/train/loss": 1.0}, made)
+    seen = Observation({"rldk/train/loss": 1.0}, read_tensors)
     assert not calls
     assert seen.rollout is rollout and seen.update is None and seen.rollout is rollout
     assert len(calls) == 1

@@ -9,7 +9,7 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 
 from rldk_tracking.sources.deepspeed import PARTITIONS, is_partitioned
-from rldk_tracking.sources.optimizer import OptimizerProbe
+from rldk_tracking.sources.optimizer import OptimizerSource
 
 
 class ZeroOptimizer:
@@ -37,7 +37,7 @@ def test_what_cannot_be_read_is_said_once_and_left_out(attribute: str, caplog: p
     wrapped = AcceleratedOptimizer.__new__(AcceleratedOptimizer)
     wrapped.optimizer = zero
     assert is_partitioned(zero) and is_partitioned(wrapped)
-    probe = OptimizerProbe(wrapped, model, "full")
+    probe = OptimizerSource(wrapped, model, "full")
     for _ in range(2):
         zero.step()
         assert probe.read(probe.pending().tolist()) == {}

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from rldk_tracking.sources.optimizer import OptimizerProbe, unwrap
+from rldk_tracking.sources.optimizer import OptimizerSource, unwrap
 
 
 class Tied(torch.nn.Module):
@@ -52,7 +52,7 @@ def gradients(model: torch.nn.Module) -> list[torch.Tensor]:
     return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
-def read(probe: OptimizerProbe) -> dict[str, float]:
+def read(probe: OptimizerSource) -> dict[str, float]:
     return probe.read(probe.pending().tolist())
 
 
@@ -69,7 +69,7 @@ OPTIMIZERS: list[Callable[[Any], torch.optim.Optimizer]] = [
 def test_every_number_against_copies(make: Callable[[Any], torch.optim.Optimizer], dtype: torch.dtype) -> None:
     model = Tied().to(dtype)
     optimizer = make(model.parameters())
-    probe = OptimizerProbe(optimizer, model, "full")
+    probe = OptimizerSource(optimizer, model, "full")
     for step in range(3):
         before = [p.detach().double().clone() for p in model.parameters()]
         backward(model, step)
@@ -95,7 +95,7 @@ def test_every_number_against_copies(make: Callable[[Any], torch.optim.Optimizer
 def test_layer_ratios() -> None:
     model = Tied()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    probe = OptimizerProbe(optimizer, model)
+    probe = OptimizerSource(optimizer, model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     backward(model, 0)
     optimizer.step()
@@ -117,19 +117,19 @@ def test_levels_measure_what_they_say() -> None:
     ):
         model = Tied()
         optimizer = torch.optim.AdamW(model.parameters())
-        probe = OptimizerProbe(optimizer, model, level)  # type: ignore[arg-type]
+        probe = OptimizerSource(optimizer, model, level)  # type: ignore[arg-type]
         backward(model, 0)
         optimizer.step()
         found = read(probe)
         assert present in found and absent not in found
     with pytest.raises(ValueError, match="level must be one of light, standard, full"):
-        OptimizerProbe(torch.optim.AdamW(Tied().parameters()), None, "everything")  # type: ignore[arg-type]
+        OptimizerSource(torch.optim.AdamW(Tied().parameters()), None, "everything")  # type: ignore[arg-type]
 
 
 def test_updates_are_measured_at_the_interval_only() -> None:
     model = Tied()
     optimizer = torch.optim.AdamW(model.parameters())
-    probe = OptimizerProbe(optimizer, model, interval=3)
+    probe = OptimizerSource(optimizer, model, interval=3)
     seen = []
     for step in range(7):
         backward(model, step)
@@ -141,7 +141,7 @@ def test_updates_are_measured_at_the_interval_only() -> None:
 def test_what_was_measured_less_often_is_read_beside_the_rest() -> None:
     model = Tied()
     optimizer = torch.optim.AdamW(model.parameters())
-    probe = OptimizerProbe(optimizer, model, interval=3)
+    probe = OptimizerSource(optimizer, model, interval=3)
     norms, moved = [], []
     for step in range(3):
         backward(model, step)
@@ -159,7 +159,7 @@ def test_what_was_measured_less_often_is_read_beside_the_rest() -> None:
 def test_several_optimizer_steps_are_averaged() -> None:
     model = Tied()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    probe = OptimizerProbe(optimizer, model)
+    probe = OptimizerSource(optimizer, model)
     norms = []
     for step in range(4):
         backward(model, step)
@@ -185,7 +185,7 @@ def test_several_optimizer_steps_are_averaged() -> None:
 def test_one_bad_step_among_good_ones_counts() -> None:
     model = Tied()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    probe = OptimizerProbe(optimizer, model)
+    probe = OptimizerSource(optimizer, model)
     for step in range(3):
         optimizer.zero_grad()
         backward(model, step)
@@ -202,7 +202,7 @@ def test_one_bad_step_among_good_ones_counts() -> None:
 def test_layers_without_gradient_do_not_move() -> None:
     model = Tied()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
-    probe = OptimizerProbe(optimizer, model)
+    probe = OptimizerSource(optimizer, model)
     for step in range(2):  # the second time there is state from the first
         backward(model, step)
         if step == 1:
@@ -216,7 +216,7 @@ def test_layers_without_gradient_do_not_move() -> None:
 def test_parameter_groups_of_which_one_is_added_later() -> None:
     model = Tied()
     optimizer = torch.optim.AdamW([{"params": model.embed.parameters(), "lr": 1e-3}])
-    probe = OptimizerProbe(optimizer, model)
+    probe = OptimizerSource(optimizer, model)
     optimizer.add_param_group({"params": list(model.layers.parameters()), "lr": 5e-3})
     backward(model, 0)
     want = norm(gradients(model))
@@ -231,7 +231,7 @@ def test_a_gradient_scaler() -> None:
         model = Tied()
         optimizer = torch.optim.AdamW(model.parameters(), **options)  # type: ignore[arg-type]
         scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-        probe = OptimizerProbe(optimizer, model)
+        probe = OptimizerSource(optimizer, model)
         tokens = torch.arange(12).reshape(2, 6)
         loss = model(tokens).square().mean()
         want = norm(list(torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)))
@@ -251,7 +251,7 @@ def test_the_noise_scale_with_accumulation() -> None:
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=8)
     model = torch.nn.Linear(50, 1, bias=False)
     model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.0))
-    probe = OptimizerProbe(optimizer, model, "full", accelerator=accelerator, micro_batch_size=2)
+    probe = OptimizerSource(optimizer, model, "full", accelerator=accelerator, micro_batch_size=2)
     generator = torch.Generator().manual_seed(0)
     found = []
     for _ in range(8 * 60):
@@ -276,7 +276,7 @@ class NotAnOptimizer:
 
 
 def test_a_foreign_optimizer_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
-    probe = OptimizerProbe(NotAnOptimizer(), Tied())
+    probe = OptimizerSource(NotAnOptimizer(), Tied())
     assert read(probe) == {} and read(probe) == {}
     assert int(probe.check_weights()) == 0
     probe.detach()
@@ -299,7 +299,7 @@ class SignDescent(torch.optim.Optimizer):
 
 def test_what_an_optimizer_of_another_library_does_not_tell(caplog: pytest.LogCaptureFixture) -> None:
     model = Tied()
-    probe = OptimizerProbe(SignDescent(model.parameters()), model, "full")
+    probe = OptimizerSource(SignDescent(model.parameters()), model, "full")
     for seed in range(2):
         backward(model, seed)
         probe._optimizer.step()  # type: ignore[union-attr, call-arg]
@@ -312,7 +312,7 @@ def test_what_an_optimizer_of_another_library_does_not_tell(caplog: pytest.LogCa
 
 def test_parameters_that_the_model_does_not_name(caplog: pytest.LogCaptureFixture) -> None:
     model, other = Tied(), torch.nn.Parameter(torch.ones(3))
-    probe = OptimizerProbe(torch.optim.SGD([*model.parameters(), other], lr=0.1), model)
+    probe = OptimizerSource(torch.optim.SGD([*model.parameters(), other], lr=0.1), model)
     assert probe.layout.names[-1] == "group0.7"
     assert "1 parameters of the optimizer" in caplog.text
 
@@ -326,7 +326,7 @@ def test_nothing_is_left_behind() -> None:
     inner = unwrap(optimizer)
     assert inner is optimizer.optimizer
     hooks = (len(inner._optimizer_step_pre_hooks), len(inner._optimizer_step_post_hooks))
-    probe = OptimizerProbe(optimizer, model, accelerator=accelerator)
+    probe = OptimizerSource(optimizer, model, accelerator=accelerator)
     assert {"clip_grad_norm_", "backward"} <= set(vars(accelerator))
     probe.detach()
     probe.detach()
@@ -337,7 +337,7 @@ def test_nothing_is_left_behind() -> None:
 def test_steps_that_nobody_reads_take_bounded_memory() -> None:
     parameter = torch.nn.Parameter(torch.ones(1))
     optimizer = torch.optim.SGD([parameter], lr=0.0)
-    probe = OptimizerProbe(optimizer, None)
+    probe = OptimizerSource(optimizer, None)
     parameter.grad = torch.ones(1)
     for _ in range(1100):
         optimizer.step()
@@ -354,7 +354,7 @@ def test_peft_adapters() -> None:
     )
     model = peft.get_peft_model(LlamaForCausalLM(config), peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    probe = OptimizerProbe(optimizer, model)
+    probe = OptimizerSource(optimizer, model)
     tokens = torch.arange(8)[None]
     model(input_ids=tokens, labels=tokens).loss.backward()
     optimizer.step()
@@ -377,7 +377,7 @@ def test_transformers_trainer_before_clipping(limit: float, tmp_path: Path) -> N
 
     class Watch(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.probe = OptimizerProbe(
+            self.probe = OptimizerSource(
                 kwargs["optimizer"], kwargs["model"], "full", accelerator=trainer.accelerator, micro_batch_size=2
             )
 
@@ -433,7 +433,7 @@ import os, sys, threading, torch, torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 sys.path.insert(0, sys.argv[1])
 from test_optimizer import Tied, backward, read
-from rldk_tracking.sources.optimizer import OptimizerProbe
+from rldk_tracking.sources.optimizer import OptimizerSource
 dist.init_process_group("gloo")
 whole, model = Tied(), Tied()
 for layer in model.layers:
@@ -442,7 +442,7 @@ fully_shard(model)
 rows = []
 for subject in (whole, model):
     optimizer = torch.optim.AdamW(subject.parameters(), lr=1e-2, weight_decay=0.1)
-    probe = OptimizerProbe(optimizer, subject, "full")
+    probe = OptimizerSource(optimizer, subject, "full")
     for step in range(2):
         backward(subject, step)
         optimizer.step()

@@ -20,7 +20,7 @@ from transformers import Qwen2ForCausalLM, TrainerCallback
 from rldk_tracking import demo
 from rldk_tracking.demo.task import ASK
 from rldk_tracking.history.unweighted import unweighted_score
-from rldk_tracking.metrics import catalogue
+from rldk_tracking.metrics import reward
 from rldk_tracking.metrics.table import Table
 from rldk_tracking.sources.trl_grpo import GroupSource
 
@@ -113,7 +113,6 @@ def test_rollouts_and_updates_are_what_the_weights_and_the_task_say(name: str, t
     kind, settings, sampled_in = CONFIGURATIONS[name]
     witness = train(kind, tmp_path, reader, **settings)
     assert reader.source.missing == []
-    assert [made() for made in reader.early] == [reader.observations[step].made for step in (1, 2, 3)]
     assert {step for step, seen in reader.observations.items() if seen.rollout is not None} == sampled_in
     known: dict[tuple[int, ...], int] = {}
     for step in (1, 2, 3):
@@ -240,8 +239,8 @@ def test_a_function_of_weight_0_live_and_from_the_log_alone(tmp_path: Path, read
     train("grpo", tmp_path, reader, 12, reward_funcs=[demo.reward, even], reward_weights=[1.0, 0.0], **ALIGNED)
     assert unweighted_score(list(reader.logs.values())) == "rewards/even/mean"
     for step, observation in reader.observations.items():
-        columns = {name: column.numpy() for name, column in catalogue.rollout_columns(observation.rollout).items()}
-        found = catalogue.compute_rollout(Table(columns, {}, catalogue.names(observation.rollout)))
+        columns = {name: column.numpy() for name, column in reward.columns(observation.rollout).items()}
+        found = reward.compute(Table(columns, {}, reward.names(observation.rollout)))
         scores = even(list(observation.rollout.completions))
         assert found["rldk/reward/unweighted"] == pytest.approx(sum(scores) / len(scores))
         assert found["rldk/reward/unweighted"] == pytest.approx(reader.logs[step]["rewards/even/mean"], rel=1e-5)
@@ -287,33 +286,7 @@ def test_nothing_is_left_behind(tmp_path: Path, reader: Any) -> None:
     added = set(vars(trainer)) - before
     assert not {name for name in added if "logps" in name or "score" in name}
     assert "_generate_and_score_completions" not in vars(trainer)
-    assert reader.source._generations == [] and reader.source._passes == [] and reader.source._complete is None
-
-
-def test_a_rollout_is_complete_as_the_last_backward_pass_begins(tmp_path: Path, reader: Any) -> None:
-    trainer = reader.watch(demo.grpo_trainer(tmp_path, max_steps=2, **ALIGNED))
-    backward, known = trainer.accelerator.backward, []
-
-    def watched(*args: Any, **kwargs: Any) -> None:
-        known.append(len(reader.early))
-        backward(*args, **kwargs)
-        known.append(len(reader.early))
-
-    trainer.accelerator.backward = watched
-    trainer.train()
-    assert known == [0, 0, 0, 1, 1, 1, 1, 2], "two micro-batches a step, before and after each pass"
-
-
-def test_a_rollout_that_changed_afterwards_is_put_together_anew(tmp_path: Path, reader: Any) -> None:
-    rows = []
-
-    class Late(TrainerCallback):
-        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            rows.append(len(reader.early[0]()()[1].mask))
-            reader.source._passes = reader.source._passes[:-1]
-
-    reader.watch(demo.grpo_trainer(tmp_path, max_steps=1, callbacks=[Late()], **ALIGNED)).train()
-    assert [2 * len(reader.observations[1].update.mask)] == rows
+    assert reader.source._generations == [] and reader.source._passes == []
 
 
 def test_a_fault_of_the_trainer_passes_through(tmp_path: Path, reader: Any) -> None:

@@ -1,0 +1,248 @@
+"""Where the judged rows of one run go on rank 0: into its journal, and from there to every tracker.
+
+It lives until the process ends, to say how a run ended that nobody closed. So it knows neither the run nor the trainer:
+a training that was broken off must not keep its model in memory until then.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rldk_tracking.charts.announce import announce
+from rldk_tracking.health.alert import Alert
+from rldk_tracking.health.rules import Rule
+from rldk_tracking.isolation import Shield
+from rldk_tracking.journal.actions import Actions
+from rldk_tracking.journal.journal import Journal
+from rldk_tracking.journal.process import Destination, courier
+from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.base import Tracker
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "_rldk"
+"""In the trainer's output folder. `push_to_hub` of transformers leaves names with an underscore out."""
+EXCEPTION_LINES = 5
+"""Last lines of the exception that ended a training, kept in the journal."""
+ONCE_A_STEP = ("rldk/health/", "rldk/alerts/", "rldk/system/")
+"""Series of which a second row of a step has nothing new: a store keeps both points, and one is one too many."""
+
+
+class Publisher:
+    """The way out of one run.
+
+    Args:
+        strict: let the errors of user functions and trackers out.
+        close_timeout_s: for what the trackers have not taken when training ends.
+
+    Attributes:
+        actions: what the rules ask for; none before `open`.
+        closed: whether the run is over.
+        latest: the last row, its step and its numbers.
+        journal: the run's file; None before `open`, and where nothing is written.
+        shield: keeps the faults of trackers from the training, and counts them.
+    """
+
+    def __init__(self, strict: bool = False, close_timeout_s: float = 15.0) -> None:
+        self.actions = Actions([])
+        self.closed = False
+        self.latest: tuple[int | None, dict[str, float]] = (None, {})
+        self.journal: Journal | None = None
+        self.shield = Shield(strict)
+        self._close_timeout_s = close_timeout_s
+        self._pid = os.getpid()
+        self._info = RunInfo()
+        self._joining: list[Destination] = []
+        self._in_process: list[tuple[Tracker, int]] = []
+        self._resumed_at: int | None = None
+        self._sent: list[Destination] = []
+        self._status = ""
+        self._run_rules: Mapping[str, Mapping[str, Any]] = {}
+        self._is_open = False
+
+    def open(
+        self,
+        rules: Sequence[Rule],
+        info: RunInfo,
+        trackers: Sequence[Tracker],
+        folder: Path | None,
+        resumed_at: int | None = None,
+        ranks: int = 1,
+    ) -> None:
+        """The run has begun.
+
+        Args:
+            rules: whose actions are taken.
+            info: what the trackers are told.
+            trackers: the backends.
+            folder: where the journal is; None where there is nothing to write it for.
+            resumed_at: the checkpoint's step where the training goes on from one.
+            ranks: how many processes train.
+        """
+        self._is_open, self._info, self._resumed_at = True, info, resumed_at
+        self.actions = Actions(rules, self.shield.strict)
+        destinations = named([*trackers, *self.actions.webhooks])
+        for destination in destinations:
+            with self.shield.at(f"opening {destination.id}"):
+                destination.tracker.open(info)
+        self._joining = destinations
+        if folder is not None:
+            addresses = [(destination.tracker.name, destination.tracker.address()) for destination in destinations]
+            self.journal = Journal.open(folder, addresses, resumed_at)
+            self.journal.begin(info, ranks, self._run_rules, resumed_at)
+        self.join()
+        self.status("running", resumed_at or 0)
+        # After the trackers' own exit hooks, so that it is called before them.
+        atexit.register(self._at_exit)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the run has begun and nobody has closed it."""
+        return self._is_open and not self.closed
+
+    def join(self) -> None:
+        """Let the trackers that have no run yet join it. Called before each row."""
+        waiting, self._joining = self._joining, []
+        joined: list[Destination] = []
+        for destination in waiting:
+            tracker = destination.tracker
+            if not tracker.joined:
+                with self.shield.at(f"opening {destination.id}"):
+                    tracker.open(self._info)
+            (joined if tracker.joined else self._joining).append(destination)
+        if not joined:
+            return
+        for destination in [d for d in joined if d.tracker.in_process]:
+            last = -1
+            if self._resumed_at is not None:  # a step that a resumed run has already stays as it is
+                with self.shield.at(f"asking {destination.id} for its last step"):
+                    last = destination.tracker.last_step() or 0
+            self._in_process.append((destination.tracker, last))
+        if self.journal is not None:
+            for destination in joined:
+                self.journal.destination(destination.id, destination.tracker)
+            sent = [d for d in joined if not d.tracker.in_process]
+            self._sent += sent
+            if sent:
+                courier().follow(self.journal, sent, self._run_rules)
+
+    def health(self) -> dict[str, float]:
+        """What the trackers do at present; rank 0's own affair, and no reason for a stop."""
+        if not self._in_process and not self._sent:
+            return {}
+        found = courier().health(self.journal) if self.journal is not None and self._sent else {}
+        errors = found.get("rldk/system/tracker_errors", 0.0) + self.shield.faults
+        return {"rldk/system/trackers_down": 0.0, **found, "rldk/system/tracker_errors": errors}
+
+    def row(self, step: int, row: Mapping[str, float], alerts: Iterable[Alert]) -> list[Alert]:
+        """Write a judged row and what was found in it; returns the alerts that nobody was sent yet."""
+        earlier = self.latest[1] if self.latest[0] == step else {}
+        self.latest = (step, earlier | dict(row))
+        row = news_of(row, earlier)
+        alerts = [alert for alert in alerts if self.journal is None or self.journal.earlier.is_news(alert)]
+        for alert in alerts:
+            log = logger.info if alert.state == "resolved" or alert.severity == "info" else logger.warning
+            log("%s (step %d): %s", alert.title, alert.step, alert.message)
+        if self.journal is not None:
+            self.journal.row(step, row, alerts)
+            if self._sent:
+                courier().check()
+        for tracker, last in self._in_process:
+            with self.shield.at(f"writing to {tracker.name}"):
+                if row and tracker.takes_rows and step > last:
+                    tracker.log(row, step)
+                for alert in alerts:
+                    tracker.alert(alert)
+        return alerts
+
+    def publish(self, method: str, *args: Any) -> None:
+        """Have `tracker.<method>(*args)` called on every tracker."""
+        if self.journal is not None:
+            self.journal.call(method, *args)
+        for tracker, _ in self._in_process:
+            with self.shield.at(f"writing to {tracker.name}"):
+                getattr(tracker, method)(*args)
+
+    def status(self, status: str, step: int) -> None:
+        """How the run is, where that has changed."""
+        if status != self._status:
+            self._status = status
+            self.publish("status", status, dict(self.latest[1]), step)
+
+    def urls(self) -> dict[str, str]:
+        """Addresses of the run's pages, by tracker."""
+        found = {d.id: d.tracker.url() for d in self._sent} | {t.name: t.url() for t, _ in self._in_process}
+        return {name: url for name, url in found.items() if url}
+
+    def close(self, status: str, step: int | None = None, exception: str | None = None) -> None:
+        """Write how the run ended, and give the trackers their time."""
+        if self.closed or not self._is_open:
+            self.closed = True
+            return
+        self.closed = True
+        step = step if step is not None else self.latest[0] or 0
+        self.join()
+        self.status(status, step)
+        if self.journal is not None:
+            self.journal.end(status, step, exception)
+            if self._sent and not courier().wait(self.journal, self._close_timeout_s):
+                announce(f"not all of this run has reached its trackers; the rest lies in {self.journal.path}")
+            self.journal.close()
+        others = [destination.tracker for destination in [*self._sent, *self._joining]]
+        for tracker in [*(tracker for tracker, _ in self._in_process), *others]:
+            with self.shield.at(f"closing {tracker.name}"):
+                tracker.close()
+        atexit.unregister(self._at_exit)
+
+    def _at_exit(self) -> None:
+        if os.getpid() == self._pid:  # a child that was forked and leaves by sys.exit runs this too
+            self.close("crashed", exception=last_exception())
+
+
+def last_exception() -> str | None:
+    """The last lines of the exception that ends the interpreter, which Python keeps for debuggers."""
+    error = getattr(sys, "last_value", None)
+    if error is None:
+        return None
+    lines = "".join(traceback.format_exception(type(error), error, error.__traceback__)).splitlines()
+    return "\n".join(lines[-EXCEPTION_LINES:])
+
+
+def named(trackers: Iterable[Tracker]) -> list[Destination]:
+    """Each tracker with a name of its own: "mlflow", "webhook", "webhook-2"."""
+    found: list[Destination] = []
+    for tracker in trackers:
+        number = 1 + sum(known.tracker.name == tracker.name for known in found)
+        found.append(Destination(tracker.name if number == 1 else f"{tracker.name}-{number}", tracker))
+    return found
+
+
+def news_of(row: Mapping[str, float], earlier: Mapping[str, float]) -> dict[str, float]:
+    """What a step's second row says that its first did not."""
+    changed = {key: value for key, value in row.items() if earlier.get(key) != value}
+    return {key: value for key, value in changed.items() if key not in earlier or not key.startswith(ONCE_A_STEP)}
+
+
+def folder_of(output_dir: str | None, info: RunInfo, trackers: Sequence[Tracker], are_given: bool) -> Path | None:
+    """Where the journal of a run is.
+
+    Args:
+        output_dir: the user's own choice.
+        info: knows the trainer's output folder.
+        trackers: the run's. Without any folder, one in the present directory serves those that need a journal.
+        are_given: whether the user named exactly these trackers, and so wants nothing else to be written.
+    """
+    if output_dir is not None:
+        return Path(output_dir)
+    if info.output_dir is not None:
+        return Path(info.output_dir) / FOLDER
+    if are_given and all(tracker.in_process for tracker in trackers):
+        return None
+    return Path(FOLDER)

@@ -1,0 +1,1 @@
+"""What to look at in a live training, as plain objects that a monitor drives."""

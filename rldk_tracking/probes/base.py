@@ -1,0 +1,112 @@
+"""What a probe is: an object that is asked at each step what it saw.
+
+A probe knows the training, not the run: what it saw goes into the `StepData` that it is given, what it has to show
+through `Training.publish`. Probes do not know each other; of those that come earlier in the list it sees the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rldk_tracking.isolation import Shield
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from rldk_tracking.ranks import Merged
+    from rldk_tracking.rollout import PolicyUpdate, Rollout
+
+Publish = Callable[..., None]
+"""Has a method of every tracker called: `publish("log_table", key, columns, rows, step)`. On rank 0; others drop it."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a probe may know of the training that it looks at.
+
+    Attributes:
+        trainer, args, model, optimizer: of transformers; None in a loop of the user's own.
+        device: where the model is; None where it is not known.
+        shield: keeps faults in hooks of a probe from the trainer's methods in which they happen.
+        publish: shows tables, pictures and checkpoints.
+    """
+
+    trainer: Any = None
+    args: Any = None
+    model: Any = None
+    optimizer: Any = None
+    device: torch.device | None = None
+    shield: Shield = field(default_factory=Shield)
+    publish: Publish = lambda method, *args: None
+
+
+@dataclass
+class StepData:
+    """What was seen of one step on this rank; probes add to it in turn.
+
+    Attributes:
+        step: the global step.
+        logs: what the trainer logged of it, empty where it did not.
+        is_last: whether training ends with it.
+        rollout, update: the tensors of the step.
+        scalars: key to number; tensors have one element, on any device.
+        rollout_seconds: how long this rank sampled and scored, where that is known.
+        waited_seconds: how long this rank waited for the others in the trainer's own exchanges.
+        vector: (n,) numbers that only the probe which made them can read, on the device.
+    """
+
+    step: int
+    logs: Mapping[str, Any] = field(default_factory=dict)
+    is_last: bool = False
+    rollout: Rollout | None = None
+    update: PolicyUpdate | None = None
+    scalars: dict[str, float | Tensor] = field(default_factory=dict)
+    rollout_seconds: float | None = None
+    waited_seconds: float = 0.0
+    vector: Tensor | None = None
+
+    def add(self, scalars: Mapping[str, Any], override: bool = True) -> None:
+        """Add single numbers; what is none is left out. With `override` False a number that is there already stays."""
+        for key, value in scalars.items():
+            if (override or key not in self.scalars) and is_number(value):
+                self.scalars[str(key)] = value
+
+
+class Probe:
+    """Looks at one thing. Every method may be left as it is."""
+
+    rows_per_rank = 0
+    """The most completions that this rank delivers in a step; 0 where the probe delivers none."""
+    honours_stop = True
+    """False where the probe knows that the trainer does not obey `control.should_training_stop`."""
+
+    def begin(self, training: Training) -> None:
+        """Training begins: install what is needed to look."""
+
+    def before_step(self, step: int) -> Mapping[str, float]:
+        """The step after `step` is about to be made. What is returned must be known before it."""
+        return {}
+
+    def collect(self, data: StepData) -> None:
+        """A step is over: add what was seen of it."""
+
+    def derive(self, step: int, row: Mapping[str, float], merged: Merged) -> Mapping[str, float]:
+        """What follows from a step over all ranks and those before it; on rank 0."""
+        return {}
+
+    def saved(self, step: int) -> None:
+        """A checkpoint was written."""
+
+    def end(self) -> Mapping[str, float]:
+        """Training is over: take out what was installed. What is returned was known only now."""
+        return {}
+
+
+def is_number(value: Any) -> bool:
+    """Whether this can be a value of a row: a number, or a tensor of one real element."""
+    if isinstance(value, (int, float)):
+        return True
+    return getattr(value, "numel", None) is not None and value.numel() == 1 and not value.is_complex()

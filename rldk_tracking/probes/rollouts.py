@@ -1,0 +1,71 @@
+"""Reads the trainer's rollouts and logs, whatever the algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rldk_tracking.charts.binning import Distribution
+from rldk_tracking.charts.heatmap import LiveHeatmap
+from rldk_tracking.charts.spec import HEATMAP_TITLES, REWARDS
+from rldk_tracking.probes.base import Probe, StepData, Training
+from rldk_tracking.probes.samples import SampleTable
+from rldk_tracking.ranks import Merged
+from rldk_tracking.sources.base import Source
+from rldk_tracking.sources.detect import source_for
+from rldk_tracking.sources.logs import named
+
+SCORES = "reward/score"
+"""The column that the distribution of rewards is drawn from."""
+
+
+class RolloutProbe(Probe):
+    """Hands on the rollout of a step, the optimiser's view of it and the trainer's logs.
+
+    Args:
+        log_samples: log the best and worst completions now and then as a table.
+    """
+
+    def __init__(self, *, log_samples: bool = False) -> None:
+        self._samples = SampleTable() if log_samples else None
+        self._source: Source | None = None
+        self._training = Training()
+        self._rewards: LiveHeatmap | None = None
+
+    def begin(self, training: Training) -> None:
+        self._training = training
+        self._rewards = LiveHeatmap(REWARDS, Distribution(HEATMAP_TITLES[REWARDS]), training.publish)
+        if training.trainer is None:
+            return
+        self._source = source_for(training.trainer)
+        self._source.shield = training.shield
+        self._source.attach(training.trainer, training.args)
+        self.rows_per_rank = self._source.rows_per_rank
+        self.honours_stop = self._source.honours_stop
+
+    def collect(self, data: StepData) -> None:
+        if self._source is None:  # a loop of the user's own, or events of something that is no transformers trainer
+            data.add(named(data.logs), override=False)
+        else:
+            seen = self._source.read(data.step, data.logs)
+            data.add(seen.scalars)
+            data.rollout_seconds = self._source.rollout_seconds
+            with self._training.shield.at("reading a rollout"):
+                data.rollout, data.update = seen.rollout, seen.update
+        if self._samples is not None:
+            self._samples.offer(self._training.publish, data.rollout, data.step)
+
+    def derive(self, step: int, row: Mapping[str, float], merged: Merged) -> Mapping[str, float]:
+        scores = merged.rollout.get(SCORES)
+        if scores is not None and self._rewards is not None:
+            self._rewards.add(step, scores)
+        return {}
+
+    def end(self) -> Mapping[str, float]:
+        if self._rewards is not None:
+            self._rewards.show()
+            self._rewards = None
+        if self._source is not None:
+            self._source.detach()
+            self._source = None
+        self._training = Training()
+        return {}

@@ -1,0 +1,86 @@
+"""How much of the package a steady GRPO step enters.
+
+    python tests/benchmarks/files_entered.py [--steps 8] [--list]
+
+Trains the tiny model into an MLflow store with `sys.setprofile`, and counts, for the steps after the
+warm-up, the files of the package that are entered, the calls, and the threads of the package that exist.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+import tempfile
+import threading
+from collections import Counter
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+for variable, value in {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "RLDK_SILENT": "1"}.items():
+    os.environ.setdefault(variable, value)
+
+import rldk_tracking  # noqa: E402
+
+PACKAGE = str(Path(rldk_tracking.__file__).parent) + os.sep
+DEMO = f"{os.sep}demo{os.sep}"
+"""The toy's own task, which is no part of what is measured."""
+WARM_UP_STEPS = 3
+
+
+def count(folder: Path, steps: int) -> tuple[Counter[str], set[str]]:
+    """Calls by file of the package in the steady steps, and names of the package's threads."""
+    from transformers import TrainerCallback
+
+    from rldk_tracking.callback import RLDKCallback
+    from rldk_tracking.demo.trainers import grpo_trainer
+
+    calls: Counter[str] = Counter()
+    threads: set[str] = set()
+
+    def on_call(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(PACKAGE) and DEMO not in frame.f_code.co_filename:
+            calls[frame.f_code.co_filename.removeprefix(PACKAGE)] += 1
+
+    class Window(TrainerCallback):  # type: ignore[misc]
+        """The first of the callbacks: its `on_step_begin` is where a step begins."""
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == WARM_UP_STEPS:
+                threading.setprofile_all_threads(on_call) if sys.version_info >= (3, 12) else threading.setprofile(
+                    on_call
+                )
+                sys.setprofile(on_call)
+            elif state.global_step == WARM_UP_STEPS + steps:
+                sys.setprofile(None)
+            threads.update(thread.name for thread in threading.enumerate() if thread.name.startswith("rldk"))
+
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
+    with contextlib.redirect_stdout(io.StringIO()):
+        trainer = grpo_trainer(
+            folder, max_steps=steps + WARM_UP_STEPS + 2, report_to="mlflow", callbacks=[Window(), RLDKCallback()]
+        )
+        trainer.train()
+    return calls, threads
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--list", action="store_true", help="name the files")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        calls, threads = count(Path(folder), options.steps)
+    print(f"{len(calls)} files of the package, {sum(calls.values()) / options.steps:.0f} calls a step")
+    print(f"threads of the package: {', '.join(sorted(threads)) or 'none'}")
+    if options.list:
+        for name, number in calls.most_common():
+            print(f"{number / options.steps:8.1f}  {name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,354 @@
+"""Which trackers get what, and when; here without a journal, which has tests of its own."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from rldk_tracking.health.alert import Alert
+from rldk_tracking.health.rules import Rule
+from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of, last_exception, named, news_of
+from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.base import Tracker
+from rldk_tracking.trackers.memory import InMemoryTracker
+from tests.trackers.conftest import make_alert
+
+__all__ = ["make_alert"]
+
+OVERHEAD = "rldk/system/overhead_fraction"
+
+
+class Noting(InMemoryTracker):
+    """Notes every call, fails in those that it is told to, and joins its run when it is let."""
+
+    name: ClassVar[str] = "noting"
+
+    def __init__(self, fails_in: str = "", has_run: bool = True) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+        self.fails_in, self.has_run = fails_in, has_run
+
+    def call(self, name: str) -> None:
+        self.calls.append(name)
+        if name == self.fails_in:
+            raise ConnectionError("not reachable")
+
+    @property
+    def joined(self) -> bool:
+        return self.has_run
+
+    def open(self, run: RunInfo) -> None:
+        self.call("open")
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self.call("log")
+        super().log(metrics, step)
+
+    def alert(self, alert: Alert) -> None:
+        self.call("alert")
+        super().alert(alert)
+
+    def status(self, status: str, metrics: Mapping[str, float], step: int) -> None:
+        self.call("status")
+        super().status(status, metrics, step)
+
+    def last_step(self) -> int | None:
+        self.call("last_step")
+        return super().last_step()
+
+    def url(self) -> str | None:
+        return "http://here/run"
+
+    def close(self) -> None:
+        self.call("close")
+
+
+def publisher_of(*trackers: Tracker, resumed_at: int | None = None, strict: bool = False) -> Publisher:
+    publisher = Publisher(strict)
+    publisher.open([], RunInfo(), trackers, None, resumed_at)
+    return publisher
+
+
+def test_a_row_its_alerts_and_the_status_come_to_every_tracker(
+    caplog: pytest.LogCaptureFixture, make_alert: Callable[..., Alert]
+) -> None:
+    one, two = InMemoryTracker(), InMemoryTracker()
+    publisher = publisher_of(one, two, strict=True)
+    alert, ended = make_alert(step=3), make_alert(step=3, state="resolved")
+    with caplog.at_level(logging.INFO):
+        assert publisher.row(3, {"rldk/kl/ref_k1": 1.0}, [alert, ended]) == [alert, ended]
+    publisher.status("warning", 3)
+    publisher.status("warning", 4)
+    publisher.publish("log_table", "rldk/samples", ["a"], [[1]], 3)
+    publisher.close("finished", 9)
+    assert publisher.latest == (3, {"rldk/kl/ref_k1": 1.0})
+    for tracker in (one, two):
+        assert tracker.series == {"rldk/kl/ref_k1": [(3, 1.0)]}
+        assert tracker.alerts == [alert, ended]
+        assert tracker.tables == {"rldk/samples": [(3, ["a"], [[1]])]}
+        assert tracker.statuses == [(0, "running"), (3, "warning"), (9, "finished")]
+    said = {record.levelname: record.getMessage() for record in caplog.records if "step 3" in record.getMessage()}
+    assert said.keys() == {"WARNING", "INFO"} and alert.message in said["WARNING"]
+
+
+def test_a_channel_for_alerts_gets_no_rows(make_alert: Callable[..., Alert]) -> None:
+    class Channel(Noting):
+        takes_rows: ClassVar[bool] = False
+
+    channel = Channel()
+    publisher = publisher_of(channel)
+    publisher.row(1, {"a": 1.0}, [make_alert()])
+    publisher.close("finished")
+    assert channel.series == {} and len(channel.alerts) == 1 and "log" not in channel.calls
+
+
+def test_a_second_row_of_a_step_adds_what_is_new(make_alert: Callable[..., Alert]) -> None:
+    tracker = InMemoryTracker()
+    publisher = publisher_of(tracker)
+    publisher.row(1, {"a": 1.0, "b": 2.0, OVERHEAD: 0.1}, [])
+    publisher.row(1, {"a": 1.0, "b": 3.0, OVERHEAD: 0.2}, [make_alert()])
+    assert publisher.latest == (1, {"a": 1.0, "b": 3.0, OVERHEAD: 0.2})
+    publisher.row(2, {"a": 1.0, OVERHEAD: 0.2}, [])
+    publisher.close("finished")
+    assert tracker.series == {"a": [(1, 1.0), (2, 1.0)], "b": [(1, 2.0), (1, 3.0)], OVERHEAD: [(1, 0.1), (2, 0.2)]}
+    assert len(tracker.alerts) == 1, "an alert is news of its own"
+    assert publisher.latest == (2, {"a": 1.0, OVERHEAD: 0.2}), "nothing of an earlier step"
+
+
+def test_a_row_without_news_is_no_row() -> None:
+    tracker = Noting()
+    publisher = publisher_of(tracker)
+    for _ in range(2):
+        publisher.row(1, {"a": 1.0}, [])
+    assert tracker.calls.count("log") == 1
+    publisher.close("finished")
+
+
+@pytest.mark.parametrize("prefix", ["rldk/health/", "rldk/alerts/", "rldk/system/"])
+def test_what_is_said_once_a_step_is_not_said_anew(prefix: str) -> None:
+    assert news_of({f"{prefix}a": 0.5, f"{prefix}b": 1.0}, {f"{prefix}a": 1.0}) == {f"{prefix}b": 1.0}
+    assert news_of({f"{prefix}a": 0.5}, {}) == {f"{prefix}a": 0.5}
+
+
+@pytest.mark.parametrize("place", ["open", "log", "alert", "status", "close"])
+def test_a_tracker_that_fails_costs_the_others_nothing(
+    place: str, caplog: pytest.LogCaptureFixture, make_alert: Callable[..., Alert]
+) -> None:
+    broken, whole = Noting(fails_in=place), InMemoryTracker()
+    with caplog.at_level(logging.ERROR):
+        publisher = publisher_of(broken, whole)
+        for step in (1, 2):
+            publisher.row(step, {"a": 1.0}, [make_alert()])
+        publisher.close("finished")
+    assert whole.series == {"a": [(1, 1.0), (2, 1.0)]} and len(whole.alerts) == 2
+    assert [status for _, status in whole.statuses] == ["running", "finished"]
+    assert broken.calls[-1] == "close"
+    faults = [record for record in caplog.records if "noting" in record.getMessage()]
+    assert len(faults) == 1 and "not reachable" in str(faults[0].exc_info)
+
+
+def test_faults_of_trackers_are_a_series() -> None:
+    broken = Noting(fails_in="log")
+    publisher = publisher_of(broken)
+    assert publisher.health() == {"rldk/system/tracker_errors": 0.0, "rldk/system/trackers_down": 0.0}
+    for step in (1, 2, 3):
+        publisher.row(step, {"a": 1.0}, [])
+    assert publisher.health()["rldk/system/tracker_errors"] == 3.0
+    publisher.close("finished")
+    assert Publisher().health() == {} and publisher_of().health() == {}, "nobody to tell of"
+
+
+def test_a_tracker_that_finds_its_run_later_gets_the_rows_from_then_on() -> None:
+    late = Noting(has_run=False)
+    publisher = publisher_of(late, strict=True)
+    publisher.row(1, {"a": 1.0}, [])
+    publisher.join()
+    assert late.calls == ["open", "open", "open"]
+    late.has_run = True
+    publisher.join()
+    publisher.row(2, {"a": 2.0}, [])
+    publisher.join()
+    assert late.calls == ["open", "open", "open", "log"] and late.series == {"a": [(2, 2.0)]}
+    publisher.close("finished")
+
+
+def test_a_tracker_that_never_joined_is_closed_too() -> None:
+    never = Noting(has_run=False)
+    publisher_of(never).close("finished")
+    assert never.calls[-1] == "close" and "status" not in never.calls
+
+
+@pytest.mark.parametrize(("has", "expected"), [(6, [7, 8]), (0, [5, 6, 7, 8]), (None, [5, 6, 7, 8])])
+def test_a_resumed_run_repeats_no_row_that_is_there(has: int | None, expected: list[int]) -> None:
+    class Holding(Noting):
+        def last_step(self) -> int | None:
+            return has
+
+    tracker = Holding()
+    publisher = publisher_of(tracker, resumed_at=4, strict=True)
+    for step in range(5, 9):
+        publisher.row(step, {"a": float(step)}, [])
+    publisher.close("finished")
+    assert [step for step, _ in tracker.series["a"]] == expected
+    assert tracker.statuses[0] == (4, "running")
+
+
+def test_a_resumed_run_whose_tracker_cannot_say_what_it_has_gets_everything() -> None:
+    tracker, other = Noting(fails_in="last_step"), Noting()
+    publisher = publisher_of(tracker, other, resumed_at=4)
+    publisher.row(5, {"a": 1.0}, [])
+    publisher.close("finished")
+    assert tracker.series == other.series == {"a": [(5, 1.0)]}
+
+
+def test_a_new_run_asks_for_no_earlier_step_and_may_begin_with_step_0() -> None:
+    tracker = Noting()
+    publisher = publisher_of(tracker)
+    publisher.row(0, {"a": 1.0}, [])
+    publisher.close("finished")
+    assert tracker.series == {"a": [(0, 1.0)]} and "last_step" not in tracker.calls
+
+
+def test_a_tracker_need_not_be_hashable() -> None:
+    class Plain(InMemoryTracker):
+        __hash__ = None  # type: ignore[assignment]
+
+    tracker = Plain()
+    publisher = publisher_of(tracker, strict=True)
+    publisher.row(1, {"a": 1.0}, [])
+    publisher.close("finished")
+    assert tracker.series == {"a": [(1, 1.0)]}
+
+
+def test_nothing_comes_out_before_it_is_open() -> None:
+    publisher = Publisher()
+    assert not publisher.is_open
+    publisher.close("finished")
+    assert publisher.closed and not publisher.is_open
+
+
+def test_it_is_open_until_it_is_closed_and_closed_once() -> None:
+    tracker = Noting()
+    publisher = publisher_of(tracker)
+    assert publisher.is_open
+    publisher.close("stopped", 3)
+    publisher.close("finished", 4)
+    assert not publisher.is_open
+    assert tracker.statuses == [(0, "running"), (3, "stopped")] and tracker.calls.count("close") == 1
+
+
+def test_without_a_step_it_ends_with_the_last_row() -> None:
+    tracker = Noting()
+    publisher = publisher_of(tracker)
+    publisher.row(7, {"a": 1.0}, [])
+    publisher.close("crashed")
+    assert tracker.statuses[-1] == (7, "crashed")
+
+
+def test_where_the_pages_are() -> None:
+    publisher = publisher_of(Noting(), InMemoryTracker())
+    assert publisher.urls() == {"noting": "http://here/run"}
+    publisher.close("finished")
+
+
+def test_the_webhooks_of_the_rules_are_trackers_too() -> None:
+    hook = {"webhook": {"address": "https://pager.example/xyz"}}
+    rule = Rule(id="a.b", keys=("rldk/length/mean",), condition="level", parameters={"threshold": 1.0}, actions=[hook])
+    publisher = Publisher()
+    publisher.open([rule], RunInfo(), [], None)
+    assert [webhook.rules for webhook in publisher.actions.webhooks] == [{"a.b"}]
+    assert publisher.health() != {}
+    publisher.close("finished")
+
+
+def test_every_tracker_has_a_name_of_its_own() -> None:
+    one, two, three = InMemoryTracker(), Noting(), InMemoryTracker()
+    assert [(d.id, d.tracker) for d in named([one, two, three])] == [
+        ("memory", one),
+        ("noting", two),
+        ("memory-2", three),
+    ]
+
+
+class Distant(InMemoryTracker):
+    in_process: ClassVar[bool] = False
+
+
+def test_where_the_journal_is(tmp_path: Path) -> None:
+    info, here, distant = RunInfo(output_dir=str(tmp_path)), [InMemoryTracker()], [InMemoryTracker(), Distant()]
+    assert folder_of("mine", info, here, True) == Path("mine")
+    assert folder_of(None, info, here, True) == tmp_path / FOLDER
+    assert folder_of(None, RunInfo(), here, True) is None, "who names trackers of this process wants nothing else"
+    assert folder_of(None, RunInfo(), distant, True) == Path(FOLDER), "the courier reads it"
+    assert folder_of(None, RunInfo(), here, False) == Path(FOLDER)
+    assert FOLDER.startswith("_"), "push_to_hub leaves those out"
+
+
+def test_it_keeps_nobody_alive_whose_figures_it_showed() -> None:
+    class Probe:
+        def __init__(self, publish: Callable[..., None]) -> None:
+            self.publish = publish
+
+    publisher = publisher_of(InMemoryTracker())
+    probe = Probe(publisher.publish)
+    probe.publish("log_figure", "a", "<svg/>", 1)
+    alive = weakref.ref(probe)
+    del probe
+    gc.collect()
+    assert alive() is None
+    publisher.close("finished")
+
+
+LEFT_OPEN = """
+import os, sys
+from rldk_tracking.journal.publisher import Publisher
+from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.memory import InMemoryTracker
+
+
+class Saying(InMemoryTracker):
+    def status(self, status, metrics, step):
+        sys.stdout.write(f"{status} {step} {os.getpid() == parent}\\n")
+        sys.stdout.flush()
+
+
+parent = os.getpid()
+publisher = Publisher()
+publisher.open([], RunInfo(), [Saying()], None)
+publisher.row(5, {"a": 1.0}, [])
+if hasattr(os, "fork") and os.fork() == 0:
+    sys.exit()
+if hasattr(os, "fork"):
+    os.wait()
+"""
+
+
+def said_at_exit(end: str) -> list[str]:
+    command = [sys.executable, "-c", LEFT_OPEN + end]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ).stdout.splitlines()
+
+
+def test_what_nobody_closed_is_said_at_exit_to_have_crashed_and_not_by_a_forked_child() -> None:
+    assert said_at_exit("del publisher") == ["running 0 True", "crashed 5 True"]
+    assert said_at_exit("raise RuntimeError('out of memory')") == ["running 0 True", "crashed 5 True"]
+    assert said_at_exit("publisher.close('finished')") == ["running 0 True", "finished 5 True"]
+
+
+def test_the_exception_that_ends_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(sys, "last_value", raising=False)
+    assert last_exception() is None
+    try:
+        raise ValueError("the reward is no number")
+    except ValueError as error:
+        monkeypatch.setattr(sys, "last_value", error, raising=False)
+    lines: Any = last_exception()
+    assert lines.splitlines()[-1] == "ValueError: the reward is no number" and len(lines.splitlines()) <= 5

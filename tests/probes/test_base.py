@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from rldk_tracking.metrics.table import Table
+from rldk_tracking.probes.base import Probe, StepData, Training, is_number
+from rldk_tracking.ranks import Merged
+
+
+def test_a_probe_may_leave_every_method_as_it_is() -> None:
+    probe, data = Probe(), StepData(1)
+    probe.begin(Training())
+    assert probe.before_step(0) == {}
+    probe.collect(data)
+    assert data == StepData(1)
+    assert probe.derive(1, {"a": 1.0}, Merged(Table(), Table(), [], [])) == {}
+    probe.saved(1)
+    assert probe.end() == {}
+    assert probe.honours_stop and probe.rows_per_rank == 0
+
+
+def test_numbers_are_added_and_replaced() -> None:
+    data = StepData(1)
+    data.add({"a": 1.0, "b": 2.0})
+    data.add({"b": 3.0, "c": torch.tensor([[4.0]])})
+    assert {key: float(value) for key, value in data.scalars.items()} == {"a": 1.0, "b": 3.0, "c": 4.0}
+
+
+def test_a_number_that_is_there_already_may_stand() -> None:
+    data = StepData(1)
+    data.add({"a": 1.0})
+    data.add({"a": 2.0, "b": 3.0}, override=False)
+    assert data.scalars == {"a": 1.0, "b": 3.0}
+
+
+def test_what_is_none_is_left_out() -> None:
+    data = StepData(1)
+    data.add({"a": "1.0", "b": None, "c": [1.0], "d": torch.ones(2), "e": torch.tensor(1j), "f": math.nan})
+    assert list(data.scalars) == ["f"], "one that is not finite is for the row to leave out"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (1, True),
+        (0.5, True),
+        (torch.tensor(3), True),
+        (torch.ones(1, 1), True),
+        (torch.ones(0), False),
+        (torch.ones(2), False),
+        (torch.tensor(1 + 1j), False),
+        ("1", False),
+        (None, False),
+        ({}, False),
+    ],
+)
+def test_what_a_number_is(value: object, expected: bool) -> None:
+    assert is_number(value) is expected
+
+
+def test_steps_do_not_share_what_was_seen() -> None:
+    one, two = StepData(1), StepData(2)
+    one.add({"a": 1.0})
+    assert two.scalars == {}
+
+
+def test_a_training_cannot_be_changed_and_drops_what_nobody_shows() -> None:
+    training = Training()
+    training.publish("log_table", "key", [], [], 1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        training.model = object()  # type: ignore[misc]

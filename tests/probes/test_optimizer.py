@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import weakref
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from rldk_tracking.charts.spec import GRADIENTS
+from rldk_tracking.isolation import Shield
+from rldk_tracking.metrics.table import Table
+from rldk_tracking.probes.base import StepData, Training
+from rldk_tracking.probes.optimizer import HEATMAP_SAVES, OptimizerProbe
+from rldk_tracking.ranks import Merged
+from tests.probes.conftest import Published
+
+Make = Callable[[], SimpleNamespace]
+
+
+def begun(training: SimpleNamespace, publish: Any = None, level: Any = "standard", **more: Any) -> OptimizerProbe:
+    probe = OptimizerProbe(level)
+    shown = {} if publish is None else {"publish": publish}
+    probe.begin(Training(model=training.model, optimizer=training.optimizer, shield=Shield(True), **shown, **more))
+    return probe
+
+
+def derived(
+    probe: OptimizerProbe, step: int, row: Mapping[str, float] | None = None, ranks: int = 1
+) -> dict[str, float]:
+    """Collect a step, as if each of so many ranks had seen the same, and derive."""
+    data = StepData(step)
+    probe.collect(data)
+    vectors = [] if data.vector is None else [data.vector.tolist()] * ranks
+    return dict(probe.derive(step, row or {}, Merged(Table(), Table(), [], vectors)))
+
+
+def test_gradients_of_a_step_are_in_its_row(small_training: Make) -> None:
+    training = small_training()
+    probe = begun(training)
+    for step in (1, 2):
+        training.step()
+        expected = math.sqrt(sum(float(p.grad.double().square().sum()) for p in training.model.parameters()))
+        found = derived(probe, step)
+        assert found["rldk/grad/norm"] == pytest.approx(expected, rel=1e-6)
+        assert found["rldk/nan/gradients"] == found["rldk/nan/weights"] == 0.0
+        assert found["rldk/update/learning_rate"] == pytest.approx(1e-2)
+    probe.end()
+    assert not training.optimizer._optimizer_step_pre_hooks
+    assert not training.optimizer._optimizer_step_post_hooks
+
+
+def test_the_trainers_optimizer_is_taken_where_the_event_names_none(small_training: Make) -> None:
+    training = small_training()
+    probe = OptimizerProbe()
+    probe.begin(Training(trainer=SimpleNamespace(optimizer=training.optimizer), model=training.model))
+    training.step()
+    assert "rldk/grad/norm" in derived(probe, 1)
+    probe.end()
+
+
+@pytest.mark.parametrize(("level", "weights"), [("light", False), ("standard", True)])
+def test_the_level_says_how_much_is_measured(level: str, weights: bool, small_training: Make) -> None:
+    training = small_training()
+    probe = begun(training, level=level)
+    training.step()
+    found = derived(probe, 1)
+    assert "rldk/grad/norm" in found and ("rldk/weight/norm" in found) == weights
+    probe.end()
+
+
+def test_every_rank_counts_and_copies_that_part_are_told_of(small_training: Make) -> None:
+    training = small_training()
+    probe = begun(training)
+    training.step()
+    data = StepData(1)
+    probe.collect(data)
+    assert data.vector is not None
+    here, there = data.vector.tolist(), [2 * value for value in data.vector.tolist()]
+    alone = dict(probe.derive(1, {}, Merged(Table(), Table(), [], [here])))
+    both = probe.derive(2, {}, Merged(Table(), Table(), [], [here, there]))
+    assert both["rldk/grad/norm"] == pytest.approx(1.5 * alone["rldk/grad/norm"])
+    assert both["rldk/system/rank_spread/weights"] == pytest.approx(0.5)
+    assert derived(probe, 3, ranks=2).keys().isdisjoint({"rldk/grad/norm"}), "no step since"
+    probe.end()
+
+
+def test_a_nan_weight_is_said_before_the_next_rollout(small_training: Make) -> None:
+    training = small_training()
+    probe = begun(training)
+    assert probe.before_step(3) == {}
+    with torch.no_grad():
+        training.model.weight[0, 0] = float("nan")
+    assert probe.before_step(3) == {"rldk/nan/weights": 1.0}
+    assert probe.end()["rldk/nan/weights"] == 1.0, "also where no step follows"
+
+
+def test_without_an_optimizer_it_stays_silent() -> None:
+    probe = OptimizerProbe()
+    probe.begin(Training())
+    assert probe.before_step(1) == derived(probe, 1) == probe.end() == {}
+    data = StepData(1)
+    probe.collect(data)
+    assert data.vector is None
+    probe.saved(1)
+
+
+def test_what_a_change_of_the_learning_rate_did(small_training: Make, published: Published) -> None:
+    training = small_training()
+    probe = begun(training, published)
+    rows: dict[int, dict[str, float]] = {}
+    for step in range(1, 31):
+        training.optimizer.param_groups[0]["lr"] = 1e-3 if step < 16 else 1e-1
+        rows[step] = derived(probe, step, {"rldk/train/loss": training.step()})
+    changes = {step: row for step, row in rows.items() if "rldk/lr/change_step" in row}
+    assert list(changes) == [26], "when ten rows have followed"
+    assert changes[26]["rldk/lr/change_step"] == 16.0
+    assert changes[26]["rldk/lr/change"] == pytest.approx(100.0)
+    assert changes[26]["rldk/lr/loss_response"] > 2  # the steps are too long
+    assert "rldk/lr/kl_response" not in changes[26]
+    ((columns, cells, step),) = published.of("log_table", "rldk/lr/changes")
+    assert step == 26 and [row[columns.index("kind")] for row in cells] == ["rise"]
+    assert probe.end() == {}
+
+
+def test_a_change_near_the_end_is_told_at_the_end(small_training: Make, published: Published) -> None:
+    training = small_training()
+    probe = begun(training, published)
+    for step in range(1, 11):
+        training.optimizer.param_groups[0]["lr"] = 1e-3 if step < 6 else 1e-4
+        training.step()
+        assert "rldk/lr/change" not in derived(probe, step)
+    last = probe.end()
+    assert last["rldk/lr/change"] == pytest.approx(0.1) and last["rldk/lr/change_step"] == 6.0
+    assert [step for *_, step in published.of("log_table", "rldk/lr/changes")] == [10]
+
+
+def deep(layers: int = 30) -> SimpleNamespace:
+    """Many layers, of which the last has by far the largest gradient."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(layers)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        sum(layer(torch.ones(4)).square().sum() for layer in model).backward()  # type: ignore[union-attr]
+        model[-1].weight.grad *= 1e3  # type: ignore[union-attr, operator]
+        expected = math.sqrt(sum(float(p.grad.double().square().sum()) for p in model[-1].parameters()))  # type: ignore[union-attr]
+        optimizer.step()
+        return expected
+
+    return SimpleNamespace(model=model, optimizer=optimizer, step=step)
+
+
+def test_few_layers_have_series_of_their_own() -> None:
+    training = deep()
+    probe = begun(training)
+    for step in range(1, 16):
+        expected, found = training.step(), derived(probe, step)
+    shown = [key for key in found if key.startswith("rldk/grad/layer/")]
+    ratios = [key for key in found if key.startswith("rldk/update/layer_ratio/")]
+    assert 4 <= len(shown) <= 8 and 4 <= len(ratios) <= 8
+    assert found["rldk/grad/layer/29"] == pytest.approx(expected, rel=1e-5)
+    probe.end()
+
+
+def test_what_was_not_measured_in_a_step_is_not_repeated() -> None:
+    training = deep()
+    probe = begun(training)
+    for step in range(1, 16):
+        training.step()
+        found = derived(probe, step)
+    assert [key for key in found if key.startswith("rldk/grad/layer/")]
+    assert not [key for key in derived(probe, 16) if "/layer" in key]
+    probe.end()
+
+
+def test_the_gradients_over_the_steps_are_a_picture(published: Published) -> None:
+    training = deep(3)
+    probe = begun(training, published)
+    for step in range(1, 5):
+        if step != 3:
+            training.step()
+        derived(probe, step)
+    assert published.of("log_heatmap", GRADIENTS) == []
+    probe.end()
+    ((heatmap, step),) = published.of("log_heatmap", GRADIENTS)
+    assert step == 4 and heatmap.steps == (1, 2, 4) and heatmap.rows == ("0", "1", "2")
+
+
+def test_the_gradients_at_each_save_are_a_picture(published: Published) -> None:
+    training = deep(3)
+    probe = begun(training, published)
+    probe.saved(0)
+    assert published.calls == [], "nothing was measured yet"
+    training.step()
+    derived(probe, 1)
+    probe.saved(1)
+    training.optimizer.zero_grad()
+    training.model[1](torch.ones(4)).sum().backward()
+    training.model[1].bias.grad[0] = float("nan")
+    training.optimizer.step()
+    derived(probe, 2)
+    probe.saved(2)
+    (first, _), (second, step) = published.of("log_figure", "rldk/checkpoint/gradient_by_layer")
+    assert step == 2 and "step 1" in first and "step 2" not in first
+    assert "1, step 2: nan" in second and "0, step 2: nan" not in second
+    probe.end()
+
+
+def test_pictures_of_saves_do_not_grow(published: Published) -> None:
+    training = deep(2)
+    probe = begun(training, published)
+    training.step()
+    derived(probe, 1)
+    for step in range(HEATMAP_SAVES + 20):
+        probe.saved(step)
+    latest = published.of("log_figure", "rldk/checkpoint/gradient_by_layer")[-1][0]
+    assert f"step {HEATMAP_SAVES + 19}:" in latest and "step 19:" not in latest and "step 20:" in latest
+    probe.end()
+
+
+def test_a_fault_in_a_hook_is_kept_from_the_optimizer(
+    small_training: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    training, shield = small_training(), Shield()
+    probe = OptimizerProbe()
+    probe.begin(Training(model=training.model, optimizer=training.optimizer, shield=shield))
+    monkeypatch.setattr("rldk_tracking.metrics.gradients.measure", lambda parameters: 1 // 0)
+    before = training.model.weight.detach().clone()
+    with caplog.at_level(logging.ERROR):
+        training.step()
+    assert not torch.equal(before, training.model.weight)
+    assert shield.faults == 1 and "an optimizer step" in caplog.text
+    probe.end()
+
+
+def test_after_its_end_it_keeps_nothing(small_training: Make) -> None:
+    training = small_training()
+    probe = begun(training)
+    training.step()
+    derived(probe, 1)
+    probe.end()
+    assert probe.before_step(1) == derived(probe, 2) == probe.end() == {}
+    alive = weakref.ref(training.model)
+    del training
+    gc.collect()
+    assert alive() is None

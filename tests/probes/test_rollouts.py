@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rldk_tracking.charts.spec import REWARDS
+from rldk_tracking.demo.trainers import grpo_trainer
+from rldk_tracking.isolation import Shield
+from rldk_tracking.metrics.table import Table
+from rldk_tracking.monitors.group import GroupMonitor
+from rldk_tracking.probes import rollouts
+from rldk_tracking.probes.base import StepData, Training
+from rldk_tracking.probes.rollouts import SCORES, RolloutProbe
+from rldk_tracking.ranks import Merged
+from rldk_tracking.rollout import PolicyUpdate, Rollout
+from rldk_tracking.sources.base import Observation
+from rldk_tracking.trackers.memory import InMemoryTracker
+from tests.probes.conftest import Published
+
+ROLLOUT = Rollout(
+    mask=torch.ones(2, 3, dtype=torch.bool),
+    scores=torch.tensor([0.5, 2.0]),
+    prompts=("p", "q"),
+    completions=("good", "better"),
+)
+UPDATE = PolicyUpdate(mask=torch.ones(2, 3, dtype=torch.bool), new_logprobs=torch.zeros(2, 3))
+
+
+class Source:
+    """Sees a rollout and an update in every step, unless it is broken."""
+
+    rows_per_rank, honours_stop, rollout_seconds = 48, False, 0.25
+    is_broken = False
+
+    def __init__(self) -> None:
+        self.shield = Shield()
+        self.calls: list[tuple[Any, ...]] = []
+
+    def attach(self, trainer: Any, args: Any) -> None:
+        self.calls.append(("attach", trainer, args))
+
+    def detach(self) -> None:
+        self.calls.append(("detach",))
+
+    def read(self, step: int, logs: Mapping[str, Any]) -> Observation:
+        self.calls.append(("read", step, logs))
+
+        def read_tensors() -> tuple[Rollout, PolicyUpdate]:
+            if self.is_broken:
+                raise LookupError("no tensors")
+            return ROLLOUT, UPDATE
+
+        return Observation({"rldk/train/loss": 0.5}, read_tensors)
+
+
+@pytest.fixture
+def source(monkeypatch: pytest.MonkeyPatch) -> Source:
+    made = Source()
+    monkeypatch.setattr(rollouts, "source_for", lambda trainer: made)
+    return made
+
+
+def merged(*scores: float) -> Merged:
+    return Merged(Table({SCORES: np.array(scores)} if scores else {}), Table(), [], [])
+
+
+def test_what_the_trainers_source_saw_is_the_steps(source: Source) -> None:
+    trainer, args, shield = SimpleNamespace(), SimpleNamespace(), Shield()
+    probe = RolloutProbe()
+    assert (probe.rows_per_rank, probe.honours_stop) == (0, True)
+    probe.begin(Training(trainer, args, shield=shield))
+    assert source.calls == [("attach", trainer, args)] and source.shield is shield
+    assert (probe.rows_per_rank, probe.honours_stop) == (48, False)
+    data = StepData(3, logs={"loss": 0.5})
+    data.add({"rldk/train/loss": 9.0})
+    probe.collect(data)
+    assert source.calls[-1] == ("read", 3, {"loss": 0.5})
+    assert data.rollout is ROLLOUT and data.update is UPDATE
+    assert data.scalars == {"rldk/train/loss": 0.5} and data.rollout_seconds == 0.25
+    assert probe.end() == {} and source.calls[-1] == ("detach",)
+    assert probe.end() == {} and source.calls.count(("detach",)) == 1
+
+
+def test_tensors_that_cannot_be_read_cost_nothing_else(source: Source, caplog: pytest.LogCaptureFixture) -> None:
+    shield = Shield()
+    probe = RolloutProbe()
+    probe.begin(Training(SimpleNamespace(), shield=shield))
+    source.is_broken = True
+    with caplog.at_level(logging.ERROR):
+        for step in (1, 2):
+            data = StepData(step)
+            probe.collect(data)
+            assert data.scalars == {"rldk/train/loss": 0.5} and data.rollout is None and data.update is None
+    assert shield.faults == 2 and len(caplog.records) == 1
+
+
+def test_a_loop_of_the_users_own_is_known_by_its_logs() -> None:
+    probe = RolloutProbe()
+    probe.begin(Training())
+    data = StepData(1, logs={"loss": 0.5, "rldk/own": 3.0, "note": "x"}, rollout=ROLLOUT)
+    data.add({"rldk/train/loss": 0.25})
+    probe.collect(data)
+    assert data.scalars == {"rldk/train/loss": 0.25, "rldk/own": 3.0}, "what the user said stands"
+    assert data.rollout is ROLLOUT
+    probe.end()
+
+
+def test_the_distribution_of_rewards_grows_and_is_shown_at_the_end(published: Published) -> None:
+    probe = RolloutProbe()
+    probe.begin(Training(publish=published))
+    assert probe.derive(1, {}, merged(0.0, 1.0, 1.0)) == {}
+    probe.derive(2, {}, merged())
+    probe.derive(3, {}, merged(0.5))
+    assert published.calls == []
+    probe.end()
+    ((heatmap, step),) = published.of("log_heatmap", REWARDS)
+    assert step == 3 and heatmap.steps == (1, 3)
+    assert sum(value for at, _, value in heatmap.cells() if at == 1) == pytest.approx(1.0)
+    probe.end()
+    assert len(published.calls) == 1
+
+
+def test_it_is_shown_while_the_run_goes_on(published: Published) -> None:
+    probe = RolloutProbe()
+    probe.begin(Training(publish=published))
+    for step in range(1, 31):
+        probe.derive(step, {}, merged(0.0, float(step)))
+    assert [step for _, step in published.of("log_heatmap", REWARDS)] == [5, 30]
+    probe.end()
+    assert len(published.calls) == 2, "there is nothing new"
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_texts_are_shown_only_where_they_are_asked_for(source: Source, published: Published, asked: bool) -> None:
+    probe = RolloutProbe(log_samples=asked)
+    probe.begin(Training(SimpleNamespace(), publish=published))
+    for step in range(1, 28):
+        probe.collect(StepData(step))
+    tables = published.of("log_table", "rldk/samples")
+    assert [step for *_, step in tables] == ([1, 26] if asked else [])
+    assert ("better" in str(published.calls)) == asked
+
+
+def test_samples_of_a_real_training(tmp_path: Path) -> None:
+    tracker = InMemoryTracker()
+    monitor = GroupMonitor(trackers=[tracker], strict=True, log_samples=True)
+    grpo_trainer(tmp_path, max_steps=2, callbacks=[monitor]).train()
+    ((step, columns, rows),) = tracker.tables["rldk/samples"]
+    assert step == 1
+    scores = [row[columns.index("score")] for row in rows]
+    assert max(scores) == pytest.approx(dict(tracker.series["rldk/reward/max"])[1])
+    assert min(scores) == pytest.approx(dict(tracker.series["rldk/reward/min"])[1])
+    assert all(isinstance(row[columns.index("completion")], str) for row in rows)
+    assert tracker.heatmaps[REWARDS].steps[0] == 1
+
+
+def test_nothing_is_left_on_the_trainer(tmp_path: Path) -> None:
+    trainer = grpo_trainer(tmp_path, max_steps=1, callbacks=[GroupMonitor(trackers=[InMemoryTracker()], strict=True)])
+    before = set(vars(trainer))
+    trainer.train()
+    left = {name for name in set(vars(trainer)) - before if callable(getattr(trainer, name))}
+    assert left <= {"model_wrapped", "deepspeed"}
