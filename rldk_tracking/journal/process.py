@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 _DEATHS = 3
 _DEATHS_WITHIN_S = 60.0
-_LOOK_S = 0.5
+_LOOK_S = 2.0
 """Seconds between two looks at the offsets of one journal."""
 _UNANSWERED_S = 3.0
 """At the end, a destination that does not answer gets so much."""
