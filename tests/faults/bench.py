@@ -168,7 +168,9 @@ class Bench:
 
 def journals(folder: Path) -> list[Path]:
     """The journals of trainings in a folder and below it."""
-    return [path for path in folder.rglob("run*.jsonl") if re.fullmatch(r"run(-\d+)?", path.stem) and destinations(path)]
+    return [
+        path for path in folder.rglob("run*.jsonl") if re.fullmatch(r"run(-\d+)?", path.stem) and destinations(path)
+    ]
 
 
 def destinations(journal: Path) -> dict[str, dict[str, Any]]:

@@ -67,7 +67,9 @@ class Running:
     def rank(self, number: int) -> psutil.Process:
         """The process of a rank, which torchrun started."""
         found = psutil.Process(self.process.pid).children(recursive=True)
-        return next(one for one in found if one.environ().get("RANK") == str(number) and "training.py" in one.cmdline()[-2])
+        return next(
+            one for one in found if one.environ().get("RANK") == str(number) and "training.py" in one.cmdline()[-2]
+        )
 
     def finish(self, timeout_s: float = 200) -> subprocess.CompletedProcess[str]:
         """Wait for its end, whatever that is. Raises TimeoutExpired."""
