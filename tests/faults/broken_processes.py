@@ -10,15 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from rldk_tracking.trackers.mlflow import MLflowTracker
-from rldk_tracking.trackers.records import parsed
 from tests.faults.bench import Bench, Line, is_delivered
 from tests.faults.broken_disks import SmallDisk, mounted, new_store
 from tests.faults.channel import Channel
 from tests.faults.processes import Running, couriers, start, steps_said, wait_for, waits_said
-from tests.faults.scenario import Outcome, stored_in_mlflow
+from tests.faults.scenario import Outcome, records, stored_in_mlflow
 
 SECONDS = 900
 AWAY_S = 3.0
@@ -137,6 +134,7 @@ def courier_killed(bench: Bench, fault: str) -> Line:
     killed: list[int] = []
 
     def kill() -> None:
+        wait_for(lambda: couriers(folder), 60)
         for process in couriers(folder):
             killed.append(process.pid)
             process.kill()
@@ -184,18 +182,10 @@ def outcome_of(folder: Path, done: subprocess.CompletedProcess[str], produced: s
     end = None
     with contextlib.suppress(ValueError, IndexError):
         end = json.loads(done.stdout.splitlines()[-1])["end"]
-    lines = (folder / produced / "run.jsonl").read_bytes().splitlines()
-    rows = [record for record in parsed(lines) if record["type"] == "metrics"]
+    rows = [record for record in records(folder / produced / "run.jsonl") if record["type"] == "metrics"]
     return Outcome(
         steps=max(steps_said(done)),
         waits=waits_said(done),
         end=end,
         produced={(key, row["step"]) for row in rows for key in row["metrics"]},
     )
-
-
-def suspended(process: psutil.Process, seconds: float) -> None:
-    """Stop a process for a while."""
-    process.send_signal(signal.SIGSTOP)
-    time.sleep(seconds)
-    process.send_signal(signal.SIGCONT)

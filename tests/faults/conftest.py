@@ -12,10 +12,22 @@ from typing import Any
 
 import pytest
 
+from rldk_tracking.journal import process
+from tests.faults.processes import couriers
 from tests.faults.proxy import Proxy
 from tests.trackers.conftest import Server
 
 os.environ.update({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"})
+
+
+@pytest.fixture(autouse=True)
+def _own_courier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A courier for each test, which does not go on trying when the test is over."""
+    monkeypatch.setattr(process, "_courier", None)
+    yield
+    if any(tmp_path.rglob("*.courier.lock")):
+        for courier in couriers(tmp_path):
+            courier.kill()
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,8 @@ from transformers import TrainerCallback
 from rldk_tracking.callback import RLDKCallback
 from rldk_tracking.demo.trainers import grpo_trainer, ppo_trainer
 from rldk_tracking.isolation import TrainingStopped
-from rldk_tracking.monitors.rollouts import RolloutMonitor
+from rldk_tracking.monitors.base import Monitor
+from rldk_tracking.probes.rollouts import RolloutProbe
 from rldk_tracking.trackers.jsonl import JsonlTracker
 from rldk_tracking.trackers.memory import InMemoryTracker
 
@@ -52,14 +53,21 @@ def sample_slowly(model: torch.nn.Module, *_: Any) -> None:
         time.sleep(0.03)
 
 
-class Broken(RolloutMonitor):
+class BrokenProbe(RolloutProbe):
     """A diagnostic that fails on the last rank alone, in a middle step."""
 
-    def collect(self, run: Any, step: int, logs: Any) -> None:
-        super().collect(run, step, logs)
-        if step == 2 and int(os.environ["WORLD_SIZE"]) - 1 == RANK:
-            run.observe(object())  # nothing that can be reduced
+    def collect(self, data: Any) -> None:
+        super().collect(data)
+        if data.step == 2 and int(os.environ["WORLD_SIZE"]) - 1 == RANK:
+            data.rollout = object()  # nothing that can be reduced
             raise RuntimeError("a diagnostic failed on one rank")
+
+
+class Broken(Monitor):
+    """Looks with that one."""
+
+    def make_probes(self) -> list[Any]:
+        return [BrokenProbe()]
 
 
 def main(

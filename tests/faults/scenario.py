@@ -21,6 +21,7 @@ from rldk_tracking.sources.optimizer import OptimizerSource
 from rldk_tracking.sources.trl_grpo import GroupSource
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.memory import InMemoryTracker
+from rldk_tracking.trackers.records import parsed
 
 
 @dataclass
@@ -123,6 +124,11 @@ def stored_in_mlflow(uri: str, run_id: str) -> Counter[tuple[str, int]]:
     client = mlflow.MlflowClient(tracking_uri=uri)
     keys = [key for key in client.get_run(run_id).data.metrics if key.startswith("rldk/")]
     return Counter((key, point.step) for key in keys for point in client.get_metric_history(run_id, key))
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """The records of a journal; lines that are none are left out."""
+    return list(parsed(path.read_bytes().splitlines()))
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ from tests.faults.broken_processes import (
     killed_with_its_courier,
     resumed,
 )
+from tests.faults.shared_folders import interrupted_kernel, two_trainings
+from tests.faults.stopped_processes import SOON, rank_stopped, stopped
 
 FAULTS: dict[str, tuple[str, Callable[[Bench, str], Line | None]]] = {
     "none": ("no fault", lambda b, fault: b.answers(fault)),
@@ -75,11 +77,16 @@ FAULTS: dict[str, tuple[str, Callable[[Bench, str], Line | None]]] = {
     "memory": ("out of memory", lambda b, fault: ended(b, fault, "memory")),
     "resume": ("SIGKILL, then resumed from a checkpoint", resumed),
     "rank": ("one of two ranks fails", lambda b, fault: ended(b, fault, "exception", world_size=2)),
+    "stopped": ("trainer stopped by SIGSTOP, then goes on", lambda b, fault: stopped(b, fault, overrides=SOON)),
+    "stopped-long": ("trainer stopped by SIGSTOP for 5 minutes", lambda b, fault: stopped(b, fault, 300.0)),
+    "rank-stopped": ("one of two ranks stopped, then goes on", rank_stopped),
     "courier": ("courier killed in mid-run, twice", courier_killed),
+    "kernel": ("notebook kernel interrupted, then another training", interrupted_kernel),
+    "folder": ("two trainings into one folder at once, then a third", two_trainings),
 }
 """Name to what the table calls it and what makes its line: None where this machine cannot."""
 
-ON_REQUEST: set[str] = set()
+ON_REQUEST = {"stopped-long"}
 """Lines that take minutes: made where they are named."""
 
 COLUMNS = {

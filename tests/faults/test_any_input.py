@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rldk_tracking.callback import RLDKCallback
-from rldk_tracking.monitors.optimizer import OptimizerMonitor
+from rldk_tracking.probes.optimizer import OptimizerProbe
 from rldk_tracking.rollout import Rollout
-from rldk_tracking.trackers.journal import read
 from rldk_tracking.trackers.jsonl import JsonlTracker
 from rldk_tracking.trackers.memory import InMemoryTracker
 from rldk_tracking.trackers.mlflow_names import Names
+from tests.faults.scenario import records
 
 NAMES = [
     "loss",
@@ -141,7 +141,7 @@ def test_ten_thousand_keys_and_every_illegal_character(tmp_path: Path) -> None:
         name = names[key]
         assert len(name) <= 250
         assert all(c.isalnum() or c in "_-. /" for c in name), name
-    rows = [record for record in read(tmp_path / "run.jsonl") if record["type"] == "metrics"]
+    rows = [record for record in records(tmp_path / "run.jsonl") if record["type"] == "metrics"]
     assert [row["step"] for row in rows][:3] == [1, 2, 3]
 
 
@@ -203,9 +203,10 @@ def test_an_optimizer_of_odd_parameters_makes_its_steps() -> None:
         state, control = SimpleNamespace(global_step=0), SimpleNamespace(should_log=True)
         callback.on_train_begin(args, state, control, model=model, optimizer=optimizer)
         if broken:
-            monitor = next(m for m in callback.monitors if isinstance(m, OptimizerMonitor))
-            assert monitor._probe is not None
-            monitor._probe._parameters = [object()] * 3  # type: ignore[list-item]
+            assert callback.run is not None
+            probe = next(probe for probe in callback.run.probes if isinstance(probe, OptimizerProbe))
+            assert probe._source is not None
+            probe._source._parameters = [object()] * 3  # type: ignore[list-item]
         for step in range(1, 4):
             before = line.weight.detach().clone()
             optimizer.zero_grad()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rldk_tracking.trackers.journal import read
+from tests.faults.scenario import records
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tests" / "faults" / "ranks_script.py"
@@ -59,7 +59,7 @@ def test_every_rank_stops_in_the_same_step(kind: str, world_size: int, tmp_path:
     # One writer.
     assert first["told"]
     assert all(rank["told"] == [] and rank["series"] == {} for rank in ranks[1:])
-    rows = [record["step"] for record in read(tmp_path / "rows" / "run.jsonl") if record["type"] == "metrics"]
+    rows = [record["step"] for record in records(tmp_path / "rows" / "run.jsonl") if record["type"] == "metrics"]
     assert sorted(set(rows)) == list(range(1, first["last"] + 1))
 
 
@@ -93,5 +93,5 @@ def test_a_rank_that_fails_is_not_hidden_and_not_prolonged(tmp_path: Path) -> No
     assert results(tmp_path) == []
     # Start-up is most of it. Waiting for a rank that is gone would end with gloo's time limit, in half an hour.
     assert time.monotonic() - begin < 180
-    rows = [record["step"] for record in read(tmp_path / "rows" / "run.jsonl") if record["type"] == "metrics"]
+    rows = [record["step"] for record in records(tmp_path / "rows" / "run.jsonl") if record["type"] == "metrics"]
     assert rows[:1] == [1]

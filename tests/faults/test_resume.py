@@ -13,12 +13,12 @@ import pytest
 
 from rldk_tracking.callback import RLDKCallback
 from rldk_tracking.demo.trainers import grpo_trainer
-from rldk_tracking.trackers.journal import read
 from rldk_tracking.trackers.jsonl import JsonlTracker
 from rldk_tracking.trackers.memory import InMemoryTracker
 from rldk_tracking.trackers.mlflow import MLflowTracker
-from tests.faults.processes import start, steps_said
-from tests.faults.scenario import stored_in_mlflow
+from tests.faults.bench import is_delivered, journals
+from tests.faults.processes import start, steps_said, wait_for
+from tests.faults.scenario import records, stored_in_mlflow
 from tests.trackers.wandb_backend import WandbBackend
 
 # Fires at the first slope and stays.
@@ -63,8 +63,8 @@ def test_from_an_older_checkpoint(store: str, tmp_path: Path, restore: bool) -> 
     every = [(step, 1) for step in range(1, 13)]
     counts = Counter(step for step, _ in memory.series["rldk/reward/mean"])
     assert sorted(counts.items()) == every
-    records = list(read(tmp_path / "rows" / "run.jsonl"))
-    rows = [r["step"] for r in records if r["type"] == "metrics" and "rldk/reward/mean" in r["metrics"]]
+    written = records(tmp_path / "rows" / "run.jsonl")
+    rows = [r["step"] for r in written if r["type"] == "metrics" and "rldk/reward/mean" in r["metrics"]]
     assert rows == list(range(1, 13))
     stored = Counter({k: n for k, n in stored_in_mlflow(store, run_id).items() if k[0] == "rldk/reward/mean"})
     assert sorted((step, n) for (_, step), n in stored.items()) == every
@@ -145,7 +145,6 @@ def test_killed_and_resumed_into_the_run_that_wandb_keeps(wandb_server: WandbBac
     assert len(wandb_server.rows) > held
     rows = [row for row in wandb_server.rows if "rldk/reward/mean" in row]
     assert [row["train/global_step"] for row in rows] == list(range(1, 13))
-    assert not list(tmp_path.rglob("undelivered-*"))
 
 
 def test_a_checkpoint_of_a_training_without_us(tmp_path: Path) -> None:
@@ -188,10 +187,15 @@ def test_killed_and_resumed_in_a_new_process(store: str, tmp_path: Path) -> None
     done = start(**place, steps=12, save_steps=3, resume=str(tmp_path / "checkpoint-6"))
     assert done.returncode == 0, done.stderr[-2000:]
     assert steps_said(done) == list(range(7, 13))
+    assert wait_for(lambda: is_delivered(tmp_path), 60)
     stored = stored_in_mlflow(store, place["run_id"])
     assert [key for (key, _), times in stored.items() if times > 1] == []
     assert sorted(step for key, step in stored if key == "rldk/reward/mean") == list(range(1, 13))
-    told = [r for r in read(tmp_path / "produced" / "run.jsonl") if r["type"] == "alert" and r["rule"] == "kl.high"]
+    told = [r for r in records(tmp_path / "produced" / "run.jsonl") if r["type"] == "alert" and r["rule"] == "kl.high"]
     assert [(r["step"], r["state"]) for r in told] == [(2, "firing")]
-    # What the killed process left is done with.
-    assert not list(tmp_path.rglob("undelivered-*"))
+    # Both trainings are one journal.
+    (journal,) = journals(tmp_path)
+    kinds = [record["type"] for record in records(journal)]
+    assert (kinds.count("begin"), kinds.count("end"), kinds.count("destination")) == (2, 1, 1)
+    rows = [record["step"] for record in records(journal) if "rldk/reward/mean" in record.get("metrics", ())]
+    assert rows == list(range(1, 13))

@@ -26,6 +26,9 @@ from rldk_tracking.trackers.memory import InMemoryTracker
 from rldk_tracking.trackers.mlflow import MLflowTracker
 from rldk_tracking.trackers.slack import SlackNotifier
 from rldk_tracking.trackers.slack_message import slack_payload
+from tests.faults.bench import offsets
+from tests.faults.processes import couriers, wait_for
+from tests.faults.scenario import At, train
 
 PACKAGE = Path(rldk_tracking.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -58,7 +61,7 @@ def texts_under(folder: Path) -> dict[str, str]:
     return {str(path): path.read_bytes().decode(errors="replace") for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_webhook_appears_nowhere(
+def test_secrets_appear_nowhere(
     tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: Any
 ) -> None:
     """A training with a webhook that fails, an MLflow server with a password that is not there, and a store that is."""
@@ -66,12 +69,14 @@ def test_the_webhook_appears_nowhere(
     monkeypatch.chdir(tmp_path)  # where the store that is there keeps its artifacts
     shutil.copy(empty_store, tmp_path / "there.db")
     there = MLflowTracker(tracking_uri=f"sqlite:///{tmp_path / 'there.db'}", experiment="there")
-    slack = SlackNotifier(f"http://127.0.0.1:9/services/{SECRET}", allow_loopback=True, retries=1, backoff=0.01)
+    slack = SlackNotifier(f"http://127.0.0.1:9/services/{SECRET}", allow_loopback=True)
     mlflow = MLflowTracker(run_id="0" * 32, tracking_uri=f"http://me:{SECRET}@127.0.0.1:9")
     callback = RLDKCallback(trackers=[JsonlTracker(tmp_path / "rows"), there, mlflow, slack], overrides=ALWAYS)
-    callback._settings.close_timeout = 2.0
+    seen: list[str] = []
     with caplog.at_level(logging.DEBUG):
-        grpo_trainer(tmp_path / "out", max_steps=4, callbacks=[callback], save_strategy="steps", save_steps=2).train()
+        trainer = grpo_trainer(tmp_path / "out", max_steps=4, callbacks=[callback], save_strategy="steps", save_steps=2)
+        trainer.add_callback(At({4: lambda: seen.extend(seen_of_couriers(tmp_path))}))
+        trainer.train()
         assert callback.alerts, "an alert was on its way to Slack"
         shown = [repr(x) for x in (callback, slack, mlflow, callback._settings, vars(callback))]
         shown += [str(callback.state()), repr(pickle.dumps(slack)), repr(callback.run and vars(callback.run))]
@@ -80,29 +85,60 @@ def test_the_webhook_appears_nowhere(
                 broken()
             except (RejectedError, UnavailableError) as error:
                 shown += [*traceback.format_exception(error), repr(error), repr(error.__cause__)]
+    journal = tmp_path / "out" / "_rldk" / "run.jsonl"
+    assert wait_for(lambda: len(faulty(journal)) == 2, 60), "both that are not there have failed"
+    assert wait_for(lambda: offsets(journal)["mlflow"].closed, 60)
     output = capfd.readouterr()
     own = [record.getMessage() for record in caplog.records if record.name.startswith(("rldk_tracking", "urllib3"))]
     for text in (*own, output.out, output.err):
         assert SECRET not in text
     places = texts_under(tmp_path)
-    assert any("undelivered-mlflow" in place for place in places)
-    assert any("undelivered-slack" in place for place in places)
+    assert any(place.endswith("run.courier.log") for place in places)
     assert any(place.endswith("artifacts/rldk/alerts.json") for place in places), "the store that is there"
     assert [place for place, text in places.items() if SECRET in text] == []
     assert [text for text in shown if SECRET in text] == []
+    assert len(seen) >= 2
+    assert [text for text in seen if SECRET in text] == []
+
+
+def seen_of_couriers(folder: Path) -> list[str]:
+    """What other users of the machine, and the process's own user, can read of a courier."""
+    wait_for(lambda: couriers(folder), 60)
+    return [text for one in couriers(folder) for text in (" ".join(one.cmdline()), str(one.environ()))]
+
+
+def faulty(journal: Path) -> list[str]:
+    """The destinations that have failed so far."""
+    return [name for name, offset in offsets(journal).items() if offset.fault]
+
+
+def test_the_courier_has_no_more_in_its_environment_than_the_training(tmp_path: Path, empty_store: Path) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    tracker = MLflowTracker(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}", experiment="there")
+    more: list[set[tuple[str, str]]] = []
+
+    def look() -> None:
+        wait_for(lambda: couriers(tmp_path), 60)
+        more.extend(set(one.environ().items()) - set(os.environ.items()) for one in couriers(tmp_path))
+
+    train(tmp_path, [tracker], {2: look}, 2)
+    assert [{name for name, _ in one} for one in more] in ([{"PYTHONPATH", "PYTHONSAFEPATH"}], [{"PYTHONSAFEPATH"}])
 
 
 def test_what_is_kept_for_later_is_for_the_owner_alone(tmp_path: Path) -> None:
     mlflow = MLflowTracker(run_id="0" * 32, tracking_uri="http://127.0.0.1:9")
     callback = RLDKCallback(trackers=[JsonlTracker(tmp_path / "rows"), mlflow], overrides=ALWAYS)
-    callback._settings.close_timeout = 1.0
+    journal = tmp_path / "out" / "_rldk" / "run.jsonl"
     before = os.umask(0)
     try:
-        grpo_trainer(tmp_path / "out", max_steps=3, callbacks=[callback]).train()
+        trainer = grpo_trainer(tmp_path / "out", max_steps=3, callbacks=[callback])
+        trainer.add_callback(At({3: lambda: wait_for(lambda: faulty(journal), 60)}))
+        trainer.train()
     finally:
         os.umask(before)
-    ours = [path for path in tmp_path.rglob("*.jsonl") if path.is_file()]
-    assert {"run.jsonl", "undelivered-mlflow.jsonl", "alerts.jsonl"} <= {path.name for path in ours}
+    ours = [path for path in (*journal.parent.iterdir(), *(tmp_path / "rows").iterdir()) if path.is_file()]
+    expected = {"run.jsonl", "run.mlflow.offset.json", "run.courier.lock", "run.courier.log"}
+    assert expected <= {path.name for path in ours}
     for path in ours:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
 

@@ -1,71 +1,58 @@
-"""The table of the README, with few steps and of its cheapest lines, so that what makes it stays whole."""
+"""The table of docs/faults.md, with few steps and of its cheapest lines, so that what makes it stays whole."""
 
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 from tests.faults.bench import Line
-from tests.faults.scenario import At
-from tests.faults.table import COLUMNS, FAULTS, measure, shown
+from tests.faults.table import COLUMNS, FAULTS, ON_REQUEST, measure, shown
+
+ROOT = Path(__file__).parents[2]
+WAIT_MS = 15.0
+"""The aim for the median wait of a step of the toy."""
 
 
 def test_cheap_lines(tmp_path: Path) -> None:
-    lines = measure(["429", "full-store"], 12, tmp_path)
-    assert [line.fault for line in lines] == [FAULTS[name][0] for name in ("429", "full-store")]
+    lines = measure(["429", "locked"], 12, tmp_path)
+    assert [line.fault for line in lines] == [FAULTS[name][0] for name in ("429", "locked")]
     for line in lines:
-        assert (line.steps, line.produced, line.stored, line.drafts, line.lost, line.doubled) == (12, 12, 12, 0, 0, 0)
-        assert line.stall is not None
-        assert line.own is not None
-        assert 0 < line.own <= line.stall
-        assert line.refused, "a fault that nobody noticed is none"
-
-
-def test_a_step_that_waits_for_its_device_keeps_the_aim(tmp_path: Path) -> None:
-    took: list[float] = []
-    with mock.patch.object(At, "on_step_begin", timed(At.on_step_begin, took)):
-        (line,) = measure(["500"], 20, tmp_path, pause=0.4)
-    assert len(took) == 20
-    assert min(took) >= 0.4
-    assert (line.steps, line.stored, line.lost, line.doubled) == (20, 20, 0, 0)
-    assert line.own is not None
-    assert 0 < line.own < 10
-
-
-def timed(original: Callable[..., None], took: list[float]) -> Callable[..., None]:
-    def call(*args: Any, **kwargs: Any) -> None:
-        before = time.monotonic()
-        original(*args, **kwargs)
-        took.append(time.monotonic() - before)
-
-    return call
+        assert (line.steps, line.produced, line.stored, line.lost, line.doubled) == (12, 12, 12, 0, 0)
+        assert line.broken == ()
+        assert line.median is not None
+        assert line.longest is not None
+        assert 0 < line.median <= line.longest
+        assert line.end is not None
 
 
 def test_shown() -> None:
-    lines = [Line("no fault", 5, 5, 5, 0, 0, 0, 0, 12.34, 1.0, 0.5), Line("SIGKILL", 5, 5, 5, 1, 0, 0)]
+    lines = [Line("no fault", 5, 5, 5, 0, 0, 1.0, 12.34, 0.5), Line("SIGKILL", 5, 5, 4, 1, 0)]
     head, rule, *rows = shown(lines, markdown=True).splitlines()
     assert head.count("|") == rule.count("|") == len(COLUMNS) + 1
-    assert rows == [
-        "| no fault | 5 | 5 | 5 | 0 | 0 | 0 | 0 | 12.3 | 1.0 | 0.5 |",
-        "| SIGKILL | 5 | 5 | 5 | 1 | 0 | 0 |  |  |  |  |",
-    ]
+    assert rows == ["| no fault | 5 | 5 | 5 | 0 | 0 | 1.0 | 12.3 | 0.5 |", "| SIGKILL | 5 | 5 | 4 | 1 | 0 |  |  |  |"]
     assert "12.3" in shown(lines, markdown=False)
 
 
-def test_the_readme_shows_every_line() -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    section = text.split("## What it survives\n")[1].split("\n## ")[0]
-    table = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")]
-    names = list(COLUMNS)
-    assert table[0] == list(COLUMNS.values())
-    assert [row[0] for row in table[1:]] == [fault for fault, _ in FAULTS.values()]
-    for row in table[1:]:
-        cells = dict(zip(names, row, strict=False))
+def test_the_page_shows_every_line() -> None:
+    text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    table = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    start = table.index(list(COLUMNS.values()))
+    rows = table[start + 1 : start + 1 + len(FAULTS) - len(ON_REQUEST)]
+    assert [row[0] for row in rows] == [fault for name, (fault, _) in FAULTS.items() if name not in ON_REQUEST]
+    for row in rows:
+        cells = dict(zip(COLUMNS, row, strict=False))
         assert cells["lost"] == cells["doubled"] == "0", row[0]
         assert cells["produced"] == cells["stored"], row[0]
-        assert int(cells["drafts"]) <= int(row[0].startswith("SIG")), row[0]
         assert re.fullmatch(r"\d+", cells["steps"])
+        assert float(cells.get("median", "").strip() or 0) <= WAIT_MS, row[0]
+
+
+def test_the_readme_has_a_table_of_three_columns() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.split("## What it survives\n")[1].split("\n## ")[0]
+    paragraphs = [block for block in section.strip().split("\n\n") if not block.startswith("|")]
+    (table,) = (block.splitlines() for block in section.strip().split("\n\n") if block.startswith("|"))
+    assert len(paragraphs) == 1
+    assert table[0] == "| fault | what you lose | who is told |"
+    assert all(line.count("|") == 4 for line in table)
+    assert "docs/faults.md" in section

@@ -1,7 +1,7 @@
 """A training in a process of its own, for tests that end it: `python training.py '{"folder": ..., ...}'`.
 
-Prints `step N W` when step N is over, where W are the milliseconds that the step before it waited for this package. What
-it was told to do at some step happens after that.
+Prints `step N W` when step N is over and logged, where W are the milliseconds that the step before it waited for us.
+What it was told to do at some step happens after that.
 """
 
 from __future__ import annotations
@@ -33,11 +33,10 @@ class End(TrainerCallback):
         self.how, self.step, self.middle = how if RANK == RANKS - 1 else None, step, middle
         self.outcome = outcome
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if RANK == 0:
-            print(
-                f"step {state.global_step} {1000 * self.outcome.waits.get(state.global_step - 1, 0.0):.3f}", flush=True
-            )
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if RANK == 0 and "train_runtime" not in logs:
+            wait = 1000 * self.outcome.waits.get(state.global_step - 1, 0.0)
+            print(f"step {state.global_step} {wait:.3f}", flush=True)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self.middle:
