@@ -20,7 +20,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rldk_tracking import __version__
 from rldk_tracking.keys import lookup
 from rldk_tracking.metrics import process_group
 from rldk_tracking.metrics.table import Array, Table
@@ -100,7 +99,7 @@ class Ranks:
         self.schema = schema
         self.device = device if device is not None else torch.device("cpu")
         digest = hashlib.sha256(repr(schema).encode()).hexdigest()
-        about = {"version": __version__, "schema": digest, "rows": rows, "probe": probe}
+        about = {"schema": digest, "rows": rows, "probe": probe}
         joined = process_group.join(about, handshake_s)
         self._membership = joined  # as long as it is there, so is its group
         self._group = joined.group

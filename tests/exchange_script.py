@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -184,7 +185,7 @@ def handshake(
     having: list[int],
     wait_s: float = 2.0,
     late_s: tuple[float, ...] = (0.0, 0.0, 0.0),
-    versions: tuple[str, ...] = ("1", "1", "1"),
+    other: int | None = None,
     failing: int | None = None,
     connects: bool = False,
     probe: int | None = None,
@@ -194,11 +195,11 @@ def handshake(
     found: dict[str, Any] = {}
     if rank in having:
         time.sleep(late_s[rank])
-        module.__version__ = versions[rank]
         process_group.CONNECT_S = 2.0
         begin = time.monotonic()
         with mock.patch.object(dist, "new_group", failing_at(connects) if rank == failing else dist.new_group):
-            ranks = Ranks(SMALL, rows=2, probe=probe, handshake_s=wait_s)
+            schema = SMALL if rank != other else replace(SMALL, update=("d",))
+            ranks = Ranks(schema, rows=2, probe=probe, handshake_s=wait_s)
         found = about(ranks) | {"seconds": time.monotonic() - begin}
         calls: list[str] = []
         with counted(calls):

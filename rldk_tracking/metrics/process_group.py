@@ -73,7 +73,7 @@ def join(said: Mapping[str, Any], wait_s: float) -> Membership:
     The n-th call of a process meets the n-th calls of the others.
 
     Args:
-        said: what the others are told, as JSON. They go together only where "version" and "schema" are the same.
+        said: what the others are told, as JSON. They go together only where "schema" is the same.
         wait_s: how long the first rank waits for the last.
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
@@ -148,11 +148,11 @@ def _obstacle(membership: Membership, wait_s: float) -> str:
             "Give every rank the callback: callbacks=[RLDKCallback()] without an `if`."
         )
     first = said[0]
-    others = [rank for rank in said if any(said[rank][key] != first[key] for key in ("version", "schema"))]
+    others = [rank for rank in said if said[rank]["schema"] != first["schema"]]
     if others:
         return (
-            f"{_listed(others)} of {size} has rldk_tracking {said[others[0]]['version']}, rank 0 has "
-            f"{first['version']}, and their series differ. Install the same version for every rank."
+            f"{_listed(others)} of {size} has other series than rank 0, as of another version of rldk_tracking. "
+            "Install the same version for every rank."
         )
     return ""
 
