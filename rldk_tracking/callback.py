@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from rldk_tracking.health.goals import rules_of
+from rldk_tracking.journal.settings import OnCritical
 from rldk_tracking.metrics.view import Snapshot, of
 from rldk_tracking.monitors.base import Monitor
 from rldk_tracking.probes.base import Probe
@@ -16,7 +17,7 @@ from rldk_tracking.probes.optimizer import OptimizerProbe
 from rldk_tracking.probes.preference import PreferenceProbe
 from rldk_tracking.probes.resources import ResourceProbe
 from rldk_tracking.probes.rollouts import RolloutProbe
-from rldk_tracking.run import OnCritical, Run
+from rldk_tracking.run import Run
 from rldk_tracking.trackers.base import Tracker
 
 if TYPE_CHECKING:

@@ -101,7 +101,8 @@ class Ranks:
         self.device = device if device is not None else torch.device("cpu")
         digest = hashlib.sha256(repr(schema).encode()).hexdigest()
         about = {"version": __version__, "schema": digest, "rows": rows, "probe": probe}
-        joined = self._membership = process_group.join(about, handshake_s)
+        joined = process_group.join(about, handshake_s)
+        self._membership = joined  # as long as it is there, so is its group
         self._group = joined.group
         self.rank, self.job_size = joined.rank, joined.job_size
         self.world_size = 1 if joined.group is None else joined.job_size
@@ -177,18 +178,19 @@ class Ranks:
 
     def _shared_layout(self, part: Part) -> VectorLayout | None:
         """The layout of every rank's vector; None for a rank alone. Settled at the first step."""
+        if self._group is None:
+            return None
         lengths = self._attempt(lambda: (max(part.rows), 0 if part.probe is None else len(part.probe))) or (0, 0)
-        if self._group is not None and self._layout is None:
+        if self._layout is None:
             rows = max(rows for rows, _ in self._lengths)
             probes = [probe for _, probe in self._lengths if probe is not None]
             settled = torch.tensor([rows, max(probes, default=0)])
             if len(probes) < self.world_size:
                 settled = torch.maximum(settled, torch.tensor(lengths)).to(self._medium)
-                self._exchange(lambda: dist.all_reduce(settled, dist.ReduceOp.MAX, group=self._group))
+                if not self._exchange(lambda: dist.all_reduce(settled, dist.ReduceOp.MAX, group=self._group)):
+                    return None
             rows, probe = settled.tolist()
             self._layout = VectorLayout(self.schema, rows, rows, TAIL_VALUES, probe)
-        if self._group is None or self._layout is None:
-            return None
         if lengths[0] > self._layout.rollout_rows:
             self._log_once(
                 f"this rank delivers {lengths[0]} completions, but the ranks agreed on {self._layout.rollout_rows} at "

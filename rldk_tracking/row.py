@@ -1,13 +1,44 @@
-"""From what the ranks delivered to the one row of a step."""
+"""From the tensors of a step to what a rank delivers, and from what all ranks delivered to the one row."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from torch import Tensor
+
+from rldk_tracking.isolation import Shield
 from rldk_tracking.keys import lookup
 from rldk_tracking.metrics import catalogue
-from rldk_tracking.ranks import Merged
+from rldk_tracking.ranks import Merged, Part
+from rldk_tracking.rollout import PolicyUpdate, Rollout
+
+
+def part_of(
+    scalars: dict[str, float | Tensor],
+    vector: Tensor | None,
+    rollout: Rollout | None,
+    update: PolicyUpdate | None,
+    shield: Shield,
+) -> Part:
+    """What one rank delivers of a step. What cannot be reduced is missing, since the other ranks wait for the rest.
+
+    Args:
+        scalars: key to number.
+        vector: (n,) numbers of the optimizer probe.
+        rollout, update: the tensors.
+        shield: keeps the faults.
+    """
+    part = Part(scalars=scalars, probe=vector)
+    if rollout is not None:
+        with shield.at("reducing a rollout"):
+            part.rollout = catalogue.rollout_columns(rollout)
+            part.tails = catalogue.rollout_tails(rollout)
+            part.names = catalogue.names(rollout)
+    if update is not None:
+        with shield.at("reducing an update"):
+            part.update = catalogue.update_columns(update)
+    return part
 
 
 def row_of(merged: Merged) -> dict[str, float]:

@@ -7,81 +7,25 @@ still computes, the copy is started and read at the next event.
 
 from __future__ import annotations
 
-import logging
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from rldk_tracking.charts.limits import limits_of
-from rldk_tracking.health.engine import Engine
-from rldk_tracking.health.goals import rules_of
-from rldk_tracking.health.presets import rules_for
 from rldk_tracking.isolation import Shield, TrainingStopped
+from rldk_tracking.journal.judge import SAVE, STOP, Judge
 from rldk_tracking.journal.publisher import Publisher, folder_of
+from rldk_tracking.journal.settings import Settings
 from rldk_tracking.keys import CATALOGUE
 from rldk_tracking.metrics import catalogue
 from rldk_tracking.probes.base import Probe, StepData, Training
 from rldk_tracking.ranks import SPREAD, Merged, Part, Ranks, Schema, Transfer
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.row import finite, row_of
+from rldk_tracking.row import finite, part_of, row_of
 from rldk_tracking.trackers.base import Tracker
 
 if TYPE_CHECKING:
     from rldk_tracking.health.alert import Alert
-    from rldk_tracking.health.rules import Rule
-
-logger = logging.getLogger(__name__)
-
-OnCritical = Literal["alert", "stop"]
-STOP, SAVE = 1, 2
-"""Flags that rank 0 decides and every rank follows."""
-
-
-@dataclass
-class Settings:
-    """What the monitors of a run ask for. See the arguments of `rldk_tracking.monitors.base.Monitor`."""
-
-    trackers: list[Tracker] | None = None
-    rules: str | list[Rule] = "safe"
-    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
-    on_critical: OnCritical = "alert"
-    slack: Any = None
-    output_dir: str | None = None
-    goals: dict[str, float] = field(default_factory=dict)
-    strict: bool = False
-    close_timeout_s: float = 15.0
-
-    def adopt(self, other: Settings) -> None:
-        """Join another monitor's wishes: trackers and overrides are added, of two choices the severer one stands."""
-        if other is self:
-            return
-        if other.trackers is not None:
-            known = self.trackers or []
-            self.trackers = known + [tracker for tracker in other.trackers if all(tracker is not k for k in known)]
-        for rule, fields in other.overrides.items():
-            self.overrides.setdefault(rule, {}).update(fields)
-        if self.rules == "safe":
-            self.rules = other.rules
-        self.goals.update(other.goals)
-        self.on_critical = "stop" if "stop" in (self.on_critical, other.on_critical) else "alert"
-        self.slack = self.slack or other.slack
-        self.output_dir = self.output_dir or other.output_dir
-        self.strict = self.strict or other.strict
-
-    def all_rules(self) -> list[Rule]:
-        """The rules that are watched.
-
-        Raises:
-            ValueError: a rule, an override or a goal cannot be.
-        """
-        return [*rules_for(self.rules, self.overrides), *rules_of(self.goals)]
-
-
-_RUNS: weakref.WeakKeyDictionary[Any, tuple[weakref.ref[Run], Publisher]] = weakref.WeakKeyDictionary()
-"""The present run of each trainer. Its monitors, which the trainer has, keep it alive: a reference from here would keep
-the trainer."""
 
 
 class Run:
@@ -96,8 +40,7 @@ class Run:
     Attributes:
         shield: keeps faults of the diagnostics from the trainer.
         probes: what looks at it, in order.
-        alerts: every transition so far.
-        stop: the alert that asked for a stop, if any.
+        judge: judges its rows; None before `open`.
         should_stop, save: whether rank 0 asked for a stop; for a checkpoint that the trainer was not asked for yet.
     """
 
@@ -113,34 +56,17 @@ class Run:
         self.shield = Shield(settings.strict)
         self.training = replace(training or Training(), shield=self.shield, publish=self.publish)
         self.probes: list[Probe] = []
-        self.alerts: list[Alert] = []
-        self.stop: Alert | None = None
         self.should_stop = False
         self.save = False
         self.publisher = Publisher(settings.strict, settings.close_timeout_s)
         self._find_trackers = find_trackers
-        self._engine: Engine | None = None
+        self.judge: Judge | None = None
         self._ranks: Ranks | None = None
         self._pending: tuple[int, Transfer] | None = None
         self._resume: tuple[dict[str, Any], int | None] = ({}, None)
         self._measured = (time.perf_counter(), 0.0)
         self._urgent: dict[str, float] = {}
         self._flags = 0
-
-    @classmethod
-    def of(cls, trainer: Any, make: Callable[[], Run]) -> Run:
-        """The run of a trainer's present `train()`, made by the first monitor that asks at train begin."""
-        known, publisher = _RUNS.get(trainer, (lambda: None, None))
-        run = known()
-        # An exception ended the last `train()`, or nobody would begin again.
-        if run is not None and run.is_open:
-            run.close("crashed")
-        elif publisher is not None and publisher.is_open:
-            publisher.close("crashed")
-        if run is None or run.closed:
-            run = make()
-            _RUNS[trainer] = weakref.ref(run), run.publisher
-        return run
 
     # Its beginning.
 
@@ -170,17 +96,14 @@ class Run:
         """
         self._resume = state or self._resume[0], step
 
-    def open(self) -> tuple[Ranks, Engine]:
+    def open(self) -> tuple[Ranks, Judge]:
         """Find the ranks and the trackers; at the first event after train begin, when every monitor has joined."""
-        if self._ranks is not None and self._engine is not None:
-            return self._ranks, self._engine
+        if self._ranks is not None and self.judge is not None:
+            return self._ranks, self.judge
         settings, (state, resumed_at) = self.settings, self._resume
         rules = settings.all_rules()
-        self._engine = Engine(rules, context=dict(self.info.config))
-        try:
-            self._engine.load_state(state)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            logger.warning("rldk: the checkpoint's state is not taken over, judging starts afresh: %s", error)
+        self.judge = Judge(rules, settings, self.info.config, self.publisher)
+        self.judge.load_state(state)
         schema = Schema(catalogue.ROLLOUT_COLUMNS, catalogue.UPDATE_COLUMNS, catalogue.TAILS, tuple(CATALOGUE))
         rows = max((probe.rows_per_rank for probe in self.probes), default=0) or 512
         self._ranks = Ranks(schema, self.training.device, rows)
@@ -189,7 +112,7 @@ class Run:
             folder = folder_of(settings.output_dir, self.info, trackers, settings.trackers is not None)
             self.publisher.open(rules, self.info, trackers, folder, resumed_at, self._ranks.job_size)
         self._find_trackers = list  # which knows the trainer's callbacks, and they may know the trainer
-        return self._ranks, self._engine
+        return self._ranks, self.judge
 
     # A step.
 
@@ -222,12 +145,12 @@ class Run:
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        ranks, engine = self.open()
+        ranks, judge = self.open()
         step, transfer = pending
         merged = transfer.merged()
         if merged is not None:
             with self.shield.at("judging a step"):
-                self._flags |= self._write_row(engine, step, self._compute_row(step, merged))
+                self._flags |= judge.row(step, self._compute_row(step, merged))
         self._flags = ranks.agree(self._flags)
         self._act()
 
@@ -239,12 +162,12 @@ class Run:
             scalars: key to number.
             override: False keeps the numbers that the step's row has already.
         """
-        ranks, engine = self.open()
+        ranks, judge = self.open()
         self.complete()
         if not override and self.latest_step == step:
             scalars = {key: value for key, value in scalars.items() if key not in self.latest}
         if ranks.writes:
-            self._flags |= self._write_row(engine, step, finite(scalars))
+            self._flags |= judge.row(step, finite(scalars))
         if ranks.world_size == 1:
             self._act()
 
@@ -255,15 +178,7 @@ class Run:
                 probe.collect(data)
         data.add(self._urgent, override=False)
         self._urgent = {}
-        part = Part(scalars=data.scalars, probe=data.vector)
-        if data.rollout is not None:
-            with self.shield.at("reducing a rollout"):
-                part.rollout = catalogue.rollout_columns(data.rollout)
-                part.tails = catalogue.rollout_tails(data.rollout)
-                part.names = catalogue.names(data.rollout)
-        if data.update is not None:
-            with self.shield.at("reducing an update"):
-                part.update = catalogue.update_columns(data.update)
+        part = part_of(data.scalars, data.vector, data.rollout, data.update, self.shield)
         if part.scalars or part.rollout or part.update:
             part.scalars.update(self._overhead())
         if ranks.world_size > 1:
@@ -277,33 +192,6 @@ class Run:
             with self.shield.at(f"{type(probe).__name__} at a row"):
                 row.update(finite(probe.derive(step, row, merged)))
         return row
-
-    def _write_row(self, engine: Engine, step: int, row: dict[str, float]) -> int:
-        """Judge, write and act; returns the flags."""
-        if not row:
-            return 0
-        self.publisher.join()
-        row.update(self.publisher.health())
-        alerts = engine.update(step, row)
-        self.alerts.extend(alerts)
-        firing = engine.firing
-        row.update(engine.scores())
-        row["rldk/alerts/firing"] = float(len(firing))
-        row.update(limits_of(self.settings.overrides, self.settings.goals))
-        unsent = self.publisher.row(step, row, alerts)
-        severities = {alert.severity for alert in firing}
-        self.publisher.status(next((s for s in ("critical", "warning") if s in severities), "running"), step)
-        actions = self.publisher.actions
-        for alert in unsent:
-            actions.call(alert)
-        self.stop = self.stop or self._critical(alerts) or actions.stop(alerts)
-        return (STOP if self.stop is not None else 0) | (SAVE if actions.save(alerts) else 0)
-
-    def _critical(self, alerts: Sequence[Alert]) -> Alert | None:
-        """The first of these alerts that ends the training, where the user wants that."""
-        if self.settings.on_critical != "stop":
-            return None
-        return next((alert for alert in alerts if alert.severity == "critical" and alert.state == "firing"), None)
 
     def _act(self) -> None:
         """What was decided. Among several ranks that is after they agreed, so that all do the same in the same step."""
@@ -329,6 +217,16 @@ class Run:
         self.publisher.publish(method, *args)
 
     # What is known of it.
+
+    @property
+    def alerts(self) -> list[Alert]:
+        """Every transition so far."""
+        return [] if self.judge is None else self.judge.alerts
+
+    @property
+    def stop(self) -> Alert | None:
+        """The alert that asked for a stop, on the rank that judges."""
+        return None if self.judge is None else self.judge.stop
 
     @property
     def honours_stop(self) -> bool:
@@ -371,7 +269,7 @@ class Run:
     def state(self) -> dict[str, Any]:
         """What a resumed run needs to go on judging where this one is, as plain data."""
         self.complete()
-        return self._engine.state() if self._engine is not None else {}
+        return {} if self.judge is None else self.judge.engine.state()
 
     # Its end.
 

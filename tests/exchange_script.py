@@ -187,6 +187,7 @@ def handshake(
     versions: tuple[str, ...] = ("1", "1", "1"),
     failing: int | None = None,
     probe: int | None = None,
+    gloo: bool = True,
 ) -> dict[str, Any]:
     """Only some ranks have the callback, or come late, or of another version, or cannot connect."""
     found: dict[str, Any] = {}
@@ -195,9 +196,7 @@ def handshake(
         module.__version__ = versions[rank]
         process_group.CONNECT_S = 2.0
         begin = time.monotonic()
-        with (
-            mock.patch.object(dist, "new_group", side_effect=RuntimeError("no address")) if rank == failing else patch()
-        ):
+        with mock.patch.object(dist, "new_group", failure if rank == failing else dist.new_group):
             ranks = Ranks(SMALL, rows=2, probe=probe, handshake_s=wait_s)
         found = about(ranks) | {"seconds": time.monotonic() - begin}
         calls: list[str] = []
@@ -209,8 +208,8 @@ def handshake(
     return found
 
 
-def patch() -> Any:
-    return mock.patch.object(dist, "new_group", dist.new_group)
+def failure(*_: Any, **__: Any) -> None:
+    raise RuntimeError("no address")
 
 
 def fault(rank: int, world: int) -> dict[str, Any]:

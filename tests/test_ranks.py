@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import multiprocessing
@@ -19,6 +20,7 @@ from rldk_tracking.ranks import SPREAD, Merged, Part, Ranks
 from tests import exchange_script
 from tests.exchange_script import SMALL, small
 
+BENCHMARK = Path(__file__).parent / "benchmarks" / "ranks.py"
 DEADLINE_S = 60
 Run = Callable[..., list[dict[str, Any]]]
 
@@ -258,6 +260,12 @@ def test_where_the_probe_is_known_nothing_is_left_to_be_settled(on_ranks: Run) -
     assert [result["calls"] for result in results] == [["gather", "broadcast"]] * 2
 
 
+def test_without_gloo_the_exchange_is_the_jobs_own_kind(on_ranks: Run) -> None:
+    results = on_ranks("handshake", 2, having=[0, 1], gloo=False)
+    assert results[0]["merged"]["rollout"]["a"] == [0.0, 1.0, 10.0, 11.0]
+    assert [result["flags"] for result in results] == [3, 3]
+
+
 @pytest.mark.parametrize("debug", ["OFF", "DETAIL"])
 def test_our_group_has_the_time_limit_of_the_job(on_ranks: Run, debug: str) -> None:
     results = on_ranks("lasting", 2, debug=debug)
@@ -288,3 +296,19 @@ def test_columns_that_the_schema_does_not_know_exist_alone() -> None:
     assert isinstance(merged, Merged)
     assert set(merged.rollout.columns) == {"c", "z"}
     assert merged.scalars == [{"mine": 1.0}]
+
+
+# What it costs.
+
+
+def test_the_benchmark_counts_what_each_rank_does(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = importlib.util.spec_from_file_location("ranks_benchmark", BENCHMARK)
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    results = benchmark.main(["--ranks", "2", "64", "--rows", "16", "--tokens", "24", "--repeat", "3"])
+    assert results[64]["megabytes"] == pytest.approx(32 * results[2]["megabytes"])
+    assert results[64]["other"] < 10 * results[2]["other"], "the same, however many ranks there are"
+    assert all(value > 0 for found in results.values() for value in found.values())
+    assert "rank 0: unpack" in capsys.readouterr().out

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 
+from rldk_tracking.journal.settings import Settings
 from rldk_tracking.probes.base import Probe, StepData, Training
 from rldk_tracking.ranks import Merged
 from rldk_tracking.rollout import Rollout
-from rldk_tracking.run import Run, Settings
+from rldk_tracking.run import Run
 from rldk_tracking.trackers.memory import InMemoryTracker
 
 LOSS, NORM, LENGTH, NAN = "rldk/train/loss", "rldk/grad/norm", "rldk/length/mean", "rldk/nan/weights"

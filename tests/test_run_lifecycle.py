@@ -14,9 +14,11 @@ from transformers import TrainerCallback
 
 from rldk_tracking.callback import RLDKCallback
 from rldk_tracking.demo.trainers import grpo_trainer
+from rldk_tracking.journal.settings import Settings
+from rldk_tracking.monitors import training as monitors_training
 from rldk_tracking.probes.base import Training
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.run import Run, Settings
+from rldk_tracking.run import Run
 from rldk_tracking.trackers.memory import InMemoryTracker
 from tests.test_run import LOSS, NAN, Counting, Rows, run_of, step_of
 
@@ -88,19 +90,19 @@ def test_a_trainer_that_trains_twice_has_two_runs() -> None:
     def make() -> Run:
         return Run(Settings(trackers=[tracker]))
 
-    first = Run.of(trainer, make)
-    assert Run.of(trainer, make) is first, "before its first event another monitor may join"
+    first = monitors_training.run_of(trainer, make)
+    assert monitors_training.run_of(trainer, make) is first, "before its first event another monitor may join"
     first.before_step(0)
-    second = Run.of(trainer, make)
+    second = monitors_training.run_of(trainer, make)
     assert second is not first and first.closed, "an exception had ended it"
     second.before_step(0)
     del second
     gc.collect()
-    third = Run.of(trainer, make)
+    third = monitors_training.run_of(trainer, make)
     assert [status for _, status in tracker.statuses] == ["running", "crashed", "running", "crashed"]
     third.close("finished")
-    assert Run.of(trainer, make) is not third
-    assert Run.of(Trainer(), make) is not Run.of(trainer, make)
+    assert monitors_training.run_of(trainer, make) is not third
+    assert monitors_training.run_of(Trainer(), make) is not monitors_training.run_of(trainer, make)
 
 
 @pytest.mark.parametrize("ends", [True, False])
@@ -110,7 +112,7 @@ def test_nothing_here_keeps_a_trainer(ends: bool) -> None:
     def train() -> tuple[weakref.ref[Trainer], Run | None]:
         trainer = Trainer()
         training = Training(trainer, trainer, trainer)
-        run = Run.of(trainer, lambda: Run(Settings(trackers=[tracker]), training=training))
+        run = monitors_training.run_of(trainer, lambda: Run(Settings(trackers=[tracker]), training=training))
         run.add_probes([Counting()])
         run.finish(step_of(1))
         if ends:

@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from rldk_tracking.journal.judge import SAVE, STOP, Judge
 from rldk_tracking.metrics.table import Table
+from rldk_tracking.monitors import training as monitors_training
 from rldk_tracking.probes.base import Probe, Training
 from rldk_tracking.ranks import Merged, Part, Schema
-from rldk_tracking.run import SAVE, STOP, Run
+from rldk_tracking.run import Run
 from tests.test_run import LENGTH, LOSS, NAN, Rows, run_of, step_of
 from tests.test_run_alerts import long_rule
 
@@ -36,6 +38,14 @@ class Exchange:
         self.sent: list[dict[str, float]] = []
         self.agreed: list[int] = []
         self.made.append(self)
+
+    @property
+    def writes(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def job_size(self) -> int:
+        return self.world_size
 
     def start(self, part: Part) -> Exchange:
         self.calls.append("start")
@@ -252,7 +262,7 @@ def test_a_fault_in_judging_leaves_no_rank_waiting(
 ) -> None:
     exchange.world_size = 2
     run, _ = run_of()
-    monkeypatch.setattr(Run, "_write_row", lambda *given: 1 // 0)
+    monkeypatch.setattr(Judge, "row", lambda *given: 1 // 0)
     run.finish(step_of(1))
     assert exchange.made[0].calls == ["start", "merged", "agree"] and "judging a step" in caplog.text
     run.close("finished")
@@ -289,9 +299,9 @@ def test_a_second_train_has_a_new_run_on_every_rank(exchange: type[Exchange], ra
     class Trainer: ...
 
     trainer = Trainer()
-    first = Run.of(trainer, lambda: run_of()[0])
+    first = monitors_training.run_of(trainer, lambda: run_of()[0])
     first.before_step(0)
-    second = Run.of(trainer, lambda: run_of()[0])
+    second = monitors_training.run_of(trainer, lambda: run_of()[0])
     assert second is not first and first.closed and not second.closed
 
 

@@ -11,18 +11,21 @@ left alone.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterable
+import zlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from rldk_tracking.charts.spec import VIEW_NAME, charted, sections, signature
-from rldk_tracking.charts.view_state import packed, view_state
+import requests
+
+from rldk_tracking.charts.spec import VIEW_NAME, Chart, Section, charted, sections, signature
+from rldk_tracking.keys import CATALOGUE
 
 logger = logging.getLogger(__name__)
-
 VIEW_ID = "rldk-rl-health"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW_ID}"
 MARK = "rldk.view"
@@ -30,6 +33,9 @@ KIND = "workflowType=machine_learning"
 """Of page: without it the navigation beside the page is that for chats and agents."""
 TAG_LENGTH = 20_000
 """Of an experiment's tag; a longer one is refused."""
+RUN_COLUMNS = ("tags.`rldk.status`", "metrics.`rldk/health/score`", "metrics.`rldk/alerts/firing`")
+VIEWS_SINCE = (3, 15)
+"""The first MLflow whose pages show saved views."""
 
 
 def view_path(experiment_id: str) -> str:
@@ -126,3 +132,111 @@ def _mark(tag: str | None) -> dict[str, Any] | None:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def view_state(chosen: Sequence[Section], series: Collection[str]) -> dict[str, Any]:
+    """The state of the chart page: the given sections, and nothing of ours that they leave out."""
+    drawn = [_section(number, section) for number, section in enumerate(chosen)]
+    cards = [
+        _card(f"rldk-chart-{place}-{number}", f"rldk-section-{place}", chart, chart.series(series))
+        for place, section in enumerate(chosen)
+        for number, chart in enumerate(section.charts)
+    ]
+    # The page makes a card for every series that has none, unless there is a deleted one.
+    bare = sorted(set(CATALOGUE) - {series for card in cards for series in card["selectedMetricKeys"]})
+    gone = [
+        {"uuid": f"rldk-left-out-{number}", "type": "LINE", "metricKey": key, "deleted": True, "isGenerated": True}
+        for number, key in enumerate(bare)
+        if "<" not in key
+    ]
+    return {
+        "searchFilter": "",
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": list(RUN_COLUMNS),
+        "columnOrder": [],
+        "columnWidths": {},
+        "runsHiddenMode": "SHOW_ALL",
+        "viewMaximized": False,
+        "runListHidden": False,
+        "isAccordionReordered": True,
+        "useGroupedValuesInCharts": False,
+        "hideEmptyCharts": True,
+        "autoRefreshEnabled": True,
+        "groupBy": None,
+        "groupsExpanded": {},
+        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+        "compareRunSections": drawn,
+        "compareRunCharts": cards + gone,
+    }
+
+
+def _section(number: int, section: Section) -> dict[str, Any]:
+    return {
+        "uuid": f"rldk-section-{number}",
+        "name": section.name,
+        "display": True,
+        "isReordered": True,
+        "deleted": False,
+        "isGenerated": False,
+    }
+
+
+def _card(uuid: str, section: str, chart: Chart, series: Sequence[str]) -> dict[str, Any]:
+    return {
+        "uuid": uuid,
+        "type": "LINE",
+        "metricSectionId": section,
+        "deleted": False,
+        "isGenerated": False,
+        "runsCountToCompare": 20,
+        "displayName": chart.title,
+        "metricKey": series[0],
+        "selectedMetricKeys": list(series),
+        "lineSmoothness": 0,
+        "useGlobalLineSmoothing": True,
+        "xAxisKey": "step",
+        "useGlobalXaxisKey": True,
+        "selectedXAxisMetricKey": "",
+        "xAxisScaleType": "linear",
+        "scaleType": "log" if chart.logarithmic else "linear",
+        # A little more than the bounds, so that a line at a bound is seen.
+        "range": {} if chart.bounds is None else {"yMin": chart.bounds[0] - 0.02, "yMax": chart.bounds[1] + 0.02},
+        "yAxisKey": "metric",
+        "yAxisExpressions": [],
+        "ignoreOutliers": False,
+    }
+
+
+def packed(state: Mapping[str, Any], created: int, updated: int) -> str:
+    """The value of the view's tag; the times in milliseconds since the epoch."""
+    blob = base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
+    view = {"name": VIEW_NAME, "createdAt": created, "updatedAt": updated, "state": f"deflate;{blob}"}
+    return json.dumps(view)
+
+
+def is_server(place: str) -> bool:
+    """Whether a tracking address is that of an MLflow server."""
+    return place.startswith(("http://", "https://"))
+
+
+def server_version(place: str) -> str | None:
+    """The version of the server, whose pages they are; None where it does not say."""
+    try:
+        answer = requests.get(f"{place.rstrip('/')}/version", timeout=(3.05, 5), allow_redirects=False)
+    except requests.exceptions.RequestException:
+        return None
+    version = answer.text.strip()
+    return version if answer.ok and version[:1].isdigit() and len(version) < 40 else None
+
+
+def shows_views(version: str | None) -> bool:
+    """Whether an MLflow of this version shows saved views; one whose version is not known may."""
+    if version is None:
+        return True
+    numbers = tuple(int(part) if part.isdigit() else 0 for part in version.split(".")[:2])
+    return numbers >= VIEWS_SINCE

@@ -23,17 +23,22 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from rldk_tracking.charts.announce import announce
-from rldk_tracking.charts.colour import COLOUR, COLOURS, colour
-from rldk_tracking.charts.earlier import Earlier
-from rldk_tracking.charts.episodes import episodes, verdict, worst_open
+from rldk_tracking.charts.figures import overview
 from rldk_tracking.charts.heatmap import Heatmap
-from rldk_tracking.charts.mlflow import View, models_path, run_path, view_path
-from rldk_tracking.charts.note import note
-from rldk_tracking.charts.overview import overview
+from rldk_tracking.charts.incidents import incidents_of, verdict, worst_open
+from rldk_tracking.charts.markdown import note
+from rldk_tracking.charts.mlflow import (
+    View,
+    is_server,
+    models_path,
+    run_path,
+    server_version,
+    shows_views,
+    view_path,
+)
 from rldk_tracking.charts.report import Report
-from rldk_tracking.charts.series import Thinned
-from rldk_tracking.charts.server import is_server, server_version, shows_views
-from rldk_tracking.health.alert import Alert
+from rldk_tracking.charts.series import Earlier, Thinned
+from rldk_tracking.health.alert import Alert, Severity
 from rldk_tracking.rollout import RunInfo
 
 logger = logging.getLogger(__name__)
@@ -48,6 +53,15 @@ LOCAL = "http://127.0.0.1:5000"
 PICTURES = {"rldk/charts/reward_distribution": "Rewards", "rldk/charts/layer_gradients": "Gradients by layer"}
 """Heat-maps to how the note calls them."""
 ENDED = ("finished", "stopped", "crashed")
+COLOUR_TAG = "mlflow.runColor"
+"""A run's colour, which the list of runs and the charts share."""
+RUN_COLOURS: dict[Severity | None, tuple[str, ...]] = {
+    None: ("#1b7837", "#2ca02c", "#5aae61", "#00897b", "#7cb342"),
+    "info": ("#1b7837", "#2ca02c", "#5aae61", "#00897b", "#7cb342"),
+    "warning": ("#ff7f0e", "#e6ab02", "#d95f02", "#fb8c00", "#b8860b"),
+    "critical": ("#d62728", "#a50f15", "#e7298a", "#ef5350", "#8b0000"),
+}
+"""Health to shades: the charts take a run's colour, and two healthy runs must be told apart."""
 
 
 class RunPage:
@@ -164,8 +178,8 @@ class RunPage:
     def _point_out(self) -> None:
         links = self.links()
         if self._status in ENDED:
-            told = episodes(self._alerts)
-            announce(verdict(self._status, self._past.step, self._past.row, told))
+            incidents = incidents_of(self._alerts)
+            announce(verdict(self._status, self._past.step, self._past.row, incidents))
             announce(f"the run, with what to try: {self._address(run_path(self._experiment_id, self._run_id))}")
         name, path = next(iter(links.items()))
         hint = "" if is_server(self._place) else f" (served by `mlflow ui --backend-store-uri {self._place}`)"
@@ -175,7 +189,7 @@ class RunPage:
         return f"{self._place.rstrip('/') if is_server(self._place) else LOCAL}/{path}"
 
     def _store_overview(self) -> None:
-        picture = overview(episodes(self._alerts), self._past.series)
+        picture = overview(incidents_of(self._alerts), self._past.series)
         if picture:
             self._client.log_text(self._run_id, picture, OVERVIEW_FILE)
             self._pictured = True
@@ -189,16 +203,16 @@ class RunPage:
 
     def _write_note(self) -> None:
         run = self._client.get_run(self._run_id)
-        tags, told = run.data.tags, episodes(self._alerts)
+        tags, incidents = run.data.tags, incidents_of(self._alerts)
         self._is_on_this_disk = urlsplit(run.info.artifact_uri or "").scheme in ("", "file")
         wanted: dict[str, str] = {}
         present = tags.get(NOTE, "")
         if not present.strip() or tags.get(NOTE_MARK) == _digest(present):
-            text = note(self._status, self._past.step, self._past.row, told, self.links(), self._picture())
+            text = note(self._status, self._past.step, self._past.row, incidents, self.links(), self._picture())
             wanted |= {NOTE: text, NOTE_MARK: _digest(text)}
-        ours = {shade for shades in COLOURS.values() for shade in shades}
-        if tags.get(COLOUR, "") in {"", *ours}:
-            wanted[COLOUR] = colour(worst_open(told), self._run_id)
+        ours = {shade for shades in RUN_COLOURS.values() for shade in shades}
+        if tags.get(COLOUR_TAG, "") in {"", *ours}:
+            wanted[COLOUR_TAG] = run_colour(worst_open(incidents), self._run_id)
         changed = [self._tag(key, value) for key, value in wanted.items() if tags.get(key) != value]
         if changed:
             self._client.log_batch(self._run_id, tags=changed)
@@ -227,6 +241,12 @@ class RunPage:
             if what not in self._said:
                 self._said.add(what)
                 logger.info("MLflow does not take %s (%s). The series are not concerned.", what, type(fault).__name__)
+
+
+def run_colour(severity: Severity | None, run_id: str) -> str:
+    """The run's colour: its health gives the hue, its id the shade."""
+    shades = RUN_COLOURS[severity]
+    return shades[hashlib.sha256(run_id.encode()).digest()[0] % len(shades)]
 
 
 def _digest(text: str) -> str:

@@ -18,12 +18,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rldk_tracking.charts.cadence import Cadence
-from rldk_tracking.charts.episodes import by_weight, episodes, verdict
-from rldk_tracking.charts.heatmap import Heatmap
-from rldk_tracking.charts.overview import overview
+from rldk_tracking.charts.figures import overview
+from rldk_tracking.charts.heatmap import Cadence, Heatmap
+from rldk_tracking.charts.incidents import by_weight, incidents_of, verdict
 from rldk_tracking.charts.report import Report
 from rldk_tracking.charts.series import Thinned
+from rldk_tracking.charts.spec import HEATMAP_TITLES
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.rollout import RunInfo
 
@@ -31,6 +31,26 @@ PREFIX = "rldk/charts"
 CELL_COLUMNS = ["global_step", "row", "value"]
 """Of a heat-map's table."""
 ALERT_COLUMNS = ["rule", "severity", "first_step", "step", "ended", "value", "threshold", "message", "advice", "series"]
+HEATMAP_CHART = "rldk-heatmap-1"
+"""Of the definition by which W&B draws heat-maps; another number where it changes, since W&B cannot change one."""
+STEP, ROW, VALUE = CELL_COLUMNS
+HEATMAP_DEFINITION: dict[str, Any] = {
+    "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+    "data": {"name": "wandb"},
+    "title": "${string:title}",
+    "mark": {"type": "rect", "tooltip": True},
+    "encoding": {
+        "x": {"field": "${field:step}", "type": "ordinal", "title": "step", "axis": {"labelOverlap": True}},
+        "y": {"field": "${field:row}", "type": "nominal", "title": None, "sort": None},
+        # Gradients go over magnitudes, and an empty bin is 0, which has no logarithm.
+        "color": {
+            "field": "${field:value}",
+            "type": "quantitative",
+            "title": None,
+            "scale": {"scheme": "blues", "type": "symlog", "constant": 0.001},
+        },
+    },
+}
 
 
 class RunPanels:
@@ -82,7 +102,7 @@ class RunPanels:
 
     def verdict(self, status: str) -> str:
         """The run in a sentence."""
-        return verdict(status, self._past.step, self._past.row, episodes(self._alerts))
+        return verdict(status, self._past.step, self._past.row, incidents_of(self._alerts))
 
     def at_end(self, status: str, title: str) -> dict[str, Any]:
         """All panels and the report, none where there was no row."""
@@ -104,8 +124,8 @@ class RunPanels:
         """The panels for which there is data."""
         found: dict[str, Any] = {}
         series = self._past.series
-        told = episodes(self._alerts)
-        picture = overview(told, series)
+        incidents = incidents_of(self._alerts)
+        picture = overview(incidents, series)
         if picture:
             found[f"{PREFIX}/overview"] = self._wandb.Html(picture, inject=False)
         kl = next((key for key in ("rldk/kl/ref_k3", "rldk/kl/ref_k1") if key in series), None)
@@ -115,10 +135,64 @@ class RunPanels:
             table = self._wandb.Table(columns=["kl", "reward", "global_step"], data=points)
             chart = self._wandb.plot.scatter(table, "kl", "reward", title="Reward against KL")
             found[f"{PREFIX}/reward_against_kl"] = chart
-        if told:
+        if incidents:
             rows = [
                 [e.rule, e.severity, e.first_step, e.step, e.ended, e.value, e.threshold, e.message, e.advice, e.key]
-                for e in by_weight(told)
+                for e in by_weight(incidents)
             ]
             found[f"{PREFIX}/alerts"] = self._wandb.Table(columns=ALERT_COLUMNS, data=rows, allow_mixed_types=True)
         return found
+
+
+def define_heatmap(wandb: Any, entity: str, faults: tuple[type[Exception], ...]) -> str | None:
+    """Have the definition of the heat-map in a team; its id, for panels, or None where W&B does not take it.
+
+    W&B draws a custom chart from a table of the run and a Vega-Lite definition that is stored with the team; no preset
+    of its own is a heat-map. The definition is made by the same explicit command as the saved view.
+
+    Args:
+        wandb: the module.
+        entity: the team.
+        faults: what W&B's API raises.
+    """
+    try:
+        made = wandb.Api().create_custom_chart(
+            entity=entity,
+            name=HEATMAP_CHART,
+            display_name="RL health: heat-map (rldk)",
+            spec_type="vega2",
+            access="private",
+            spec=HEATMAP_DEFINITION,
+        )
+    except faults as fault:
+        there = any(word in str(fault).lower() for word in ("already exists", "duplicate", "unique"))
+        return heatmap_chart_id(entity) if there else None
+    return str(made)
+
+
+def heatmap_chart_id(entity: str) -> str:
+    """Under which the definition is known once it is there."""
+    return f"{entity}/{HEATMAP_CHART}"
+
+
+def table_of(key: str) -> str:
+    """The run's table from which a heat-map is drawn."""
+    return f"{key}_table"
+
+
+def heatmap_panel(panels: Any, chart: str | None, key: str) -> Any:
+    """The panel of a heat-map in the saved view.
+
+    Args:
+        panels: the module `wandb_workspaces.reports.v2`.
+        chart: the definition's id; without it the panel shows the run's picture of the heat-map.
+        key: of the heat-map.
+    """
+    if chart is None:
+        return panels.MediaBrowser(title=HEATMAP_TITLES[key], media_keys=[key])
+    return panels.CustomChart(
+        query={"summaryTable": {"tableKey": table_of(key)}},
+        chart_name=chart,
+        chart_fields={"step": STEP, "row": ROW, "value": VALUE},
+        chart_strings={"title": HEATMAP_TITLES[key]},
+    )

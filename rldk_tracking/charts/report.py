@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from rldk_tracking.charts.episodes import Episode, by_weight, episodes, verdict, worst_open
+from rldk_tracking.charts.figures import SEVERITY_COLOURS, line_chart, time_line
 from rldk_tracking.charts.heatmap import Heatmap
+from rldk_tracking.charts.incidents import Incident, by_weight, incidents_of, verdict, worst_open
 from rldk_tracking.charts.markdown import escaped, table
 from rldk_tracking.charts.series import Points
 from rldk_tracking.charts.spec import Chart, Section, sections
-from rldk_tracking.charts.svg import SEVERITY_COLOURS, line_chart, time_line
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.keys import lookup
 
@@ -46,7 +46,7 @@ class Report:
         trainer: class name, "custom" where there is none.
         settings: the run's settings that alerts may quote.
         unknown: ids of rules whose data never came, where that is known.
-        heatmaps: key to heat-map, see `rldk_tracking.charts.heatmaps`.
+        heatmaps: key to heat-map, see `rldk_tracking.charts.heatmap`.
         resumed_after: the last step of an earlier process whose rows are not here, where there was one.
     """
 
@@ -61,9 +61,9 @@ class Report:
     resumed_after: int | None = None
 
     @property
-    def told(self) -> list[Episode]:
-        """The alerts as episodes."""
-        return episodes(self.alerts)
+    def incidents(self) -> list[Incident]:
+        """The alerts as incidents."""
+        return incidents_of(self.alerts)
 
     @property
     def row(self) -> dict[str, float]:
@@ -79,7 +79,7 @@ class Report:
     @property
     def verdict(self) -> str:
         """The run in a sentence."""
-        return verdict(self.status, self.span[1], self.row, self.told)
+        return verdict(self.status, self.span[1], self.row, self.incidents)
 
     @property
     def scope(self) -> str:
@@ -92,8 +92,8 @@ class Report:
 
     def html(self) -> str:
         """The page as HTML."""
-        told = self.told
-        severity = worst_open(told)
+        incidents = self.incidents
+        severity = worst_open(incidents)
         hue = "#2ca02c" if severity is None else SEVERITY_COLOURS[severity]
         parts = [
             "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
@@ -103,11 +103,11 @@ class Report:
             f'<p class="verdict" style="border-color: {hue}">{escape(self.verdict)}</p>',
             f"<p class='small'>{escape(self.scope)}</p>",
         ]
-        if told:
-            parts += ["<h2>Alerts</h2>", time_line(told, *self.span), _alert_table(by_weight(told))]
+        if incidents:
+            parts += ["<h2>Alerts</h2>", time_line(incidents, *self.span), _alert_table(by_weight(incidents))]
         for section in self.sections():
             parts.append(f"<h2>{escape(section.name)}</h2><div class='charts'>")
-            parts += [self._figure(chart, told) for chart in section.charts]
+            parts += [self._figure(chart, incidents) for chart in section.charts]
             parts += [
                 f"<figure>{self.heatmaps[key].svg()}</figure>" for key in section.heatmaps if key in self.heatmaps
             ]
@@ -117,11 +117,11 @@ class Report:
 
     def markdown(self) -> str:
         """The page as Markdown."""
-        told = self.told
+        incidents = self.incidents
         parts = [f"# {escaped(self.title)}", f"**{escaped(self.verdict)}**", escaped(self.scope)]
-        if told:
+        if incidents:
             columns = ("alert", "severity", "first seen", "over", "what", "what to try")
-            parts += ["## Alerts", table(columns, [_markdown_row(episode) for episode in by_weight(told)])]
+            parts += ["## Alerts", table(columns, [_markdown_row(incident) for incident in by_weight(incidents)])]
         for section in self.sections():
             names = [key for chart in section.charts for key in chart.series(self.series)]
             parts += [f"## {section.name}", table(_SERIES_COLUMNS, [self._series_row(key) for key in names])]
@@ -136,7 +136,7 @@ class Report:
         """What there is to see."""
         return sections({key for key, points in self.series.items() if points}, self.trainer)
 
-    def _figure(self, chart: Chart, told: Sequence[Episode]) -> str:
+    def _figure(self, chart: Chart, incidents: Sequence[Incident]) -> str:
         names = chart.series(self.series)
         limit = self.series.get(chart.limit) if chart.limit is not None else None
         drawing = line_chart(
@@ -144,7 +144,7 @@ class Report:
             limit=limit,
             bounds=chart.bounds,
             logarithmic=chart.logarithmic,
-            marked=[episode for episode in told if episode.key in names and episode.severity != "info"],
+            marked=[incident for incident in incidents if incident.key in names and incident.severity != "info"],
         )
         known = lookup(names[0])
         unit = "" if known is None or known.unit == "1" else f" ({known.unit})"
@@ -186,22 +186,22 @@ def blocks(values: Sequence[float], width: int = 32) -> str:
     return "".join(_BLOCKS[min(7, int(8 * (mean - low) / (high - low)))] for mean in means)
 
 
-def _alert_table(told: Sequence[Episode]) -> str:
+def _alert_table(incidents: Sequence[Incident]) -> str:
     heads = ("alert", "severity", "first seen", "over", "what", "what to try")
     rows = [
         (
-            f"<td>{escape(episode.rule)}</td>"
-            f'<td style="color: {SEVERITY_COLOURS[episode.severity]}">{episode.severity}</td>'
-            f"<td>{episode.first_step}</td><td>{'' if episode.ended is None else episode.ended}</td>"
-            f"<td>{escape(episode.message)}</td><td>{escape(episode.advice)}</td>"
+            f"<td>{escape(incident.rule)}</td>"
+            f'<td style="color: {SEVERITY_COLOURS[incident.severity]}">{incident.severity}</td>'
+            f"<td>{incident.first_step}</td><td>{'' if incident.ended is None else incident.ended}</td>"
+            f"<td>{escape(incident.message)}</td><td>{escape(incident.advice)}</td>"
         )
-        for episode in told
+        for incident in incidents
     ]
     head = "".join(f"<th>{name}</th>" for name in heads)
     return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
 
-def _markdown_row(episode: Episode) -> tuple[str, ...]:
-    over = "" if episode.ended is None else str(episode.ended)
-    texts = (escaped(episode.message), escaped(episode.advice))
-    return (escaped(episode.rule, 80), episode.severity, str(episode.first_step), over, *texts)
+def _markdown_row(incident: Incident) -> tuple[str, ...]:
+    over = "" if incident.ended is None else str(incident.ended)
+    texts = (escaped(incident.message), escaped(incident.advice))
+    return (escaped(incident.rule, 80), incident.severity, str(incident.first_step), over, *texts)

@@ -1,10 +1,29 @@
-"""A run's series in bounded memory: every point of a short run, every so-many-th of a long one."""
+"""A run's series in bounded memory, with what an earlier process wrote and the limits that the user gave."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import Any
+
+from rldk_tracking.charts.spec import charted
 
 Points = list[tuple[int, float]]
+IN_EVERY_ROW = "rldk/alerts/firing"
+MOST_STEPS = 1000
+"""Longer histories are left in the store: MLflow has no way to ask for every so-many-th point."""
+MOST_POINTS = 800
+LIMIT_SERIES = {
+    "kl.high": "rldk/kl/limit",
+    "goal.max_kl_divergence": "rldk/kl/limit",
+    "grad.explosion": "rldk/grad/limit",
+    "goal.max_gradient_norm": "rldk/grad/limit",
+    "policy.clip_fraction": "rldk/policy/limit",
+    "goal.max_clip_fraction": "rldk/policy/limit",
+    "length.truncated": "rldk/length/limit",
+    "goal.max_truncated_fraction": "rldk/length/limit",
+}
+"""Rule to the series that shows its limit."""
 
 
 def thinned(points: Points, most: int) -> Points:
@@ -14,7 +33,9 @@ def thinned(points: Points, most: int) -> Points:
 
 
 class Thinned:
-    """Keeps at most `most` points a series. When one is full, every second point goes and only every second one that
+    """A run's series in bounded memory: every point of a short run, every so-many-th of a long one.
+
+    Keeps at most `most` points a series. When one is full, every second point goes and only every second one that
     comes later is kept, so that the points stay evenly spread; the last point is always there.
 
     Attributes:
@@ -59,3 +80,53 @@ class Thinned:
     def row(self) -> dict[str, float]:
         """The last value of each series."""
         return {key: value for key, (_, value) in self._last.items()}
+
+
+class Earlier:
+    """The rows of one MLflow run before a step, read once: a training that goes on has one run in parts.
+
+    Args:
+        client: an `MlflowClient`.
+        run_id: the run.
+        first: the first step of this process.
+
+    Attributes:
+        left_out: the last step of the earlier rows where these are too many to be read; else None.
+
+    Raises:
+        MlflowException: the store does not answer.
+    """
+
+    def __init__(self, client: Any, run_id: str, first: int) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._first = first
+        steps = [step for step, _ in self._points(IN_EVERY_ROW)]
+        self._there = 0 < len(steps) <= MOST_STEPS
+        self.left_out = max(steps) if len(steps) > MOST_STEPS else None
+
+    def before(self, series: Mapping[str, Points]) -> dict[str, Points]:
+        """The series with their earlier points before them, as far as those are read."""
+        found = dict(series)
+        if self._there:
+            for key in charted(series):
+                found[key] = thinned([*self._points(key), *series[key]], MOST_POINTS)
+        return found
+
+    def _points(self, key: str) -> Points:
+        history = self._client.get_metric_history(self._run_id, key)
+        return sorted({int(point.step): float(point.value) for point in history if point.step < self._first}.items())
+
+
+def limits_of(overrides: Mapping[str, Mapping[str, Any]], goals: Mapping[str, float]) -> dict[str, float]:
+    """Limits that the user gave, as series beside what they limit: no tracker draws a line by itself.
+
+    Those of rules that the user left alone have none, since they are not fixed.
+    """
+    given = {rule: fields.get("threshold") for rule, fields in overrides.items()}
+    given |= {f"goal.{name}": limit for name, limit in goals.items()}
+    return {
+        LIMIT_SERIES[rule]: float(limit)
+        for rule, limit in given.items()
+        if rule in LIMIT_SERIES and isinstance(limit, (int, float)) and math.isfinite(limit)
+    }

@@ -71,7 +71,7 @@ class Section:
     Attributes:
         name: the heading.
         charts: plots of series.
-        heatmaps: keys of the heat-maps that belong to them, see `rldk_tracking.charts.heatmaps`.
+        heatmaps: keys of the heat-maps that belong to them, see `rldk_tracking.charts.heatmap`.
     """
 
     name: str

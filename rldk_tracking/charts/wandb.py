@@ -1,9 +1,14 @@
-"""The specification as a saved view of a W&B project.
+"""What an explicit command sets up in a W&B project: the specification as a saved view, and two automations.
 
 W&B draws every series by itself; the view adds the order, the titles, limits beside what they bound, and reward against
-KL. It is made by an explicit command, never inside a training: a view is the project's, and saving one needs the right
-to write to it. The view's address has a fixed name, by which an earlier one is found: what is there already is not sent
-again, and what has fewer charts than there is data for is replaced.
+KL. Neither is made inside a training: a view is the project's, and saving one needs the right to write to it. The
+view's address has a fixed name, by which an earlier one is found: what is there already is not sent again, and what has
+fewer charts than there is data for is replaced.
+
+The automations are W&B's own rules on our series: a message to the team's Slack when the health score is low or an
+alert opens. They run on W&B's server, so they speak even where the training cannot. Each is made once, and known by its
+name from then on. They need a plan that has automations, the right to make them, and a Slack integration that an
+administrator has set up for the team; none of these can be had from here.
 """
 
 from __future__ import annotations
@@ -13,24 +18,25 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rldk_tracking.charts.panels import PREFIX
+from rldk_tracking.charts.panels import PREFIX, define_heatmap, heatmap_chart_id, heatmap_panel, table_of
 from rldk_tracking.charts.spec import VIEW_NAME, Chart, Section, charted, sections, signature
-from rldk_tracking.charts.vega import chart_id, define, panel, table_of
 from rldk_tracking.keys import CATALOGUE
 
 SLUG = "rldkhealth1"
 """The view's name in its address, `?nw=rldkhealth1`."""
 STEP = "train/global_step"
 OVERVIEW, ALERTS = f"{PREFIX}/overview", f"{PREFIX}/alerts"
-RUNS = 20
+LATEST_RUNS = 20
 """How many of the latest runs are asked for their series."""
 ABOUT = (
     "Made by `rldk-tracking charts wandb`, which may be run again when there are new series. "
     "Read from the top: health and open alerts first, then the section that an alert's series belongs to. "
     "A limit that was given is drawn as a series of its own, `rldk/<group>/limit`."
 )
-
 Outcome = Literal["made", "updated", "unchanged"]
+LOW_SCORE = 0.5
+"""Mean health score below which W&B sends a message."""
+WINDOW_ROWS = 5
 
 
 class RefusedError(Exception):
@@ -61,8 +67,8 @@ def save_view(entity: str, project: str) -> SavedView:
         known = _known(ws, entity, project)
         chart = None
         if any(table_of(key) in series for section in chosen for key in section.heatmaps):
-            there = known is not None and chart_id(entity) in known["spec"]
-            chart = chart_id(entity) if there else define(wandb, entity, faults(wandb))
+            there = known is not None and heatmap_chart_id(entity) in known["spec"]
+            chart = heatmap_chart_id(entity) if there else define_heatmap(wandb, entity, faults(wandb))
         wish = _signature(chosen, series, chart)
         count = sum(len(section.charts) for section in chosen)
         if known is not None and wish in known["spec"]:
@@ -85,7 +91,7 @@ def workspace(entity: str, project: str, series: Collection[str], chart: str | N
     Args:
         entity, project: where.
         series: what the runs have; tables and pictures too.
-        chart: id of the definition by which heat-maps are drawn, see `rldk_tracking.charts.vega`.
+        chart: id of the definition by which heat-maps are drawn, see `rldk_tracking.charts.panels`.
     """
     _, ws, wr = packages()
     chosen = sections(series)
@@ -97,9 +103,9 @@ def workspace(entity: str, project: str, series: Collection[str], chart: str | N
             panels.append(
                 wr.LinePlot(title="Reward against KL", x="rldk/kl/ref_k3", y=["rldk/reward/mean"], title_x="KL")
             )
-        panels += [panel(wr, chart, key) for key in section.heatmaps if table_of(key) in series]
+        panels += [heatmap_panel(wr, chart, key) for key in section.heatmaps if table_of(key) in series]
         if number == 0:
-            panels = [*_told(wr, series), *panels, about]
+            panels = [*_first_panels(wr, series), *panels, about]
         drawn.append(ws.Section(name=section.name, panels=panels, is_open=True))
     settings = ws.WorkspaceSettings(x_axis=STEP, group_by_prefix="last")
     return ws.Workspace(
@@ -107,7 +113,7 @@ def workspace(entity: str, project: str, series: Collection[str], chart: str | N
     )
 
 
-def _told(wr: Any, series: Collection[str]) -> list[Any]:
+def _first_panels(wr: Any, series: Collection[str]) -> list[Any]:
     """What is to be seen first: the picture of what broke and when, and the table of alerts."""
     found = [wr.MediaBrowser(title="What broke, and when", media_keys=[OVERVIEW])] if OVERVIEW in series else []
     return [*found, wr.WeavePanelSummaryTable(table_name=ALERTS)] if ALERTS in series else found
@@ -126,8 +132,9 @@ def _panel(wr: Any, chart: Chart, names: list[str]) -> Any:
 def series_of(wandb: Any, entity: str, project: str) -> set[str]:
     """The series that the project's latest runs have and the specification draws; all of it where there is no run."""
     try:
-        runs = wandb.Api().runs(f"{entity}/{project}", order="-created_at", per_page=RUNS, lazy=False)
-        found = {str(key) for run, _ in zip(runs, range(RUNS), strict=False) for key in _plain(run.summary_metrics)}
+        runs = wandb.Api().runs(f"{entity}/{project}", order="-created_at", per_page=LATEST_RUNS, lazy=False)
+        latest = (run for run, _ in zip(runs, range(LATEST_RUNS), strict=False))
+        found = {str(key) for run in latest for key in _plain(run.summary_metrics)}
     except ValueError as fault:
         raise RefusedError(f"W&B has no project {entity}/{project}, or it is not yours to read: {fault}") from fault
     ours = charted(found)
@@ -187,3 +194,81 @@ def _signature(chosen: list[Section], series: Collection[str], chart: str | None
     drawn = [name for section in chosen for plot in section.charts for name in plot.series(series)]
     drawn += [chart or "", *sorted(name for name in series if name.startswith(f"{PREFIX}/"))]
     return f"rldk {signature([*chosen, Section(json.dumps(drawn), ())])}"
+
+
+@dataclass(frozen=True)
+class Automation:
+    """One automation and whether this command made it."""
+
+    name: str
+    made: bool
+
+
+def save_automations(entity: str, project: str, channel: str | None = None) -> list[Automation]:
+    """Have both automations in a project.
+
+    Args:
+        entity: the team.
+        project: its project.
+        channel: name of the Slack channel, where the team has several; without it the first.
+
+    Raises:
+        ImportError: wandb is not installed.
+        RefusedError: there is no such integration, or W&B does not take the automation.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise ImportError('W&B automations need wandb: pip install "rldk-tracking[wandb]"') from error
+    refusals: tuple[type[Exception], ...] = (*faults(wandb), ValueError)
+    try:
+        api = wandb.Api()
+        slack = _integration(api, entity, channel)
+        scope = api.project(project, entity=entity)
+        known = {automation.name for automation in api.automations(entity=entity)}
+        outcome = []
+        for name, event, text in _automations_wanted(scope, project):
+            if name not in known:
+                _make_automation(api, name, event, text, slack)
+            outcome.append(Automation(name, name not in known))
+    except refusals as fault:
+        raise RefusedError(f"W&B refuses: {fault}") from fault
+    return outcome
+
+
+def _integration(api: Any, entity: str, channel: str | None) -> Any:
+    found = list(api.slack_integrations(entity=entity))
+    for integration in found:
+        if channel is None or channel.lstrip("#") == str(integration.channel_name).lstrip("#"):
+            return integration
+    if found:
+        names = ", ".join(str(integration.channel_name) for integration in found)
+        raise RefusedError(f"{entity} has no Slack integration for {channel}; there is {names}.")
+    raise RefusedError(f"{entity} has no Slack integration. An administrator adds one in W&B's team settings.")
+
+
+def _automations_wanted(scope: Any, project: str) -> list[tuple[str, Any, str]]:
+    """Name, event and text of each."""
+    from wandb.automations import OnRunMetric, RunEvent
+
+    score = RunEvent.metric("rldk/health/score").avg(WINDOW_ROWS) < LOW_SCORE
+    firing = RunEvent.metric("rldk/alerts/firing") > 0
+    return [
+        (
+            f"rldk-health-score-{project}",
+            OnRunMetric(scope=scope, filter=score),
+            f"The mean of the last {WINDOW_ROWS} health scores is below {LOW_SCORE}.",
+        ),
+        (
+            f"rldk-alerts-firing-{project}",
+            OnRunMetric(scope=scope, filter=firing),
+            "At least one alert is open; the run's page says which, since when, and what to try.",
+        ),
+    ]
+
+
+def _make_automation(api: Any, name: str, event: Any, text: str, slack: Any) -> None:
+    from wandb.automations import SendNotification
+
+    action = SendNotification.from_integration(slack, title=name, text=text, level="WARN")
+    api.create_automation(event >> action, name=name, description="Made by rldk-tracking.", fetch_existing=True)

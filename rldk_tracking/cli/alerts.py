@@ -16,8 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make what is not there, and say which is which."""
-    from rldk_tracking.charts.automations import save_automations
-    from rldk_tracking.charts.wandb import RefusedError
+    from rldk_tracking.charts.wandb import RefusedError, save_automations
 
     entity, project = arguments.project
     try:

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from rldk_tracking.journal.catch_up import Contents, Outcome, busy, catch_up, waits
-from rldk_tracking.journal.courier import Target
+from rldk_tracking.journal.target import Target
 from rldk_tracking.trackers.mlflow_server import absolute, without_credentials
 
 SHOWN = 5
@@ -50,6 +50,7 @@ def journals_below(folder: Path) -> list[Path]:
 def _sync(path: Path, arguments: argparse.Namespace) -> tuple[bool, bool]:
     """Send one journal. Returns whether nothing stays, and whether something was said."""
     try:
+        path.stat()
         contents = Contents.of(path)
         reason = busy(path, contents)
     except OSError as error:

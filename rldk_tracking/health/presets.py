@@ -16,6 +16,8 @@ from rldk_tracking.health.user_rules import RulesFile, UserRulesError
 PRESETS = ("safe", "strict", "quiet")
 SUFFIXES = (".yaml", ".yml")
 """How the path of a file of rules ends."""
+SILENCE_FACTORS = {"strict": 0.5, "quiet": 2.0}
+"""By which a preset multiplies what a silence may last: its persistence, in looks of a second, would change nothing."""
 
 
 def rules_for(
@@ -121,6 +123,9 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 
 
 def _as_in(preset: str, rule: Rule) -> Rule:
+    if rule.condition == "silence" and preset in SILENCE_FACTORS:
+        scaled = {name: SILENCE_FACTORS[preset] * rule.parameters[name] for name in ("threshold", "times", "first")}
+        return rule.model_copy(update={"parameters": {**rule.parameters, **scaled}})
     k, n = rule.persistence
     if preset == "strict":
         changes = {"persistence": (max(1, k // 2), max(1, n // 2)), "cooldown_steps": rule.cooldown_steps // 2}

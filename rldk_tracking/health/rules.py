@@ -17,6 +17,7 @@ from rldk_tracking.health.conditions.base import Condition
 FAMILIES = (
     "nan", "kl", "reference", "policy", "entropy", "reward", "value", "advantage", "length", "diversity", "grad",
     "update", "lr", "sampler", "preference", "memory", "throughput", "checkpoint", "tracker", "health",
+    "run", "tools", "async",
 )  # fmt: skip
 """The families of the built-in rules. A user's own rule may have another."""
 

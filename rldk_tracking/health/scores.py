@@ -20,7 +20,7 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
-from rldk_tracking.health.detectors.stateful import Stateful
+from rldk_tracking.health.detectors import Stateful
 from rldk_tracking.health.detectors.trend import RunTrend
 from rldk_tracking.health.watch import Watch
 

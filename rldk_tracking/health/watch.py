@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from rldk_tracking.health.alert import SEVERITIES, Alert, AlertState, Severity
 from rldk_tracking.health.conditions.base import Finding, Row
-from rldk_tracking.health.detectors.stateful import Stateful
+from rldk_tracking.health.detectors import Stateful
 from rldk_tracking.health.rules import Rule
 
 QUIET, BREACHED, CRITICAL = 0, 1, 2

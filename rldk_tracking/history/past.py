@@ -13,6 +13,7 @@ from rldk_tracking.charts.series import Points, thinned
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import rules_for
+from rldk_tracking.health.watched import row_rules
 from rldk_tracking.history.reading import read
 from rldk_tracking.journal.journal import journals_in
 from rldk_tracking.journal.reader import FileLines, read_all
@@ -76,7 +77,7 @@ def load(source: str | Path, rules: str = "safe", overrides: Mapping[str, Mappin
         if watched is not None:
             return watched
     history = read(source)
-    engine = Engine(rules_for(rules, overrides), history.settings)
+    engine = Engine(row_rules(rules_for(rules, overrides)), history.settings)
     rows: list[Row] = []
     alerts: list[Alert] = []
     for entry in history.entries:

@@ -11,6 +11,7 @@ from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import rules_for
 from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.watched import row_rules
 from rldk_tracking.history.reading import read
 from rldk_tracking.history.run_history import History
 
@@ -85,7 +86,7 @@ def replay(
         ValueError: unknown rules or fields.
     """
     past = source if isinstance(source, History) else read(source, aliases)
-    engine = Engine(rules_for(rules, overrides), {**past.settings, **(context or {})})
+    engine = Engine(row_rules(rules_for(rules, overrides)), {**past.settings, **(context or {})})
     alerts = [(entry.index, alert) for entry in past.entries for alert in engine.update(entry.step, entry.row)]
     return ReplayResult(
         source=past.source,

@@ -34,10 +34,12 @@ class Attempts:
 
     Attributes:
         repeatable: whether a call that fails in an unknown way may be made again.
+        was_let_in: whether the destination has taken something, so that the credentials are right.
     """
 
     def __init__(self, offset: Offset, watch: Watch, log: logging.Logger, hands_back: bool) -> None:
         self.repeatable = True
+        self.was_let_in = False
         self._offset = offset
         self._watch = watch
         self._log = log
@@ -68,7 +70,6 @@ class Attempts:
             if self._unknown and not self._watch.is_out_of_time:
                 raise RejectedError(f"{type(fault).__name__}: {fault}") from fault
             raise OutOfTimeError from fault
-        self._hands_back = False  # its credentials were taken
         if self._offset.down_since is not None:
             self._offset.down_since = None
             self._log.info("It answers again.")
@@ -77,7 +78,7 @@ class Attempts:
     def _may_pass(self, fault: BaseException) -> bool:
         if isinstance(fault, RejectedError) or not isinstance(fault, Exception):
             return False
-        if isinstance(fault, RefusedError) and self._hands_back:
+        if isinstance(fault, RefusedError) and self._hands_back and not self.was_let_in:
             self._note_fault(fault)
             self._offset.refused = True
             raise OutOfTimeError from fault

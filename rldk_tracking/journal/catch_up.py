@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rldk_tracking.journal.courier import Target, load_offset, watchdog
 from rldk_tracking.journal.lock import FileLock, try_lock
 from rldk_tracking.journal.offset import Offset, offset_path
 from rldk_tracking.journal.reader import FileLines, read_all
 from rldk_tracking.journal.sender import Sender
+from rldk_tracking.journal.target import Target, load_offset
 from rldk_tracking.journal.watch import Trainer, Watch
+from rldk_tracking.journal.watching import watchdog
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import RejectedError, UnavailableError
 from rldk_tracking.trackers.line_file import LineFile

@@ -13,61 +13,27 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.journal.lock import FileLock
 from rldk_tracking.journal.log import courier_log
-from rldk_tracking.journal.offset import Offset, offset_path
+from rldk_tracking.journal.offset import Offset
 from rldk_tracking.journal.reader import FileLines, Lines, read_all
 from rldk_tracking.journal.sender import Sender
+from rldk_tracking.journal.target import Target, load_offset
 from rldk_tracking.journal.watch import Trainer, Watch
+from rldk_tracking.journal.watching import Watchdog, no_watchdog, watchdog
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.line_file import LineFile
 from rldk_tracking.trackers.records import dumps, encode
-from rldk_tracking.trackers.resolve import resumed
 from rldk_tracking.trackers.slack import SlackNotifier
 
 AFTER_THE_TRAINER_S = 6 * 3600.0
 """For so long it goes on trying when the trainer is gone."""
 _LOOK_S = 1.0
 """Seconds between two looks at the training."""
-
-
-class Watchdog(Protocol):
-    """Notices that a training is dead or stuck, see `rldk_tracking.journal.watchdog`."""
-
-    def look(self, now: float, last_step: int, ended: bool) -> list[Alert]:
-        """What is new. Called about once a second."""
-
-
-class _NoWatchdog:
-    def look(self, now: float, last_step: int, ended: bool) -> list[Alert]:
-        return []
-
-
-@dataclass(frozen=True)
-class Target:
-    """One destination, as it is handed over. Its repr shows no secret.
-
-    Attributes:
-        id: of its offset.
-        tracker: name of the tracker.
-        to: its address.
-        secrets: its secrets.
-    """
-
-    id: str
-    tracker: str
-    to: Mapping[str, str]
-    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-    def connect(self, to: Mapping[str, str]) -> Tracker:
-        """Its tracker, with what is known beside the address by now."""
-        return resumed(self.tracker, {**self.to, **to}, self.secrets)
 
 
 class Follower(threading.Thread):
@@ -97,7 +63,7 @@ class Follower(threading.Thread):
         holds_lock: bool = True,
     ) -> None:
         super().__init__(name="rldk-courier", daemon=True)
-        self.watch = Watch()
+        self.watch = Watch((pid, created))
         self._journal = journal
         self.trainer = Trainer(pid, created)
         self._identity = (pid, created)
@@ -106,7 +72,7 @@ class Follower(threading.Thread):
         self._lines = lines
         self._is_trainer = is_trainer
         self._lock = FileLock(journal.with_name(f"{journal.stem}.courier.lock")) if holds_lock else None
-        self._watchdog: Watchdog = watchdog(journal, pid, created, rules) if holds_lock else _NoWatchdog()
+        self._watchdog: Watchdog = watchdog(journal, pid, created, rules) if holds_lock else no_watchdog()
         self._senders: list[tuple[Sender, threading.Thread]] = []
         self._own_lines = lines or FileLines(journal)
         self._position = 0
@@ -233,30 +199,6 @@ class Follower(threading.Thread):
             self._journal,
             self._journal.parent,
         )
-
-
-def load_offset(journal: Path, target: Target, lines: Lines, log: logging.Logger) -> Offset:
-    """The offset of a destination. One that cannot be understood is begun anew where that repeats nothing."""
-    path = offset_path(journal, target.id)
-    try:
-        offset = Offset.load(path)
-    except (ValueError, OSError) as error:
-        log.warning("%s; it is begun anew.", error)
-        offset = Offset(path)
-        if not target.connect({}).repeatable:
-            offset.position = lines.aligned(2**62)
-    offset.refused = False
-    return offset
-
-
-def watchdog(journal: Path, pid: int, created: float, rules: Mapping[str, Mapping[str, Any]]) -> Watchdog:
-    """The watchdog of a training."""
-    try:
-        module = import_module("rldk_tracking.journal.watchdog")
-    except ImportError:
-        return _NoWatchdog()
-    found: Watchdog = module.Watchdog(journal, pid, created, rules)
-    return found
 
 
 def serve(source: IO[bytes]) -> None:

@@ -113,6 +113,8 @@ def offset_path(journal: Path, name: str) -> Path:
 
 
 def _from(path: Path, data: Mapping[str, Any]) -> Offset:
+    if not isinstance(data, dict) or not isinstance(data.get("to", {}), dict):
+        raise ValueError("no offset")
     offset = Offset(path)
     for item in fields(Offset):
         if item.name in data and item.name != "path":

@@ -15,59 +15,26 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from rldk_tracking.charts.announce import announce
-from rldk_tracking.journal.courier import Follower, Target
+from rldk_tracking.journal.courier import Follower
+from rldk_tracking.journal.followed import Destination, Followed
 from rldk_tracking.journal.journal import Journal
-from rldk_tracking.journal.offset import Offset, offset_path
-from rldk_tracking.trackers.base import Tracker
+
+__all__ = ["CourierProcess", "Destination", "courier"]
 
 logger = logging.getLogger(__name__)
 
 _DEATHS = 3
 _DEATHS_WITHIN_S = 60.0
-_LOOK_S = 0.5
+_LOOK_S = 2.0
 """Seconds between two looks at the offsets of one journal."""
 _UNANSWERED_S = 3.0
 """At the end, a destination that does not answer gets so much."""
-_SILENT_S = 60.0
-"""A destination whose offset has not appeared after so long is taken for one that is down."""
-
-
-@dataclass(frozen=True)
-class Destination:
-    """A tracker that the courier serves.
-
-    Attributes:
-        id: of its offset: its name, with `-2` for a second one of the name.
-        tracker: joined, with `in_process` False.
-    """
-
-    id: str
-    tracker: Tracker
-
-    def target(self) -> Target:
-        """What is handed over."""
-        return Target(self.id, self.tracker.name, dict(self.tracker.address()), dict(self.tracker.secrets()))
-
-
-@dataclass
-class _Followed:
-    """A journal, and what is known of its destinations."""
-
-    journal: Journal
-    rules: Mapping[str, Mapping[str, Any]]
-    destinations: dict[str, Destination] = field(default_factory=dict)
-    offsets: dict[str, Offset] = field(default_factory=dict)
-    printed: dict[str, int] = field(default_factory=dict)
-    seen: dict[str, tuple[int, int]] = field(default_factory=dict)
-    threads: dict[str, Follower] = field(default_factory=dict)
-    since: float = field(default_factory=time.monotonic)
 
 
 class CourierProcess:
@@ -82,7 +49,7 @@ class CourierProcess:
         self._deaths: deque[float] = deque(maxlen=_DEATHS)
         self._uses_threads = False
         self._said: set[str] = set()
-        self._followed: dict[Path, _Followed] = {}
+        self._followed: dict[Path, Followed] = {}
         self._look_at = 0.0
 
     def follow(
@@ -97,12 +64,11 @@ class CourierProcess:
         """
         if not self._is_ours():
             return
-        followed = self._followed.setdefault(journal.path, _Followed(journal, rules))
+        followed = self._followed.setdefault(journal.path, Followed(journal, rules))
         followed.journal, followed.rules, followed.since = journal, rules, time.monotonic()
         for destination in destinations:
             followed.destinations[destination.id] = destination
-            offset = followed.offsets.get(destination.id)
-            followed.printed[destination.id] = len(self._read(journal.path, destination.id, offset).said)
+            followed.printed[destination.id] = len(followed.read(destination.id).said)
         if journal.memory is not None or self._uses_threads:
             self._in_thread(followed, destinations)
         elif self._process is None:
@@ -130,12 +96,8 @@ class CourierProcess:
         followed = self._followed.get(journal.path)
         if followed is None or not followed.destinations:
             return {}
-        offsets = followed.offsets
-        silent = time.monotonic() - followed.since > _SILENT_S
-        down = sum(
-            offsets[name].down_since is not None if name in offsets else silent for name in followed.destinations
-        )
-        errors = sum(offset.errors for offset in offsets.values())
+        down = sum(followed.is_down(name) for name in followed.destinations)
+        errors = sum(offset.errors for offset in followed.offsets.values())
         return {"rldk/system/tracker_errors": float(errors), "rldk/system/trackers_down": float(down)}
 
     def wait(self, journal: Journal, timeout_s: float) -> bool:
@@ -153,11 +115,11 @@ class CourierProcess:
             self._look_at = 0.0
             self.check()
             waited = time.monotonic() - start
-            left = [name for name in followed.destinations if not self._is_done(followed, name)]
+            left = [name for name in followed.destinations if not followed.is_done(name)]
             if not left:
                 self._followed.pop(journal.path)
                 return True
-            answering = [name for name in left if followed.offsets.get(name, _UNKNOWN).down_since is None]
+            answering = [name for name in left if not followed.is_down(name)]
             if waited > timeout_s or (not answering and waited > _UNANSWERED_S):
                 self._followed.pop(journal.path)
                 return False
@@ -200,7 +162,7 @@ class CourierProcess:
             if followed.journal.memory is None:
                 self._send(self._message(followed, destinations))
 
-    def _message(self, followed: _Followed, destinations: Iterable[Destination]) -> bytes:
+    def _message(self, followed: Followed, destinations: Iterable[Destination]) -> bytes:
         changed = {name: value for name, value in os.environ.items() if self._environment.get(name) != value}
         self._environment |= changed
         message = {
@@ -244,7 +206,7 @@ class CourierProcess:
         for followed in self._followed.values():
             self._in_thread(followed, [one for one in followed.destinations.values() if one.id not in followed.threads])
 
-    def _in_thread(self, followed: _Followed, destinations: Sequence[Destination], holds_lock: bool = True) -> None:
+    def _in_thread(self, followed: Followed, destinations: Sequence[Destination], holds_lock: bool = True) -> None:
         journal = followed.journal
         follower = Follower(
             journal.path,
@@ -269,13 +231,9 @@ class CourierProcess:
             self._said.add(text)
             logger.warning("%s", text)
 
-    def _look(self, followed: _Followed) -> None:
+    def _look(self, followed: Followed) -> None:
         for name, destination in followed.destinations.items():
-            thread = followed.threads.get(name)
-            offset = thread.offsets.get(name) if thread is not None else None
-            if offset is None:
-                offset = self._read(followed.journal.path, name, followed.offsets.get(name), followed.seen)
-            followed.offsets[name] = offset
+            offset = followed.read(name)
             for line in offset.said[followed.printed.get(name, 0) :]:
                 announce(line)
             followed.printed[name] = len(offset.said)
@@ -284,35 +242,14 @@ class CourierProcess:
                 self._say(f"{name} takes no credentials of the courier's: a thread of the training serves it instead.")
                 self._in_thread(followed, [destination], holds_lock=False)
 
-    def _read(
-        self, journal: Path, name: str, known: Offset | None, seen: dict[str, tuple[int, int]] | None = None
-    ) -> Offset:
-        path = offset_path(journal, name)
-        try:
-            stat = path.stat()
-            sign = (stat.st_mtime_ns, stat.st_ino)
-            if seen is not None and seen.get(name) == sign and known is not None:
-                return known
-            found = Offset.load(path)
-            if seen is not None:
-                seen[name] = sign
-        except (OSError, ValueError):
-            return known or Offset(path)
-        return found
-
-    def _hurry(self, followed: _Followed) -> None:
+    def _hurry(self, followed: Followed) -> None:
         for follower in followed.threads.values():
             follower.watch.hurry()
         if self._process is not None:
             message = {"journal": str(followed.journal.path.absolute()), "hurry": True}
             self._send(json.dumps(message).encode() + b"\n")
 
-    def _is_done(self, followed: _Followed, name: str) -> bool:
-        offset = followed.offsets.get(name, _UNKNOWN)
-        return offset.closed and offset.position >= followed.journal.size
 
-
-_UNKNOWN = Offset(Path())
 _courier: CourierProcess | None = None
 
 

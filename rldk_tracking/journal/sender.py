@@ -16,9 +16,8 @@ from rldk_tracking.journal.attempts import Attempts, OutOfTimeError, discreet
 from rldk_tracking.journal.offset import Offset
 from rldk_tracking.journal.reader import Entry, Lines, read, read_all
 from rldk_tracking.journal.watch import Watch
-from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import RejectedError, Row, Tracker
-from rldk_tracking.trackers.records import Call
+from rldk_tracking.trackers.records import Call, run_info
 
 _MOST_SKIPPED = 100
 _MUCH_BYTES = 1 << 19
@@ -66,6 +65,7 @@ class Sender:
         self._status: tuple[str, int] | None = None
         self._last_step = 0
         self._has_ended = False
+        self._begun: tuple[Any, Any] = (None, None)
 
     def run(self) -> None:
         """Deliver until all is delivered and the training is over, or time is up."""
@@ -96,11 +96,12 @@ class Sender:
 
     def _open(self) -> None:
         begin = next((entry.record for entry in read(self._lines) if entry.record.get("type") == "begin"), {})
+        info = run_info(begin)
         try:
             tracker = self._connect(self.offset.to)
         except (ValueError, ImportError) as error:
             raise RejectedError(str(error)) from error
-        tracker.open(_info(begin.get("run")))
+        tracker.open(info)
         self.tracker = tracker
         self._attempts.repeatable = tracker.repeatable
 
@@ -114,6 +115,7 @@ class Sender:
         entries = list(read(self._lines, self.offset.position))
         if entries:
             self._take(entries)
+            self._note_run()
             self.offset.save()
             if entries[-1].end - entries[0].start < _MUCH_BYTES:
                 self._watch.pause(active=True)
@@ -122,7 +124,7 @@ class Sender:
             self.offset.move(0)
             return False
         self._attempts.make(self._opened().flush)
-        if self._has_ended or self._watch.is_gone:
+        if self._has_ended or (self._watch.is_gone and self._watch.is_about(self._begun)):
             # What was written before this was seen is there by now.
             if any(True for _ in read(self._lines, self.offset.position)):
                 return False
@@ -174,7 +176,7 @@ class Sender:
             if len(batch) == 1:
                 self._reject(batch[0], error)
             return len(batch) == 1
-        self.delivered += len(batch)
+        self._count(len(batch))
         return True
 
     def _send_calls(self, entry: Entry) -> None:
@@ -202,12 +204,16 @@ class Sender:
             self.offset.save()
         try:
             self._attempts.make(lambda: method(*args))
-            self.delivered += 1
+            self._count(1)
         except RejectedError as error:
             self._reject(entry, error)
         except OutOfTimeError:
             self.offset.trying = False  # it did not arrive
             raise
+
+    def _count(self, calls: int) -> None:
+        self.delivered += calls
+        self._attempts.was_let_in = True
 
     def _is_asked_for(self, method: str, args: tuple[Any, ...]) -> bool:
         """Whether the tracker does anything for it, and has not done it just now."""
@@ -223,7 +229,9 @@ class Sender:
         """What a record says of the training itself."""
         kind = entry.record.get("type")
         if kind == "begin":
-            self._has_ended = self.offset.closed = False
+            self._has_ended = False
+            self._begun = (entry.record.get("pid"), entry.record.get("created"))
+            self.offset.closed = self.offset.closed and entry.start < self.offset.position
         elif kind == "end":
             self._has_ended = True
         for method, args in entry.calls:
@@ -250,7 +258,7 @@ class Sender:
                 for method, args in entry.calls:
                     try:
                         self._attempts.make(self._once_more(entry, method, args))
-                        self.delivered += 1
+                        self._count(1)
                     except RejectedError as error:
                         self._reject(entry, error)
 
@@ -287,16 +295,3 @@ class Sender:
 def _row(entry: Entry) -> Row:
     metrics, step = entry.calls[0][1]
     return Row(metrics, step, float(entry.record["time"]))
-
-
-def _info(run: Any) -> RunInfo:
-    """What a begin record says of the run."""
-    if not isinstance(run, dict):
-        return RunInfo()
-    config = run.get("config")
-    return RunInfo(
-        name=None if run.get("name") is None else str(run["name"]),
-        trainer=str(run.get("trainer") or "custom"),
-        config=config if isinstance(config, dict) else {},
-        output_dir=None if run.get("output_dir") is None else str(run["output_dir"]),
-    )

@@ -18,16 +18,24 @@ _SAME_START_S = 2.0
 class Watch:
     """Shared by the senders of one journal and the thread that follows it.
 
+    Args:
+        identity: number and start of the training's process; None for whichever wrote last.
+
     Attributes:
-        is_gone: the training's process is gone, and everything that is to be said of that is in the journal.
+        is_gone: that process is gone, and everything that is to be said of that is in the journal.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, identity: tuple[int, float] | None = None) -> None:
         self.is_gone = False
+        self._identity = identity
         self._deadline: float | None = None
         self._stopped = False
         self._changed = threading.Condition()
         self._hurries_until = 0.0
+
+    def is_about(self, begun: tuple[object, object]) -> bool:
+        """Whether this is the process that began; another may have gone on with the journal since."""
+        return self._identity is None or self._identity == begun
 
     def limit(self, seconds: float) -> None:
         """There is so much time from now on. Said a second time it changes nothing."""

@@ -14,15 +14,15 @@ overlap is estimated from 16 min-hashes a completion (Broder 1997): two completi
 of their similarity, so that the mean over the 16 is unbiased, with a standard error of at most 0.125 for one pair.
 The hash functions are fixed, the same in every process.
 
-unique_fraction is of all completions. The others are of at most `most_rows(tokens)` completions of a rank and step,
-whole groups (the last may be cut): those that come first in a fixed order of the group ids, or of the rows where
-there are no groups. The order knows nothing of what the completions say, so the means are unbiased. Of g out of G
-groups of one size, they have a standard error of
+unique_fraction is of all completions of a batch. The others are of a subsample where a rank has more completions in a
+step than `max_rows(tokens)`: whole groups (the last may be cut), the first in a fixed order of the group ids, or of the
+rows where there are no groups. The order does not depend on what completions say, so the means are unbiased. Of g out
+of G groups of one size they have a standard error of
 
     sqrt((1 - g / G) / g) * (standard deviation over the G groups of the group's own value)
 
-(Cochran 1977, eq. 2.20, a group being one completion where there are none), and 0 where a rank has no more completions
-than that. Ranks that have more weigh as if they had as many.
+where a completion is a group of its own if there are none (Cochran 1977, eq. 2.20 and 9A.2). With several ranks each
+one's subsample weighs by its own number of completions.
 """
 
 from __future__ import annotations
@@ -40,11 +40,14 @@ from rldk_tracking.rollout import Rollout
 
 SIGNATURE = tuple(f"diversity/min_hash_{index:02d}" for index in range(16))
 IDENTITY = ("diversity/hash_high", "diversity/hash_low")
-SAMPLED = ("diversity/surplus_1", "diversity/surplus_2", "diversity/longest_repeated", *SIGNATURE)
-COLUMNS = (*IDENTITY, *SAMPLED)
+REPEATS = ("diversity/repeats_1", "diversity/repeats_2", "diversity/longest_repeat")
+COLUMNS = (*IDENTITY, *REPEATS, *SIGNATURE)
 
-MOST_TOKENS, LEAST_ROWS = 2**14, 16
-"""Most tokens, padding too, of a rank and step whose n-grams are looked at, if that makes LEAST_ROWS completions."""
+MAX_TOKENS, MIN_ROWS = 2**14, 16
+"""N-grams are counted in as many completions of a rank and step as make MAX_TOKENS with their padding, and in MIN_ROWS
+at least."""
+HOST_BITS, DEVICE_BITS = 2, 4
+"""Binary digits of a length that are found at once. On the host work counts, on a device the number of operations."""
 LARGEST_PRODUCT = 2**20
 """Elements of the products with several hash functions at once: fewer operations for small batches, no more memory
 for large ones."""
@@ -66,15 +69,15 @@ _BASE = _wrapped(_constants.getrandbits(62) * 2 + 1)
 _GOLDEN = _wrapped(0x9E3779B97F4A7C15)
 
 
-def most_rows(tokens: int) -> int:
-    """How many completions, padded to this many tokens, are looked at for their n-grams."""
-    return max(LEAST_ROWS, MOST_TOKENS // max(1, tokens))
+def max_rows(tokens: int) -> int:
+    """In how many completions, padded to this many tokens, n-grams are counted."""
+    return max(MIN_ROWS, MAX_TOKENS // max(1, tokens))
 
 
 def columns(rollout: Rollout) -> dict[str, Tensor]:
-    """(B,) hashes and numbers of n-grams; NaN where a completion was not looked at. Empty without token ids.
+    """(B,) hashes of completions and numbers of their n-grams, NaN outside the subsample. Empty without token ids.
 
-    The numbers of a completion that is too short for them mean nothing.
+    What stands there for a completion that is too short for it means nothing.
     """
     if rollout.token_ids is None:
         return {}
@@ -86,13 +89,13 @@ def columns(rollout: Rollout) -> dict[str, Tensor]:
     length, places = counts[:, -1], (counts * mask).long()
     powers = torch.full((mask.shape[1],), _BASE, device=mask.device).cumprod(dim=0)
     identity = _identity(tokens, places, length, powers)
-    rows = _chosen(rollout)
+    rows = _subsample(rollout)
     if rows is None:
-        sampled = _sampled(tokens, places, powers)
+        n_grams = _n_grams(tokens, places, powers)
     else:
-        numbers = _sampled(tokens[rows], places[rows], powers)
-        sampled = numbers.new_full((len(SAMPLED), len(mask)), math.nan).index_copy_(1, rows, numbers)
-    return dict(zip(COLUMNS, [*identity, *sampled], strict=True))
+        found = _n_grams(tokens[rows], places[rows], powers)
+        n_grams = found.new_full((len(found), len(mask)), math.nan).index_copy_(1, rows, found)
+    return dict(zip(COLUMNS, [*identity, *n_grams], strict=True))
 
 
 def compute(table: Table) -> dict[str, float]:
@@ -102,12 +105,13 @@ def compute(table: Table) -> dict[str, float]:
     if length is None:
         return metrics
     high, low = (table.get(name) for name in IDENTITY)
-    if high is not None and low is not None and (length > 0).any():
-        identities = (high * 2.0**24 + low)[length > 0]
-        metrics["rldk/diversity/unique_fraction"] = len(np.unique(identities)) / len(identities)
-    surplus_1, surplus_2, longest = (table.get(name) for name in SAMPLED[:3])
-    metrics |= _mean("rldk/diversity/distinct_1", None if surplus_1 is None else length - surplus_1, length)
-    metrics |= _mean("rldk/diversity/distinct_2", None if surplus_2 is None else length - 1 - surplus_2, length - 1)
+    if high is not None and low is not None:
+        identities = (high * 2.0**24 + low)[np.isfinite(high) & (length > 0)]
+        if len(identities):
+            metrics["rldk/diversity/unique_fraction"] = len(np.unique(identities)) / len(identities)
+    repeats_1, repeats_2, longest = (table.get(name) for name in REPEATS)
+    metrics |= _mean("rldk/diversity/distinct_1", None if repeats_1 is None else length - repeats_1, length)
+    metrics |= _mean("rldk/diversity/distinct_2", None if repeats_2 is None else length - 1 - repeats_2, length - 1)
     metrics |= _mean("rldk/diversity/repetition", longest, length)
     overlap = _overlap(table, length)
     if overlap is not None:
@@ -116,11 +120,9 @@ def compute(table: Table) -> dict[str, float]:
 
 
 def _mean(key: str, counts: Array | None, of: Array) -> dict[str, float]:
-    """Mean share over the completions that have one."""
-    if counts is None:
-        return {}
-    known = np.isfinite(counts) & (of > 0)
-    return {key: float((counts[known] / of[known]).mean())} if known.any() else {}
+    """The mean share over the completions that have one."""
+    known = np.isfinite(counts) & (of > 0) if counts is not None else np.empty(0, dtype=bool)
+    return {key: float((counts[known] / of[known]).mean())} if counts is not None and known.any() else {}
 
 
 def _overlap(table: Table, length: Array) -> float | None:
@@ -148,25 +150,25 @@ def _identity(tokens: Tensor, places: Tensor, length: Tensor, powers: Tensor) ->
     return precise(torch.stack([hashes >> 40, hashes >> 16]) & _LOW_24_BITS)
 
 
-def _chosen(rollout: Rollout) -> Tensor | None:
-    """(n,) rows that are looked at, whole groups in the order of a multiplicative hash of their ids; None for all."""
+def _subsample(rollout: Rollout) -> Tensor | None:
+    """(n,) rows in which n-grams are counted, in the order of a multiplicative hash of their groups; None for all."""
     rows, tokens = rollout.mask.shape
-    count = most_rows(tokens)
+    count = max_rows(tokens)
     if rows <= count:
         return None
     labels = torch.arange(rows, device=rollout.mask.device) if rollout.group_ids is None else rollout.group_ids.long()
     return (labels * _GOLDEN).argsort(stable=True)[:count]
 
 
-def _sampled(tokens: Tensor, places: Tensor, powers: Tensor) -> Tensor:
-    """(3 + 16, n) numbers of repeated n-grams and least hashes."""
+def _n_grams(tokens: Tensor, places: Tensor, powers: Tensor) -> Tensor:
+    """(3 + 16, n) REPEATS and SIGNATURE of completions."""
     # The tokens of the mask moved to the front, in their order, and after them numbers that occur nowhere else.
     padding = torch.arange(_PADDING, _PADDING + tokens.shape[1] + 1, device=tokens.device)
     tokens = padding.repeat(len(tokens), 1).scatter_(1, places, tokens)[:, 1:]
     after = torch.nn.functional.pad(tokens[:, 1:], (0, 1), value=_PADDING)
     scrambled = _scrambled(torch.stack([tokens, (tokens << 32) + after]))
     unigrams, bigrams = scrambled.unbind()
-    longest, least = _longest_repeated(unigrams, powers), _least_hashes(bigrams, after > _PADDING // 2)
+    longest, least = _longest_repeat(unigrams, powers), _least_hashes(bigrams, after > _PADDING // 2)
     return precise(torch.cat([_equal_neighbours(scrambled), longest, least]).squeeze(2))
 
 
@@ -183,7 +185,7 @@ def _shifted(values: Tensor, bits: int) -> Tensor:
     return (values >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _longest_repeated(tokens: Tensor, powers: Tensor) -> Tensor:
+def _longest_repeat(tokens: Tensor, powers: Tensor) -> Tensor:
     """(1, n, 1) Length of the longest n-gram that occurs at two places.
 
     If an n-gram occurs twice then so do its parts, so the length is found digit by digit, all completions at once.
@@ -195,8 +197,7 @@ def _longest_repeated(tokens: Tensor, powers: Tensor) -> Tensor:
         powers: (T,) of the base, from the first on.
     """
     rows, count = tokens.shape
-    # On the host work counts, elsewhere the number of operations.
-    bits = 2 if tokens.device.type == "cpu" else 4
+    bits = HOST_BITS if _on_host(tokens) else DEVICE_BITS
     steps = torch.arange(1, 2**bits, device=tokens.device).view(-1, 1, 1)
     starts, align = torch.arange(count, device=tokens.device), powers.flip(0)
     prefix = torch.nn.functional.pad(tokens * powers, (1, 0)).cumsum(dim=1)
@@ -216,11 +217,15 @@ def _equal_neighbours(values: Tensor) -> Tensor:
 
     On the host numpy's sort is ten times as fast as torch's.
     """
-    if values.device.type == "cpu":
-        ordered = np.sort(values.numpy(), axis=-1)
-        return torch.from_numpy((ordered[..., 1:] == ordered[..., :-1]).sum(axis=-1, dtype=np.int32, keepdims=True))
-    ranked: Tensor = values.sort(dim=-1).values
-    return (ranked[..., 1:] == ranked[..., :-1]).sum(dim=-1, keepdim=True)
+    if _on_host(values):
+        rows = np.sort(values.numpy(), axis=-1)
+        return torch.from_numpy((rows[..., 1:] == rows[..., :-1]).sum(axis=-1, dtype=np.int32, keepdims=True))
+    ordered = values.sort(dim=-1).values
+    return (ordered[..., 1:] == ordered[..., :-1]).sum(dim=-1, keepdim=True)
+
+
+def _on_host(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
 
 
 def _least_hashes(bigrams: Tensor, there: Tensor) -> Tensor:

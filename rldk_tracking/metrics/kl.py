@@ -36,7 +36,8 @@ def columns(rollout: Rollout) -> dict[str, Tensor]:
         return {}
     log_ratio = where_masked(log_ratio, rollout.mask)
     k1, k2 = log_ratio.sum(dim=1), square_sum(log_ratio) / 2
-    return {"kl/k1": k1, "kl/k2": k2, "kl/k3": log_ratio.neg_().expm1_().sum(dim=1) + k1}
+    k3 = log_ratio.neg_().expm1_().sum(dim=1) + k1  # in place: nothing needs the log ratio any more
+    return {"kl/k1": k1, "kl/k2": k2, "kl/k3": k3}
 
 
 def tails(rollout: Rollout) -> dict[str, tuple[Tensor, Tensor]]:

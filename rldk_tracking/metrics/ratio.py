@@ -56,17 +56,18 @@ def columns(update: PolicyUpdate) -> dict[str, Tensor]:
     if update.old_logprobs is None:
         return {"ratio/tokens": tokens}
     log_ratio = precise(update.new_logprobs) - update.old_logprobs
-    counted = where_masked(log_ratio, mask)
-    product = counted.sum(dim=1)
-    log_max, log_sum, log_norm = _log_sums(where_masked(log_ratio, mask, -math.inf))
-    units, log_unit_sum, unit_logs = tokens, log_sum, counted
+    counted, present = where_masked(log_ratio, mask), where_masked(log_ratio, mask, -math.inf)
+    product, square = counted.sum(dim=1), square_sum(counted) / 2
+    log_max, log_sum, log_norm = _log_sums(present)
+    units, log_unit_sum = tokens, log_sum
     if update.sequence_level:
         log_max = log_unit_sum = product / tokens if update.geometric_mean else product
-        units, unit_logs = tokens.clamp(max=1), log_unit_sum[:, None]
+        units = tokens.clamp(max=1)
+        counted, present = (where_masked(log_max, units, other)[:, None] for other in (0.0, -math.inf))
     found = {
         "ratio/tokens": tokens,
         "ratio/units": units,
-        "ratio/square": square_sum(counted) / 2,
+        "ratio/square": square,
         "ratio/log_max": log_max,
         "ratio/log_sum": log_sum,
         "ratio/log_norm": log_norm,
@@ -74,7 +75,7 @@ def columns(update: PolicyUpdate) -> dict[str, Tensor]:
         "ratio/log_unit_sum": log_unit_sum,
         "ratio/first_epoch": torch.full_like(tokens, float(update.first_epoch)),
     }
-    return found | _clip_columns(update, mask, tokens, unit_logs, product.isnan())
+    return found | _clip_columns(update, mask, (counted, present), product.isnan())
 
 
 def compute(table: Table) -> dict[str, float]:
@@ -113,30 +114,35 @@ def _log_sums(log_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _clip_columns(
-    update: PolicyUpdate, mask: Tensor, tokens: Tensor, logs: Tensor, unknown: Tensor
+    update: PolicyUpdate, mask: Tensor, log_ratios: tuple[Tensor, Tensor], unknown: Tensor
 ) -> dict[str, Tensor]:
     """(N,) numbers of units clipped on either side, where it is known what a unit's advantage is.
 
     Args:
-        tokens: (N,) how many tokens the mask has.
-        logs: (N, U) log w of each unit, 0 where the mask is not: within every clip range.
+        log_ratios: (N, U) log w of each unit, once 0 and once -inf where the mask is not: never clipped from below,
+            and never from above.
         unknown: (N,) bool, True where some log w is NaN.
     """
     advantages = update.advantages
     if advantages is None:
         return {}
     if update.sequence_level and advantages.ndim == 2:
-        advantages = masked_sum(advantages, mask) / tokens
+        advantages = masked_sum(advantages, mask) / count_of(mask)
     missing = advantages.isnan()
     unknown = unknown | (missing if missing.ndim == 1 else (missing & mask).any(dim=1))
     found = {}
     if update.clip_low is not None:
-        lowest = math.log1p(-update.clip_low) if update.clip_low < 1 else -math.inf
-        found["ratio/clipped_low"] = _count(logs < lowest, advantages < 0).masked_fill(unknown, math.nan)
+        below = log_ratios[0] < min(0.0, _log(1 - update.clip_low))
+        found["ratio/clipped_low"] = _count(below, advantages < 0).masked_fill(unknown, math.nan)
     if update.clip_high is not None:
-        above = logs > math.log1p(update.clip_high)
+        above = log_ratios[1] > _log(1 + update.clip_high)
         found["ratio/clipped_high"] = _count(above, advantages > 0).masked_fill(unknown, math.nan)
     return found
+
+
+def _log(limit: float) -> float:
+    """Of a limit of the ratio; -inf where every ratio lies above it."""
+    return math.log(limit) if limit > 0 else -math.inf
 
 
 def _count(units: Tensor, signs: Tensor) -> Tensor:

@@ -66,7 +66,15 @@ class Part:
     @property
     def rows(self) -> tuple[int, int]:
         """Rows of the rollout and of the update."""
-        return _rows(self.rollout), _rows(self.update)
+        return len(next(iter(self.rollout.values()), ())), len(next(iter(self.update.values()), ()))
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Of everything that is on a device."""
+        tails = [values for values, _ in self.tails.values()]
+        scalars = [value for value in self.scalars.values() if isinstance(value, Tensor)]
+        probe = [] if self.probe is None else [self.probe]
+        return [*self.rollout.values(), *self.update.values(), *tails, *scalars, *probe]
 
 
 @dataclass(frozen=True)
@@ -105,10 +113,7 @@ class VectorLayout:
 
     @classmethod
     def of(cls, part: Part) -> VectorLayout:
-        """The smallest that holds a part, for a process alone: nothing is cut off, nothing is sent for what is absent.
-
-        It has no space for single numbers: those of a process alone are on its host as they are.
-        """
+        """The smallest that holds a part, for a process alone, whose single numbers need no space in a vector."""
         schema = Schema(tuple(part.rollout), tuple(part.update), tuple(part.tails), ())
         longest = max((tail_length(values.numel()) for values, _ in part.tails.values()), default=0)
         return cls(schema, *part.rows, longest, 0 if part.probe is None else len(part.probe))
@@ -137,7 +142,7 @@ class VectorLayout:
     @torch.no_grad()
     def pack(self, part: Part) -> Vector:
         """Begin to copy a part to the host. This waits for nothing where the tensors lie on a CUDA device."""
-        device = next((t.device for t in _tensors(part) if t.device.type != "cpu"), torch.device("cpu"))
+        device = next((t.device for t in part.tensors if t.device.type != "cpu"), torch.device("cpu"))
         dtype = torch.float32 if device.type == "mps" else torch.float64  # Apple's has no float64
         on_device = {key: v for key, v in part.scalars.items() if isinstance(v, Tensor) and v.device.type != "cpu"}
         pieces = [
@@ -160,20 +165,18 @@ class VectorLayout:
             vector.copied.synchronize()
         late = vector.numbers[self.size :].tolist()
         scalars = {**vector.scalars, **dict(zip(vector.late, late, strict=True))}
-        begin, end = self._ends[0], self._ends[1]
-        vector.numbers.numpy()[begin:end] = [scalars.get(key, math.nan) for key in self.schema.scalars]
+        self.scalars(vector.numbers.numpy()[None])[0] = [scalars.get(key, math.nan) for key in self.schema.scalars]
         return vector.numbers[: self.size], scalars
 
     def _header(self, part: Part) -> list[float]:
-        schema, (rollout_rows, update_rows) = self.schema, part.rows
-        probe = 0 if part.probe is None else len(part.probe)
-        rows = [min(rollout_rows, self.rollout_rows), min(update_rows, self.update_rows), min(probe, self.probe_length)]
-        flags = [
-            *(name in part.rollout for name in schema.rollout),
-            *(name in part.update for name in schema.update),
-            *(name in part.tails for name in schema.tails),
+        schema, lengths = self.schema, [*part.rows, 0 if part.probe is None else len(part.probe)]
+        space = (self.rollout_rows, self.update_rows, self.probe_length)
+        return [
+            *(float(min(pair)) for pair in zip(lengths, space, strict=True)),
+            *(float(name in part.rollout) for name in schema.rollout),
+            *(float(name in part.update) for name in schema.update),
+            *(float(name in part.tails) for name in schema.tails),
         ]
-        return [*map(float, rows), *map(float, flags)]
 
     def _tail(self, quantity: tuple[Tensor, Tensor] | None) -> list[Tensor | int]:
         """How many values there are, and the largest of them."""
@@ -197,14 +200,10 @@ class VectorLayout:
         rollout = [(index, name) for index, name in enumerate(schema.rollout) if next(is_there)]
         update = [(index, name) for index, name in enumerate(schema.update) if next(is_there)]
         tails = [(index, name) for index, name in enumerate(schema.tails) if next(is_there)]
-        return (
-            Table(
-                _joined(rollout, self._section(vectors, 2, len(schema.rollout)), rows[:, 0]),
-                _merged_tails(tails, self._section(vectors, 4, len(schema.tails))),
-                names,
-            ),
-            Table(_joined(update, self._section(vectors, 3, len(schema.update)), rows[:, 1])),
-        )
+        columns = _joined(rollout, self._section(vectors, 2, len(schema.rollout)), rows[:, 0])
+        merged_tails = _merged_tails(tails, self._section(vectors, 4, len(schema.tails)))
+        update_columns = _joined(update, self._section(vectors, 3, len(schema.update)), rows[:, 1])
+        return Table(columns, merged_tails, names), Table(update_columns)
 
     def scalars(self, vectors: Array) -> Array:
         """(ranks, keys) The single numbers of the schema, NaN where a rank has none."""
@@ -230,38 +229,25 @@ class VectorLayout:
 def _joined(present: Sequence[tuple[int, str]], columns: Array, rows: NDArray[np.int64]) -> dict[str, Array]:
     """Columns over all ranks, without the space that a rank left empty.
 
-    Args:
-        present: number and name of the columns to take.
-        columns: (ranks, columns, space).
-        rows: (ranks,) how many of each rank's rows count.
+    Args: `present` numbers and names, `columns` (ranks, columns, space), `rows` (ranks,) how many of each rank count.
     """
-    if (rows == rows[0]).all():
-        return {name: columns[:, index, : rows[0]].reshape(-1) for index, name in present}
+    if len(rows) == 1:
+        return {name: columns[0, index, : rows[0]] for index, name in present}
+    # All in one piece of memory, which a process gets again at the next step without the system clearing it.
+    joined = np.empty((len(present), rows.sum()))
     taken = np.flatnonzero(np.arange(columns.shape[2]) < rows[:, None])
-    return {name: columns[:, index].reshape(-1)[taken] for index, name in present}
+    for line, (index, _) in zip(joined, present, strict=True):
+        if (rows == rows[0]).all():
+            line.reshape(len(rows), rows[0])[...] = columns[:, index, : rows[0]]
+        else:
+            line[...] = columns[:, index].reshape(-1)[taken]
+    return {name: line for line, (_, name) in zip(joined, present, strict=True)}
 
 
 def _merged_tails(present: Sequence[tuple[int, str]], tails: Array) -> dict[str, Tail]:
     """Args: `present` as for columns, `tails` (ranks, tails, 1 + values), NaN of a rank that has none."""
-    merged = {}
-    for index, name in present:
-        counts = np.nan_to_num(tails[:, index, 0]).astype(np.int64)
-        merged[name] = merge_tails(tails[:, index, 1:], counts)
-    return merged
-
-
-def _rows(columns: Mapping[str, Tensor]) -> int:
-    return len(next(iter(columns.values()))) if columns else 0
-
-
-def _tensors(part: Part) -> Iterator[Tensor]:
-    yield from part.rollout.values()
-    yield from part.update.values()
-    for values, _ in part.tails.values():
-        yield values
-    yield from (value for value in part.scalars.values() if isinstance(value, Tensor))
-    if part.probe is not None:
-        yield part.probe
+    counts = np.nan_to_num(tails[:, :, :1]).astype(np.int64)
+    return {name: merge_tails(tails[:, index, 1:], counts[:, index, 0]) for index, name in present}
 
 
 def _columns(names: Sequence[str], columns: Mapping[str, Tensor], rows: int) -> Iterator[Tensor | int]:
@@ -277,15 +263,15 @@ def _columns(names: Sequence[str], columns: Mapping[str, Tensor], rows: int) -> 
 
 def _lines(pieces: Iterable[Tensor | int], device: torch.device, dtype: torch.dtype) -> list[Tensor]:
     """The pieces in one dimension on one device; NaN for places that stay empty."""
-    merged: list[Tensor | int] = []
+    filled: list[Tensor | int] = []
     for piece in pieces:  # neighbouring gaps become one
-        if isinstance(piece, int) and merged and isinstance(merged[-1], int):
-            merged[-1] += piece
+        if isinstance(piece, int) and filled and isinstance(filled[-1], int):
+            filled[-1] += piece
         else:
-            merged.append(piece)
-    longest = max((piece for piece in merged if isinstance(piece, int)), default=0)
+            filled.append(piece)
+    longest = max((piece for piece in filled if isinstance(piece, int)), default=0)
     empty = torch.full((longest,), math.nan, device=device, dtype=dtype)
-    return [empty[:piece] if isinstance(piece, int) else piece.to(device, dtype).reshape(-1) for piece in merged]
+    return [empty[:piece] if isinstance(piece, int) else piece.to(device, dtype).reshape(-1) for piece in filled]
 
 
 def _host_vector(length: int, device: torch.device) -> Tensor:
@@ -295,6 +281,8 @@ def _host_vector(length: int, device: torch.device) -> Tensor:
 
 def _to_host(lines: list[Tensor], host: Tensor) -> torch.cuda.Event | None:
     """One copy of all; from a CUDA device without waiting, and the event tells when it is done."""
+    if sum(line.numel() for line in lines) != host.numel():
+        raise ValueError("A part does not fit its layout: each column must be one-dimensional.")
     if not lines:
         return None
     device = lines[0].device

@@ -16,9 +16,10 @@ from transformers.trainer_callback import ExportableState
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.isolation import Shield
 from rldk_tracking.journal.actions import Actions
-from rldk_tracking.monitors.training import find_trackers, run_info, trainer_above
+from rldk_tracking.journal.settings import OnCritical, Settings
+from rldk_tracking.monitors.training import find_trackers, run_info, run_of, trainer_above
 from rldk_tracking.probes.base import Probe, StepData, Training
-from rldk_tracking.run import OnCritical, Run, Settings
+from rldk_tracking.run import Run
 from rldk_tracking.sources.logs import named
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.slack import SlackNotifier
@@ -114,7 +115,7 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
             made.append(Run(settings, info, training, find_trackers(trainer, settings)))
             return made[0]
 
-        self._run = run = Run.of(trainer, make) if trainer is not None else make()
+        self._run = run = run_of(trainer, make) if trainer is not None else make()
         self._drives = bool(made)
         run.adopt(self._settings)
         with run.shield.at("resuming"):
@@ -160,7 +161,7 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
                 # They come after the step's row.
                 run.extra_row(step, named(logs))
             elif step == self._closed_step:
-                # Somebody's callback has logged before the trainer did, or does so now.
+                # A callback of the user's logs after the trainer did.
                 run.extra_row(step, named(logs), override=False)
             else:
                 self._close_step(run, state, control, logs)

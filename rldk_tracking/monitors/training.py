@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
+from rldk_tracking.journal.publisher import Publisher
+from rldk_tracking.journal.settings import Settings
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.run import Settings
+from rldk_tracking.run import Run
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.resolve import trackers_for
 
@@ -35,6 +38,26 @@ _QUOTED = (
     "max_steps",
 )
 """Settings of the trainer that alerts quote. None of them is a secret or a path."""
+
+
+_RUNS: weakref.WeakKeyDictionary[Any, tuple[weakref.ref[Run], Publisher]] = weakref.WeakKeyDictionary()
+"""The present run of each trainer. Its monitors, which the trainer has, keep it alive: a reference from here would keep
+the trainer."""
+
+
+def run_of(trainer: Any, make: Callable[[], Run]) -> Run:
+    """The run of a trainer's present `train()`, made by the first monitor that asks at train begin."""
+    known, publisher = _RUNS.get(trainer, (lambda: None, None))
+    run = known()
+    # An exception ended the last `train()`, or nobody would begin again.
+    if run is not None and run.is_open:
+        run.close("crashed")
+    elif publisher is not None and publisher.is_open:
+        publisher.close("crashed")
+    if run is None or run.closed:
+        run = make()
+        _RUNS[trainer] = weakref.ref(run), run.publisher
+    return run
 
 
 def trainer_above() -> Any:

@@ -7,9 +7,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from rldk_tracking.charts.heatmap import heatmap_svg
-from rldk_tracking.charts.heatmaps import LiveHeatmap
-from rldk_tracking.charts.layers import LayersOverSteps
+from rldk_tracking.charts.binning import LayersOverSteps
+from rldk_tracking.charts.heatmap import LiveHeatmap, heatmap_svg
 from rldk_tracking.charts.spec import GRADIENTS, HEATMAP_TITLES
 from rldk_tracking.metrics.farthest import FarthestLayers, series
 from rldk_tracking.metrics.schedule import COLUMNS, Change, ScheduleImpact

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rldk_tracking.charts.distribution import Distribution
-from rldk_tracking.charts.heatmaps import LiveHeatmap
+from rldk_tracking.charts.binning import Distribution
+from rldk_tracking.charts.heatmap import LiveHeatmap
 from rldk_tracking.charts.spec import HEATMAP_TITLES, REWARDS
 from rldk_tracking.probes.base import Probe, StepData, Training
 from rldk_tracking.probes.samples import SampleTable

@@ -26,11 +26,11 @@ from rldk_tracking.charts.series import Thinned
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import Row, Tracker, UnavailableError
-from rldk_tracking.trackers.mlflow_alerts import COLUMNS, FILE, AlertTable, stored
+from rldk_tracking.trackers.mlflow_alerts import AlertTable
 from rldk_tracking.trackers.mlflow_models import log_model
 from rldk_tracking.trackers.mlflow_names import Names
 from rldk_tracking.trackers.mlflow_server import Server, absolute, is_http, make_run, translated, without_credentials
-from rldk_tracking.trackers.mlflow_tables import is_listed, write_table
+from rldk_tracking.trackers.mlflow_tables import write_table
 from rldk_tracking.trackers.records import Call
 
 METRICS_PER_REQUEST = 1000
@@ -38,8 +38,6 @@ METRICS_PER_REQUEST = 1000
 _FINAL = {"finished": "FINISHED", "stopped": "KILLED", "crashed": "FAILED"}
 _TAG_LENGTH = 8000
 _HEARTBEAT_S = 30.0
-_ALERTS_EVERY_S = 2.0
-"""Table, note and picture hold all alerts, and are written anew for each: not more often than this."""
 
 
 class MLflowTracker(Tracker):
@@ -87,9 +85,6 @@ class MLflowTracker(Tracker):
         self._beat = 0.0
         self._names = Names()
         self._alerts = AlertTable()
-        self._has_earlier_alerts = False
-        self._alerts_wait = False
-        self._alerts_not_before = 0.0
         self._page: RunPage | None = None
         self._past = Thinned()
         self._heatmaps: dict[str, Heatmap] = {}
@@ -141,7 +136,6 @@ class MLflowTracker(Tracker):
                 self._step = args[1]
             elif method == "alert":
                 self._alerts.add(args[0])
-                self._alerts_wait = True
             elif method == "status":
                 self._status = args[0]
             elif method == "log_heatmap":
@@ -204,14 +198,14 @@ class MLflowTracker(Tracker):
     def alert(self, alert: Alert) -> None:
         """MLflow has no alerts: the run's tags say what is open, and a table tells the whole story."""
         self._alerts.add(alert)
-        self._alerts_wait = True
         self.flush()
 
     def status(self, status: str, metrics: Mapping[str, float], step: int) -> None:
         self._status = status
         self._step = int(step)
-        self._load_earlier_alerts()
-        if self._alerts_wait and status in _FINAL:
+        with translated(self._mlflow):
+            self._alerts.load(self._connect(), str(self.run_id))
+        if self._alerts.waits and status in _FINAL:
             self._write_alerts()
         self._set_tags({"rldk.status": status})
         self._run_page().status(status, self._alerts.alerts)
@@ -250,13 +244,13 @@ class MLflowTracker(Tracker):
 
     def flush(self) -> None:
         """Write the alerts that came too soon after others."""
-        if self._alerts_wait and time.monotonic() >= self._alerts_not_before:
+        if self._alerts.is_due:
             self._write_alerts()
 
     def close(self) -> None:
         """End the run if it is ours. `run_id` and `url` stay known until the tracker is opened for another training."""
         try:
-            if self._alerts_wait:
+            if self._alerts.waits:
                 self._write_alerts()
             if self._origin is not None and self._client is not None:
                 with translated(self._mlflow):
@@ -294,28 +288,15 @@ class MLflowTracker(Tracker):
             client.log_batch(self.run_id, tags=[tag(key, value[:_TAG_LENGTH]) for key, value in tags.items()])
 
     def _write_alerts(self) -> None:
-        self._load_earlier_alerts()
-        firing = self._alerts.open
-        tags = {"rldk.alerts.open": ",".join(sorted(firing))}
-        if self._status not in _FINAL:
-            severities = set(firing.values())
-            tags["rldk.status"] = next((word for word in ("critical", "warning") if word in severities), "running")
-        self._set_tags(tags)
+        client, run_id = self._connect(), str(self.run_id)
         with translated(self._mlflow):
-            write_table(self._client, str(self.run_id), FILE, COLUMNS, self._alerts.rows)
+            self._alerts.load(client, run_id)
+            tags = {"rldk.alerts.open": ",".join(sorted(self._alerts.open))}
+            if self._status not in _FINAL:
+                tags["rldk.status"] = self._alerts.status
+            self._set_tags(tags)
+            self._alerts.write(client, run_id)
         self._run_page().alert(self._alerts.alerts)
-        self._alerts_wait = False
-        self._alerts_not_before = time.monotonic() + _ALERTS_EVERY_S
-
-    def _load_earlier_alerts(self) -> None:
-        """The table that an earlier process left in this run, so that a resumed run goes on with it."""
-        client = self._connect()
-        if self._has_earlier_alerts:
-            return
-        with translated(self._mlflow):
-            if is_listed(client, str(self.run_id), FILE):
-                self._alerts.put_before(stored(client, str(self.run_id)))
-        self._has_earlier_alerts = True
 
     def _run_page(self) -> RunPage:
         if self._page is None:

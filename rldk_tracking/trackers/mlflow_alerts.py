@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.trackers.mlflow_tables import is_listed, write_table
 from rldk_tracking.trackers.records import alert_of
 
 FILE = "rldk/alerts.json"
 COLUMNS = ("step", "rule", "severity", "state", "first_step", "value", "threshold", "message", "advice", "key")
+
+EVERY_S = 2.0
+"""Table, note and picture hold all alerts, and are written anew not more often than this."""
 
 
 class AlertTable:
@@ -20,10 +25,14 @@ class AlertTable:
 
     Attributes:
         alerts: the transitions.
+        waits: whether there are some that the stored table does not have.
     """
 
     def __init__(self) -> None:
         self.alerts: list[Alert] = []
+        self.waits = False
+        self._is_loaded = False
+        self._not_before = 0.0
         self._known: set[tuple[int, str, str, str]] = set()
 
     def add(self, alert: Alert) -> None:
@@ -32,12 +41,15 @@ class AlertTable:
         if sign not in self._known:
             self._known.add(sign)
             self.alerts.append(alert)
+            self.waits = True
 
     def put_before(self, earlier: Iterable[Alert]) -> None:
         """Take transitions that are older than those here."""
-        later, self.alerts, self._known = self.alerts, [], set()
+        waits, later = self.waits, self.alerts
+        self.alerts, self._known = [], set()
         for alert in [*earlier, *later]:
             self.add(alert)
+        self.waits = waits
 
     @property
     def open(self) -> dict[str, str]:
@@ -49,6 +61,34 @@ class AlertTable:
             else:
                 found.pop(alert.rule, None)
         return found
+
+    @property
+    def status(self) -> str:
+        """How a run that has not ended is: "critical", "warning" or "running"."""
+        severities = set(self.open.values())
+        return next((word for word in ("critical", "warning") if word in severities), "running")
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the table is to be written: all of it each time, so not at each of many transitions."""
+        return self.waits and time.monotonic() >= self._not_before
+
+    def load(self, client: Any, run_id: str) -> None:
+        """Begin with what an earlier process has stored in the run. Does so once.
+
+        Raises:
+            MlflowException, OSError: the store does not answer.
+        """
+        if not self._is_loaded:
+            if is_listed(client, run_id, FILE):
+                self.put_before(stored(client, run_id))
+            self._is_loaded = True
+
+    def write(self, client: Any, run_id: str) -> None:
+        """Write the table. Raises MlflowException where the store does not take it."""
+        write_table(client, run_id, FILE, COLUMNS, self.rows)
+        self.waits = False
+        self._not_before = time.monotonic() + EVERY_S
 
     @property
     def rows(self) -> list[list[Any]]:

@@ -25,6 +25,7 @@ from typing import Any, cast
 
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.health.alert import SEVERITIES, Alert
+from rldk_tracking.rollout import RunInfo
 
 VERSION = 1
 """Of the format."""
@@ -79,6 +80,20 @@ def decode(record: Mapping[str, Any]) -> Call:
     if not found:
         raise ValueError(f"a record of the type {record['type']!r} is no call")
     return found[0]
+
+
+def run_info(begin: Mapping[str, Any]) -> RunInfo:
+    """What a begin record says of the run, as far as it can be understood."""
+    run = begin.get("run")
+    if not isinstance(run, dict):
+        return RunInfo()
+    config = run.get("config")
+    return RunInfo(
+        name=None if run.get("name") is None else str(run["name"]),
+        trainer=str(run.get("trainer") or "custom"),
+        config=config if isinstance(config, dict) else {},
+        output_dir=None if run.get("output_dir") is None else str(run["output_dir"]),
+    )
 
 
 def parse(line: str | bytes) -> dict[str, Any]:

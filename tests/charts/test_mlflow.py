@@ -1,4 +1,4 @@
-"""The saved view: what stands in it, and whose it is."""
+"""The saved view: what stands in it, whose it is, how it is kept in a tag, and which servers show it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,25 @@ import pytest
 from rldk_tracking.charts import spec
 from rldk_tracking.charts.mlflow import (
     MARK,
+    TAG_LENGTH,
     VIEW_TAG,
     View,
+    is_server,
     models_path,
+    packed,
     run_path,
+    server_version,
+    shows_views,
     view_path,
+    view_state,
 )
-from rldk_tracking.charts.spec import VIEW_NAME
-from rldk_tracking.charts.view_state import packed
+from rldk_tracking.charts.spec import SECTIONS, VIEW_NAME, sections
+from rldk_tracking.keys import CATALOGUE
 from tests.charts.saved_views import unpacked
 
 GRPO = ["rldk/reward/mean", "rldk/kl/ref_k3", "rldk/kl/limit", "rldk/reward/group_tied_fraction", "loss"]
+
+
 PPO = ["rldk/reward/mean", "rldk/value/explained_variance"]
 
 
@@ -160,3 +168,52 @@ def test_addresses() -> None:
     assert run_path("7", "abc") == "#/experiments/7/runs/abc?workflowType=machine_learning"
     assert run_path("7", "abc", "artifacts") == "#/experiments/7/runs/abc/artifacts?workflowType=machine_learning"
     assert models_path("7") == "#/experiments/7/models?workflowType=machine_learning"
+
+
+def test_a_limit_is_drawn_beside_its_series_and_an_axis_has_the_bounds_of_its_unit() -> None:
+    series = ["rldk/kl/ref_k3", "rldk/kl/limit", "rldk/health/score", "rldk/grad/norm"]
+    cards = {card["metricKey"]: card for card in view_state(sections(series), series)["compareRunCharts"]}
+    assert cards["rldk/kl/ref_k3"]["selectedMetricKeys"] == ["rldk/kl/ref_k3", "rldk/kl/limit"]
+    assert cards["rldk/health/score"]["range"] == {"yMin": -0.02, "yMax": 1.02}
+    assert (cards["rldk/grad/norm"]["scaleType"], cards["rldk/grad/norm"]["range"]) == ("log", {})
+
+
+def test_the_series_that_no_chart_draws_are_kept_from_making_charts() -> None:
+    chosen = sections(GRPO)
+    cards = view_state(chosen, GRPO)["compareRunCharts"]
+    gone = {card["metricKey"] for card in cards if card["deleted"]}
+    assert "rldk/kl/ref_k2" in gone
+    assert "rldk/kl/ref_k3" not in gone
+    assert gone <= set(CATALOGUE)
+    assert len({card["uuid"] for card in cards}) == len(cards)
+
+
+def test_the_whole_specification_fits_into_the_tag() -> None:
+    every = {name for name in CATALOGUE if "<" not in name} | {f"rldk/reward/function/f{n}/mean" for n in range(50)}
+    tag = packed(view_state(sections(every), every), 1, 2)
+    assert len(unpacked(tag)["compareRunSections"]) == len(SECTIONS)
+    assert len(tag) < TAG_LENGTH / 2
+
+
+@pytest.mark.parametrize(
+    ("version", "shown"),
+    [("3.15.0", True), ("3.17.2", True), ("4.0.0", True), ("3.14.9", False), ("2.22.0", False), (None, True)],
+)
+def test_which_mlflow_shows_views(version: str | None, shown: bool) -> None:
+    assert shows_views(version) is shown
+
+
+def test_the_version_of_a_server(old_server: str, old_pages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert server_version(old_server) == "3.8.1"
+    monkeypatch.setattr(old_pages, "version", "<html>a proxy's page</html>")
+    assert server_version(old_server) is None
+    monkeypatch.setattr(old_pages, "version", "3.17.2")
+    monkeypatch.setattr(old_pages, "status", 401)
+    assert server_version(old_server) is None
+    assert server_version("http://127.0.0.1:9") is None
+
+
+def test_what_a_server_is() -> None:
+    assert is_server("https://mlflow.example.org")
+    assert not is_server("sqlite:///mlflow.db")
+    assert not is_server("databricks")

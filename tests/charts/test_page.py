@@ -9,10 +9,17 @@ from typing import Any
 
 import pytest
 
-from rldk_tracking.charts.colour import COLOUR, COLOURS
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.mlflow import VIEW_TAG
-from rldk_tracking.charts.page import NOTE, OVERVIEW_FILE, REPORT_FILE, RunPage
+from rldk_tracking.charts.page import (
+    COLOUR_TAG,
+    NOTE,
+    OVERVIEW_FILE,
+    REPORT_FILE,
+    RUN_COLOURS,
+    RunPage,
+    run_colour,
+)
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.rollout import RunInfo
 
@@ -56,7 +63,7 @@ def test_the_first_row_brings_view_note_and_colour(run: Run) -> None:
     assert VIEW_TAG in run.client.get_experiment(run.experiment).tags
     assert run.tags[NOTE].startswith("**Running, step 1. No alert so far.**")
     assert "viewStateShareKey=rldk-rl-health" in run.tags[NOTE]
-    assert run.tags[COLOUR] in COLOURS[None]
+    assert run.tags[COLOUR_TAG] in RUN_COLOURS[None]
 
 
 def test_an_alert_turns_note_and_colour_and_its_end_turns_them_back(run: Run, make_alert: Make) -> None:
@@ -66,10 +73,10 @@ def test_an_alert_turns_note_and_colour_and_its_end_turns_them_back(run: Run, ma
     assert "Critical&#58; kl.high since step 1" in run.tags[NOTE]
     assert "Lower the learning rate" in run.tags[NOTE]
     assert "artifacts/rldk/alerts.json" in run.tags[NOTE]
-    assert run.tags[COLOUR] in COLOURS["critical"]
+    assert run.tags[COLOUR_TAG] in RUN_COLOURS["critical"]
     run.page.alert([firing, make_alert(state="resolved", step=2)])
     assert "1 earlier one is over" in run.tags[NOTE]
-    assert run.tags[COLOUR] in COLOURS[None]
+    assert run.tags[COLOUR_TAG] in RUN_COLOURS[None]
 
 
 def test_the_note_follows_the_run_but_not_at_every_step(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,11 +136,11 @@ def test_checkpoints_are_linked_where_there_are_any(run: Run) -> None:
 
 def test_a_note_of_the_user_stays(run: Run) -> None:
     run.client.set_tag(run.id, NOTE, "My hypothesis: beta is too low.")
-    run.client.set_tag(run.id, COLOUR, "#123456")
+    run.client.set_tag(run.id, COLOUR_TAG, "#123456")
     run.page.row(ROW, 1)
     run.page.status("finished", [])
     assert run.tags[NOTE] == "My hypothesis: beta is too low."
-    assert run.tags[COLOUR] == "#123456"
+    assert run.tags[COLOUR_TAG] == "#123456"
 
 
 def test_a_note_that_the_user_has_changed_stays(run: Run) -> None:
@@ -211,7 +218,7 @@ def test_the_report_of_a_resumed_run_has_the_steps_before(run: Run) -> None:
 def test_the_report_says_where_it_begins_when_there_are_too_many_steps_before(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rldk_tracking.charts.earlier.MOST_STEPS", 2)
+    monkeypatch.setattr("rldk_tracking.charts.series.MOST_STEPS", 2)
     for step in range(1, 4):
         log(run, step, 0.5)
     later = run.new_page()
@@ -249,3 +256,10 @@ def test_an_old_server_gets_no_view_and_one_line(
     assert said.count("rldk: MLflow 3.8.1 shows no saved views (3.15 does); the run's own page groups the charts.") == 1
     assert f"charts of this run in MLflow: {old_server}/#/experiments/{run.experiment}/runs/{run.id}" in said
     assert "Charts of this run" in run.tags[NOTE]
+
+
+def test_healthy_runs_differ_in_shade() -> None:
+    shades = {run_colour(None, f"run-{number}") for number in range(40)}
+    assert shades == set(RUN_COLOURS[None])
+    assert run_colour("critical", "a") == run_colour("critical", "a")
+    assert not set(RUN_COLOURS["warning"]) & set(RUN_COLOURS["critical"])

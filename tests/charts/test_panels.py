@@ -1,15 +1,26 @@
-"""Panels in a W&B run, read back from what the run stored."""
+"""Panels in a W&B run, read back from what the run stored, and the definition by which W&B draws heat-maps."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rldk_tracking.charts.heatmap import Heatmap
-from rldk_tracking.charts.panels import RunPanels
+from rldk_tracking.charts.panels import (
+    HEATMAP_DEFINITION,
+    RunPanels,
+    define_heatmap,
+    heatmap_chart_id,
+    heatmap_panel,
+    table_of,
+)
+from rldk_tracking.charts.spec import GRADIENTS, REWARDS
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.wandb import WandbTracker
@@ -132,3 +143,48 @@ def test_a_run_ends_with_its_panels_and_its_report(offline: Path, make_alert: Ma
     assert log.series("rldk/kl/ref_k3") == [(1, 0.1), (2, 0.1)]
     (report,) = (path for path in offline.rglob("*.html") if "report" in path.name)
     assert "Finished, step 2. Warning: kl.high since step 2." in report.read_text()
+
+
+class RefusedByServerError(Exception):
+    """Stands for what W&B's API raises."""
+
+
+def wandb_that(answer: Any) -> Any:
+    def create_custom_chart(**given: Any) -> str:
+        if isinstance(answer, Exception):
+            raise answer
+        return f"{given['entity']}/{given['name']}"
+
+    return SimpleNamespace(Api=lambda: SimpleNamespace(create_custom_chart=create_custom_chart))
+
+
+def test_the_definition_reads_the_table_that_the_panel_names() -> None:
+    text = json.dumps(HEATMAP_DEFINITION)
+    made = heatmap_panel(SimpleNamespace(CustomChart=lambda **given: given), "team/chart", REWARDS)
+    assert set(re.findall(r"\$\{field:(\w+)\}", text)) == set(made["chart_fields"])
+    assert set(re.findall(r"\$\{string:(\w+)\}", text)) == set(made["chart_strings"])
+    assert HEATMAP_DEFINITION["data"] == {"name": "wandb"}
+    assert made["query"] == {"summaryTable": {"tableKey": table_of(REWARDS)}}
+
+
+def test_without_the_definition_the_picture_is_shown() -> None:
+    made = heatmap_panel(SimpleNamespace(MediaBrowser=lambda **given: given), None, GRADIENTS)
+    assert made["media_keys"] == [GRADIENTS]
+
+
+@pytest.mark.parametrize(
+    ("answer", "known"),
+    [
+        (None, True),
+        (RefusedByServerError("a chart of that name already exists"), True),
+        (RefusedByServerError("permission denied"), False),
+    ],
+)
+def test_what_the_server_answers(answer: Any, known: bool) -> None:
+    found = define_heatmap(wandb_that(answer), "team", (RefusedByServerError,))
+    assert found == (heatmap_chart_id("team") if known else None)
+
+
+def test_other_faults_are_let_out() -> None:
+    with pytest.raises(KeyError):
+        define_heatmap(wandb_that(KeyError("x")), "team", (RefusedByServerError,))

@@ -1,12 +1,19 @@
-"""Memory stays bounded, and what is kept spans the run."""
+"""What is kept of a run is bounded and spans it; the rows of an earlier process; limits as series."""
 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
-from rldk_tracking.charts.series import Thinned
+from rldk_tracking.charts.series import IN_EVERY_ROW, LIMIT_SERIES, MOST_POINTS, Earlier, Thinned, limits_of
+from rldk_tracking.health.catalogue import RULES
+from rldk_tracking.health.goals import GOALS
+from rldk_tracking.keys import lookup
+from rldk_tracking.monitors.ppo import PPOMonitor
+from rldk_tracking.rollout import Rollout
+from rldk_tracking.trackers.memory import InMemoryTracker
 
 
 def test_a_short_run_is_kept_whole() -> None:
@@ -44,3 +51,66 @@ def test_nothing_has_no_series() -> None:
     assert Thinned().step is None
     with pytest.raises(ValueError, match="at least 2"):
         Thinned(1)
+
+
+@pytest.fixture
+def run_id(client: Any) -> str:
+    """A run with rows of steps 1 to 5, of which one was sent twice."""
+    from mlflow.entities import Metric
+
+    run = client.create_run(client.create_experiment("tests")).info.run_id
+    for step in (1, 2, 3, 3, 4, 5):
+        values = {IN_EVERY_ROW: 0.0, "rldk/reward/mean": 0.1 * step, "loss": 1.0}
+        client.log_batch(run, metrics=[Metric(key, value, step, step) for key, value in values.items()])
+    return str(run)
+
+
+def test_the_steps_before_come_first_and_once(client: Any, run_id: str) -> None:
+    earlier = Earlier(client, run_id, 4)
+    series = earlier.before({"rldk/reward/mean": [(4, 9.0)], "loss": [(4, 9.0)]})
+    assert series["rldk/reward/mean"] == [(1, 0.1), (2, 0.2), (3, pytest.approx(0.3)), (4, 9.0)]
+    assert series["loss"] == [(4, 9.0)], "what no chart shows is not read"
+    assert earlier.left_out is None
+
+
+def test_a_run_of_one_part_has_nothing_before(client: Any, run_id: str) -> None:
+    earlier = Earlier(client, run_id, 1)
+    assert earlier.before({"rldk/reward/mean": [(1, 0.1)]}) == {"rldk/reward/mean": [(1, 0.1)]}
+    assert earlier.left_out is None
+
+
+def test_too_many_steps_stay_in_the_store(client: Any, run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rldk_tracking.charts.series.MOST_STEPS", 2)
+    earlier = Earlier(client, run_id, 4)
+    assert earlier.before({"rldk/reward/mean": [(4, 9.0)]}) == {"rldk/reward/mean": [(4, 9.0)]}
+    assert earlier.left_out == 3
+
+
+def test_the_points_stay_few(client: Any, run_id: str) -> None:
+    present = [(step, 1.0) for step in range(4, 4 + 3 * MOST_POINTS)]
+    points = Earlier(client, run_id, 4).before({"rldk/reward/mean": present})["rldk/reward/mean"]
+    assert len(points) <= MOST_POINTS + 1
+    assert (points[0], points[-1]) == ((1, 0.1), present[-1])
+
+
+def test_only_limits_that_were_given_are_shown() -> None:
+    assert limits_of({}, {}) == {}
+    assert limits_of({"kl.high": {"threshold": 0.2}, "lr.zero": {"threshold": 1.0}}, {"min_entropy": 1.0}) == {
+        "rldk/kl/limit": 0.2
+    }
+    assert limits_of({"kl.high": {"cooldown_steps": 5}}, {"max_gradient_norm": 3}) == {"rldk/grad/limit": 3.0}
+
+
+def test_every_rule_and_series_is_there() -> None:
+    assert {name for name in LIMIT_SERIES if name not in RULES and name.removeprefix("goal.") not in GOALS} == set()
+    assert [key for key in LIMIT_SERIES.values() if lookup(key) is None] == []
+
+
+def test_they_run_along_with_the_run() -> None:
+    import torch
+
+    tracker = InMemoryTracker()
+    with PPOMonitor(kl_threshold=0.1, trackers=[tracker], strict=True) as monitor:
+        for step in (1, 2):
+            monitor.observe(Rollout(mask=torch.ones(2, 2), scores=torch.rand(2)), step=step)
+    assert tracker.series["rldk/kl/limit"] == [(1, 0.1), (2, 0.1)]

@@ -1,4 +1,4 @@
-"""The saved view of a W&B project, against a server on loopback that remembers views."""
+"""The saved view and the automations of a W&B project, against a server on loopback that remembers them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from rldk_tracking.charts.panels import CELL_COLUMNS
 from rldk_tracking.charts.spec import SECTIONS, VIEW_NAME
-from rldk_tracking.charts.wandb import RefusedError, packages, save_view, workspace
+from rldk_tracking.charts.wandb import RefusedError, packages, save_automations, save_view, workspace
 from tests.charts.wandb_backend import WandbBackend
 
 pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is not installed")
@@ -168,3 +168,68 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(__import__("sys").modules, "wandb_workspaces.workspaces", None)
     with pytest.raises(ImportError, match=r"rldk-tracking\[wandb\]"):
         packages()
+
+
+@pytest.fixture
+def automating(wandb_backend: WandbBackend) -> WandbBackend:
+    """The server, where this wandb has automations."""
+    pytest.importorskip("wandb.automations", reason="this wandb has no automations")
+    return wandb_backend
+
+
+def test_both_are_made_with_their_conditions(automating: WandbBackend) -> None:
+    made = save_automations("tester", "project")
+    assert [(automation.name, automation.made) for automation in made] == [
+        ("rldk-health-score-project", True),
+        ("rldk-alerts-firing-project", True),
+    ]
+    score, firing = automating.automations
+    assert (score["triggeringEventType"], score["scopeType"]) == ("RUN_METRIC", "PROJECT")
+    conditions = [json.loads(made["eventFilter"])["run_metric_filter"]["threshold_filter"] for made in (score, firing)]
+    assert conditions[0] == {
+        "name": "rldk/health/score",
+        "agg_op": "AVERAGE",
+        "window_size": 5,
+        "cmp_op": "$lt",
+        "threshold": 0.5,
+    }
+    assert (conditions[1]["name"], conditions[1]["cmp_op"], conditions[1]["threshold"]) == (
+        "rldk/alerts/firing",
+        "$gt",
+        0,
+    )
+    assert score["triggeredActionConfig"]["notificationActionInput"]["severity"] == "WARN"
+
+
+def test_however_often_it_runs_each_is_made_once(automating: WandbBackend) -> None:
+    outcomes = [[automation.made for automation in save_automations("tester", "project")] for _ in range(3)]
+    assert outcomes == [[True, True], [False, False], [False, False]]
+    assert automating.count("CreateAutomation") == 2
+
+
+def test_one_that_is_missing_is_made_again(automating: WandbBackend) -> None:
+    save_automations("tester", "project")
+    del automating.automations[0]
+    assert [automation.made for automation in save_automations("tester", "project")] == [True, False]
+
+
+def test_the_channel_can_be_chosen(automating: WandbBackend) -> None:
+    automating.channels = ["#general", "#alerts"]
+    save_automations("tester", "project", channel="alerts")
+    action = automating.automations[0]["triggeredActionConfig"]["notificationActionInput"]
+    assert action["integrationID"] == "SW50Z1"
+    with pytest.raises(RefusedError, match=r"#nowhere; there is #general, #alerts"):
+        save_automations("tester", "project", channel="#nowhere")
+
+
+def test_without_an_integration_it_says_who_adds_one(automating: WandbBackend) -> None:
+    automating.channels = []
+    with pytest.raises(RefusedError, match="An administrator adds one"):
+        save_automations("tester", "project")
+    assert automating.count("CreateAutomation") == 0
+
+
+def test_no_right_to_make_them_is_said(automating: WandbBackend) -> None:
+    automating.refuses.add("CreateAutomation")
+    with pytest.raises(RefusedError, match="permission denied"):
+        save_automations("tester", "project")

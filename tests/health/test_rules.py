@@ -75,5 +75,5 @@ def test_the_ids_that_are_promised_are_there() -> None:
     length.collapse length.truncated diversity.collapse grad.explosion grad.vanishing grad.flow update.none
     update.frozen update.too_large lr.spike lr.zero sampler.mismatch preference.likelihood_collapse preference.overfit
     memory.high memory.leak throughput.drop checkpoint.corrupt checkpoint.nonfinite checkpoint.unchanged
-    checkpoint.drift checkpoint.incomplete checkpoint.disk tracker.down health.unstable"""
+    checkpoint.drift checkpoint.incomplete checkpoint.disk tracker.down health.unstable run.crashed run.hung"""
     assert set(RULES) == set(promised.split())

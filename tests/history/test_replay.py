@@ -8,6 +8,7 @@ import pytest
 
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import rules_for
+from rldk_tracking.health.watched import row_rules
 from rldk_tracking.history.replay import replay
 from rldk_tracking.history.run_history import UnreadableSourceError, history
 
@@ -28,7 +29,7 @@ def rows(n: int = 80, fault: int = 50) -> list[dict[str, float]]:
 
 def test_live_is_replay() -> None:
     past = history("a run", rows())
-    engine = Engine(rules_for("safe"))
+    engine = Engine(row_rules(rules_for("safe")))
     live = [(entry.index, alert) for entry in past.entries for alert in engine.update(entry.step, entry.row)]
     report = replay(past)
     assert report.alerts == live and live
@@ -40,6 +41,7 @@ def test_alerts_have_the_row_and_the_step() -> None:
     ((row, alert),) = report.alerts
     assert alert.rule == "length.truncated" and 50 <= row <= 60 and alert.step == 10 * row
     assert (report.verdict, report.exit_code, report.rows) == ("warning", 1, 80)
+    assert not {"run.crashed", "run.hung"} & set(report.unknown)
     assert "nan.weights" in report.unknown and "length.truncated" not in report.unknown
 
 

@@ -62,17 +62,28 @@ class Training:
         """Read what it says up to a line that begins with a word."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.said.append(line.strip())
-            if line.startswith("courier ") and line.split()[1] != "None":
-                self.courier = psutil.Process(int(line.split()[1]))
+            self._take(line)
             if line.startswith(word):
                 return line.strip()
         raise AssertionError(f"it never said {word!r}, but {self.said[-5:]}: {self.errors()}")
 
     def wait(self, timeout: float = 60) -> int:
+        (self.folder / "enough").touch()
         assert self.process.stdout is not None
-        self.said += [line.strip() for line in self.process.stdout]
+        for line in self.process.stdout:
+            self._take(line)
         return self.process.wait(timeout)
+
+    def _take(self, line: str) -> None:
+        self.said.append(line.strip())
+        word, _, number = line.strip().partition(" ")
+        if word == "courier" and number.isdigit() and psutil.pid_exists(int(number)):
+            self.courier = psutil.Process(int(number))
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that it said were over, from the first on."""
+        return [int(line.split()[1]) for line in self.said if line.startswith("step ")]
 
     def errors(self) -> str:
         return (self.folder / "stderr.txt").read_text()

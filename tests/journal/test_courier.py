@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from rldk_tracking.cli.main import main
-from rldk_tracking.journal.courier import Follower, Target
+from rldk_tracking.journal.courier import Follower
+from rldk_tracking.journal.target import Target
 from tests.journal.conftest import Training, an_alert, eventually, started, steps_in
 from tests.trackers.conftest import free_port
 
@@ -69,15 +70,17 @@ def test_a_killed_training_that_goes_on(store: Any, run_id: str, train: Train) -
 def test_the_courier_is_killed_and_started_again(
     store: Any, run_id: str, train: Train, webhook: Any, make_alert: Any
 ) -> None:
-    training = train(uri=store.uri, run_id=run_id, slack=webhook.url, steps=40, alert_at=10)
+    training = train(uri=store.uri, run_id=run_id, slack=webhook.url, until_enough=True, alert_at=10)
     training.until("step 5")
     first = training.courier
     assert first is not None
     eventually(lambda: len(webhook.messages) == 1 and training.offset().get("position", 0) > 1000)
     os.kill(first.pid, signal.SIGKILL)
+    while training.courier == first:
+        training.until("step")
     assert training.wait() == 0
     assert training.courier is not None and training.courier.pid != first.pid
-    assert steps_in(store, run_id) == list(range(1, 41))
+    assert steps_in(store, run_id) == training.steps
     assert len(webhook.messages) == 1
     assert tags(store, run_id)["rldk.alerts.open"] == "kl.high", "what the first knew of the run the second knows too"
 
@@ -91,7 +94,7 @@ def test_both_are_killed_and_sync_completes(
     os.kill(training.courier.pid, signal.SIGKILL)
     training.process.send_signal(signal.SIGKILL)
     training.wait()
-    last = max(int(line.split()[1]) for line in training.said if line.startswith("step "))
+    last = training.steps[-1]
     assert main(["sync", str(training.folder)]) == 0
     said = capsys.readouterr().out
     assert f"ended without a word after step {last}; its status is now crashed" in said
@@ -116,6 +119,7 @@ def test_a_server_that_was_away_all_the_time(
         assert float(delivered.split()[2]) < 6, "a server that does not answer gets 3 s"
         assert training.courier is not None and training.courier.is_running(), "it goes on trying"
         training.courier.kill()
+        eventually(lambda: training.courier is not None and not training.courier.is_running())
         assert main(["sync", str(training.folder), "--tracking-uri", mlflow_server.uri, "--timeout", "2"]) == 1
         said = capsys.readouterr().out
         assert "records stay here" in said and "now crashed" not in said
@@ -152,17 +156,19 @@ def test_a_destination_that_hangs_holds_up_no_other(mlflow_server: Any, train: T
 
 
 def test_a_run_of_its_own_is_made_once(store: Any, train: Train) -> None:
-    training = train(uri=store.uri, experiment="mine", steps=40)
+    training = train(uri=store.uri, experiment="mine", until_enough=True)
     training.until("step 2")
     eventually(lambda: bool(training.offset().get("to", {}).get("run_id")))
     assert training.courier is not None
     os.kill(training.courier.pid, signal.SIGKILL)
+    for _ in range(10):
+        training.until("step")
     assert training.wait() == 0
     experiment = store.client.get_experiment_by_name("mine")
     (run,) = store.client.search_runs([experiment.experiment_id])
     assert training.said[-1] == f"run ['{run.info.run_id}']", "the training's tracker knows it"
     assert (run.info.status, run.info.run_name) == ("FINISHED", "a try")
-    assert steps_in(store, run.info.run_id) == list(range(1, 41))
+    assert steps_in(store, run.info.run_id) == training.steps
 
 
 def test_no_process_is_to_be_had(store: Any, run_id: str, train: Train) -> None:

@@ -1,12 +1,14 @@
 """As much of a training as the courier sees: a journal that grows by a line a step.
 
-Options, as one JSON object: folder; run_id and uri, or experiment and uri, of MLflow; slack, an address; steps; pause,
-seconds of a step; alert_at, a step; kill_at, a step in the middle of whose line the process is killed; end, whether it
-says how it ended; no_process, no_thread, to have neither; resumed_at.
+Options, as one JSON object: folder; run_id and uri, or experiment and uri, of MLflow; slack, an address; steps, or
+until_enough, for as many steps as it takes until there is a file of the name `enough`; pause, seconds of a step;
+alert_at, a step; kill_at, a step in the middle of whose line the process is killed; end, whether it says how it ended;
+timeout, seconds for the end; no_process, no_thread, to have neither; resumed_at.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -48,7 +50,10 @@ def main(options: dict[str, Any]) -> None:
         journal.destination(tracker.name, tracker)
     service = courier()
     service.follow(journal, [Destination(tracker.name, tracker) for tracker in trackers], {})
-    for step in range((resumed_at or 0) + 1, options.get("steps", 20) + 1):
+    first, step = (resumed_at or 0) + 1, 0
+    for step in itertools.count(first):
+        if Path("enough").exists() if options.get("until_enough") else step > options.get("steps", 20):
+            break
         if step == options.get("kill_at"):
             half = dumps(row_record(step, row(step), [], time.time()))[:60]
             os.write(journal._file.open(), half.encode())
@@ -60,7 +65,7 @@ def main(options: dict[str, Any]) -> None:
         print(f"step {step}", flush=True)
         time.sleep(options.get("pause", 0.1))
     if options.get("end", True):
-        journal.end("finished", options.get("steps", 20))
+        journal.end("finished", step - 1)
         start = time.monotonic()
         done = service.wait(journal, options.get("timeout", 20.0))
         print(f"delivered {done} {time.monotonic() - start:.2f}", flush=True)

@@ -126,7 +126,7 @@ def updates(draw: st.DrawFn, max_rows: int = 7, max_tokens: int = 12) -> PolicyU
         advantages=draw(st.sampled_from([None, numbers.tokens() if per_token else numbers.normal(rows)])),
         entropy=draw(st.sampled_from([None, numbers.tokens().abs()])),
         clip_low=draw(st.sampled_from([None, 0.2])),
-        clip_high=draw(st.sampled_from([None, 0.2, 0.28])),
+        clip_high=draw(st.sampled_from([None, 0.2, 0.28, -0.8, -1.0])),
         sequence_level=draw(st.booleans()),
         geometric_mean=draw(st.booleans()),
         first_epoch=draw(st.booleans()),

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rldk_tracking.metrics import catalogue
+from rldk_tracking.metrics.table import Table
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
 
@@ -58,6 +59,35 @@ def test_columns_are_among_those_announced_one_number_a_row(
         assert column.dtype == torch.float64
     for column in catalogue.update_columns(update).values():
         assert column.shape == (len(update.mask),)
+
+
+class Read(dict[str, Any]):
+    """Columns that keep which of them were asked for."""
+
+    def __init__(self, columns: Mapping[str, Tensor]) -> None:
+        super().__init__({name: column.double().numpy() for name, column in columns.items()})
+        self.asked: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.asked.add(name)
+        return super().get(name, default)
+
+    def __getitem__(self, name: str) -> Any:
+        self.asked.add(name)
+        return super().__getitem__(name)
+
+
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_every_column_is_read_by_some_key(is_trained: bool, columns: Any, computed: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rollout = replace(full_rollout(lambda *shape: torch.rand(*shape, generator=generator)), max_score=1.0)
+    update = full_update(lambda *shape: torch.rand(*shape, generator=generator), sequence_level=False)
+    rollout = replace(rollout, mask=torch.ones(4, 6), group_ids=torch.tensor([0, 0, 1, 1]))
+    found = Read(columns(rollout)), Read(catalogue.update_columns(replace(update, mask=torch.ones(4, 6))))
+    computed(Table(found[0], names=("a", "b")), Table(found[1]) if is_trained else None)
+    # The entropy of the rollout stands in for the loss's.
+    assert set(found[0]) - found[0].asked == ({"policy/entropy"} if is_trained else set())
+    assert set(found[1]) - found[1].asked == (set() if is_trained else set(found[1]))
 
 
 def test_no_column_is_announced_twice() -> None:

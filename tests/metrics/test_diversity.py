@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from rldk_tracking.metrics import diversity
 from rldk_tracking.rollout import Rollout
@@ -106,7 +107,92 @@ def test_a_prefix_or_another_order_is_another_completion(tabulate: Any) -> None:
 def test_hashes_are_exact_in_single_precision(tabulate: Any) -> None:
     tokens = torch.randint(0, 50_000, (200, 12), generator=torch.Generator().manual_seed(0))
     found = diversity.columns(Rollout(torch.ones(200, 12), token_ids=tokens))
-    for name in ("diversity/hash_high", "diversity/hash_low", *diversity.SIGNATURE):
-        assert torch.equal(found[name], found[name].float().double())
-    assert len({*zip(found["diversity/hash_high"].tolist(), found["diversity/hash_low"].tolist(), strict=True)}) == 200
+    for column in found.values():
+        assert torch.equal(column, column.float().double())
+    assert len({*zip(*(found[name].tolist() for name in diversity.IDENTITY), strict=True)}) == 200
     assert diversity.compute(tabulate(Rollout(torch.ones(200, 12)))) == {}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [([0], [0, 0]), ([], [0]), ([1, 2], [2, 1]), ([1, 0], [0, 1]), ([3, 1, 0], [3, 1])]
+)
+def test_the_token_0_is_a_token(tabulate: Any, one: list[int], other: list[int]) -> None:
+    mask = torch.tensor([[i < len(row) for i in range(3)] for row in (one, other)])
+    tokens = torch.tensor([row + [0] * (3 - len(row)) for row in (one, other)])
+    found = diversity.compute(tabulate(Rollout(mask, token_ids=tokens)))
+    assert found["rldk/diversity/unique_fraction"] == 1.0
+
+
+def texts(rows: int, tokens: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Token ids and mask of completions that repeat themselves and each other more or less, in groups of four."""
+    generator = torch.Generator().manual_seed(seed)
+    vocabulary = 2 + torch.arange(rows)[:, None] // 4 % 9
+    ids = torch.randint(0, 2**31 - 1, (rows, tokens), generator=generator) % vocabulary
+    return ids, torch.rand(rows, tokens, generator=generator) < 0.9
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 15, 16, 17, 64, 65, 256, 257])
+def test_a_device_that_sorts_by_itself_comes_to_the_same(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
+    ids, mask = texts(8, tokens)
+    rollout = Rollout(mask, token_ids=ids)
+    on_host = diversity.columns(rollout)
+    monkeypatch.setattr(diversity, "_on_host", lambda tensor: False)
+    elsewhere = diversity.columns(rollout)
+    monkeypatch.setattr(diversity, "LARGEST_PRODUCT", 1)
+    in_parts = diversity.columns(rollout)
+    for name, column in on_host.items():
+        assert torch.equal(column, elsewhere[name])
+        assert torch.equal(column, in_parts[name])
+
+
+def test_a_batch_is_counted_whole_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [diversity.max_rows(tokens) for tokens in (0, 1, 64, 512, 1024, 8192)] == [2**14, 2**14, 256, 32, 16, 16]
+    ids, mask = texts(17, 1024)
+    columns = diversity.columns(Rollout(mask, token_ids=ids))
+    assert [int(columns[name].isnan().sum()) for name in diversity.COLUMNS] == [0] * 2 + [1] * 19
+    columns = diversity.columns(Rollout(mask[:16], token_ids=ids[:16]))
+    assert not any(column.isnan().any() for column in columns.values())
+
+
+def test_the_subsample_is_of_whole_groups_and_has_their_numbers() -> None:
+    ids, mask = texts(48, 1024)
+    shuffled = torch.randperm(48, generator=torch.Generator().manual_seed(1))
+    groups = (torch.arange(48) // 4)[shuffled]
+    columns = diversity.columns(Rollout(mask, token_ids=ids, group_ids=groups))
+    counted = ~columns["diversity/repeats_1"].isnan()
+    assert sorted(groups[counted].bincount(minlength=12).tolist()) == [0] * 8 + [4] * 4
+    alone = diversity.columns(Rollout(mask[counted], token_ids=ids[counted]))
+    for name, column in columns.items():
+        assert torch.equal(column[counted], alone[name])
+
+
+SAMPLED_KEYS = [f"rldk/diversity/{name}" for name in ("distinct_1", "distinct_2", "repetition", "within_group_overlap")]
+
+
+@pytest.mark.parametrize("size", [1, 4, 5])
+def test_a_subsample_is_unbiased_and_as_far_off_as_documented(
+    monkeypatch: pytest.MonkeyPatch, tabulate: Any, size: int
+) -> None:
+    """Over batches of the same groups in any order. Groups of five do not fit, so that the last one is cut."""
+    monkeypatch.setattr(diversity, "MIN_ROWS", 20 if size == 4 else 16)
+    monkeypatch.setattr(diversity, "MAX_TOKENS", 0)
+    count, generator = 48 // size, torch.Generator().manual_seed(2)
+    ids, mask = (tensor.view(count, size, 24) for tensor in texts(count * size, 24))
+
+    def keys(order: Tensor) -> dict[str, float]:
+        names = None if size == 1 else torch.arange(len(order)).repeat_interleave(size)
+        rollout = Rollout(mask[order].flatten(0, 1), token_ids=ids[order].flatten(0, 1), group_ids=names)
+        return diversity.compute(tabulate(rollout))
+
+    own = [keys(torch.tensor([group])) for group in range(count)]
+    found = [keys(torch.randperm(count, generator=generator)) for _ in range(400)]
+    share = diversity.MIN_ROWS / size / count
+    assert {row["rldk/diversity/unique_fraction"] for row in found} == {found[0]["rldk/diversity/unique_fraction"]}
+    for key in SAMPLED_KEYS[: 3 if size == 1 else 4]:
+        truth = statistics.fmean(group[key] for group in own)
+        spread = statistics.stdev(group[key] for group in own)
+        documented = math.sqrt((1 - share) / (share * count)) * spread
+        observed = statistics.stdev(row[key] for row in found)
+        assert abs(statistics.fmean(row[key] for row in found) - truth) < 4 * observed / math.sqrt(len(found)), key
+        if diversity.MIN_ROWS % size == 0:
+            assert observed == pytest.approx(documented, rel=0.12), key

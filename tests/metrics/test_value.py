@@ -70,3 +70,12 @@ def test_half_of_a_critic(tabulate: Any) -> None:
     only_values = value.compute(tabulate(Rollout(torch.ones(1, 2), values=values)))
     assert only_values == {"rldk/value/mean": 2.0, "rldk/value/std": pytest.approx(2**0.5)}
     assert value.compute(tabulate(Rollout(torch.ones(1, 2), returns=values))) == {}
+
+
+def test_what_is_explained_is_of_the_same_tokens(tabulate: Any) -> None:
+    """A completion whose prediction is not a number has returns all the same, and no error."""
+    values = torch.tensor([[1.0, 2.0], [float("nan"), 5.0], [3.0, 1.0]])
+    returns = torch.tensor([[1.5, 2.5], [9.0, -9.0], [2.0, 1.0]])
+    found = value.compute(tabulate(Rollout(torch.ones(3, 2), values=values, returns=returns)))
+    assert set(found) == {"rldk/value/mean", "rldk/value/std", "rldk/value/bias"}
+    assert found["rldk/value/bias"] == pytest.approx(statistics.fmean([0.5, 0.5, -1.0, 0.0]))

@@ -142,6 +142,11 @@ def test_any_dtype_and_shape_of_one_element_is_a_number() -> None:
     assert rollout.columns["b"].tolist() == [1.5, 2.5]
 
 
+def test_a_column_of_two_dimensions_is_refused() -> None:
+    with pytest.raises(ValueError, match="one-dimensional"):
+        LAYOUT.pack(Part({"a": torch.zeros(5, 2)}))
+
+
 class FakeEvent:
     """As CUDA's, and the copy that it stands for arrives when it is waited for."""
 

@@ -8,9 +8,10 @@ import pytest
 from transformers import TrainerCallback
 
 from rldk_tracking.demo.trainers import grpo_trainer
-from rldk_tracking.monitors.training import prepare, run_info, trainer_above
-from rldk_tracking.run import Run
-from rldk_tracking.settings import Settings
+from rldk_tracking.journal.settings import Settings
+from rldk_tracking.monitors.training import find_trackers, run_info, trainer_above
+from rldk_tracking.trackers.base import Tracker
+from rldk_tracking.trackers.slack import SlackNotifier
 
 
 def test_the_trainer_is_found_from_within_its_event(tmp_path: Path) -> None:
@@ -35,16 +36,36 @@ def test_what_trackers_learn_holds_no_secret() -> None:
     )
     info = run_info(None, args, None, None)
     assert info.config == {"learning_rate": 1e-5, "beta": 0.0, "logging_steps": 5}
-    assert info.trainer == "custom"
+    assert (info.name, info.output_dir, info.trainer) == ("r", "out", "custom")
+    assert run_info(SimpleNamespace(), args, None, None).trainer == "SimpleNamespace"
     assert "hf_secret" not in repr(info.config)
+
+
+def names(trackers: list[Tracker]) -> list[str]:
+    return [tracker.name for tracker in trackers]
 
 
 def test_a_loop_without_a_trainer_finds_the_open_mlflow_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    run = Run(Settings())
-    prepare(run, None, None)
+    find = find_trackers(None, Settings())
     with mlflow.start_run():
-        names = [tracker.name for tracker in run.find_trackers()]
-    assert names == ["mlflow"]
+        assert "mlflow" in names(find())
+    assert "mlflow" not in names(find()), "they are looked for when the run begins"
+
+
+def test_the_trackers_of_a_trainer_are_those_of_its_report_to() -> None:
+    handler = SimpleNamespace(callbacks=[TrainerCallback()])
+    trainer = SimpleNamespace(callback_handler=handler)
+    assert "slack" not in names(find_trackers(trainer, Settings())())
+    slack = SlackNotifier("https://hooks.slack.example/services/x")
+    assert slack in find_trackers(trainer, Settings(slack=slack))()
+
+
+def test_a_slack_that_a_second_monitor_names_is_found_too() -> None:
+    settings = Settings()
+    find = find_trackers(SimpleNamespace(callback_handler=SimpleNamespace(callbacks=[])), settings)
+    slack = SlackNotifier("https://hooks.slack.example/services/x")
+    settings.adopt(Settings(slack=slack))
+    assert slack in find()

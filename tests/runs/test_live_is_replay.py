@@ -22,5 +22,5 @@ def test_the_same_alerts_from_the_rows_of_a_run(tmp_path: Path, name: str) -> No
     report = replay(path)
     assert live
     assert [(a.rule, a.severity, a.state, a.step, a.value) for _, a in report.alerts] == live
-    assert callback.run is not None and callback.run.engine is not None
-    assert report.unknown == callback.run.engine.unknown()
+    assert callback.run is not None and callback.run.judge is not None
+    assert report.unknown == callback.run.judge.engine.unknown()

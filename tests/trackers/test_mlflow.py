@@ -106,7 +106,7 @@ def test_ten_thousand_keys_and_illegal_ones(store: Any, run: Any) -> None:
 def test_alerts_become_tags_and_a_table(
     store: Any, run: Any, make_alert: Callable[..., Alert], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rldk_tracking.trackers.mlflow._ALERTS_EVERY_S", 0.0)
+    monkeypatch.setattr("rldk_tracking.trackers.mlflow_alerts.EVERY_S", 0.0)
     tracker = MLflowTracker()
     tracker.open(RunInfo())
     tracker.status("running", {}, 1)
@@ -371,7 +371,7 @@ def test_many_alerts_do_not_write_the_whole_table_each_time(
     written = []
     tracker = MLflowTracker()
     tracker.open(RunInfo())
-    from rldk_tracking.trackers import mlflow as module
+    from rldk_tracking.trackers import mlflow_alerts as module
 
     real = module.write_table
     monkeypatch.setattr(module, "write_table", lambda *args: (written.append(args[2]), real(*args)))

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from rldk_tracking.health.conditions.base import Condition
-from rldk_tracking.health.conditions.collapse import Collapse
-from rldk_tracking.health.conditions.divergence import UnpaidDrift
-from rldk_tracking.health.conditions.drop import Drop
-from rldk_tracking.health.conditions.estimate import BelowZero
-from rldk_tracking.health.conditions.growth import Growth
-from rldk_tracking.health.conditions.hacking import Hacking
-from rldk_tracking.health.conditions.jump import Jump
-from rldk_tracking.health.conditions.level import Level
-from rldk_tracking.health.conditions.levels import Levels
-from rldk_tracking.health.conditions.motion import RateResponse, Still
-from rldk_tracking.health.conditions.shift import Shift
-from rldk_tracking.health.conditions.signal import Ties
-from rldk_tracking.health.conditions.slowdown import Slowdown
-from rldk_tracking.health.conditions.start import First, FromStart
-from rldk_tracking.health.conditions.written import Written
+from rldk_tracking.health.conditions.changes import Drop, Jump, RateResponse
+from rldk_tracking.health.conditions.levels import (
+    BelowZero,
+    ConstantZero,
+    ExpressionCondition,
+    FirstValue,
+    Level,
+    Levels,
+)
+from rldk_tracking.health.conditions.reward_signal import Hacking, TiedGroups
+from rldk_tracking.health.conditions.shifts import Growth, Shift, Slowdown
+from rldk_tracking.health.conditions.silence import Silence
+from rldk_tracking.health.conditions.start import Collapse, FromStart, UnpaidDrift
 
 CONDITIONS: dict[str, type[Condition]] = {
     "below_zero": BelowZero,
     "collapse": Collapse,
     "drop": Drop,
-    "first": First,
+    "first": FirstValue,
     "from_start": FromStart,
     "growth": Growth,
     "hacking": Hacking,
@@ -32,9 +30,10 @@ CONDITIONS: dict[str, type[Condition]] = {
     "levels": Levels,
     "rate_response": RateResponse,
     "shift": Shift,
+    "silence": Silence,
     "slowdown": Slowdown,
-    "still": Still,
-    "ties": Ties,
+    "still": ConstantZero,
+    "ties": TiedGroups,
     "unpaid_drift": UnpaidDrift,
-    "written": Written,
+    "written": ExpressionCondition,
 }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rldk_tracking.health.detectors.stateful import Stateful
+from rldk_tracking.health.detectors import Stateful
 
 Row = Mapping[str, float]
 
@@ -74,3 +74,15 @@ class Condition(Stateful, ABC):
     @abstractmethod
     def judge(self, step: int, row: Row) -> Finding | None:
         """None where the row lacks what the condition needs."""
+
+
+def sign_of(direction: str) -> float:
+    """1 for "above" and "up", -1 for "below" and "down".
+
+    Raises:
+        ValueError: for anything else.
+    """
+    signs = {"above": 1.0, "up": 1.0, "below": -1.0, "down": -1.0}
+    if direction not in signs:
+        raise ValueError(f"direction must be one of {', '.join(signs)}, got {direction!r}.")
+    return signs[direction]

@@ -1,18 +1,23 @@
-"""What is normal for this run: median and spread of recent values, frozen before a fault."""
+"""What is normal for this run, and how far a series has moved away from it."""
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from rldk_tracking.health.detectors.stateful import Stateful
+from rldk_tracking.health.detectors import Stateful
 
 MAD_TO_SIGMA = 1.4826
 """The median absolute deviation of a normal distribution times this is its standard deviation."""
 ABSOLUTE_DEVIATION_TO_SIGMA = 1.2533
 """The same for the mean absolute deviation."""
+MANY_SIGMAS = 1e9
+"""Standard deviations of a change in a series without noise."""
+LAG_VALUES = 8
+"""Values apart at which those of a first-order autoregression of up to 0.8 are all but independent."""
 
 
 def median_of_sorted(values: Sequence[float]) -> float:
@@ -90,3 +95,103 @@ class Baseline(Stateful):
         super().load_state(state)
         self._sorted = sorted(self.values)
         self._spread = None
+
+
+class Change(Stateful):
+    """Exponential mean against the mean of the first values; the noise is the mean deviation from that mean.
+
+    Args:
+        early: first values that make up the start.
+        span: observations of the exponential mean.
+        growing: share of all observations so far that the mean spans where that is more, up to `memory`: a long run can
+            afford to look twice.
+        memory: observations over which the noise is averaged.
+    """
+
+    STATE: ClassVar[tuple[str, ...]] = ("count", "start", "mean", "noise", "recent", "moves", "moved", "moved_square")
+
+    def __init__(self, early: int = 8, span: float = 5.0, memory: int = 100, growing: float = 0.0) -> None:
+        self.early, self.span, self.memory, self.growing = early, span, memory, growing
+        self.count = 0
+        self.start = self.mean = self.noise = 0.0
+        self.recent: deque[float] = deque(maxlen=LAG_VALUES)
+        self.moves = 0
+        self.moved = self.moved_square = 0.0
+
+    def add(self, value: float) -> None:
+        """Take a value."""
+        self.count += 1
+        if self.count == 1:
+            self.mean = value
+        else:
+            deviation = ABSOLUTE_DEVIATION_TO_SIGMA * abs(value - self.mean)
+            self.noise += (deviation - self.noise) / min(self.count - 1, self.memory)
+        if len(self.recent) == LAG_VALUES:
+            self.moves += 1
+            weight = 1.0 / min(self.moves, self.memory)
+            move = value - self.recent[0] - self.moved
+            bound = 4.0 * math.sqrt(2.0) * self.noise  # a step of the level is no noise
+            self.moved_square += weight * (min(abs(move), bound) ** 2 - self.moved_square)
+            self.moved += weight * move
+        self.recent.append(value)
+        if self.count <= self.early:
+            self.start += (value - self.start) / self.count
+        span = max(self.span, min(self.growing * self.count, self.memory))
+        self.mean += 2.0 / (span + 1.0) * (value - self.mean)
+
+    @property
+    def change(self) -> float | None:
+        """The smoothed value less the start, None before the start is known."""
+        return self.mean - self.start if self.count > self.early else None
+
+    @property
+    def wander(self) -> float:
+        """The noise's standard deviation where values follow one another (autocorrelation).
+
+        Neighbours are then alike, so that single values stay near the mean of the last few, and their deviation from it
+        tells too little. Values `LAG_VALUES` apart are not alike; what they differ by on average is the trend, not
+        noise.
+        """
+        return max(self.noise, math.sqrt(self.moved_square / 2.0))
+
+    @property
+    def sigmas(self) -> float | None:
+        """The same in standard deviations of the noise."""
+        change = self.change
+        if change is None:
+            return None
+        if self.wander > 0:
+            return change / self.wander
+        return 0.0 if change == 0 else (MANY_SIGMAS if change > 0 else -MANY_SIGMAS)
+
+
+def inflation(autocorrelation: float) -> float:
+    """By how much a first-order autoregression widens the error of a mean: sqrt((1 + r) / (1 - r)), at least 1."""
+    r = min(max(autocorrelation, 0.0), 0.95)
+    return math.sqrt((1.0 + r) / (1.0 - r))
+
+
+class Cusum(Stateful):
+    """A control chart for a lasting shift of a mean, on values in standard deviations of a healthy baseline.
+
+    Page's cumulative sum (1954): of what exceeds half of the shift that matters, never below 0. The textbook limit
+    holds for independent values of known mean and variance. Here values follow one another (autocorrelation) and the
+    baseline is an estimate from a few dozen of them, so values are divided by `inflation` and the limit is wider. With
+    the defaults, at most one in 20 healthy runs of 500 steps alarms at a lag-one autocorrelation of up to 0.8;
+    `tests/health/conditions/test_shifts.py` measures it.
+
+    Args:
+        shift: the shift that matters, in standard deviations.
+        limit: the sum that is a shift.
+    """
+
+    STATE: ClassVar[tuple[str, ...]] = ("total",)
+
+    def __init__(self, shift: float = 1.0, limit: float = 12.0) -> None:
+        self.half, self.limit = shift / 2.0, limit
+        self.total = 0.0
+
+    def add(self, value: float) -> bool:
+        """Take a value; True while the sum is beyond the limit. It grows to twice the limit, so that it can end."""
+        self.total = min(max(0.0, self.total + value - self.half), 2.0 * self.limit)
+        return self.total > self.limit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rldk_tracking.health.pages import numbers, policy, preference, reward, system, training
+from rldk_tracking.health.pages import numbers, policy, preference, reward, run, system, training
 from rldk_tracking.health.pages.page import Page
 
 PAGES: dict[str, Page] = {
@@ -12,5 +12,6 @@ PAGES: dict[str, Page] = {
     **training.PAGES,
     **preference.PAGES,
     **system.PAGES,
+    **run.PAGES,
 }
 """Rule id to page."""

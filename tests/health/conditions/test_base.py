@@ -1,8 +1,10 @@
-"""Which key is read, and that a constant 0 is not a measurement."""
+"""Which key is read, that a constant 0 is not a measurement, and what a direction is."""
 
 from __future__ import annotations
 
-from rldk_tracking.health.conditions.base import Condition, Finding, Row
+import pytest
+
+from rldk_tracking.health.conditions.base import Condition, Finding, Row, sign_of
 
 
 class Reader(Condition):
@@ -28,3 +30,8 @@ def test_zeros_count_once_something_else_was_seen() -> None:
     read = [reader.judge(i, {"a": v}) for i, v in enumerate([0.0, 0.0, 0.5, 0.0])]
     assert [finding and finding.value for finding in read] == [None, None, 0.5, 0.0]
     assert Reader(("a",)).judge(0, {"a": 0.0}).value == 0.0
+
+
+def test_direction_is_checked() -> None:
+    with pytest.raises(ValueError, match="sideways"):
+        sign_of("sideways")

@@ -1,10 +1,64 @@
-"""Several limits at once, and a share of what there is."""
+"""Fixed limits: with hysteresis, several at once, of an error, at zero, of the first value, by expression."""
 
 from __future__ import annotations
 
-import pytest
+import json
 
-from rldk_tracking.health.conditions.levels import Levels
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rldk_tracking.health.conditions.levels import (
+    BelowZero,
+    ConstantZero,
+    ExpressionCondition,
+    FirstValue,
+    Level,
+    Levels,
+)
+from rldk_tracking.health.expression import ExpressionError
+
+
+def test_between_the_two_levels_nothing_changes(findings) -> None:
+    found = findings(Level(("x",), threshold=1.0, clear=0.5, critical=3.0), [0.4, 1.0, 1.1, 3.1, 0.7, 0.5])
+    assert [(f.breached, f.clear, f.critical) for f in found] == [
+        (False, True, False),
+        (False, False, False),
+        (True, False, False),
+        (True, False, True),
+        (False, False, False),
+        (False, True, False),
+    ]
+
+
+def test_below_is_the_mirror_of_above(findings) -> None:
+    values = [0.4, 1.0, 1.1, 3.1, 0.7, 0.5]
+    above = findings(Level(("x",), threshold=1.0, clear=0.5, critical=3.0), values)
+    mirrored = Level(("x",), direction="below", threshold=-1.0, clear=-0.5, critical=-3.0)
+    below = findings(mirrored, [-value for value in values])
+    assert [(f.breached, f.clear, f.critical) for f in above] == [(f.breached, f.clear, f.critical) for f in below]
+
+
+def test_one_wild_value_does_not_move_the_mean_over_the_limit(findings) -> None:
+    found = findings(Level(("x",), threshold=0.4, span=8.0), [0.1] * 10 + [1.0] + [0.1] * 10 + [1.0] * 10)
+    breached = [f.breached for f in found]
+    assert breached.index(True) in range(22, 25)
+
+
+def test_a_value_on_its_way_back_is_excused(findings) -> None:
+    returning = [-(0.9**i) for i in range(45)]
+    level = Level(("x",), direction="below", threshold=0.0, span=5.0, unless_improving=0.2)
+    assert not any(f.breached for f in findings(level, returning)[8:])
+    level = Level(("x",), direction="below", threshold=0.0, span=5.0, unless_improving=0.2)
+    assert all(f.breached for f in findings(level, [-0.5] * 30))
+
+
+def test_another_value_may_be_asked_as_well() -> None:
+    level = Level(("x",), threshold=1.0, only_below={"y": 0.5})
+    assert level.judge(0, {"x": 2.0}).breached
+    assert level.judge(1, {"x": 2.0, "y": 0.4}).breached
+    excused = level.judge(2, {"x": 2.0, "y": 0.6})
+    assert (excused.breached, excused.clear) == (False, True)
 
 
 def test_the_worst_key_in_proportion_is_reported() -> None:
@@ -20,3 +74,96 @@ def test_the_worst_key_in_proportion_is_reported() -> None:
 def test_limits_must_be_of_the_rules_keys(limits) -> None:
     with pytest.raises(ValueError, match="limits"):
         Levels(("a",), limits=limits)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "breached"),
+    [(-0.1, 0.02, True), (-0.07, 0.02, False), (-0.015, 0.001, False), (0.5, 0.01, False)],
+)
+def test_beyond_four_errors_and_the_floor(value: float, error: float, breached: bool) -> None:
+    condition = BelowZero(("x",), error_key="e", z=4.0, floor=0.02)
+    assert condition.judge(0, {"x": value, "e": error}).breached is breached
+
+
+def test_without_its_error_only_a_limit_of_its_own_judges() -> None:
+    assert BelowZero(("x",), error_key="e").judge(0, {"x": -9.0}) is None
+    assert BelowZero(("x",), error_key="e", floor_alone=0.1).judge(0, {"x": -0.2}).breached
+    assert not BelowZero(("x",), error_key="e", floor_alone=0.1).judge(0, {"x": -0.05}).breached
+
+
+def test_a_zero_is_reported_with_its_key() -> None:
+    still = ConstantZero(("a", "b"))
+    finding = still.judge(0, {"a": 1.0, "b": 0.0})
+    assert (finding.breached, finding.key, finding.value) == (True, "b", 0.0)
+    assert still.judge(1, {"a": 1.0, "b": 1e-12}).clear
+    assert still.judge(2, {"c": 0.0}) is None
+
+
+def test_another_cause_is_left_to_its_rule() -> None:
+    still = ConstantZero(("a",), unless_above={"tied": 0.5})
+    assert not still.judge(0, {"a": 0.0, "tied": 0.9}).breached
+    assert still.judge(1, {"a": 0.0, "tied": 0.5}).breached
+    assert still.judge(2, {"a": 0.0}).breached
+
+
+def test_zeros_that_a_log_rounded_are_no_schedule() -> None:
+    still = ConstantZero(("a",), after_motion=True)
+    assert [still.judge(i, {"a": v}).breached for i, v in enumerate([0.0, 0.0, 1e-6, 0.0])] == [False] * 3 + [True]
+
+
+def test_the_first_value_is_judged_once() -> None:
+    first = FirstValue(("x",), exact=0.05, exact_key="error", at_once=0.2, above=1.0)
+    assert first.judge(1, {"x": 0.3}).breached
+    later = first.judge(2, {"x": 9.0})
+    assert not later.breached and not later.clear
+    assert first.judge(3, {"x": 0.1}).clear
+
+
+KEY = "rldk/a"
+
+
+def written(when: str, clear_when: str | None = None) -> ExpressionCondition:
+    return ExpressionCondition((KEY,), when=when, clear_when=clear_when)
+
+
+def test_a_comparison_reports_its_sides() -> None:
+    condition = written('mean("a", 2) > 3')
+    assert condition.judge(0, {KEY: 5.0}) is None
+    finding = condition.judge(1, {KEY: 7.0})
+    assert (finding.breached, finding.clear, finding.value, finding.threshold, finding.key) == (
+        True,
+        False,
+        6.0,
+        3.0,
+        KEY,
+    )
+
+
+def test_its_own_way_back() -> None:
+    condition = written('last("a") > 3', 'last("a") < 1')
+    found = [condition.judge(i, {KEY: v}) for i, v in enumerate([5.0, 2.0, 0.5])]
+    assert [(f.breached, f.clear) for f in found] == [(True, False), (False, False), (False, True)]
+
+
+def test_rows_without_its_keys_are_none_of_its_business() -> None:
+    condition = written('last("a") > 3')
+    condition.judge(0, {KEY: 5.0})
+    assert condition.judge(1, {"rldk/b": 1.0}) is None
+
+
+def test_mistakes_name_the_field() -> None:
+    with pytest.raises(ExpressionError, match="^clear_when: "):
+        written('last("a") > 3', "nonsense(")
+
+
+@given(st.lists(st.floats(-10, 10), max_size=30), st.integers(0, 30))
+def test_state_goes_through_json(values: list[float], cut: int) -> None:
+    text = 'consecutive(mean("a", 4) > 0, 3) or delta("a", 6) > 5'
+
+    def run(condition: ExpressionCondition, part: list[float]) -> list[object]:
+        return [condition.judge(0, {KEY: value}) for value in part]
+
+    first, second = written(text, 'last("a") < 0'), written(text, 'last("a") < 0')
+    before = run(first, values[:cut])
+    second.load_state(json.loads(json.dumps(first.state())))
+    assert before + run(second, values[cut:]) == run(written(text, 'last("a") < 0'), values)

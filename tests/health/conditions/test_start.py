@@ -1,10 +1,12 @@
-"""Values against the start of the run, and the first value."""
+"""Distance from the run's start, with and without a reward that accounts for it."""
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
-from rldk_tracking.health.conditions.start import First, FromStart
+from rldk_tracking.health.conditions.start import Collapse, FromStart, UnpaidDrift
 
 
 def breaches(findings, condition, values) -> list[int]:
@@ -59,9 +61,108 @@ def test_without_a_climb_nothing_excuses_the_loss() -> None:
     assert any(condition.judge(step, row).breached for step, row in enumerate(rows))
 
 
-def test_the_first_value_is_judged_once() -> None:
-    first = First(("x",), exact=0.05, exact_key="error", at_once=0.2, above=1.0)
-    assert first.judge(1, {"x": 0.3}).breached
-    later = first.judge(2, {"x": 9.0})
-    assert not later.breached and not later.clear
-    assert first.judge(3, {"x": 0.1}).clear
+ENTROPY, UNIQUE, STD, MEAN = "h", "rldk/diversity/unique_fraction", "rldk/reward/std", "rldk/reward/mean"
+
+
+def collapsed(rows):
+    condition = Collapse((ENTROPY,))
+    return [condition.judge(step, row) for step, row in enumerate(rows)], condition
+
+
+BEFORE = [{ENTROPY: 1.0, UNIQUE: 0.9, STD: 0.3, MEAN: 0.4}] * 20
+
+
+def test_two_lost_quantities_are_a_collapse() -> None:
+    found, condition = collapsed(BEFORE + [{ENTROPY: 0.01, UNIQUE: 0.02, STD: 0.3, MEAN: 0.2}] * 20)
+    assert not any(f.breached for f in found[:20] if f) and found[-1].breached
+    assert condition.risk > 0.6
+    assert found[-1].evidence["entropy left"] < 0.05
+
+
+def test_one_is_not() -> None:
+    found, _ = collapsed(BEFORE + [{ENTROPY: 0.01, UNIQUE: 0.9, STD: 0.3, MEAN: 0.2}] * 20)
+    assert not any(f.breached for f in found if f)
+
+
+def test_tied_groups_are_a_lost_spread() -> None:
+    lost = {ENTROPY: 0.01, UNIQUE: 0.9, STD: 0.3, MEAN: 0.2, "rldk/reward/group_tied_fraction": 1.0}
+    assert collapsed(BEFORE + [lost] * 20)[0][-1].breached
+
+
+def test_success_loses_the_same_and_is_no_collapse() -> None:
+    climb = [{ENTROPY: 1 - t / 40, UNIQUE: 0.9 - t / 50, STD: 0.3, MEAN: 0.4 + 0.6 * t / 40} for t in range(40)]
+    found, condition = collapsed(BEFORE + climb + [{ENTROPY: 0.01, UNIQUE: 0.03, STD: 0.0, MEAN: 1.0}] * 20)
+    assert not any(f.breached for f in found if f)
+    assert condition.risk == 0.0
+
+
+def test_one_known_quantity_is_not_enough_for_a_verdict() -> None:
+    found, condition = collapsed([{ENTROPY: 0.01, MEAN: 0.2}] * 30)
+    assert found == [None] * 30 and condition.risk is None
+
+
+REWARD, SUM = "rldk/reward/mean", "rldk/kl/ref_per_sequence"
+
+
+def unpaid(drifting, **options) -> list[int]:
+    condition = UnpaidDrift(("kl",), **options)
+    found = [condition.judge(step, row) for step, row in enumerate(drifting)]
+    return [step for step, finding in enumerate(found) if finding is not None and finding.breached]
+
+
+def drifting(kl, reward=None, n: int = 100, seed: int = 0) -> list[dict[str, float]]:
+    draw = random.Random(seed)
+    out = []
+    for step in range(n):
+        row = {"kl": kl(step)}
+        if reward is not None:
+            row[REWARD] = reward(step) + draw.gauss(0, 0.05)
+        out.append(row)
+    return out
+
+
+def test_drift_without_a_gain_is_unpaid() -> None:
+    assert unpaid(drifting(lambda t: 0.02 * t, lambda t: 0.3))[0] in range(38, 50)
+
+
+def test_several_nats_are_fine_while_the_reward_rises() -> None:
+    assert unpaid(drifting(lambda t: 0.04 * t, lambda t: 0.3 + 0.01 * t)) == []
+
+
+def test_what_was_paid_stays_paid_but_more_is_not() -> None:
+    def kl(step: int) -> float:
+        return min(0.04 * step, 2.0) if step < 90 else 2.0 + 0.1 * (step - 90)
+
+    found = unpaid(drifting(kl, lambda t: 0.3 + 0.01 * min(t, 60), n=130))
+    assert found and min(found) in range(98, 112)
+
+
+def test_no_reward_excuses_the_ceiling() -> None:
+    condition = UnpaidDrift(("kl",))
+    for step, row in enumerate(drifting(lambda t: 0.5 * t, lambda t: 0.3 + 0.02 * t)):
+        finding = condition.judge(step, row)
+    assert finding.breached and finding.critical and finding.threshold == 10.0
+
+
+def test_without_rewards_only_large_drift_counts() -> None:
+    assert unpaid(drifting(lambda t: 1.5)) == []
+    assert unpaid(drifting(lambda t: 2.5))
+
+
+def test_the_users_limit_replaces_all_others() -> None:
+    assert unpaid(drifting(lambda t: 0.02 * t, lambda t: 0.3 + 0.02 * t), threshold=0.5)[0] in range(26, 32)
+
+
+def test_sums_over_a_response_have_their_own_scale() -> None:
+    assert unpaid([{SUM: 10.0, REWARD: 0.3}] * 60) == []
+    assert unpaid([{SUM: 60.0, REWARD: 0.3}] * 60)
+
+
+def test_constant_zero_is_not_measured() -> None:
+    condition = UnpaidDrift(("kl",))
+    assert all(condition.judge(step, {"kl": 0.0, REWARD: 0.1}) is None for step in range(50))
+
+
+def test_one_wild_value_is_smoothed_away() -> None:
+    quiet = drifting(lambda t: 5.0 if t == 50 else 0.1, lambda t: 0.3)
+    assert len(unpaid(quiet)) <= 2, "which persistence of 3 in 4 drifting does not believe"

@@ -1,4 +1,4 @@
-"""Median and spread of recent values, against numpy and scipy, and that a fault does not move them."""
+"""Median and spread of recent values against numpy and scipy, change since the first values, the cumulative sum."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from rldk_tracking.health.detectors.baseline import Baseline, median_of_sorted
+from rldk_tracking.health.detectors.baseline import Baseline, Change, Cusum, inflation, median_of_sorted
 
 VALUES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=120)
 
@@ -81,3 +81,75 @@ def test_wander_counts_far_values_that_the_spread_does_not() -> None:
 
 def test_median_of_an_even_number() -> None:
     assert median_of_sorted([1.0, 2.0, 4.0, 8.0]) == 3.0
+
+
+def fed(values: list[float], **options: float) -> Change:
+    change = Change(**options)
+    for value in values:
+        change.add(value)
+    return change
+
+
+def test_nothing_is_said_of_the_first_values() -> None:
+    assert fed([1.0] * 8).sigmas is None
+    assert fed([1.0] * 9).sigmas == 0.0
+
+
+def test_a_step_is_measured_in_its_noise() -> None:
+    draw = random.Random(1)
+    change = fed([draw.gauss(0.0, 0.1) for _ in range(50)] + [draw.gauss(1.0, 0.1) for _ in range(60)])
+    assert change.change == pytest.approx(1.0, abs=0.15)
+    assert 5 < change.sigmas < 15
+
+
+def test_noise_estimates_a_standard_deviation() -> None:
+    draw = random.Random(2)
+    assert fed([draw.gauss(0, 3) for _ in range(2000)]).noise == pytest.approx(3.0, rel=0.2)
+
+
+def test_a_change_without_noise_is_larger_than_any_limit() -> None:
+    assert fed([1.0] * 8 + [1.0]).sigmas == 0.0
+    change = fed([1.0] * 100, early=8)
+    change.noise, change.mean = 0.0, 2.0
+    assert change.sigmas == 1e9
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.6, 0.85])
+def test_wander_is_the_standard_deviation_of_correlated_values_beside_a_trend(correlation: float) -> None:
+    draw, value, values = random.Random(3), 0.0, []
+    for step in range(2000):
+        value = correlation * value + (1 - correlation**2) ** 0.5 * draw.gauss(0, 1)
+        values.append(3.0 * value + 0.1 * step)
+    assert fed(values, memory=2000).wander == pytest.approx(3.0, rel=0.2)
+
+
+STANDARDISED = st.lists(st.floats(-4, 4), max_size=80)
+
+
+@given(STANDARDISED)
+def test_cusum_is_the_largest_excess_over_any_past(values: list[float]) -> None:
+    chart = Cusum(shift=1.0, limit=1e9)
+    for value in values:
+        chart.add(value)
+    excess = [value - 0.5 for value in values]
+    assert chart.total == pytest.approx(max([0.0, *(sum(excess[i:]) for i in range(len(values)))]), abs=1e-9)
+
+
+def test_a_shift_is_seen() -> None:
+    draw = random.Random(0)
+    watching = Cusum()
+    before = [watching.add(draw.gauss(0, 1)) for _ in range(100)]
+    after = [watching.add(draw.gauss(3, 1)) for _ in range(30)]
+    assert not any(before)
+    assert after.index(True) <= 10
+
+
+def test_the_cusum_ends_as_fast_as_it_began() -> None:
+    chart = Cusum(limit=5.0)
+    assert all(chart.add(4.0) for _ in range(1000)) is False
+    assert [chart.add(-1.0) for _ in range(10)].count(True) <= 4
+
+
+@pytest.mark.parametrize(("correlation", "factor"), [(0.0, 1.0), (-0.5, 1.0), (0.6, 2.0), (1.0, 39**0.5)])
+def test_inflation(correlation: float, factor: float) -> None:
+    assert inflation(correlation) == pytest.approx(factor)

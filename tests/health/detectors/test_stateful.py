@@ -6,7 +6,7 @@ import json
 from collections import deque
 from typing import ClassVar
 
-from rldk_tracking.health.detectors.stateful import Stateful
+from rldk_tracking.health.detectors import Stateful
 
 
 class Inner(Stateful):

@@ -1,0 +1,64 @@
+"""A training of which nothing is heard any more."""
+
+from __future__ import annotations
+
+from rldk_tracking.health.conditions.base import Condition, Finding, Row
+
+LIMIT_KEY = "rldk/run/limit_seconds"
+LONGEST_FACTOR = 2.0
+"""What has taken so long once may take this many times as long again, however rare it is."""
+
+
+class Silence(Condition):
+    """Breached where nothing was heard of a training for longer than the phase that it is in may take.
+
+    The limit follows from how long this run's own phases took, so it is computed where they are timed, in the training
+    process, by `limit`; the row carries it. A row without a limit is never a breach.
+
+    Args:
+        threshold: seconds below which no silence is a breach.
+        times: how often the 99th percentile of the phase's own durations may pass.
+        first: limit in seconds for a phase that no earlier step had, as for a first compilation or evaluation.
+        critical: how often the limit may pass before the breach is critical.
+        stacks: whether the training process writes down where its threads stand shortly before the limit.
+
+    Raises:
+        ValueError: a number is not above 0, or `critical` is below 1.
+    """
+
+    def __init__(
+        self,
+        keys: tuple[str, ...],
+        *,
+        threshold: float,
+        times: float = 10.0,
+        first: float = 1800.0,
+        critical: float = 2.0,
+        stacks: bool = True,
+    ) -> None:
+        super().__init__(keys)
+        if not min(threshold, times, first) > 0 or not critical >= 1:
+            raise ValueError("threshold, times and first must be above 0, and critical at least 1.")
+        self.threshold, self.times, self.first, self.critical = threshold, times, first, critical
+        self.stacks = stacks
+
+    def limit(self, p99: float | None, longest: float | None) -> float:
+        """Seconds that a phase may be silent.
+
+        Args:
+            p99: 99th percentile of its durations in seconds; None where there is no history yet.
+            longest: the longest duration so far in seconds.
+        """
+        if p99 is None or longest is None:
+            return max(self.threshold, self.first)
+        return max(self.threshold, self.times * p99, LONGEST_FACTOR * longest)
+
+    def judge(self, step: int, row: Row) -> Finding | None:
+        """Compare the silence with the limit that the row carries."""
+        silent = self.read(row)
+        if silent is None:
+            return None
+        limit = row.get(LIMIT_KEY)
+        breached = limit is not None and silent > limit
+        critical = limit is not None and silent > self.critical * limit
+        return Finding(breached, not breached, silent, limit, critical, key=self.key)

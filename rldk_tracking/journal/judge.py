@@ -1,0 +1,77 @@
+"""Judges the rows of a run, writes them, and says what is to be done."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rldk_tracking.charts.series import limits_of
+from rldk_tracking.health.alert import Alert
+from rldk_tracking.health.engine import Engine
+from rldk_tracking.health.rules import Rule
+from rldk_tracking.journal.publisher import Publisher
+from rldk_tracking.journal.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+STOP, SAVE = 1, 2
+"""Flags of what the trainer is to do."""
+
+
+class Judge:
+    """The rules of one run and what they lead to.
+
+    Args:
+        rules: those that are judged from rows.
+        settings: what the user asked for.
+        config: settings of the trainer that alerts quote.
+        publisher: where judged rows go.
+
+    Attributes:
+        alerts: every transition so far.
+        stop: the alert that asked for a stop, if any.
+    """
+
+    def __init__(
+        self, rules: Sequence[Rule], settings: Settings, config: Mapping[str, Any], publisher: Publisher
+    ) -> None:
+        self.alerts: list[Alert] = []
+        self.stop: Alert | None = None
+        self.engine = Engine(rules, context=dict(config))
+        self._settings = settings
+        self._publisher = publisher
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from the state of another run; afresh, with a warning, where it cannot be read."""
+        try:
+            self.engine.load_state(state)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            logger.warning("rldk: the checkpoint's state is not taken over, judging starts afresh: %s", error)
+
+    def row(self, step: int, row: dict[str, float]) -> int:
+        """Judge a row, which gets the scores, and write both. Returns the flags; an empty row asks for nothing."""
+        if not row:
+            return 0
+        publisher, engine = self._publisher, self.engine
+        publisher.join()
+        row.update(publisher.health())
+        alerts = engine.update(step, row)
+        self.alerts.extend(alerts)
+        firing = engine.firing
+        row.update(engine.scores())
+        row["rldk/alerts/firing"] = float(len(firing))
+        row.update(limits_of(self._settings.overrides, self._settings.goals))
+        unsent = publisher.row(step, row, alerts)
+        severities = {alert.severity for alert in firing}
+        publisher.status(next((s for s in ("critical", "warning") if s in severities), "running"), step)
+        for alert in unsent:
+            publisher.actions.call(alert)
+        self.stop = self.stop or self._critical(alerts) or publisher.actions.stop(alerts)
+        return (STOP if self.stop is not None else 0) | (SAVE if publisher.actions.save(alerts) else 0)
+
+    def _critical(self, alerts: Sequence[Alert]) -> Alert | None:
+        """The first of these alerts that ends the training, where the user wants that."""
+        if self._settings.on_critical != "stop":
+            return None
+        return next((alert for alert in alerts if alert.severity == "critical" and alert.state == "firing"), None)

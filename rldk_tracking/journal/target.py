@@ -1,0 +1,49 @@
+"""A destination as one process hands it to another."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rldk_tracking.journal.offset import Offset, offset_path
+from rldk_tracking.journal.reader import Lines
+from rldk_tracking.trackers.base import Tracker
+from rldk_tracking.trackers.resolve import RESUMABLE, resumed
+
+
+@dataclass(frozen=True)
+class Target:
+    """One destination, as it is handed over. Its repr shows no secret.
+
+    Attributes:
+        id: of its offset.
+        tracker: name of the tracker.
+        to: its address.
+        secrets: its secrets.
+    """
+
+    id: str
+    tracker: str
+    to: Mapping[str, str]
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def connect(self, to: Mapping[str, str]) -> Tracker:
+        """Its tracker, with what is known beside the address by now."""
+        return resumed(self.tracker, {**self.to, **to}, self.secrets)
+
+
+def load_offset(journal: Path, target: Target, lines: Lines, log: logging.Logger) -> Offset:
+    """The offset of a destination. One that cannot be understood is begun anew where that repeats nothing."""
+    path = offset_path(journal, target.id)
+    try:
+        offset = Offset.load(path)
+    except (ValueError, OSError) as error:
+        log.warning("%s; it is begun anew.", error)
+        offset = Offset(path)
+        kind = RESUMABLE.get(target.tracker)
+        if kind is not None and not kind.repeatable:
+            offset.position = lines.aligned(2**62)
+    offset.refused = False
+    return offset

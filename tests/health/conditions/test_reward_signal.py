@@ -1,0 +1,213 @@
+"""What the reward still tells: ties by chance, lost signal, solved; and reward hacking as a verdict over signals."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from rldk_tracking.health.catalogue import RULES
+from rldk_tracking.health.conditions.reward_signal import (
+    DISAGREEMENT,
+    LENGTH,
+    LENGTH_CORR,
+    PERPLEXITY,
+    UNWEIGHTED,
+    Hacking,
+    TiedGroups,
+)
+from rldk_tracking.health.engine import Engine
+
+TIED, MEAN, STD, WITHIN = "tied", "rldk/reward/mean", "rldk/reward/std", "rldk/reward/group_std_mean"
+
+
+def breaches(rows, solved: bool = False, **options) -> list[int]:
+    condition = TiedGroups((TIED,), solved=solved, **options)
+    found = [condition.judge(step, row) for step, row in enumerate(rows)]
+    return [step for step, finding in enumerate(found) if finding is not None and finding.breached]
+
+
+def usual(n: int, seed: int = 0, tied: float = 0.2, groups: int = 8) -> list[dict[str, float]]:
+    draw = random.Random(seed)
+    return [
+        {
+            TIED: sum(draw.random() < tied for _ in range(groups)) / groups,
+            MEAN: 0.4 + draw.gauss(0, 0.05),
+            STD: 0.3 + draw.gauss(0, 0.02),
+        }
+        for _ in range(n)
+    ]
+
+
+def test_a_constant_reward_is_seen_within_five_rows() -> None:
+    found = breaches(usual(50) + [{TIED: 1.0, MEAN: 0.5, STD: 0.0}] * 20)
+    assert found[0] in range(53, 56)
+
+
+def test_a_constant_reward_from_the_first_row_on() -> None:
+    assert breaches([{TIED: 1.0, MEAN: 0.5, STD: 0.0}] * 20)[0] <= 12
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_ties_by_chance_are_none(groups: int) -> None:
+    alarmed = sum(bool(breaches(usual(1000, seed, tied=0.5, groups=groups))) for seed in range(20))
+    assert alarmed <= 1, "with one group a row, rows are all tied half of the time"
+
+
+def test_most_groups_tied_for_long_is_no_signal_too() -> None:
+    rows = [{**row, MEAN: 0.05, STD: 0.1} for row in usual(120, tied=0.9)]
+    assert breaches(rows)
+
+
+def test_near_the_ceiling_most_groups_may_be_tied() -> None:
+    rows = [{**row, MEAN: row[MEAN] + 0.52, STD: 0.25} for row in usual(300, tied=0.85)]
+    assert breaches(rows) == []
+
+
+def test_a_log_without_ties_is_judged_by_its_spread() -> None:
+    rows = [{MEAN: row[MEAN], WITHIN: row[STD]} for row in usual(40)]
+    assert breaches(rows) == []
+    assert breaches(rows + [{MEAN: 0.5, WITHIN: 0.001}] * 15)
+
+
+def test_a_log_with_means_alone_is_judged_by_their_repetition() -> None:
+    draw = random.Random(0)
+    assert breaches([{MEAN: draw.gauss(0.5, 0.1)} for _ in range(200)]) == []
+    assert breaches([{MEAN: 0.5}] * 30)
+    almost = [{MEAN: -0.1 if draw.random() < 0.6 else -0.1 - 0.003 * draw.random()} for _ in range(100)]
+    assert breaches(almost), "a reward function that nearly always says the same"
+
+
+def test_the_users_spread_counts_as_tied() -> None:
+    rows = [{MEAN: row[MEAN], STD: 0.05} for row in usual(40)]
+    assert breaches(rows) == []
+    assert breaches(rows, threshold=0.1)
+
+
+def climbing(n: int = 60) -> list[dict[str, float]]:
+    return [{TIED: 0.1, MEAN: 0.2 + 0.8 * i / n, STD: 0.3} for i in range(n)]
+
+
+def test_solved_is_the_other_half() -> None:
+    rows = climbing() + [{TIED: 1.0, MEAN: 1.0, STD: 0.0}] * 20
+    assert breaches(rows) == []
+    assert breaches(rows, solved=True)
+
+
+def test_a_known_ceiling_decides_what_is_solved() -> None:
+    rows = climbing() + [{TIED: 1.0, MEAN: 1.0, STD: 0.0}] * 20
+    assert breaches(rows, ceiling=5.0) and not breaches(rows, solved=True, ceiling=5.0)
+    flat = [{TIED: 1.0, MEAN: 1.0, STD: 0.0}] * 20
+    assert not breaches(flat, ceiling=1.0) and breaches(flat, solved=True, ceiling=1.0)
+
+
+def test_rows_without_rewards_say_nothing() -> None:
+    condition = TiedGroups((TIED,), solved=False)
+    assert condition.judge(0, {"loss": 1.0}) is None
+
+
+GOLD, KL, UNIQUE = "rldk/reward/gold", "rldk/kl/ref_k1", "rldk/diversity/unique_fraction"
+
+
+def judged(extra, rise: float = 0.5, n: int = 120, seed: int = 0):
+    draw = random.Random(seed)
+    condition = Hacking(("r",))
+    found = []
+    for step in range(n):
+        done = step / n
+        row = {"r": 0.2 + rise * done + draw.gauss(0, 0.03)} | extra(done, draw)
+        found.append(condition.judge(step, row))
+    return [step for step, finding in enumerate(found) if finding is not None and finding.breached], condition, found
+
+
+def test_a_held_out_score_that_stays_decides_alone() -> None:
+    breached, condition, found = judged(lambda done, draw: {GOLD: 0.2 + draw.gauss(0, 0.03)})
+    assert breached and breached[-1] == 119 and condition.risk == 1.0
+    assert found[-1].evidence["against"] == "held-out score"
+
+
+def test_a_held_out_score_that_follows_says_no() -> None:
+    alarmed = 0
+    for seed in range(20):
+        breached, condition, _ = judged(lambda done, draw: {GOLD: 0.2 + 0.5 * done + draw.gauss(0, 0.05)}, seed=seed)
+        alarmed += len(breached) > 3
+        assert condition.risk == 0.0
+    assert alarmed <= 1
+
+
+def test_a_held_out_score_at_its_ceiling_must_fall() -> None:
+    assert judged(lambda done, draw: {GOLD: 0.97 + draw.gauss(0, 0.005)})[0] == [], "it has no room to follow"
+    assert judged(lambda done, draw: {GOLD: 0.97 - 0.3 * done + draw.gauss(0, 0.01)})[0]
+
+
+@pytest.mark.parametrize(
+    ("level", "scale", "alarms"),
+    [(0.05, 1.0, True), (0.9, 1.0, False), (40.0, 1.0, False), (0.05, 10.0, False)],
+)
+def test_a_function_of_weight_0_must_be_of_the_rewards_kind_and_below_it(
+    level: float, scale: float, alarms: bool
+) -> None:
+    """It may be there to watch a format that is kept already, or a length."""
+
+    def extra(done, draw):
+        row = {UNWEIGHTED: level + draw.gauss(0, 0.01)}
+        return row | ({"r": scale * (0.2 + 0.5 * done + draw.gauss(0, 0.03))} if scale != 1.0 else {})
+
+    breached, _, found = judged(extra)
+    assert bool(breached) is alarms
+    assert not alarms or found[-1].evidence["against"] == "reward function of weight 0"
+
+
+def test_a_judge_of_the_users_own_goes_before_a_function_of_weight_0() -> None:
+    """It may be asked now and then only, so that the other one is there first."""
+
+    def extra(done, draw):
+        row = {UNWEIGHTED: 0.05 + draw.gauss(0, 0.01)}
+        asked = done > 0.02 and round(120 * done) % 3 == 0
+        return row | {GOLD: 0.1 + 0.6 * done + draw.gauss(0, 0.03)} if asked else row
+
+    breached, condition, _ = judged(extra)
+    assert condition.gold_key == GOLD and condition.risk == 0.0 and breached == []
+
+
+def test_a_function_of_weight_0_that_follows_says_no() -> None:
+    breached, condition, _ = judged(lambda done, draw: {UNWEIGHTED: 0.1 + 0.4 * done + draw.gauss(0, 0.03)})
+    assert len(breached) <= 3 and condition.risk == 0.0
+
+
+@pytest.mark.parametrize("correlation", [0.6, 0.85])
+def test_long_healthy_runs_with_correlated_noise(healthy, correlation: float) -> None:
+    """40 runs of 1,000 rows gave none."""
+    for seed in range(4):
+        engine = Engine([RULES["reward.hacking"]])
+        for step, row in enumerate(healthy(seed + 70, 1000, correlation)):
+            assert engine.update(step, row) == []
+
+
+def test_a_reward_that_does_not_rise_is_not_hacked() -> None:
+    assert judged(lambda done, draw: {GOLD: 0.2 - done}, rise=0.0)[0] == []
+
+
+def test_longer_and_rewarded_for_it_needs_a_second_sign() -> None:
+    def longer(done, draw):
+        return {LENGTH: 100 + 300 * done, LENGTH_CORR: 0.8}
+
+    assert judged(longer)[0] == []
+    breached, _, found = judged(lambda done, draw: longer(done, draw) | {KL: 2 * done})
+    assert breached and found[-1].evidence["against"] == "length, KL"
+
+
+def test_a_length_that_correlates_without_growing_is_the_task() -> None:
+    assert judged(lambda done, draw: {LENGTH: 100.0, LENGTH_CORR: 0.8, KL: 2 * done})[0] == []
+
+
+def test_perplexity_and_disagreement_together() -> None:
+    def extra(done, draw):
+        return {PERPLEXITY: 4 + 10 * done, DISAGREEMENT: -0.6}
+
+    assert judged(extra)[0]
+
+
+def test_what_learning_has_too_is_no_verdict() -> None:
+    breached, condition, found = judged(lambda done, draw: {KL: 3 * done, UNIQUE: 1 - 0.9 * done})
+    assert breached == [] and found[-1] is None and condition.risk is None, "unknown, not fine"

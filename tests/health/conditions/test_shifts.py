@@ -1,0 +1,159 @@
+"""What no single value shows: lasting shifts in autocorrelated noise, slowdowns, steady growth."""
+
+from __future__ import annotations
+
+import random
+import statistics
+
+import pytest
+
+from rldk_tracking.health.conditions.shifts import Growth, Shift, Slowdown
+
+
+def autoregression(n: int, correlation: float, seed: int) -> list[float]:
+    draw = random.Random(seed)
+    value, out = draw.gauss(0, 1), []
+    for _ in range(n):
+        out.append(value)
+        value = correlation * value + (1 - correlation**2) ** 0.5 * draw.gauss(0, 1)
+    return out
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.8])
+def test_at_most_one_healthy_run_in_twenty_alarms(findings, correlation: float) -> None:
+    alarmed = 0
+    for seed in range(40):
+        values = [10 + value for value in autoregression(500, correlation, seed)]
+        alarmed += any(f.breached for f in findings(Shift(("x",)), values))
+    assert alarmed <= 2
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_a_shift_of_three_deviations_is_seen(findings, direction: str) -> None:
+    delays = []
+    for seed in range(20):
+        values = autoregression(160, 0.0, seed)
+        shift = 3.0 if direction == "up" else -3.0
+        values = [10 + value + (shift if i >= 100 else 0) for i, value in enumerate(values)]
+        found = findings(Shift(("x",), direction=direction), values)
+        seen = [i for i, f in enumerate(found) if f.breached]
+        if seen and seen[0] >= 100:
+            delays.append(seen[0] - 100)
+    assert len(delays) >= 14
+    assert statistics.median(delays) <= 8
+
+
+def test_the_shift_must_be_large_enough_to_matter(findings) -> None:
+    values = [10 + 0.01 * value for value in autoregression(100, 0.0, 0)] + [10.5] * 50
+    assert any(f.breached for f in findings(Shift(("x",)), values))
+    assert not any(f.breached for f in findings(Shift(("x",), share=0.2), values))
+
+
+def test_one_wild_value_is_no_shift(findings) -> None:
+    values = [10 + value for value in autoregression(100, 0.0, 1)]
+    values[70] = 1e6
+    assert not any(f.breached for f in findings(Shift(("x",)), values))
+
+
+def test_rates_are_judged_in_proportion(findings) -> None:
+    values = [1000 * 2 ** (0.1 * value) for value in autoregression(100, 0.3, 2)] + [400.0] * 30 + [0.0]
+    found = findings(Shift(("x",), direction="down", share=1.0, log=True), values)
+    assert found[-1] is None
+    assert found[-2].breached and found[-2].threshold == pytest.approx(found[-2].evidence["normal"] / 2)
+
+
+def test_another_series_can_be_asked_to_agree() -> None:
+    values = [10 + value for value in autoregression(100, 0.0, 3)] + [16.0] * 40
+    for other, expected in ((5.0, False), (9.0, True)):
+        condition = Shift(("x",), share=0.2, agree="y")
+        found = [condition.judge(i, {"x": v, "y": 5.0 if i < 100 else other}) for i, v in enumerate(values)]
+        assert any(f.breached for f in found) is expected
+
+
+def test_a_new_level_can_be_accepted(findings) -> None:
+    values = [10 + value for value in autoregression(100, 0.0, 4)]
+    values += [20 + value for value in autoregression(150, 0.0, 5)]
+    found = findings(Shift(("x",), accept_after=50), values)
+    assert any(f.breached for f in found[100:160]) and not any(f.breached for f in found[200:])
+
+
+KEY, SECONDS = "rldk/throughput/tokens_per_second", "rldk/throughput/step_seconds"
+
+
+def slow_steps(seconds: float | None, slow: range, steps: int = 400, every: int = 1, **options: object) -> list[int]:
+    """Steps at which a run is told to be slow; in `slow` it makes a fifth of its usual 3,000 tokens a second."""
+    condition, draw, found = Slowdown((KEY,), share=2.0, **options), random.Random(0), []
+    for step in range(0, steps, every):
+        row = {KEY: (600.0 if step in slow else 3000.0) * draw.lognormvariate(0, 0.2)}
+        if seconds is not None:
+            row[SECONDS] = seconds * (5.0 if step in slow else 1.0)
+        finding = condition.judge(step, row)
+        assert finding is not None
+        if finding.breached:
+            found.append(step)
+    return found
+
+
+def test_ten_minutes_are_told() -> None:
+    found = slow_steps(10.0, range(200, 400))
+    assert 200 + 15 <= found[0] <= 200 + 25  # 50 seconds a step
+    assert found[-1] == 399
+
+
+def test_a_short_job_beside_short_steps_is_not() -> None:
+    assert slow_steps(0.3, range(200, 400)) == []  # 200 rows, five minutes
+    assert slow_steps(0.3, range(200, 260)) == []
+
+
+def test_slow_after_a_few_seconds_is_not() -> None:
+    assert slow_steps(1.0, range(60, 400)) == []  # a minute at the usual, then half an hour: which of them is normal?
+
+
+def test_steps_between_rows_count() -> None:
+    assert slow_steps(1.0, range(1000, 2000), steps=2000) != []
+    found = slow_steps(1.0, range(1000, 2000), steps=2000, every=10)
+    assert 1000 + 150 <= found[0] <= 1000 + 220
+
+
+def test_rows_alone_where_the_time_is_unknown() -> None:
+    found = slow_steps(None, range(200, 400))
+    assert 214 <= found[0] <= 224
+
+
+@pytest.mark.parametrize(("seconds", "begin"), [(10.0, 200), (0.3, 2500)])
+def test_a_new_level_is_accepted_only_after_it_was_told(seconds: float, begin: int) -> None:
+    found = slow_steps(seconds, range(begin, begin + 2000), steps=begin + 2000, accept_after=200)
+    assert found
+    assert len(found) <= 210
+
+
+def grown(findings, values, **options) -> list[int]:
+    condition = Growth(("x",), block=5, blocks=4, share=0.1, **options)
+    return [i for i, f in enumerate(findings(condition, values)) if f.breached]
+
+
+def test_a_leak_is_seen_once_it_has_come_far(findings) -> None:
+    assert grown(findings, [1.0 + 0.01 * t for t in range(60)])[0] in range(24, 35)
+
+
+def test_a_cache_that_fills_and_empties_is_none(findings) -> None:
+    assert grown(findings, [1.0 + 0.2 * (t % 4) for t in range(200)]) == []
+
+
+def test_a_step_up_is_none(findings) -> None:
+    assert grown(findings, [1.0] * 50 + [2.0] * 50) == []
+
+
+def test_slow_growth_is_none(findings) -> None:
+    assert grown(findings, [1.0 + 0.0005 * t for t in range(200)]) == []
+    assert grown(findings, [0.001 + 0.0001 * t for t in range(200)], floor=0.1) == []
+
+
+def test_noise_is_none(findings) -> None:
+    draw = random.Random(0)
+    assert grown(findings, [1.0 + draw.gauss(0, 0.2) for _ in range(1000)]) == []
+
+
+def test_it_ends_when_the_growth_does(findings) -> None:
+    found = findings(Growth(("x",), block=5, blocks=4), [1.0 + 0.05 * min(t, 50) for t in range(80)])
+    assert found[49].breached and found[-1].clear

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from rldk_tracking.journal.offset import Offset, offset_path
+
+
+def test_it_comes_back(tmp_path: Path) -> None:
+    path = offset_path(tmp_path / "run-2.jsonl", "slack-2")
+    assert path.name == "run-2.slack-2.offset.json"
+    offset = Offset.load(path)
+    assert (offset.position, offset.closed) == (0, False)
+    offset.move(70)
+    offset.part, offset.trying, offset.to, offset.down_since = 2, True, {"run_id": "x"}, 12.5
+    offset.reject(0, 10, "bad key")
+    offset.say("here it is")
+    assert Offset.load(path) == offset
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    offset.move(90)
+    assert (offset.part, offset.trying) == (0, False)
+
+
+def test_neighbours_that_are_refused_are_one_range(tmp_path: Path) -> None:
+    offset = Offset(tmp_path / "o.json")
+    for start, why in ((0, "a"), (10, "a"), (20, "b"), (40, "b"), (40, "b")):
+        offset.reject(start, start + 10, why)
+    assert offset.rejected == [(0, 20, "a"), (20, 30, "b"), (40, 50, "b")]
+    for start in range(100, 10_000, 2):
+        offset.reject(start, start + 1, "c")
+    assert len(offset.rejected) == 1000
+    assert offset.rejected[-1][1] == 9999, "none is forgotten"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", '{"position": "x"}', '{"rejected": [1]}', '{"to": 3}', "[" * 99999]
+)
+def test_one_that_cannot_be_understood(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "o.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"o\.json cannot be understood"):
+        Offset.load(path)
+
+
+def test_unknown_fields_and_negative_positions(tmp_path: Path) -> None:
+    path = tmp_path / "o.json"
+    path.write_text(json.dumps({"position": -3, "later": 1, "path": "/etc/passwd"}))
+    offset = Offset.load(path)
+    assert (offset.position, offset.path) == (0, path)
+
+
+def test_a_folder_that_is_gone(tmp_path: Path) -> None:
+    Offset(tmp_path / "missing" / "o.json").save()
+    (tmp_path / "o.json").mkdir()
+    Offset(tmp_path / "o.json").save()
+    assert os.listdir(tmp_path) == ["o.json"]

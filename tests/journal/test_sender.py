@@ -1,0 +1,261 @@
+"""What a destination gets of a journal, call by call, with backends that fail as backends do."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rldk_tracking.health.alert import Alert
+from rldk_tracking.journal import attempts
+from rldk_tracking.journal.offset import Offset
+from rldk_tracking.journal.reader import FileLines
+from rldk_tracking.journal.sender import Sender
+from rldk_tracking.journal.watch import Watch
+from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.base import RejectedError, Row, Tracker, UnavailableError
+from tests.journal.conftest import an_alert, row, started
+
+Fault = Callable[[str, Any], Exception | None]
+
+
+class Backend(Tracker):
+    """Notes what it is asked, and fails as it is told."""
+
+    rows_per_call = 3
+
+    def __init__(self, fault: Fault = lambda method, what: None, repeatable: bool = True) -> None:
+        self.calls: list[tuple[str, Any]] = []
+        self.restored: list[str] = []
+        self.info: RunInfo | None = None
+        self.fault = fault
+        self.repeatable = repeatable  # type: ignore[misc]
+
+    def open(self, run: RunInfo) -> None:
+        self.info = run
+
+    def restore(self, past: Iterable[tuple[str, tuple[Any, ...]]]) -> None:
+        self.restored = [method for method, _ in past]
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        raise AssertionError("rows come by `log_rows`")
+
+    def log_rows(self, rows: Sequence[Row]) -> None:
+        self._note("rows", [row.step for row in rows])
+
+    def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        self._note("table", step)
+
+    def alert(self, alert: Alert) -> None:
+        self._note("alert", alert.rule)
+
+    def status(self, status: str, metrics: Mapping[str, float], step: int) -> None:
+        self._note("status", (status, step))
+
+    def close(self) -> None:
+        self._note("close", None)
+
+    def _note(self, method: str, what: Any) -> None:
+        self.calls.append((method, what))
+        fault = self.fault(method, what)
+        if fault is not None:
+            raise fault
+
+
+@pytest.fixture(autouse=True)
+def _in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "wait_exponential", lambda **_: lambda state: 0.001)
+
+
+def journal_of(folder: Path, steps: int = 7, ended: bool = True) -> Path:
+    journal = started(folder)
+    for step in range(1, steps + 1):
+        alerts = [an_alert(step, "a.first"), an_alert(step, "a.second")] if step == 5 else []
+        journal.row(step, row(step), alerts)
+    journal.call("log_table", "k", ["a"], [[1]], steps)
+    if ended:
+        journal.call("status", "finished", {}, steps)
+        journal.end("finished", steps)
+    journal.close()
+    return journal.path
+
+
+def send(path: Path, backend: Tracker, limit_s: float = 5.0, **changes: Any) -> Sender:
+    watch = Watch()
+    watch.is_gone = True
+    watch.limit(limit_s)
+    offset = Offset.load(path.with_name("run.backend.offset.json"))
+    sender = Sender("backend", lambda to: backend, FileLines(path), offset, watch, logging.getLogger("sender"))
+    vars(sender).update(changes)
+    sender.run()
+    return sender
+
+
+EVERYTHING = [
+    ("rows", [1, 2, 3]),
+    ("rows", [4, 5]),
+    ("alert", "a.first"),
+    ("alert", "a.second"),
+    ("rows", [6, 7]),
+    ("table", 7),
+    ("status", ("finished", 7)),
+    ("close", None),
+]
+
+
+def test_everything_once_and_in_order(tmp_path: Path) -> None:
+    path, backend = journal_of(tmp_path), Backend()
+    sender = send(path, backend)
+    assert backend.calls == EVERYTHING
+    assert backend.info == RunInfo(name="a try", trainer="GRPOTrainer", config={"beta": 0.02})
+    assert (sender.offset.position, sender.offset.closed, sender.offset.errors) == (path.stat().st_size, True, 0)
+    again = Backend()
+    send(path, again)
+    assert again.calls == []
+    assert again.restored.count("log") == 7 and again.restored.count("alert") == 2
+
+
+def test_a_training_that_went_without_a_word(tmp_path: Path) -> None:
+    backend = Backend()
+    send(journal_of(tmp_path, ended=False), backend)
+    assert backend.calls[-2:] == [("status", ("crashed", 7)), ("close", None)]
+    again = Backend()
+    send(tmp_path / "run.jsonl", again)
+    assert again.calls == [], "it is said once"
+
+
+def test_a_backend_that_is_away_for_a_while(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    faults: list[Exception] = [UnavailableError("not now")] * 8 + [OSError("no route")] * 4
+    backend = Backend(lambda method, what: faults.pop() if faults and what == [4, 5] else None)
+    sender = send(journal_of(tmp_path), backend)
+    assert [call for call in backend.calls if call != ("rows", [4, 5])] == [*EVERYTHING[:1], *EVERYTHING[2:]]
+    assert backend.calls.count(("rows", [4, 5])) == 13
+    assert (sender.offset.errors, sender.offset.down_since, sender.offset.rejected) == (12, None, [])
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 2, "each kind once"
+
+
+def test_time_that_is_up(tmp_path: Path) -> None:
+    backend = Backend(lambda method, what: UnavailableError("never") if method == "alert" else None)
+    sender = send(journal_of(tmp_path), backend, limit_s=0.3)
+    offset = Offset.load(sender.offset.path)
+    assert (offset.part, offset.closed, offset.fault) == (1, False, "UnavailableError: never")
+    assert offset.down_since is not None
+    after = Backend()
+    send(tmp_path / "run.jsonl", after)
+    assert after.calls == EVERYTHING[2:], "it goes on in the middle of a record"
+
+
+def test_one_row_of_several_that_is_refused(tmp_path: Path) -> None:
+    path = journal_of(tmp_path)
+    backend = Backend(lambda method, what: RejectedError("a bad key") if method == "rows" and 2 in what else None)
+    sender = send(path, backend)
+    assert backend.calls[:4] == [("rows", [1, 2, 3]), ("rows", [1]), ("rows", [2]), ("rows", [3])]
+    assert backend.calls[4:] == EVERYTHING[1:]
+    ((start, end, why),) = sender.offset.rejected
+    assert b'"step": 2,' in path.read_bytes()[start:end] and why == "RejectedError: a bad key"
+    after = Backend()
+    sender = send(path, after, repeats_rejected=True)
+    assert after.calls == [("rows", [2])]
+    assert (Offset.load(sender.offset.path).rejected, sender.delivered) == ([], 1)
+
+
+def test_a_call_that_fails_in_an_unknown_way(tmp_path: Path) -> None:
+    backend = Backend(lambda method, what: KeyError("a bug") if method == "table" else None)
+    sender = send(journal_of(tmp_path), backend)
+    assert backend.calls.count(("table", 7)) == attempts.UNKNOWN_ATTEMPTS
+    assert sender.offset.rejected[0][2] == "RejectedError: KeyError: 'a bug'"
+    assert backend.calls[-1] == ("close", None)
+
+
+def test_where_a_repetition_is_seen_an_unknown_fault_is_not_repeated(tmp_path: Path) -> None:
+    backend = Backend(lambda method, what: KeyError("a bug") if what == "a.first" else None, repeatable=False)
+    send(journal_of(tmp_path), backend)
+    assert backend.calls.count(("alert", "a.first")) == backend.calls.count(("alert", "a.second")) == 1
+
+
+class Killed(BaseException):
+    """The courier's process, in the middle of a call."""
+
+
+@pytest.mark.parametrize("repeatable", [True, False])
+def test_killed_in_the_middle_of_a_call(tmp_path: Path, repeatable: bool) -> None:
+    """A message that may have arrived is not sent again; a row is, where a store keeps it once."""
+    path = journal_of(tmp_path)
+
+    def kill(method: str, what: Any) -> Exception | None:
+        if what == "a.first":
+            raise Killed
+        return None
+
+    first = Backend(kill, repeatable)
+    with pytest.raises(Killed):
+        send(path, first)
+    second = Backend(repeatable=repeatable)
+    sender = send(path, second)
+    sent = [what for method, what in first.calls + second.calls if method == "alert"]
+    assert sent == (["a.first"] * 2 if repeatable else ["a.first"]) + ["a.second"]
+    assert sender.offset.uncertain == (0 if repeatable else 1)
+
+
+def test_one_that_takes_no_rows(tmp_path: Path) -> None:
+    backend = Backend()
+    backend.takes_rows = False  # type: ignore[misc]
+    send(journal_of(tmp_path), backend)
+    assert [method for method, _ in backend.calls] == ["alert", "alert", "table", "status", "close"]
+
+
+def test_lines_that_are_passed_over_are_noted(tmp_path: Path) -> None:
+    path = journal_of(tmp_path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], b'{"type": "metrics", "step"\n', *lines[3:]]))
+    sender = send(path, Backend())
+    assert sender.offset.skipped == [(sum(map(len, lines[:3])), "it is not JSON, or torn")]
+
+
+def test_a_file_that_lost_its_end(tmp_path: Path) -> None:
+    """After a power cut the journal may be shorter than what was delivered of it; what comes then is new."""
+    path = journal_of(tmp_path, ended=False)
+    send(path, Backend())
+    whole = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(whole[:3]))
+    journal = started(tmp_path, resumed_at=2)
+    for step in (3, 4):
+        journal.row(step, row(step))
+    journal.end("finished", 4)
+    journal.close()
+    # As long as the old one or shorter: the position lies within it, or behind.
+    backend = Backend()
+    sender = send(path, backend)
+    assert sender.offset.position == path.stat().st_size
+
+
+def test_what_comes_while_it_works(tmp_path: Path) -> None:
+    journal = started(tmp_path)
+    backend, watch = Backend(), Watch()
+    offset = Offset(tmp_path / "o.json")
+    sender = Sender("x", lambda to: backend, FileLines(journal.path), offset, watch, logging.getLogger("sender"))
+    thread = threading.Thread(target=sender.run)
+    thread.start()
+    watch.hurry()
+    for step in range(1, 30):
+        journal.row(step, row(step))
+    journal.end("finished", 29)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert [step for method, what in backend.calls if method == "rows" for step in what] == list(range(1, 30))
+
+
+def test_no_such_tracker(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(to: Mapping[str, str]) -> Tracker:
+        raise ValueError("there is nothing to send to a tracker named 'telegraph'")
+
+    watch = Watch()
+    offset = Offset(tmp_path / "o.json")
+    path = journal_of(tmp_path)
+    Sender("x", refuse, FileLines(path), offset, watch, logging.getLogger("sender")).run()
+    assert "telegraph" in caplog.text
+    assert offset.down_since is not None and not offset.closed
