@@ -41,11 +41,18 @@ class Shield:
         self._places: list[str] = []
         self._entered = 0.0
         self._seen: set[tuple[str, str]] = set()
+        self._taken = (time.perf_counter(), 0.0)
 
     def at(self, place: str) -> Shield:
         """Name the event that is about to be handled; use as `with shield.at("on_log"):`."""
         self._places.append(place)
         return self
+
+    def take_share(self) -> float:
+        """Share of the wall time since the last call, or since it was made, that was spent inside."""
+        (then, before), now = self._taken, time.perf_counter()
+        self._taken = (now, self.seconds)
+        return (self.seconds - before) / (now - then) if now > then else 0.0
 
     def __enter__(self) -> None:
         if len(self._places) == 1:

@@ -7,25 +7,30 @@ still computes, the copy is started and read at the next event.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rldk_tracking.health.watched import row_rules, silence_of
 from rldk_tracking.isolation import Shield, TrainingStopped
 from rldk_tracking.journal.judge import SAVE, STOP, Judge
-from rldk_tracking.journal.publisher import Publisher, folder_of
+from rldk_tracking.journal.liveness import Liveness
+from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of, needs_journal
 from rldk_tracking.journal.settings import Settings
 from rldk_tracking.keys import CATALOGUE
 from rldk_tracking.metrics import catalogue
 from rldk_tracking.probes.base import Probe, StepData, Training
-from rldk_tracking.ranks import SPREAD, Merged, Part, Ranks, Schema, Transfer
+from rldk_tracking.probes.probe_set import ProbeSet
+from rldk_tracking.ranks import SPREAD, Part, Ranks, Schema, Transfer
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.row import finite, part_of, row_of
+from rldk_tracking.sources.phases import Phase
 from rldk_tracking.trackers.base import Tracker
 
 if TYPE_CHECKING:
     from rldk_tracking.health.alert import Alert
+    from rldk_tracking.health.rules import Rule
 
 
 class Run:
@@ -55,7 +60,7 @@ class Run:
         self.info = info if info is not None else RunInfo()
         self.shield = Shield(settings.strict)
         self.training = replace(training or Training(), shield=self.shield, publish=self.publish)
-        self.probes: list[Probe] = []
+        self.probes = ProbeSet(self.shield)
         self.should_stop = False
         self.save = False
         self.publisher = Publisher(settings.strict, settings.close_timeout_s)
@@ -64,9 +69,10 @@ class Run:
         self._ranks: Ranks | None = None
         self._pending: tuple[int, Transfer] | None = None
         self._resume: tuple[dict[str, Any], int | None] = ({}, None)
-        self._measured = (time.perf_counter(), 0.0)
         self._urgent: dict[str, float] = {}
         self._flags = 0
+        self._step = 0
+        self._liveness: Liveness | None = None
 
     # Its beginning.
 
@@ -77,15 +83,7 @@ class Run:
 
     def add_probes(self, probes: Sequence[Probe]) -> list[Probe]:
         """Begin the probes of which there is none of the same type yet; returns those that look, in the same order."""
-        found = []
-        for probe in probes:
-            known = next((other for other in self.probes if type(other) is type(probe)), None)
-            if known is None:
-                self.probes.append(probe)
-                with self.shield.at(f"{type(probe).__name__} at train begin"):
-                    probe.begin(self.training)
-            found.append(known or probe)
-        return found
+        return self.probes.add(probes, self.training)
 
     def load_state(self, state: dict[str, Any], step: int | None = None) -> None:
         """Go on from another run's state, before the first step of this one.
@@ -102,17 +100,39 @@ class Run:
             return self._ranks, self.judge
         settings, (state, resumed_at) = self.settings, self._resume
         rules = settings.all_rules()
-        self.judge = Judge(rules, settings, self.info.config, self.publisher)
+        self.judge = Judge(row_rules(rules), settings, self.info.config, self.publisher)
         self.judge.load_state(state)
         schema = Schema(catalogue.ROLLOUT_COLUMNS, catalogue.UPDATE_COLUMNS, catalogue.TAILS, tuple(CATALOGUE))
-        rows = max((probe.rows_per_rank for probe in self.probes), default=0) or 512
-        self._ranks = Ranks(schema, self.training.device, rows)
+        self._ranks = Ranks(schema, self.training.device, self.probes.rows_per_rank or 512)
+        folder = shared = folder_of(settings.output_dir, self.info)
         if self._ranks.writes:
             trackers = self._find_trackers() if settings.trackers is None else settings.trackers
-            folder = folder_of(settings.output_dir, self.info, trackers, settings.trackers is not None)
+            if shared is None and needs_journal(trackers, settings.trackers is not None):
+                folder = Path(FOLDER)  # which the other ranks do not know of
             self.publisher.open(rules, self.info, trackers, folder, resumed_at, self._ranks.job_size)
+        known = shared if self._ranks.world_size > 1 else folder
+        if known is not None:
+            self._start_liveness(known, rules, self._ranks)
         self._find_trackers = list  # which knows the trainer's callbacks, and they may know the trainer
         return self._ranks, self.judge
+
+    def _start_liveness(self, folder: Path, rules: Sequence[Rule], ranks: Ranks) -> None:
+        """Every rank shows beside the journal that it lives, and where it stands if somebody watches for hangs."""
+        about = 2 * self.publisher.journal_number + self.publisher.is_watched
+        if ranks.world_size > 1:
+            about = ranks.agree(about)
+        number, is_watched = divmod(about, 2)
+        if number > 0:
+            rule = silence_of(rules) if is_watched else None
+            self._liveness = Liveness(
+                folder, number, ranks.rank, ranks.world_size, rule, self.training.trainer, self._step
+            )
+
+    def beat(self, phase: Phase, step: int) -> None:
+        """A phase of the training begins, or the one that is under way goes on."""
+        self._step = step
+        if self._liveness is not None:
+            self._liveness.beat(phase, step)
 
     # A step.
 
@@ -120,10 +140,7 @@ class Run:
         """The step after `step` is about to be made."""
         self.complete()
         ranks, _ = self.open()
-        urgent: dict[str, float] = {}
-        for probe in self.probes:
-            with self.shield.at(f"{type(probe).__name__} before a step"):
-                urgent.update(probe.before_step(step))
+        urgent = self.probes.before_step(step)
         if ranks.world_size == 1:
             self.extra_row(step, urgent)
         else:  # a collective here would wait for ranks that saw nothing
@@ -150,7 +167,7 @@ class Run:
         merged = transfer.merged()
         if merged is not None:
             with self.shield.at("judging a step"):
-                self._flags |= judge.row(step, self._compute_row(step, merged))
+                self._flags |= judge.row(step, self.probes.derive(step, row_of(merged), merged))
         self._flags = ranks.agree(self._flags)
         self._act()
 
@@ -173,25 +190,15 @@ class Run:
 
     def _collect(self, data: StepData, ranks: Ranks) -> Part:
         """What this rank knows of the step. What cannot be read is missing, and no fault keeps it from the exchange."""
-        for probe in self.probes:
-            with self.shield.at(f"{type(probe).__name__} at a step"):
-                probe.collect(data)
+        self.probes.collect(data)
         data.add(self._urgent, override=False)
         self._urgent = {}
         part = part_of(data.scalars, data.vector, data.rollout, data.update, self.shield)
         if part.scalars or part.rollout or part.update:
-            part.scalars.update(self._overhead())
+            part.scalars["rldk/system/overhead_fraction"] = self.shield.take_share()
         if ranks.world_size > 1:
             part.scalars[SPREAD] = ranks.waited + data.waited_seconds
         return part
-
-    def _compute_row(self, step: int, merged: Merged) -> dict[str, float]:
-        """Every key that exists for the step."""
-        row = row_of(merged)
-        for probe in self.probes:
-            with self.shield.at(f"{type(probe).__name__} at a row"):
-                row.update(finite(probe.derive(step, row, merged)))
-        return row
 
     def _act(self) -> None:
         """What was decided. Among several ranks that is after they agreed, so that all do the same in the same step."""
@@ -199,18 +206,10 @@ class Run:
         self.save = self.save or bool(self._flags & SAVE)
         self._flags = 0
 
-    def _overhead(self) -> dict[str, float]:
-        """Share of the wall time since the last row that the training waited for these diagnostics, on this rank."""
-        (then, before), now = self._measured, time.perf_counter()
-        self._measured = (now, self.shield.seconds)
-        return {"rldk/system/overhead_fraction": (self.shield.seconds - before) / (now - then)} if now > then else {}
-
     def saved(self, step: int) -> None:
         """A checkpoint was written."""
         self.complete()
-        for probe in self.probes:
-            with self.shield.at(f"{type(probe).__name__} at a save"):
-                probe.saved(step)
+        self.probes.saved(step)
 
     def publish(self, method: str, *args: Any) -> None:
         """Have every tracker's method called (rank 0)."""
@@ -231,7 +230,7 @@ class Run:
     @property
     def honours_stop(self) -> bool:
         """Whether the trainer obeys the stop flag."""
-        return all(probe.honours_stop for probe in self.probes)
+        return self.probes.honours_stop
 
     @property
     def can_save(self) -> bool:
@@ -262,10 +261,6 @@ class Run:
         """The last row's step; None before the first."""
         return self.publisher.latest[0]
 
-    def urls(self) -> dict[str, str]:
-        """Addresses of the run's pages, by tracker."""
-        return self.publisher.urls()
-
     def state(self) -> dict[str, Any]:
         """What a resumed run needs to go on judging where this one is, as plain data."""
         self.complete()
@@ -293,13 +288,14 @@ class Run:
             with self.shield.at("the last row"):
                 self.complete()
         self._pending = None
-        last: dict[str, float] = {}
-        for probe in self.probes:
-            with self.shield.at(f"{type(probe).__name__} at train end"):
-                last.update(probe.end())
+        last = self.probes.end()
         if last and status != "crashed":
             with self.shield.at("the last row"):
                 self.extra_row(self.latest_step or step or 0, last)
+        if self._liveness is not None:
+            self._liveness.end()
         self.publisher.close(status, step)
+        if self._liveness is not None:
+            self._liveness.close()
         # Whoever keeps the callback, to look at its alerts, does not keep the trainer.
         self.training = replace(Training(), shield=self.shield, publish=self.publish)

@@ -29,10 +29,10 @@ from rldk_tracking.row import row_of
 ROWS, TOKENS, GROUP = 12, 9, 4
 LIMIT = timedelta(seconds=40)
 SPLITS = {
-    # Where each rank's share begins and ends, one list a step: even, the last rank without anything, uneven.
-    1: [[0, 12], [0, 12], [0, 11]],
-    2: [[0, 6, 12], [0, 12, 12], [0, 4, 11]],
-    3: [[0, 4, 8, 12], [0, 7, 12, 12], [0, 4, 8, 11]],
+    # Where each rank's share begins and ends, one list a step: even, the last or the first without anything, uneven.
+    1: [[0, 12], [0, 12], [0, 12], [0, 11]],
+    2: [[0, 6, 12], [0, 12, 12], [0, 0, 12], [0, 4, 11]],
+    3: [[0, 4, 8, 12], [0, 7, 12, 12], [0, 0, 5, 12], [0, 4, 8, 11]],
 }
 SCHEMA = Schema(catalogue.ROLLOUT_COLUMNS, catalogue.UPDATE_COLUMNS, catalogue.TAILS, tuple(CATALOGUE))
 SMALL = Schema(("a", "b"), ("c",), ("t",), ("rldk/train/loss", "rldk/resources/host_rss_gib", module.SPREAD))
@@ -186,6 +186,7 @@ def handshake(
     late_s: tuple[float, ...] = (0.0, 0.0, 0.0),
     versions: tuple[str, ...] = ("1", "1", "1"),
     failing: int | None = None,
+    connects: bool = False,
     probe: int | None = None,
     gloo: bool = True,
 ) -> dict[str, Any]:
@@ -196,20 +197,30 @@ def handshake(
         module.__version__ = versions[rank]
         process_group.CONNECT_S = 2.0
         begin = time.monotonic()
-        with mock.patch.object(dist, "new_group", failure if rank == failing else dist.new_group):
+        with mock.patch.object(dist, "new_group", failing_at(connects) if rank == failing else dist.new_group):
             ranks = Ranks(SMALL, rows=2, probe=probe, handshake_s=wait_s)
         found = about(ranks) | {"seconds": time.monotonic() - begin}
         calls: list[str] = []
         with counted(calls):
             found["merged"] = plain(ranks.start(small(rank)).merged())
             found["flags"] = ranks.agree(3)
-        found |= {"calls": calls}
+            if not ranks.writes and ranks.world_size == 1:
+                ranks.start(Part({"a": "not looked at"}))  # type: ignore[dict-item]
+        found |= {"calls": calls, "groups": len(dist.distributed_c10d._world.pg_map)}
     dist.barrier()
     return found
 
 
-def failure(*_: Any, **__: Any) -> None:
-    raise RuntimeError("no address")
+def failing_at(connects: bool) -> Callable[..., None]:
+    """Instead of making a group, or when it is made."""
+    original = dist.new_group
+
+    def failure(*arguments: Any, **named: Any) -> None:
+        if connects:
+            original(*arguments, **named)
+        raise RuntimeError("no address")
+
+    return failure
 
 
 def fault(rank: int, world: int) -> dict[str, Any]:
@@ -235,11 +246,11 @@ def more_rows(rank: int, world: int) -> dict[str, Any]:
 
 
 def trainings(rank: int, world: int) -> dict[str, Any]:
-    """Three trainings in the same processes."""
+    """Three trainings in the same processes, each with more rows than the one before."""
     found, groups = [], []
     for number in range(3):
-        ranks = Ranks(SMALL, rows=2)
-        found.append(plain(ranks.start(small(rank + number)).merged()))
+        ranks = Ranks(SMALL, rows=1 + number, probe=0)
+        found.append(plain(ranks.start(small(rank, 1 + number)).merged()))
         del ranks
         groups.append(len(process_group._GROUPS))
     dist.barrier()

@@ -97,7 +97,7 @@ def test_rank_0_has_what_all_ranks_sent(on_ranks: Run, world: int) -> None:
     results = on_ranks("exchange", world)
     assert [result["writes"] for result in results] == [True, False, False][:world]
     assert {result["world_size"] for result in results} == {world}
-    for number in range(3):
+    for number in range(4):
         steps = [result["steps"][number] for result in results]
         assert [step["merged"] for step in steps[1:]] == [None] * (world - 1)
         assert [step["flags"] for step in steps] == [2] * world, "rank 0's, on all"
@@ -129,7 +129,7 @@ def test_the_same_batch_gives_the_same_row_on_any_number_of_ranks(on_ranks: Run)
 @pytest.mark.parametrize("world", [2, 3])
 def test_one_gather_and_one_flag_a_step(on_ranks: Run, world: int) -> None:
     for result in on_ranks("exchange", world):
-        assert result["calls"] == ["all_reduce", *["gather", "broadcast"] * 3], "the first settles lengths"
+        assert result["calls"] == ["all_reduce", *["gather", "broadcast"] * 4], "the first settles lengths"
 
 
 def test_a_rank_that_cannot_pack_sends_nothing_and_keeps_nobody_waiting(on_ranks: Run) -> None:
@@ -153,7 +153,7 @@ def test_more_rows_than_were_agreed_on_are_left_out_and_that_is_said_once(on_ran
 
 def test_trainings_in_the_same_processes_do_not_meet_each_other(on_ranks: Run) -> None:
     first, second = on_ranks("trainings", 2)
-    expected = [[0.0, 1.0, 10.0, 11.0], [10.0, 11.0, 20.0, 21.0], [20.0, 21.0, 30.0, 31.0]]
+    expected = [[0.0, 10.0], [0.0, 1.0, 10.0, 11.0], [0.0, 1.0, 2.0, 10.0, 11.0, 12.0]]
     assert [step["rollout"]["a"] for step in first["merged"]] == expected
     assert second["merged"] == [None, None, None]
     assert first["messages"] == second["messages"] == []
@@ -199,12 +199,12 @@ def test_no_rank_waits_for_one_that_lacks_the_callback(on_ranks: Run, world: int
             assert found["world_size"] == world
             assert found["flags"] == 3
             assert found["messages"] == []
-            assert found["seconds"] < 5
+            assert found["seconds"] < 10
             continue
         assert found["world_size"] == 1
         assert found["calls"] == []
         assert found["flags"] == 0, "it must not stop the training without the others"
-        assert found["seconds"] < 3
+        assert found["seconds"] < 8
         if rank != having[0]:
             assert found["merged"] is None
             assert found["messages"] == []
@@ -230,10 +230,10 @@ def test_a_rank_that_comes_late_is_waited_for(on_ranks: Run) -> None:
 
 def test_a_rank_that_comes_when_the_others_have_decided_keeps_to_it(on_ranks: Run) -> None:
     """Rank 0 is too late: rank 1 writes already, so rank 0 must not."""
-    results = on_ranks("handshake", 2, having=[0, 1], wait_s=1.0, late_s=[3.0, 0.0])
+    results = on_ranks("handshake", 2, having=[0, 1], wait_s=2.0, late_s=[4.0, 0.0])
     assert [result["writes"] for result in results] == [False, True]
     assert [result["world_size"] for result in results] == [1, 1]
-    assert results[0]["seconds"] < 1
+    assert results[0]["seconds"] < 1.9
     assert results[0]["merged"] is None
     assert results[1]["merged"]["rollout"]["a"] == [10.0, 11.0]
     assert "Rank 0 came when the others had waited" in results[0]["messages"][0]
@@ -247,12 +247,14 @@ def test_different_versions_do_not_mix(on_ranks: Run) -> None:
     assert "Rank 2 of 3 has rldk_tracking 2.0, rank 0 has 1.0" in results[0]["messages"][0]
 
 
-def test_a_rank_that_cannot_be_connected_leaves_nobody_waiting(on_ranks: Run) -> None:
-    results = on_ranks("handshake", 2, having=[0, 1], failing=1)
+@pytest.mark.parametrize("connects", [False, True])
+def test_a_rank_that_cannot_be_connected_leaves_nobody_waiting(on_ranks: Run, connects: bool) -> None:
+    results = on_ranks("handshake", 2, having=[0, 1], failing=1, connects=connects)
     assert [result["world_size"] for result in results] == [1, 1]
     assert [result["writes"] for result in results] == [True, False]
     assert results[0]["merged"]["rollout"]["a"] == [0.0, 1.0]
     assert "could not be connected" in results[0]["messages"][0]
+    assert results[0]["groups"] == 1, "the job's"
 
 
 def test_where_the_probe_is_known_nothing_is_left_to_be_settled(on_ranks: Run) -> None:

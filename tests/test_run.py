@@ -209,7 +209,7 @@ def test_of_each_type_one_probe_looks() -> None:
     first, second, other = Counting(), Counting(), Other()
     assert run.add_probes([first]) == [first]
     assert run.add_probes([other, second]) == [other, first]
-    assert run.probes == [first, other] and second.calls == []
+    assert list(run.probes) == [first, other] and second.calls == []
     run.close("finished")
 
 

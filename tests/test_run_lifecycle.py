@@ -78,7 +78,7 @@ def test_faults_are_to_be_seen_where_any_monitor_wants_that() -> None:
     run, _ = run_of()
     run.adopt(Settings(strict=True))
     run.add_probes([Counting()])
-    run.probes[0].fails_in = "collect"  # type: ignore[attr-defined]
+    next(iter(run.probes)).fails_in = "collect"  # type: ignore[attr-defined]
     with pytest.raises(LookupError):
         run.finish(step_of(1))
     run.close("crashed")

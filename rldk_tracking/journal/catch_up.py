@@ -16,7 +16,7 @@ from rldk_tracking.journal.reader import FileLines, read_all
 from rldk_tracking.journal.sender import Sender
 from rldk_tracking.journal.target import Target, load_offset
 from rldk_tracking.journal.watch import Trainer, Watch
-from rldk_tracking.journal.watching import watchdog
+from rldk_tracking.journal.watchdog import Watchdog
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import RejectedError, UnavailableError
 from rldk_tracking.trackers.line_file import LineFile
@@ -239,8 +239,9 @@ def _is_asked_for(target: Target, lines: FileLines, position: int) -> bool:
 
 def _note_crash(journal: Path, contents: Contents) -> None:
     """Have the journal say that its training is gone, by the rule that it ran under."""
-    dog = watchdog(journal, contents.pid, contents.created, contents.rules)
-    alerts = dog.look(time.time(), contents.last_step, False)
+    watchdog = Watchdog(journal, contents.pid, contents.created, contents.rules)
+    # That a process is gone is believed at the second look.
+    alerts = [alert for _ in range(2) for alert in watchdog.look(time.monotonic(), contents.last_step)]
     data = "".join(dumps(encode("alert", (alert,), time.time())) + "\n" for alert in alerts)
     if data:
         file = LineFile(journal)

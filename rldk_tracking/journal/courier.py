@@ -24,7 +24,7 @@ from rldk_tracking.journal.reader import FileLines, Lines, read_all
 from rldk_tracking.journal.sender import Sender
 from rldk_tracking.journal.target import Target, load_offset
 from rldk_tracking.journal.watch import Trainer, Watch
-from rldk_tracking.journal.watching import Watchdog, no_watchdog, watchdog
+from rldk_tracking.journal.watchdog import Watchdog
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.line_file import LineFile
 from rldk_tracking.trackers.records import dumps, encode
@@ -72,13 +72,16 @@ class Follower(threading.Thread):
         self._lines = lines
         self._is_trainer = is_trainer
         self._lock = FileLock(journal.with_name(f"{journal.stem}.courier.lock")) if holds_lock else None
-        self._watchdog: Watchdog = watchdog(journal, pid, created, rules) if holds_lock else no_watchdog()
+        self._rules = rules
+        self._watchdog: Watchdog | None = None
+        self._run_alerts: dict[str, Alert] = {}
         self._senders: list[tuple[Sender, threading.Thread]] = []
         self._own_lines = lines or FileLines(journal)
         self._position = 0
         self._last_step = 0
         self._looks_since_gone = 0
-        self._has_ended = self._is_taken_over = False
+        self._end: Mapping[str, Any] | None = None
+        self._is_taken_over = False
 
     def add(self, target: Target) -> None:
         """One more destination, or one whose journal goes on."""
@@ -127,13 +130,14 @@ class Follower(threading.Thread):
             return True
         while self._targets:
             self._start(self._targets.pop(0))
-        self._tell(self._watchdog.look(time.time(), self._last_step, self._has_ended))
+        if self._lock is not None:
+            self._tell(self._watch_training())
         if not was_alive and not self._is_trainer:
             self._looks_since_gone += 1
             self.watch.is_gone = self._looks_since_gone > 1  # so that what is said of it is in the journal by then
         if any(thread.is_alive() for _, thread in self._senders):
             return False
-        if not self.watch.is_gone and not self._has_ended:
+        if not self.watch.is_gone and self._end is None:
             return False
         if not all(sender.offset.closed for sender, _ in self._senders):
             self._say_what_is_left()
@@ -151,12 +155,22 @@ class Follower(threading.Thread):
             self._position = entry.end
             kind = entry.record.get("type")
             if kind == "begin":
-                self._has_ended = False
+                self._end = None
                 self._is_taken_over = (entry.record.get("pid"), entry.record.get("created")) != self._identity
             elif kind == "end":
-                self._has_ended = True
+                self._end = entry.record
             elif kind == "metrics":
                 self._last_step = max(self._last_step, int(entry.record["step"]))
+            for method, args in entry.calls:
+                if method == "alert" and args[0].rule.startswith("run."):
+                    self._run_alerts[args[0].rule] = args[0]
+
+    def _watch_training(self) -> list[Alert]:
+        """What is new of how the training goes. What earlier couriers said of it is in the journal."""
+        if self._watchdog is None:
+            firing = [alert for alert in self._run_alerts.values() if alert.state == "firing"]
+            self._watchdog = Watchdog(self._journal, *self._identity, self._rules, firing)
+        return self._watchdog.look(time.monotonic(), self._last_step, self._end)
 
     def _tell(self, alerts: Iterable[Alert]) -> None:
         data = "".join(dumps(encode("alert", (alert,), time.time())) + "\n" for alert in alerts)

@@ -210,6 +210,17 @@ class Journal:
             )
 
 
+def journal_stem(number: int) -> str:
+    """Name of a folder's journal without its end: "run", "run-2"."""
+    return "run" if number == 1 else f"run-{number}"
+
+
+def journal_number(path: Path) -> int:
+    """The number of a journal in its folder."""
+    match = _NAME.fullmatch(path.name)
+    return int(match[1] or 1) if match else 1
+
+
 def journals_in(folder: Path) -> list[Path]:
     """The journals of a folder, the oldest first."""
     found = [(int(match[1] or 1), path) for path in folder.glob("run*.jsonl") if (match := _NAME.fullmatch(path.name))]
@@ -225,7 +236,7 @@ def _new_file(folder: Path) -> LineFile:
     names = [int(match[1] or 1) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
     number = max(names, default=0) + 1
     while True:
-        path = folder / ("run.jsonl" if number == 1 else f"run-{number}.jsonl")
+        path = folder / f"{journal_stem(number)}.jsonl"
         number += 1
         try:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))

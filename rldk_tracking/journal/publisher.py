@@ -18,9 +18,10 @@ from typing import Any
 from rldk_tracking.charts.announce import announce
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.watched import as_data
 from rldk_tracking.isolation import Shield
 from rldk_tracking.journal.actions import Actions
-from rldk_tracking.journal.journal import Journal
+from rldk_tracking.journal.journal import Journal, journal_number
 from rldk_tracking.journal.process import Destination, courier
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import Tracker
@@ -95,12 +96,23 @@ class Publisher:
         self._joining = destinations
         if folder is not None:
             addresses = [(destination.tracker.name, destination.tracker.address()) for destination in destinations]
+            self._run_rules = as_data(rules)
             self.journal = Journal.open(folder, addresses, resumed_at)
             self.journal.begin(info, ranks, self._run_rules, resumed_at)
         self.join()
         self.status("running", resumed_at or 0)
         # After the trackers' own exit hooks, so that it is called before them.
         atexit.register(self._at_exit)
+
+    @property
+    def journal_number(self) -> int:
+        """Which of its folder's journals this run's is, from 1; 0 without one."""
+        return 0 if self.journal is None else journal_number(self.journal.path)
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether the courier follows the journal, and so sees a training that stops."""
+        return self.journal is not None and any(not d.tracker.in_process for d in [*self._sent, *self._joining])
 
     @property
     def is_open(self) -> bool:
@@ -230,19 +242,23 @@ def news_of(row: Mapping[str, float], earlier: Mapping[str, float]) -> dict[str,
     return {key: value for key, value in changed.items() if key not in earlier or not key.startswith(ONCE_A_STEP)}
 
 
-def folder_of(output_dir: str | None, info: RunInfo, trackers: Sequence[Tracker], are_given: bool) -> Path | None:
-    """Where the journal of a run is.
+def folder_of(output_dir: str | None, info: RunInfo) -> Path | None:
+    """Where the journal of a run is, the same on every rank; None where there is no folder for it.
 
     Args:
         output_dir: the user's own choice.
         info: knows the trainer's output folder.
-        trackers: the run's. Without any folder, one in the present directory serves those that need a journal.
-        are_given: whether the user named exactly these trackers, and so wants nothing else to be written.
     """
     if output_dir is not None:
         return Path(output_dir)
-    if info.output_dir is not None:
-        return Path(info.output_dir) / FOLDER
-    if are_given and all(tracker.in_process for tracker in trackers):
-        return None
-    return Path(FOLDER)
+    return None if info.output_dir is None else Path(info.output_dir) / FOLDER
+
+
+def needs_journal(trackers: Sequence[Tracker], are_given: bool) -> bool:
+    """Whether a run without a folder has its journal in the working folder.
+
+    Args:
+        trackers: the run's.
+        are_given: whether the user named exactly these, and so wants nothing else to be written.
+    """
+    return not are_given or not all(tracker.in_process for tracker in trackers)

@@ -47,7 +47,7 @@ def compute(table: Table) -> dict[str, float]:
     if truncated is not None:
         metrics["rldk/length/truncated_fraction"] = float(np.nanmean(truncated))
         metrics["rldk/length/eos_fraction"] = 1.0 - metrics["rldk/length/truncated_fraction"]
-        terminated = lengths[(truncated == 0) & np.isfinite(lengths)]
+        terminated = lengths[truncated == 0]
         if len(terminated):
             metrics["rldk/length/terminated_mean"] = float(terminated.mean())
     return metrics

@@ -55,7 +55,7 @@ def merge_moments(table: Table, prefix: str) -> Moments | None:
     counts, means, deviations = (column if column is not None else np.empty(0) for column in columns)
     if not len(counts) == len(means) == len(deviations) > 0:
         return None
-    known = (counts > 0) & ~np.isnan(means)
+    known = ~np.isnan(means)
     return of_parts(counts[known], means[known], deviations[known])
 
 

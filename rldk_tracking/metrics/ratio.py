@@ -98,7 +98,7 @@ def compute(table: Table) -> dict[str, float]:
     metrics["rldk/policy/ess"] = _sample_size(log_sum, 2 * log_norm, float(tokens.sum()))
     metrics["rldk/policy/ess_sequence"] = _sample_size(product, 2 * product, rows)
     metrics["rldk/policy/ratio_mean"] = _mean_of_exp(log_unit_sum, float(units.sum()))
-    metrics["rldk/policy/ratio_max"] = _exp(float(log_max.max())) if rows else None
+    metrics["rldk/policy/ratio_max"] = _exp(float(log_max.max()))
     metrics["rldk/policy/first_epoch_ratio"] = _mean_of_exp(log_sum[first], float(tokens[first].sum()))
     return _finite(metrics)
 
@@ -127,12 +127,12 @@ def _clip_columns(
     if advantages is None:
         return {}
     if update.sequence_level and advantages.ndim == 2:
-        advantages = masked_sum(advantages, mask) / count_of(mask)
+        advantages = masked_sum(advantages, mask)
     missing = advantages.isnan()
     unknown = unknown | (missing if missing.ndim == 1 else (missing & mask).any(dim=1))
     found = {}
     if update.clip_low is not None:
-        below = log_ratios[0] < min(0.0, _log(1 - update.clip_low))
+        below = log_ratios[0] < _log(1 - update.clip_low)
         found["ratio/clipped_low"] = _count(below, advantages < 0).masked_fill(unknown, math.nan)
     if update.clip_high is not None:
         above = log_ratios[1] > _log(1 + update.clip_high)

@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from rldk_tracking.metrics.table import Table, count_of, highest, precise, square_sum, where_masked
@@ -47,20 +46,16 @@ def columns(rollout: Rollout) -> dict[str, Tensor]:
     size, total = difference.abs(), difference.sum(dim=1)
     log_ratio = where_masked(everywhere, mask, -math.inf)
     ratio = log_ratio.exp()
-    tokens = count_of(mask)
-    columns = torch.stack(
-        [
-            tokens.masked_fill(total.isnan(), math.nan),
-            size.sum(dim=1),
-            highest(size),
-            difference.expm1().sum(dim=1) - total,
-            highest(log_ratio),
-            ratio.sum(dim=1),
-            square_sum(ratio),
-            count_of(size > math.log(2)),
-        ]
-    )
-    return dict(zip(COLUMNS, columns.masked_fill(tokens == 0, math.nan), strict=True))
+    return {
+        "sampler/tokens": count_of(mask).masked_fill(total.isnan(), math.nan),
+        "sampler/difference": size.sum(dim=1),
+        "sampler/difference_max": highest(size),
+        "sampler/k3": difference.expm1().sum(dim=1) - total,
+        "sampler/log_ratio_max": highest(log_ratio),
+        "sampler/ratio": ratio.sum(dim=1),
+        "sampler/ratio_square": square_sum(ratio),
+        "sampler/off": count_of(size > math.log(2)),
+    }
 
 
 def compute(table: Table) -> dict[str, float]:
@@ -73,8 +68,8 @@ def compute(table: Table) -> dict[str, float]:
     largest, log_ratio = table.get("sampler/difference_max"), table.get("sampler/log_ratio_max")
     if largest is not None and log_ratio is not None:
         metrics["rldk/sampler/logp_diff_max"] = float(np.nanmax(largest))
-        highest = float(np.nanmax(log_ratio))
-        metrics["rldk/sampler/ratio_max"] = math.exp(highest) if highest < 700 else None
+        log_max = float(np.nanmax(log_ratio))
+        metrics["rldk/sampler/ratio_max"] = math.exp(log_max) if log_max < 700 else None
     mean, mean_square = (table.ratio(f"sampler/{name}", "sampler/tokens") for name in ("ratio", "ratio_square"))
     if mean is not None and mean_square is not None and mean_square > 0:
         metrics["rldk/sampler/ess"] = mean**2 / mean_square

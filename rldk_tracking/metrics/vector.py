@@ -180,7 +180,7 @@ class VectorLayout:
 
     def _tail(self, quantity: tuple[Tensor, Tensor] | None) -> list[Tensor | int]:
         """How many values there are, and the largest of them."""
-        if quantity is None or quantity[0].numel() == 0:
+        if quantity is None:
             return [1 + self.tail_values]
         values, mask = quantity
         largest = tail_of(values, mask, self.tail_values)

@@ -126,7 +126,7 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
     def share(self, run: Run) -> None:
         """Take part in a run that another monitor drives, with probes that it has begun already."""
         run.adopt(self._settings)
-        self._run, self._probes = run, run.probes
+        self._run, self._probes = run, list(run.probes)
 
     def _driven(self) -> Run | None:
         """The run, where this monitor is the one that drives it and it is not over."""
@@ -136,6 +136,7 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
         run = self._driven()
         if run is not None:
             with run.shield.at("on_step_begin"):
+                run.beat("sampling", int(state.global_step))
                 run.before_step(int(state.global_step))
                 self._do_as_asked(run, state, control)
 
@@ -149,6 +150,7 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
                 self._close_step(run, state, control, {})
             if not run.honours_stop:  # TRL's PPOTrainer, which says nothing at a step's beginning
                 run.before_step(int(state.global_step))
+                run.beat("sampling", int(state.global_step))
                 self._do_as_asked(run, state, control)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
@@ -187,6 +189,7 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
         self._closed_step = step
         is_last = getattr(control, "should_training_stop", False) or 0 < getattr(state, "max_steps", 0) <= step
         run.finish(StepData(step, logs, is_last))
+        run.beat("between", step)
         self._do_as_asked(run, state, control)
 
     def _do_as_asked(self, run: Run, state: Any, control: Any) -> None:

@@ -71,13 +71,8 @@ def test_from_an_older_checkpoint(store: str, tmp_path: Path, restore: bool) -> 
     told = Counter((a.rule, a.state) for a in memory.alerts)
     assert told["kl.high", "firing"] == 1
     assert second.run is not None, "whoever made the callback sees the run"
-<<<<<<< HEAD
-    assert second.run._engine is not None
-    (still,) = [a for a in second.run._engine.firing if a.rule == "kl.high"]
-=======
     assert second.run.judge is not None
     (still,) = [a for a in second.run.judge.engine.firing if a.rule == "kl.high"]
->>>>>>> courier
     assert still.first_step == 2, "the alert began before the checkpoint"
     assert not any(a.rule == "kl.high" for a in second.alerts)
 

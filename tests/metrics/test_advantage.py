@@ -68,3 +68,12 @@ def test_zero_is_not_positive_and_nan_counts_nowhere(tabulate: Any) -> None:
 
 def test_nothing_without_advantages(tabulate: Any) -> None:
     assert advantage.compute(tabulate(Rollout(torch.ones(2, 2)))) == {}
+
+
+def test_a_completion_with_a_nan_advantage_counts_nowhere(tabulate: Any) -> None:
+    advantages = torch.tensor([[1.0, math.nan], [1.0, -1.0], [math.nan, -2.0]])
+    mask = torch.tensor([[1, 1], [1, 1], [0, 1]])
+    found = advantage.compute(tabulate(Rollout(mask, advantages=advantages)))
+    assert found["rldk/advantage/fraction_positive"] == pytest.approx(1 / 3)
+    assert found["rldk/advantage/mean"] == pytest.approx(-2 / 3)
+    assert found["rldk/advantage/abs_p99"] == pytest.approx(np.quantile([1, 1, 1, 2], 0.99))

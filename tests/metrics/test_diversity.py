@@ -5,6 +5,7 @@ import math
 import statistics
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rldk_tracking.metrics import diversity
+from rldk_tracking.metrics.table import Table
 from rldk_tracking.rollout import Rollout
 
 Tokens = list[float]
@@ -161,6 +163,7 @@ def test_the_subsample_is_of_whole_groups_and_has_their_numbers() -> None:
     columns = diversity.columns(Rollout(mask, token_ids=ids, group_ids=groups))
     counted = ~columns["diversity/repeats_1"].isnan()
     assert sorted(groups[counted].bincount(minlength=12).tolist()) == [0] * 8 + [4] * 4
+    assert set(groups[counted].tolist()) not in ({0, 1, 2, 3}, {8, 9, 10, 11}), "neighbours may be alike"
     alone = diversity.columns(Rollout(mask[counted], token_ids=ids[counted]))
     for name, column in columns.items():
         assert torch.equal(column[counted], alone[name])
@@ -196,3 +199,19 @@ def test_a_subsample_is_unbiased_and_as_far_off_as_documented(
         assert abs(statistics.fmean(row[key] for row in found) - truth) < 4 * observed / math.sqrt(len(found)), key
         if diversity.MIN_ROWS % size == 0:
             assert observed == pytest.approx(documented, rel=0.12), key
+
+
+def test_a_rank_without_token_ids_leaves_the_others_theirs(tabulate: Any) -> None:
+    table = tabulate(Rollout(torch.ones(3, 2), token_ids=torch.tensor([[1, 1], [1, 1], [2, 3]])))
+    unknown = {name: np.append(column, [np.nan] * 2) for name, column in table.columns.items()}
+    found = diversity.compute(Table({**unknown, "length/tokens": np.full(5, 2.0)}))
+    assert found == diversity.compute(table)
+    assert found["rldk/diversity/unique_fraction"] == pytest.approx(2 / 3)
+
+
+def test_no_pair_of_padding_is_a_bigram(tabulate: Any) -> None:
+    tokens = torch.arange(500)[None] * torch.tensor([[1], [257]])
+    mask = torch.arange(500)[None] < torch.tensor([[2], [250]])
+    tokens[0, :2] = torch.tensor([1, 258])
+    found = diversity.compute(tabulate(Rollout(mask, token_ids=tokens)))
+    assert found["rldk/diversity/distinct_2"] == 1.0

@@ -42,3 +42,8 @@ def test_large_equal_scores_are_tied() -> None:
     assert np.bincount(np.zeros(11, dtype=int), weights=np.full(11, score))[0] / 11 != score
     assert groups.tied.tolist() == [1.0]
     assert groups.std.tolist() == [0.0]
+
+
+def test_scores_that_differ_a_little_are_not_tied() -> None:
+    groups = Groups.of(np.array([0.0, 0.0, 1.0, 1.0]), np.array([0.5, 0.5 + 1e-6, 0.5, 0.5 + 1e-9]))
+    assert groups.tied.tolist() == [0.0, 1.0]

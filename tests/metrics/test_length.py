@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rldk_tracking.metrics import length
+from rldk_tracking.metrics.table import Table
 from rldk_tracking.rollout import Rollout
 
 
@@ -50,3 +51,10 @@ def test_no_terminated_length_where_all_are_cut_off(tabulate: Any) -> None:
     found = length.compute(tabulate(Rollout(torch.ones(2, 3), truncated=torch.ones(2, dtype=torch.bool))))
     assert "rldk/length/terminated_mean" not in found
     assert found["rldk/length/eos_fraction"] == 0.0
+
+
+def test_a_rank_that_does_not_know_how_its_completions_end_leaves_the_others_theirs() -> None:
+    columns = {"length/tokens": np.array([5.0, 2.0, 9.0]), "length/truncated": np.array([0.0, 1.0, np.nan])}
+    found = length.compute(Table(columns))
+    assert found["rldk/length/truncated_fraction"] == found["rldk/length/eos_fraction"] == 0.5
+    assert found["rldk/length/terminated_mean"] == 5.0

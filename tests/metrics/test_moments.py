@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import math
 import statistics
+import warnings
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rldk_tracking.metrics.moments import Moments, merge_moments, moment_columns, moment_names
+from rldk_tracking.metrics.moments import Moments, merge_moments, moment_columns, moment_names, of_parts
 from rldk_tracking.metrics.table import Table
 
 
@@ -66,3 +68,9 @@ def test_rows_without_a_number_are_left_out_and_missing_columns_are_no_moments()
     assert (found.count, found.mean) == (2, 2.0)
     count, mean, _ = moment_names("x")
     assert merge_moments(Table({count: np.ones(1), mean: np.ones(1)}), "x") is None
+
+
+def test_nobody_is_warned_of_infinite_numbers() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert of_parts(np.array([2.0, 1.0]), np.array([math.inf, 1.0]), np.array([0.0, 0.0])) is None

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -133,3 +135,45 @@ def test_a_row_without_a_number_counts_nowhere(tabulate_updates: Any) -> None:
     assert found["rldk/policy/clip_fraction"] == 1.0
     assert found["rldk/policy/ratio_max"] == pytest.approx(math.exp(0.5))
     assert found["rldk/policy/ess"] == pytest.approx(1.0)
+
+
+def test_an_advantage_without_a_number_is_neither_clipped_nor_not(tabulate_updates: Any) -> None:
+    old = torch.full((3, 2), -1.0)
+    new = torch.tensor([[-0.5, -1.0], [-0.5, -0.5], [-1.5, -1.0]])
+    update = PolicyUpdate(torch.ones(3, 2), new, old, clip_low=0.2, clip_high=0.2)
+    by_row = replace(update, advantages=torch.tensor([1.0, math.nan, -1.0]))
+    by_token = replace(update, advantages=torch.tensor([[1.0, 1.0], [1.0, math.nan], [-1.0, -1.0]]))
+    for part in (by_row, by_token):
+        found = ratio.compute(tabulate_updates(part))
+        assert found["rldk/policy/clip_fraction_low"] == found["rldk/policy/clip_fraction_high"] == 0.25
+    hidden = replace(by_token, mask=torch.tensor([[1, 1], [1, 0], [1, 1]]))
+    found = ratio.compute(tabulate_updates(hidden))
+    assert (found["rldk/policy/clip_fraction_low"], found["rldk/policy/clip_fraction_high"]) == (0.2, 0.4)
+
+
+@pytest.mark.parametrize("sequence_level", [False, True])
+def test_no_clip_range_counts_what_is_masked(tabulate_updates: Any, sequence_level: bool) -> None:
+    """CISPO's limit of the ratio may lie below 1, even at 0, where every ratio is above it."""
+    mask, logs = torch.tensor([[1, 0, 0], [1, 0, 0], [0, 0, 0]]), torch.tensor([[-3.0, 0, 0], [0.0, 0, 0], [0, 0, 0]])
+    update = PolicyUpdate(mask, logs, torch.zeros(3, 3), torch.ones(3), sequence_level=sequence_level)
+    for high, expected in ((-0.8, 0.5), (-1.0, 1.0), (-2.0, 1.0)):
+        found = ratio.compute(tabulate_updates(replace(update, clip_high=high)))
+        assert found["rldk/policy/clip_fraction_high"] == expected
+    against = replace(update, advantages=-torch.ones(3), clip_low=1.0)
+    assert ratio.compute(tabulate_updates(against))["rldk/policy/clip_fraction_low"] == 0.0
+
+
+def test_a_completion_that_became_impossible_counts_with_a_ratio_of_0(tabulate_updates: Any) -> None:
+    new = torch.tensor([[-math.inf, -math.inf], [-1.0, -1.0]])
+    found = ratio.compute(tabulate_updates(PolicyUpdate(torch.ones(2, 2), new, torch.full((2, 2), -1.0))))
+    assert found["rldk/policy/ratio_mean"] == pytest.approx(0.5)
+    assert found["rldk/policy/ess"] == pytest.approx(0.5)
+    assert found["rldk/policy/ratio_max"] == pytest.approx(1.0)
+
+
+def test_an_infinite_ratio_leaves_its_keys_out_without_a_warning(tabulate_updates: Any) -> None:
+    old = torch.tensor([[-math.inf, -1.0], [-1.0, -1.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = ratio.compute(tabulate_updates(PolicyUpdate(torch.ones(2, 2), torch.full((2, 2), -1.0), old)))
+    assert found == {}

@@ -178,6 +178,22 @@ def test_functions_beyond_the_slots_are_left_out(tabulate: Any) -> None:
     assert len([key for key in found if key.endswith("/mean") and "function" in key]) == reward.MAX_FUNCTIONS
 
 
+def test_two_functions_of_weight_0_have_no_mean_in_common(tabulate: Any) -> None:
+    rewards = {name: torch.randn(3) for name in ("a", "b", "c")}
+    one = Rollout(torch.ones(3, 1), rewards=rewards, reward_weights={"a": 0.0, "b": 1.0, "c": 1.0})
+    two = Rollout(torch.ones(3, 1), rewards=rewards, reward_weights={"a": 0.0, "b": 0.0, "c": 1.0})
+    assert reward.compute(tabulate(one))["rldk/reward/unweighted"] == pytest.approx(float(rewards["a"].mean()))
+    assert "rldk/reward/unweighted" not in reward.compute(tabulate(two))
+
+
+def test_a_small_spread_of_a_batch_is_a_spread(tabulate: Any) -> None:
+    scores = torch.tensor([0.5, 0.5, 0.5 + 1e-7, 0.5 + 1e-7], dtype=torch.float64)
+    rollout = Rollout(torch.ones(4, 1), scores=scores, group_ids=torch.tensor([0, 0, 1, 1]))
+    found = reward.compute(tabulate(rollout))
+    assert found["rldk/reward/group_tied_fraction_all_max"] == 0.5
+    assert found["rldk/reward/group_tied_fraction_all_min"] == 0.5
+
+
 def test_a_reward_that_is_not_a_number_is_counted_and_kept_out_of_the_mean(tabulate: Any) -> None:
     scores = torch.tensor([1.0, math.nan, math.inf, 3.0])
     found = reward.compute(tabulate(Rollout(torch.ones(4, 1), scores=scores)))

@@ -58,3 +58,22 @@ def test_a_completion_that_the_trainer_cannot_score_is_left_out_whole(tabulate: 
 
 def test_nothing_without_a_sampler(tabulate: Any) -> None:
     assert sampler.compute(tabulate(Rollout(torch.ones(1, 1), logprobs=torch.zeros(1, 1)))) == {}
+
+
+def test_ratios_out_of_range_have_no_key(tabulate: Any) -> None:
+    def found(difference: float) -> dict[str, float]:
+        trainer = torch.full((2, 2), difference, dtype=torch.float64)
+        return sampler.compute(
+            tabulate(Rollout(torch.ones(2, 2), logprobs=trainer, sampler_logprobs=torch.zeros(2, 2)))
+        )
+
+    assert not {"rldk/sampler/ratio_max", "rldk/sampler/ess"} & set(found(800.0))
+    assert found(800.0)["rldk/sampler/logp_diff_max"] == 800.0
+    assert "rldk/sampler/ess" not in found(-800.0)
+    assert found(-800.0)["rldk/sampler/ratio_max"] == 0.0
+
+
+def test_completions_without_a_token_have_no_difference(tabulate: Any) -> None:
+    logprobs = torch.full((2, 2), -1.0)
+    rollout = Rollout(torch.zeros(2, 2), logprobs=logprobs, sampler_logprobs=logprobs)
+    assert sampler.compute(tabulate(rollout)) == {}

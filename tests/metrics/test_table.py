@@ -28,6 +28,7 @@ def test_a_column_without_a_number_is_not_there() -> None:
     table = Table({"a": np.array([NAN, NAN]), "b": np.array([NAN, 2.0])})
     assert table.get("a") is table.get("d") is None
     assert Table({"a": np.empty(0)}).get("a") is Table({}).get("a") is None
+    assert Table({"late": np.array([NAN] * 1000 + [1.0])}).total("late") == 1.0
     assert table.total("a") is None
     assert table.total("b") == 2.0
 
@@ -99,6 +100,7 @@ def test_a_token_that_is_not_finite_leaves_what_lies_below_the_sent_values_unkno
     tail = merge_tails(kept, np.array([3, 2]))
     assert sorted(tail.values) == [2.0, 3.0, 4.0, 5.0]
     assert (tail.count, tail.floor) == (5, 4.0)
+    assert merge_tails(kept[1:], np.array([2])).floor == -math.inf, "this one sent all it had"
 
 
 def test_no_values_have_no_percentile() -> None:

@@ -127,6 +127,9 @@ def test_tables_of_several_ranks_are_copies() -> None:
         *(tail.values for tail in rollout.tails.values()),
     ]:
         assert not np.shares_memory(array, vectors)
+    columns = LAYOUT.tables(vectors[:1])[0].columns.values()
+    assert columns
+    assert all(np.shares_memory(column, vectors) for column in columns), "one rank's vector is its own"
 
 
 def test_any_dtype_and_shape_of_one_element_is_a_number() -> None:
@@ -208,6 +211,7 @@ def test_from_a_cuda_device_there_is_one_copy_that_nobody_waits_for(monkeypatch:
     vector = LAYOUT.pack(part)
     assert pinned == [True]
     assert len(copies) == 1
+    assert vector.late == ("x", "z")
     assert vector.copied is not None
     assert vector.copied.recorded == 1
     assert not vector.copied.query()
