@@ -12,13 +12,15 @@ from tests.faults.broken_processes import SECONDS, outcome_of, place_of
 from tests.faults.channel import Channel
 from tests.faults.processes import Running, wait_for
 
-SOON = {"run.hung": {"seconds": 5.0, "factor": 3.0}}
+SOON = {"run.hung": {"threshold": 5.0, "first": 60.0, "critical": 100.0}}
 """A training is taken for hung after 5 s, not after two minutes; the toy's steps last a tenth of a second."""
-TOLD = ["rldk critical: run.hung", "rldk resolved: run.hung"]
+TOLD = ["rldk warning: run.hung", "rldk resolved: run.hung"]
+TOLD_LONG = ["rldk warning: run.hung", "rldk critical: run.hung", "rldk resolved: run.hung"]
+"""Of 5 minutes with the rule as it is: it warns after two, and is critical after four."""
 
 
 def stopped(bench: Bench, fault: str, seconds: float = 0.0, **options: Any) -> Line:
-    """The trainer, half-way, until people were told of it, or for so many seconds."""
+    """The trainer, half-way: until people were told of it, or for so many seconds."""
     folder, run_id = bench.new()
     channel = bench.channel()
     options = {**place_of(bench, folder, run_id), "slack_url": channel.url, "steps": bench.steps, **options}
@@ -33,7 +35,9 @@ def stopped(bench: Bench, fault: str, seconds: float = 0.0, **options: Any) -> L
         folder,
         run_id,
         promises=lambda: {
-            "it is told once that it hangs, and that it goes on": channel.titles("run.hung") == TOLD,
+            f"it is told that it hangs, and that it goes on ({channel.titles('run.hung')})": (
+                channel.titles("run.hung") == (TOLD_LONG if seconds else TOLD)
+            ),
             "the status is finished": bench.tags(run_id).get("rldk.status") == "finished",
         },
     )
@@ -55,7 +59,9 @@ def rank_stopped(bench: Bench, fault: str) -> Line:
         folder,
         run_id,
         promises=lambda: {
-            "it is told once that it hangs, and that it goes on": channel.titles("run.hung") == TOLD,
+            f"it is told that it hangs, and that it goes on ({channel.titles('run.hung')})": (
+                channel.titles("run.hung") == TOLD
+            ),
             "the message names rank 1, and not rank 0": is_named(channel.texts("run.hung")[:1]),
         },
     )
