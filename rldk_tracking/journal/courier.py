@@ -12,19 +12,20 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.journal.earlier import note_run_alert
 from rldk_tracking.journal.lock import FileLock
 from rldk_tracking.journal.log import courier_log
 from rldk_tracking.journal.offset import Offset
-from rldk_tracking.journal.reader import FileLines, Lines, read_all
+from rldk_tracking.journal.reader import FileLines, Lines, MemoryLines, read_all
 from rldk_tracking.journal.sender import Sender
 from rldk_tracking.journal.target import Target, load_offset
 from rldk_tracking.journal.watch import Trainer, Watch
-from rldk_tracking.journal.watching import Watchdog, no_watchdog, watchdog
+from rldk_tracking.journal.watchdog import Watchdog
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.line_file import LineFile
 from rldk_tracking.trackers.records import dumps, encode
@@ -72,13 +73,16 @@ class Follower(threading.Thread):
         self._lines = lines
         self._is_trainer = is_trainer
         self._lock = FileLock(journal.with_name(f"{journal.stem}.courier.lock")) if holds_lock else None
-        self._watchdog: Watchdog = watchdog(journal, pid, created, rules) if holds_lock else no_watchdog()
+        self._rules = rules if holds_lock else {}
+        self._watchdog: Watchdog | None = None
         self._senders: list[tuple[Sender, threading.Thread]] = []
         self._own_lines = lines or FileLines(journal)
         self._position = 0
         self._last_step = 0
         self._looks_since_gone = 0
-        self._has_ended = self._is_taken_over = False
+        self._end: dict[str, Any] | None = None
+        self._firing: dict[str, Alert] = {}
+        self._is_taken_over = False
 
     def add(self, target: Target) -> None:
         """One more destination, or one whose journal goes on."""
@@ -127,13 +131,16 @@ class Follower(threading.Thread):
             return True
         while self._targets:
             self._start(self._targets.pop(0))
-        self._tell(self._watchdog.look(time.time(), self._last_step, self._has_ended))
+        if self._watchdog is None:
+            self._watchdog = Watchdog(self._journal, *self._identity, self._rules, self._firing.values())
+        self._append(self._watchdog.look(time.monotonic(), self._last_step, self._end))
+        self.watch.is_end_judged = self._end is not None
         if not was_alive and not self._is_trainer:
             self._looks_since_gone += 1
             self.watch.is_gone = self._looks_since_gone > 1  # so that what is said of it is in the journal by then
         if any(thread.is_alive() for _, thread in self._senders):
             return False
-        if not self.watch.is_gone and not self._has_ended:
+        if not self.watch.is_gone and self._end is None:
             return False
         if not all(sender.offset.closed for sender, _ in self._senders):
             self._say_what_is_left()
@@ -151,19 +158,24 @@ class Follower(threading.Thread):
             self._position = entry.end
             kind = entry.record.get("type")
             if kind == "begin":
-                self._has_ended = False
+                self._end = None
                 self._is_taken_over = (entry.record.get("pid"), entry.record.get("created")) != self._identity
             elif kind == "end":
-                self._has_ended = True
-            elif kind == "metrics":
-                self._last_step = max(self._last_step, int(entry.record["step"]))
+                self._end = entry.record
+            for method, args in entry.calls:
+                if method == "log":
+                    self._last_step = max(self._last_step, args[1])
+                elif method == "alert":
+                    note_run_alert(self._firing, args[0])
 
-    def _tell(self, alerts: Iterable[Alert]) -> None:
-        data = "".join(dumps(encode("alert", (alert,), time.time())) + "\n" for alert in alerts)
-        if data:
-            file = LineFile(self._journal)
-            file.append(data.encode())
-            file.close()
+    def _append(self, alerts: Sequence[Alert]) -> None:
+        try:
+            if isinstance(self._lines, MemoryLines):
+                self._lines.append(alert_lines(alerts))
+            else:
+                append_alerts(self._journal, alerts)
+        except OSError as error:
+            self._log.warning("%d alerts cannot be written to the journal (%s).", len(alerts), type(error).__name__)
 
     def _start(self, target: Target) -> None:
         lines = self._lines or FileLines(self._journal)
@@ -199,6 +211,19 @@ class Follower(threading.Thread):
             self._journal,
             self._journal.parent,
         )
+
+
+def append_alerts(journal: Path, alerts: Sequence[Alert]) -> None:
+    """Add what was noticed beside the training to its journal, where that is still there. Raises OSError."""
+    if alerts and journal.exists():
+        file = LineFile(journal)
+        file.append(alert_lines(alerts))
+        file.close()
+
+
+def alert_lines(alerts: Sequence[Alert]) -> bytes:
+    """Alerts as lines of a journal."""
+    return "".join(dumps(encode("alert", (alert,), time.time())) + "\n" for alert in alerts).encode()
 
 
 def serve(source: IO[bytes]) -> None:
