@@ -1,7 +1,7 @@
 """A training in a process of its own, for tests that end it: `python training.py '{"folder": ..., ...}'`.
 
-Prints `step N W` when step N is over, where W are the milliseconds that the step before it waited for this package. What
-it was told to do at some step happens after that.
+Prints `step N W` when step N is over, where W are the milliseconds that the step before it waited for this package.
+What it was told to do at some step happens after that.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Options, as one JSON object: folder; run_id and uri, or experiment and uri, of MLflow; slack, an address; steps, or
 until_enough, for as many steps as it takes until there is a file of the name `enough`; pause, seconds of a step;
-alert_at, a step; kill_at, a step in the middle of whose line the process is killed; end, whether it says how it ended, and
+alert_at, a step; kill_at, a step in the middle of whose line the process is killed; end, whether it says how it ended;
 status, how; timeout, seconds for the end; no_process, no_thread, to have neither; resumed_at.
 """
 
