@@ -127,7 +127,9 @@ class MemoryLines:
         self.size = 0
 
     def append(self, data: bytes) -> None:
-        """Take a line."""
+        """Take a line, or nothing."""
+        if not data:
+            return
         self._lines.append((self.size, data))
         self.size += len(data)
 

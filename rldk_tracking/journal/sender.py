@@ -124,7 +124,7 @@ class Sender:
             self.offset.move(0)
             return False
         self._attempts.make(self._opened().flush)
-        if self._has_ended or (self._watch.is_gone and self._watch.is_about(self._begun)):
+        if self._is_over():
             # What was written before this was seen is there by now.
             if any(True for _ in read(self._lines, self.offset.position)):
                 return False
@@ -132,6 +132,10 @@ class Sender:
             return True
         self._watch.pause(active=False)
         return False
+
+    def _is_over(self) -> bool:
+        watch = self._watch
+        return watch.is_end_judged if self._has_ended else watch.is_gone and watch.is_about(self._begun)
 
     def _take(self, entries: Sequence[Entry]) -> None:
         rows: list[Entry] = []

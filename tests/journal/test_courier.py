@@ -204,6 +204,26 @@ def test_two_couriers(store: Any, run_id: str, train: Train, capsys: pytest.Capt
     assert steps_in(store, run_id) == list(range(1, 41))
 
 
+def test_slack_hears_that_the_training_was_killed(webhook: Any, train: Train) -> None:
+    training = train(slack=webhook.url, kill_at=10)
+    assert training.wait() == -signal.SIGKILL
+    eventually(lambda: len(webhook.messages) == 1)
+    assert "run.crashed" in json.dumps(webhook.messages[0])
+    eventually(lambda: training.offset("slack")["closed"], 10)
+    again = train(slack=webhook.url, resumed_at=5, steps=8)
+    assert again.wait() == 0
+    assert len(webhook.messages) == 2, "and that it goes on"
+    assert "resolved" in json.dumps(webhook.messages[1])
+
+
+def test_slack_hears_of_a_crash_that_the_training_itself_wrote_down(webhook: Any, train: Train) -> None:
+    training = train(slack=webhook.url, steps=5, status="crashed")
+    assert training.wait() == 0
+    assert training.said[-2].startswith("delivered True")
+    assert len(webhook.messages) == 1
+    assert "run.crashed" in json.dumps(webhook.messages[0])
+
+
 def test_slack_hears_of_each_alert_once(tmp_path: Path, webhook: Any, train: Train) -> None:
     training = train(slack=webhook.url, steps=5, alert_at=3)
     assert training.wait() == 0

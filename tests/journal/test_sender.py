@@ -86,7 +86,7 @@ def journal_of(folder: Path, steps: int = 7, ended: bool = True) -> Path:
 
 def send(path: Path, backend: Tracker, limit_s: float = 5.0, **changes: Any) -> Sender:
     watch = Watch()
-    watch.is_gone = True
+    watch.is_gone = watch.is_end_judged = True
     watch.limit(limit_s)
     offset = Offset.load(path.with_name("run.backend.offset.json"))
     sender = Sender("backend", lambda to: backend, FileLines(path), offset, watch, logging.getLogger("sender"))
@@ -240,6 +240,7 @@ def test_what_comes_while_it_works(tmp_path: Path) -> None:
     sender = Sender("x", lambda to: backend, FileLines(journal.path), offset, watch, logging.getLogger("sender"))
     thread = threading.Thread(target=sender.run)
     thread.start()
+    watch.is_end_judged = True
     watch.hurry()
     for step in range(1, 30):
         journal.row(step, row(step))
