@@ -141,11 +141,6 @@ class Ranks:
 
         return Transfer(merge, vector.copied)
 
-    def merge(self, part: Part) -> Merged:
-        """Start and merge at once; nothing on a rank that does not write."""
-        merged = self.start(part).merged()
-        return Merged(Table(), Table(), [], []) if merged is None else merged
-
     def agree(self, flags: int) -> int:
         """Rank 0's number, on every rank. 0 where there are ranks that it does not reach: none acts without them."""
         if self._group is None:
