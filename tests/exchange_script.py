@@ -286,6 +286,23 @@ def death(rank: int, world: int) -> dict[str, Any]:
     return about(ranks) | {"merged": merged, "flags": flags}
 
 
+def broken(rank: int, world: int) -> dict[str, Any]:
+    """The gather of the second step fails on rank 0, which all others wait for."""
+    ranks, merged, gather = Ranks(SMALL, rows=2), [], dist.gather
+
+    def failing(*_: Any, **__: Any) -> None:  # no mock, which would keep the group that it was given
+        raise RuntimeError("reset")
+
+    begin = time.monotonic()
+    for step in range(3):
+        dist.gather = failing if (step, rank) == (1, 0) else gather
+        merged.append(plain(ranks.start(small(rank)).merged()))
+        ranks.agree(0)
+    seconds = time.monotonic() - begin
+    dist.barrier()
+    return {"merged": merged, "seconds": seconds, "world_size": ranks.world_size}
+
+
 def lasting(rank: int, world: int) -> dict[str, Any]:
     """The time limit of our group."""
     ranks = Ranks(SMALL, rows=2)
@@ -298,7 +315,7 @@ def lasting(rank: int, world: int) -> dict[str, Any]:
 
 SCENARIOS: dict[str, Callable[..., dict[str, Any]]] = {
     function.__name__: function
-    for function in (exchange, handshake, fault, more_rows, trainings, waiting, death, lasting)
+    for function in (exchange, handshake, fault, more_rows, trainings, waiting, death, broken, lasting)
 }
 
 

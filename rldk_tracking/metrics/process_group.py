@@ -131,10 +131,12 @@ def meet(store: Store, rank: int, size: int, said: Any, wait_s: float) -> dict[i
 
 
 def destroy(group: dist.ProcessGroup | None) -> None:
-    """Close this rank's connections of a group, if it is still there; no collective."""
-    if group is not None:
-        with contextlib.suppress(ValueError, RuntimeError):
-            dist.destroy_process_group(group)
+    """Give a group up; no collective. The connections are closed when the last reference to it goes."""
+    if group is None:
+        return
+    _GROUPS[:] = [entry for entry in _GROUPS if entry[1] is not group]
+    with contextlib.suppress(ValueError, RuntimeError):  # the job's end has destroyed it already
+        dist.destroy_process_group(group)
 
 
 def _obstacle(membership: Membership, wait_s: float) -> str:
@@ -190,10 +192,8 @@ def _backends(group: dist.ProcessGroup) -> list[Any]:
 
 
 def _destroy_unused() -> None:
-    for entry in list(_GROUPS):
-        owner, group = entry
+    for owner, group in list(_GROUPS):
         if owner() is None:
-            _GROUPS.remove(entry)
             destroy(group)
 
 
