@@ -82,7 +82,7 @@ class Follower(threading.Thread):
         self._looks_since_gone = 0
         self._end: dict[str, Any] | None = None
         self._firing: dict[str, Alert] = {}
-        self._is_taken_over = False
+        self._is_taken_over = self._is_unwatched = False
 
     def add(self, target: Target) -> None:
         """One more destination, or one whose journal goes on."""
@@ -131,9 +131,7 @@ class Follower(threading.Thread):
             return True
         while self._targets:
             self._start(self._targets.pop(0))
-        if self._watchdog is None:
-            self._watchdog = Watchdog(self._journal, *self._identity, self._rules, self._firing.values())
-        self._append(self._watchdog.look(time.monotonic(), self._last_step, self._end))
+        self._append(self._judged())
         self.watch.is_end_judged = self._end is not None
         if not was_alive and not self._is_trainer:
             self._looks_since_gone += 1
@@ -167,6 +165,19 @@ class Follower(threading.Thread):
                     self._last_step = max(self._last_step, args[1])
                 elif method == "alert":
                     note_run_alert(self._firing, args[0])
+
+    def _judged(self) -> list[Alert]:
+        """What the watchdog has to say. A fault of it costs the watchdog, and no delivery."""
+        if self._is_unwatched:
+            return []
+        try:
+            if self._watchdog is None:
+                self._watchdog = Watchdog(self._journal, *self._identity, self._rules, self._firing.values())
+            return self._watchdog.look(time.monotonic(), self._last_step, self._end)
+        except Exception:  # noqa: BLE001 - the journal is delivered, whatever is wrong with its watchdog
+            self._is_unwatched = True
+            self._log.exception("The training is not watched any more.")
+            return []
 
     def _append(self, alerts: Sequence[Alert]) -> None:
         try:

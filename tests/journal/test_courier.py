@@ -280,6 +280,26 @@ def test_an_own_process_is_known_by_its_start(tmp_path: Path) -> None:
     assert not Trainer(2**22 + 1, 0.0).is_alive
 
 
+def test_a_watchdog_that_fails_costs_no_delivery(
+    webhook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import logging
+
+    from rldk_tracking.journal.watchdog import Watchdog
+
+    monkeypatch.setattr(Watchdog, "look", lambda *_: 1 / 0)
+    journal = started(tmp_path)
+    journal.row(1, {"rldk/a": 1.0}, [an_alert()])
+    journal.end("finished", 1)
+    target = Target("slack", "slack", {}, {"url": webhook.url, "allow_loopback": "1"})
+    me = psutil.Process()
+    follower = Follower(journal.path, me.pid, me.create_time(), [target], {}, logging.getLogger("x"))
+    follower.start()
+    follower.join(20)
+    assert len(webhook.messages) == 1
+    assert caplog.text.count("not watched any more") == 1
+
+
 def test_the_log_says_what_is_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     import logging
 
