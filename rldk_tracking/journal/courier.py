@@ -81,11 +81,15 @@ class Follower(threading.Thread):
         self._last_step = 0
         self._looks_since_gone = 0
         self._end: Mapping[str, Any] | None = None
-        self._is_taken_over = False
+        self._is_taken_over = self._leaves = False
 
     def add(self, target: Target) -> None:
         """One more destination, or one whose journal goes on."""
         self._targets.append(target)
+
+    def leave(self) -> None:
+        """The training's process goes on with this journal itself."""
+        self._leaves = True
 
     @property
     def offsets(self) -> dict[str, Offset]:
@@ -101,7 +105,7 @@ class Follower(threading.Thread):
         except OSError as error:
             self._log.warning("The journal cannot be followed: %s", error)
         finally:
-            if self._is_taken_over:
+            if self._is_taken_over or self._leaves:
                 self.watch.stop()
             for _, thread in self._senders:
                 thread.join()
@@ -126,7 +130,7 @@ class Follower(threading.Thread):
         self._limit()
         was_alive = self.trainer.is_alive
         self._scan()
-        if self._is_taken_over:
+        if self._is_taken_over or self._leaves:
             return True
         while self._targets:
             self._start(self._targets.pop(0))
@@ -176,7 +180,10 @@ class Follower(threading.Thread):
         data = "".join(dumps(encode("alert", (alert,), time.time())) + "\n" for alert in alerts)
         if data:
             file = LineFile(self._journal)
-            file.append(data.encode())
+            try:
+                file.append(data.encode())
+            except OSError as error:
+                self._log.warning("What is new of the training cannot be written: %s: %s", error, data)
             file.close()
 
     def _start(self, target: Target) -> None:
@@ -249,6 +256,10 @@ def _obey(message: Mapping[str, Any], followers: dict[str, Follower]) -> None:
     if message.get("hurry"):
         if follower is not None:
             follower.watch.hurry()
+        return
+    if message.get("leave"):
+        if follower is not None:
+            follower.leave()
         return
     os.environ.update({str(name): str(value) for name, value in message.get("environment", {}).items()})
     targets = [

@@ -131,7 +131,7 @@ class Sender:
             self._close()
             return True
         self._watch.pause(active=False)
-        return False
+        return self._watch.is_out_of_time
 
     def _take(self, entries: Sequence[Entry]) -> None:
         rows: list[Entry] = []
