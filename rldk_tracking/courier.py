@@ -1,7 +1,7 @@
-"""The courier's process: `python -m rldk_tracking.courier`, started by a training, or with a journal by hand.
+"""The courier's process: `python -m rldk_tracking.courier`, started by a training.
 
-Without arguments it reads from its standard input which journals to follow, see `rldk_tracking.journal.courier`. With
-the path of a journal it sends that one in the foreground, as `rldk-tracking sync` does.
+It reads from its standard input which journals to follow, see `rldk_tracking.journal.courier`. By hand,
+`rldk-tracking sync` does the same.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ ENVIRONMENT = {
 _POLITENESS = 5
 
 
-def main(arguments: list[str]) -> int:
+def main() -> int:
     """Run the courier. Returns the exit code."""
+    if sys.stdin is None or sys.stdin.isatty():
+        sys.stderr.write("A training starts the courier. By hand, `rldk-tracking sync FOLDER` sends what waits.\n")
+        return 2
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if arguments:
-        from rldk_tracking.cli.main import main as command
-
-        return command(["sync", *arguments])
     from rldk_tracking.journal.courier import serve
 
     logging.raiseExceptions = False
     if hasattr(os, "nice"):
         os.nice(_POLITENESS)  # the training goes first
-    serve(sys.stdin.buffer)
+    # Unbuffered: a thread that waits in a buffered read when the interpreter ends aborts the process.
+    with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as source:
+        serve(source)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rldk_tracking.health.alert import Alert
+from rldk_tracking.journal.courier import append_alerts
+from rldk_tracking.journal.earlier import note_run_alert
 from rldk_tracking.journal.lock import FileLock, try_lock
 from rldk_tracking.journal.offset import Offset, offset_path
 from rldk_tracking.journal.reader import FileLines, read_all
@@ -19,8 +22,7 @@ from rldk_tracking.journal.watch import Trainer, Watch
 from rldk_tracking.journal.watchdog import Watchdog
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import RejectedError, UnavailableError
-from rldk_tracking.trackers.line_file import LineFile
-from rldk_tracking.trackers.records import decode, dumps, encode
+from rldk_tracking.trackers.records import decode, encode
 from rldk_tracking.trackers.resolve import RESUMABLE
 from rldk_tracking.trackers.wandb import WandbTracker
 
@@ -38,42 +40,42 @@ class Contents:
         begin: the last begin record, empty where there is none.
         targets: destinations that a courier serves, by id.
         wandb: address of the W&B run, where the training itself wrote to one.
-        has_ended: whether the training said how it ended.
+        end: the end record behind the last begin, None where the training did not say how it ended.
         last_step: of its rows.
-        end: position behind the last whole line.
+        size: position behind the last whole line.
         skipped: lines that are no record: position and why.
-        is_known_crash: whether an alert says already that it crashed.
+        firing: alerts of the family `run` that did not end.
     """
 
     begin: dict[str, Any] = field(default_factory=dict)
     targets: dict[str, Target] = field(default_factory=dict)
     wandb: dict[str, str] | None = None
-    has_ended: bool = False
+    end: dict[str, Any] | None = None
     last_step: int = 0
-    end: int = 0
+    size: int = 0
     skipped: list[tuple[int, str]] = field(default_factory=list)
-    is_known_crash: bool = False
+    firing: dict[str, Alert] = field(default_factory=dict)
 
     @classmethod
     def of(cls, journal: Path) -> Contents:
         """Read a journal. Raises OSError."""
         found, lines = cls(), FileLines(journal)
         for entry in read_all(lines):
-            found.end = entry.end
+            found.size = entry.end
             record = entry.record
             if entry.problem is not None:
                 found.skipped.append((entry.start, entry.problem))
             elif record.get("type") == "begin":
-                found.begin, found.has_ended, found.is_known_crash = record, False, False
+                found.begin, found.end = record, None
             elif record.get("type") == "end":
-                found.has_ended = True
+                found.end = record
             elif record.get("type") == "destination":
                 found._take_destination(record)
             for method, args in entry.calls:
                 if method == "log":
                     found.last_step = max(found.last_step, args[1])
-                elif method == "alert" and args[0].rule == "run.crashed":
-                    found.is_known_crash = args[0].state == "firing"
+                elif method == "alert":
+                    note_run_alert(found.firing, args[0])
         lines.close()
         return found
 
@@ -87,6 +89,11 @@ class Contents:
                 self.targets[name] = Target(name, tracker, to)
         elif tracker == "wandb":
             self.wandb = to
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the training said how it ended."""
+        return self.end is not None
 
     @property
     def is_elsewhere(self) -> bool:
@@ -175,7 +182,7 @@ def _outcomes(
     journal: Path, contents: Contents, approve: Approve, timeout_s: float, lock: FileLock
 ) -> Iterator[Outcome]:
     try:
-        if not contents.has_ended and not contents.is_known_crash and contents.begin:
+        if contents.pid > 0:
             _note_crash(journal, contents)
         for target in contents.targets.values():
             yield _send(journal, target, approve, timeout_s)
@@ -188,7 +195,7 @@ def _outcomes(
 def waits(journal: Path, contents: Contents) -> bool:
     """Whether something is to be sent, as far as the offsets say."""
     ids = [*contents.targets, *(["wandb"] if contents.wandb is not None and not contents.has_ended else [])]
-    return any(_waits(offset_path(journal, name), contents.end) for name in ids)
+    return any(_waits(offset_path(journal, name), contents.size) for name in ids)
 
 
 def _waits(path: Path, end: int) -> bool:
@@ -211,7 +218,7 @@ def _send(journal: Path, target: Target, approve: Approve, timeout_s: float) -> 
         approved = approve(Target(target.id, target.tracker, {**target.to, **offset.to}))
         offset.to = dict(approved.to)
         watch = Watch()
-        watch.is_gone = True
+        watch.is_gone = watch.is_end_judged = True
         watch.limit(timeout_s)
         sender = Sender(target.id, approved.connect, lines, offset, watch, logger)
         sender.repeats_rejected = True
@@ -239,14 +246,10 @@ def _is_asked_for(target: Target, lines: FileLines, position: int) -> bool:
 
 def _note_crash(journal: Path, contents: Contents) -> None:
     """Have the journal say that its training is gone, by the rule that it ran under."""
-    watchdog = Watchdog(journal, contents.pid, contents.created, contents.rules)
-    # That a process is gone is believed at the second look.
-    alerts = [alert for _ in range(2) for alert in watchdog.look(time.monotonic(), contents.last_step)]
-    data = "".join(dumps(encode("alert", (alert,), time.time())) + "\n" for alert in alerts)
-    if data:
-        file = LineFile(journal)
-        file.append(data.encode())
-        file.close()
+    firing = contents.firing.values()
+    dog = Watchdog(journal, contents.pid, contents.created, contents.rules, firing)
+    for _ in range(2):  # it believes what it sees twice
+        append_alerts(journal, dog.look(time.monotonic(), contents.last_step, contents.end))
 
 
 def _compare(journal: Path, to: Mapping[str, str], last_step: int) -> Outcome:

@@ -12,15 +12,16 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.journal.earlier import note_run_alert
 from rldk_tracking.journal.lock import FileLock
 from rldk_tracking.journal.log import courier_log
 from rldk_tracking.journal.offset import Offset
-from rldk_tracking.journal.reader import FileLines, Lines, read_all
+from rldk_tracking.journal.reader import FileLines, Lines, MemoryLines, read_all
 from rldk_tracking.journal.sender import Sender
 from rldk_tracking.journal.target import Target, load_offset
 from rldk_tracking.journal.watch import Trainer, Watch
@@ -72,16 +73,16 @@ class Follower(threading.Thread):
         self._lines = lines
         self._is_trainer = is_trainer
         self._lock = FileLock(journal.with_name(f"{journal.stem}.courier.lock")) if holds_lock else None
-        self._rules = rules
+        self._rules = rules if holds_lock else {}
         self._watchdog: Watchdog | None = None
-        self._run_alerts: dict[str, Alert] = {}
         self._senders: list[tuple[Sender, threading.Thread]] = []
         self._own_lines = lines or FileLines(journal)
         self._position = 0
         self._last_step = 0
         self._looks_since_gone = 0
-        self._end: Mapping[str, Any] | None = None
-        self._is_taken_over = self._leaves = False
+        self._end: dict[str, Any] | None = None
+        self._firing: dict[str, Alert] = {}
+        self._is_taken_over = self._is_unwatched = self._leaves = False
 
     def add(self, target: Target) -> None:
         """One more destination, or one whose journal goes on."""
@@ -134,8 +135,8 @@ class Follower(threading.Thread):
             return True
         while self._targets:
             self._start(self._targets.pop(0))
-        if self._lock is not None:
-            self._tell(self._watch_training())
+        self._append(self._judged())
+        self.watch.is_end_judged = self._end is not None
         if not was_alive and not self._is_trainer:
             self._looks_since_gone += 1
             self.watch.is_gone = self._looks_since_gone > 1  # so that what is said of it is in the journal by then
@@ -163,28 +164,34 @@ class Follower(threading.Thread):
                 self._is_taken_over = (entry.record.get("pid"), entry.record.get("created")) != self._identity
             elif kind == "end":
                 self._end = entry.record
-            elif kind == "metrics":
-                self._last_step = max(self._last_step, int(entry.record["step"]))
             for method, args in entry.calls:
-                if method == "alert" and args[0].rule.startswith("run."):
-                    self._run_alerts[args[0].rule] = args[0]
+                if method == "log":
+                    self._last_step = max(self._last_step, args[1])
+                elif method == "alert":
+                    note_run_alert(self._firing, args[0])
 
-    def _watch_training(self) -> list[Alert]:
-        """What is new of how the training goes. What earlier couriers said of it is in the journal."""
-        if self._watchdog is None:
-            firing = [alert for alert in self._run_alerts.values() if alert.state == "firing"]
-            self._watchdog = Watchdog(self._journal, *self._identity, self._rules, firing)
-        return self._watchdog.look(time.monotonic(), self._last_step, self._end)
+    def _judged(self) -> list[Alert]:
+        """What the watchdog has to say. A fault of it costs the watchdog, and no delivery."""
+        if self._is_unwatched:
+            return []
+        try:
+            if self._watchdog is None:
+                self._watchdog = Watchdog(self._journal, *self._identity, self._rules, self._firing.values())
+            return self._watchdog.look(time.monotonic(), self._last_step, self._end)
+        except Exception:  # noqa: BLE001 - the journal is delivered, whatever is wrong with its watchdog
+            self._is_unwatched = True
+            self._log.exception("The training is not watched any more.")
+            return []
 
-    def _tell(self, alerts: Iterable[Alert]) -> None:
-        data = "".join(dumps(encode("alert", (alert,), time.time())) + "\n" for alert in alerts)
-        if data:
-            file = LineFile(self._journal)
-            try:
-                file.append(data.encode())
-            except OSError as error:
-                self._log.warning("What is new of the training cannot be written: %s: %s", error, data)
-            file.close()
+    def _append(self, alerts: Sequence[Alert]) -> None:
+        try:
+            if isinstance(self._lines, MemoryLines):
+                for alert in alerts:
+                    self._lines.append(alert_lines([alert]))
+            else:
+                append_alerts(self._journal, alerts)
+        except OSError as error:
+            self._log.warning("%d alerts cannot be written to the journal (%s).", len(alerts), type(error).__name__)
 
     def _start(self, target: Target) -> None:
         lines = self._lines or FileLines(self._journal)
@@ -220,6 +227,19 @@ class Follower(threading.Thread):
             self._journal,
             self._journal.parent,
         )
+
+
+def append_alerts(journal: Path, alerts: Sequence[Alert]) -> None:
+    """Add what was noticed beside the training to its journal, where that is still there. Raises OSError."""
+    if alerts and journal.exists():
+        file = LineFile(journal)
+        file.append(alert_lines(alerts))
+        file.close()
+
+
+def alert_lines(alerts: Sequence[Alert]) -> bytes:
+    """Alerts as lines of a journal."""
+    return "".join(dumps(encode("alert", (alert,), time.time())) + "\n" for alert in alerts).encode()
 
 
 def serve(source: IO[bytes]) -> None:

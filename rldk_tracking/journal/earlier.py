@@ -81,10 +81,16 @@ class Earlier:
         return True
 
     def _take(self, alert: Alert, resumed_at: int) -> None:
-        if alert.rule.startswith("run."):
-            if alert.state == "firing":
-                self.open_run_alerts[alert.rule] = alert
-            else:
-                self.open_run_alerts.pop(alert.rule, None)
-        elif alert.step > resumed_at:
+        if not note_run_alert(self.open_run_alerts, alert) and alert.step > resumed_at:
             self.alerts.append(alert)
+
+
+def note_run_alert(firing: dict[str, Alert], alert: Alert) -> bool:
+    """Keep account of which alerts of the family `run` fire. Returns whether this is one."""
+    if not alert.rule.startswith("run."):
+        return False
+    if alert.state == "firing":
+        firing[alert.rule] = alert
+    else:
+        firing.pop(alert.rule, None)
+    return True

@@ -73,13 +73,13 @@ class Journal:
             destinations: name and address of each tracker of the run.
             resumed_at: the checkpoint's step, where the training goes on from one.
         """
-        wanted = sorted((name, sorted(to.items())) for name, to in destinations)
+        wanted = _comparable(destinations)
         earlier = Earlier()
         if resumed_at is not None:
             try:
                 for path in reversed(journals_in(folder)):
                     found = Earlier.read(path, resumed_at)
-                    if sorted((name, sorted(to.items())) for name, to in found.destinations) == wanted:
+                    if _comparable(found.destinations) == wanted:
                         file = LineFile(path)
                         if try_lock(file.open()):
                             return cls(file, found)
@@ -251,6 +251,11 @@ def journal_number(path: Path) -> int:
     """The number of a journal in its folder."""
     match = _NAME.fullmatch(path.name)
     return int(match[1] or 1) if match else 1
+
+
+def _comparable(destinations: Iterable[tuple[str, Mapping[str, str]]]) -> set[tuple[str, tuple[tuple[str, str], ...]]]:
+    """Destinations without what is each process's own: the place of W&B's log."""
+    return {(name, tuple(sorted((k, v) for k, v in to.items() if k != "log"))) for name, to in destinations}
 
 
 def journals_in(folder: Path) -> list[Path]:

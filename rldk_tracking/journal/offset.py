@@ -16,6 +16,7 @@ from typing import Any
 VERSION = 1
 _MOST_RANGES = 1000
 _MOST_SAID = 100
+_MOST_SKIPPED = 100
 
 
 @dataclass
@@ -84,6 +85,11 @@ class Offset:
             self.rejected[-1] = (last[0], end, last[2])
         elif last is None or last[:2] != (start, end):
             self.rejected.append((start, end, why))
+
+    def skip(self, position: int, why: str) -> None:
+        """Note a line that is no record."""
+        if len(self.skipped) < _MOST_SKIPPED:
+            self.skipped.append((position, why))
 
     def say(self, text: str) -> None:
         """Note what is to be announced, and leave it to the file's readers."""

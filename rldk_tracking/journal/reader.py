@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from rldk_tracking.trackers.base import Row
 from rldk_tracking.trackers.records import Call, calls, parse
 
 _CHUNK_BYTES = 1 << 20
@@ -37,6 +38,12 @@ class Entry:
     record: dict[str, Any]
     calls: list[Call]
     problem: str | None = None
+
+    @property
+    def row(self) -> Row:
+        """The row of a step's record."""
+        metrics, step = self.calls[0][1]
+        return Row(metrics, step, float(self.record["time"]))
 
 
 class Lines(Protocol):
@@ -135,7 +142,9 @@ class MemoryLines:
         self.size = begin
 
     def append(self, data: bytes) -> None:
-        """Take a line."""
+        """Take a line, or nothing."""
+        if not data:
+            return
         self._lines.append((self.size, data))
         self.size += len(data)
 

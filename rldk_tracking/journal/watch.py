@@ -23,10 +23,11 @@ class Watch:
 
     Attributes:
         is_gone: that process is gone, and everything that is to be said of that is in the journal.
+        is_end_judged: the same of the end that the training itself wrote.
     """
 
     def __init__(self, identity: tuple[int, float] | None = None) -> None:
-        self.is_gone = False
+        self.is_gone = self.is_end_judged = False
         self._identity = identity
         self._deadline: float | None = None
         self._stopped = False

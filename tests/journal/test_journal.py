@@ -112,6 +112,18 @@ def test_a_resumed_training_with_another_destination(tmp_path: Path) -> None:
     assert rows(again.path) == [4], "a new run gets every row"
 
 
+def test_what_is_each_processs_own_makes_no_other_destination(tmp_path: Path) -> None:
+    class Logging(Somewhere):
+        def address(self) -> dict[str, str]:
+            return {"id": "run", "log": self.place}
+
+    for place, resumed_at in (("/a/1.wandb", None), ("/a/2.wandb", 0)):
+        journal = started(tmp_path, Logging(place), resumed_at=resumed_at)
+        journal.close()
+        assert journal.path.name == "run.jsonl"
+    assert [r["to"]["log"] for r in records(journal.path) if r["type"] == "destination"] == ["/a/1.wandb", "/a/2.wandb"]
+
+
 def test_the_newest_of_several(tmp_path: Path) -> None:
     for step in (1, 2):
         journal = started(tmp_path, Somewhere())

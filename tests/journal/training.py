@@ -3,7 +3,7 @@
 Options, as one JSON object: folder; run_id and uri, or experiment and uri, of MLflow; slack, an address; steps, or
 until_enough, for as many steps as it takes until there is a file of the name `enough`; pause, seconds of a step;
 alert_at, a step; kill_at, a step in the middle of whose line the process is killed; end, whether it says how it ended;
-timeout, seconds for the end; no_process, no_thread, to have neither; resumed_at.
+status, how; timeout, seconds for the end; no_process, no_thread, to have neither; resumed_at.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rldk_tracking.health.presets import rules_for
+from rldk_tracking.health.watched import as_data, watched_rules
 from rldk_tracking.journal.journal import Journal
 from rldk_tracking.journal.process import Destination, courier
 from rldk_tracking.rollout import RunInfo
@@ -45,11 +47,13 @@ def main(options: dict[str, Any]) -> None:
         tracker.open(info)
     resumed_at = options.get("resumed_at")
     journal = Journal.open(Path(options["folder"]) / "_rldk", [(t.name, t.address()) for t in trackers], resumed_at)
-    journal.begin(info, 1, {"run.crashed": {}}, resumed_at)
+    rules = as_data(watched_rules(rules_for("safe")))
+    journal.begin(info, 1, rules, resumed_at)
     for tracker in trackers:
         journal.destination(tracker.name, tracker)
+    journal.call("status", "running", {}, resumed_at or 0)
     service = courier()
-    service.follow(journal, [Destination(tracker.name, tracker) for tracker in trackers], {})
+    service.follow(journal, [Destination(tracker.name, tracker) for tracker in trackers], rules)
     first, step = (resumed_at or 0) + 1, 0
     for step in itertools.count(first):
         if Path("enough").exists() if options.get("until_enough") else step > options.get("steps", 20):
@@ -65,7 +69,7 @@ def main(options: dict[str, Any]) -> None:
         print(f"step {step}", flush=True)
         time.sleep(options.get("pause", 0.1))
     if options.get("end", True):
-        journal.end("finished", step - 1)
+        journal.end(options.get("status", "finished"), step - 1)
         start = time.monotonic()
         done = service.wait(journal, options.get("timeout", 20.0))
         print(f"delivered {done} {time.monotonic() - start:.2f}", flush=True)
