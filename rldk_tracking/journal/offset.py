@@ -98,19 +98,32 @@ class Offset:
 
     def save(self) -> None:
         """Replace the file. Where the disk does not take it, the state is kept in memory alone."""
-        data = asdict(self) | {"version": VERSION}
-        del data["path"]
+        state = asdict(self) | {"version": VERSION}
+        del state["path"]
+        data = json.dumps(state).encode()
         half = self.path.with_name(f"{self.path.name}.{os.getpid()}.new")
         try:
             descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             try:
-                os.write(descriptor, json.dumps(data).encode())
+                if os.write(descriptor, data) < len(data):
+                    raise OSError("the disk is full")
             finally:
                 os.close(descriptor)
             os.replace(half, self.path)
         except OSError:
             with contextlib.suppress(OSError):
                 half.unlink()
+            with contextlib.suppress(OSError):
+                self._overwrite(data)
+
+    def _overwrite(self, data: bytes) -> None:
+        """On a full disk the file's own place can still be written, where it does not grow."""
+        descriptor = os.open(self.path, os.O_RDWR)
+        try:
+            if len(data) <= os.fstat(descriptor).st_size:
+                os.write(descriptor, data.ljust(os.fstat(descriptor).st_size))
+        finally:
+            os.close(descriptor)
 
 
 def offset_path(journal: Path, name: str) -> Path:

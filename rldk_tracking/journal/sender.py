@@ -133,7 +133,7 @@ class Sender:
             self._close()
             return True
         self._watch.pause(active=False)
-        return False
+        return self._watch.is_out_of_time
 
     def _is_over(self) -> bool:
         watch = self._watch
