@@ -189,3 +189,17 @@ def test_a_process_that_runs_python_survives_thousands_of_readings() -> None:
         "    threading.Thread(target=lambda: None).start()\n"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=120, env=os.environ).returncode == 0
+
+
+def test_a_timer_that_the_user_armed_is_left_alone(tmp_path: Path) -> None:
+    code = (
+        "import faulthandler, sys, time\nfrom pathlib import Path\n"
+        "from rldk_tracking.journal.stacks import PlannedDump, StacksWriter\n"
+        f"faulthandler.dump_traceback_later(0.75, file=open({str(tmp_path / 'mine.txt')!r}, 'wb'))\n"
+        f"writer = StacksWriter(Path({str(tmp_path / 'run.stacks.txt')!r}))\n"
+        "writer.plan(PlannedDump(time.monotonic(), 0.0, 1, ''))\n"
+        "time.sleep(1.25)\nwriter.close()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, env=os.environ).returncode == 0
+    assert "most recent call first" in (tmp_path / "mine.txt").read_text()
+    assert "=== event 1 of process " in (tmp_path / "run.stacks.txt").read_text()
