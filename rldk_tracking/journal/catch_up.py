@@ -182,7 +182,7 @@ def _outcomes(
     journal: Path, contents: Contents, approve: Approve, timeout_s: float, lock: FileLock
 ) -> Iterator[Outcome]:
     try:
-        if contents.begin:
+        if contents.pid > 0:
             _note_crash(journal, contents)
         for target in contents.targets.values():
             yield _send(journal, target, approve, timeout_s)

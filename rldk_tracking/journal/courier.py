@@ -82,11 +82,15 @@ class Follower(threading.Thread):
         self._looks_since_gone = 0
         self._end: dict[str, Any] | None = None
         self._firing: dict[str, Alert] = {}
-        self._is_taken_over = False
+        self._is_taken_over = self._is_unwatched = self._leaves = False
 
     def add(self, target: Target) -> None:
         """One more destination, or one whose journal goes on."""
         self._targets.append(target)
+
+    def leave(self) -> None:
+        """The training's process goes on with this journal itself."""
+        self._leaves = True
 
     @property
     def offsets(self) -> dict[str, Offset]:
@@ -102,7 +106,7 @@ class Follower(threading.Thread):
         except OSError as error:
             self._log.warning("The journal cannot be followed: %s", error)
         finally:
-            if self._is_taken_over:
+            if self._is_taken_over or self._leaves:
                 self.watch.stop()
             for _, thread in self._senders:
                 thread.join()
@@ -127,13 +131,11 @@ class Follower(threading.Thread):
         self._limit()
         was_alive = self.trainer.is_alive
         self._scan()
-        if self._is_taken_over:
+        if self._is_taken_over or self._leaves:
             return True
         while self._targets:
             self._start(self._targets.pop(0))
-        if self._watchdog is None:
-            self._watchdog = Watchdog(self._journal, *self._identity, self._rules, self._firing.values())
-        self._append(self._watchdog.look(time.monotonic(), self._last_step, self._end))
+        self._append(self._judged())
         self.watch.is_end_judged = self._end is not None
         if not was_alive and not self._is_trainer:
             self._looks_since_gone += 1
@@ -168,10 +170,24 @@ class Follower(threading.Thread):
                 elif method == "alert":
                     note_run_alert(self._firing, args[0])
 
+    def _judged(self) -> list[Alert]:
+        """What the watchdog has to say. A fault of it costs the watchdog, and no delivery."""
+        if self._is_unwatched:
+            return []
+        try:
+            if self._watchdog is None:
+                self._watchdog = Watchdog(self._journal, *self._identity, self._rules, self._firing.values())
+            return self._watchdog.look(time.monotonic(), self._last_step, self._end)
+        except Exception:  # noqa: BLE001 - the journal is delivered, whatever is wrong with its watchdog
+            self._is_unwatched = True
+            self._log.exception("The training is not watched any more.")
+            return []
+
     def _append(self, alerts: Sequence[Alert]) -> None:
         try:
             if isinstance(self._lines, MemoryLines):
-                self._lines.append(alert_lines(alerts))
+                for alert in alerts:
+                    self._lines.append(alert_lines([alert]))
             else:
                 append_alerts(self._journal, alerts)
         except OSError as error:
@@ -260,6 +276,10 @@ def _obey(message: Mapping[str, Any], followers: dict[str, Follower]) -> None:
     if message.get("hurry"):
         if follower is not None:
             follower.watch.hurry()
+        return
+    if message.get("leave"):
+        if follower is not None:
+            follower.leave()
         return
     os.environ.update({str(name): str(value) for name, value in message.get("environment", {}).items()})
     targets = [

@@ -12,6 +12,7 @@ import re
 import socket
 import time
 import weakref
+from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import psutil
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.journal.earlier import Earlier
 from rldk_tracking.journal.lock import try_lock
-from rldk_tracking.journal.reader import MemoryLines
+from rldk_tracking.journal.reader import KEPT_LINES, MemoryLines
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.line_file import LineFile
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"run(?:-(\d+))?\.jsonl")
 _REOPEN_S = 10.0
-"""Seconds between two attempts to make a folder anew that was deleted."""
+"""Seconds between two attempts to make a folder anew that was deleted, or to write to a disk that is full."""
 
 
 class Journal:
@@ -42,23 +43,23 @@ class Journal:
     Attributes:
         path: the file.
         earlier: what the file, and those before it, hold of the trainings that this one goes on from.
-        lost: records that are not in the file.
-        memory: the last records, where no file can be made at all; else None.
+        memory: the records since the file took no more, at most 1,000, which a thread of the training delivers; None as
+            long as it takes them.
     """
 
     def __init__(self, file: LineFile, earlier: Earlier, problem: OSError | None = None) -> None:
         self.path = file.path
         self.earlier = earlier
-        self.lost = 0
         self.memory: MemoryLines | None = None
+        self._lost = 0
+        self._unwritten: deque[bytes] = deque(maxlen=KEPT_LINES)
         self._file = file
         self._pid = os.getpid()
         self._head: list[dict[str, Any]] = []
         self._said = self._is_gone = False
         self._reopen_at = 0.0
         if problem is not None:
-            self.memory = MemoryLines()
-            self._say(problem)
+            self._go_on_in_memory(problem)
         _OPEN.add(self)
 
     @classmethod
@@ -90,6 +91,11 @@ class Journal:
             return cls(_new_file(folder), earlier)
         except OSError as error:
             return cls(LineFile(folder / "run.jsonl"), earlier, error)
+
+    @property
+    def lost(self) -> int:
+        """Records that are not in the file."""
+        return self._lost + len(self._unwritten)
 
     @property
     def size(self) -> int:
@@ -169,23 +175,49 @@ class Journal:
             return
         try:
             data = _line(record)
-            if self.memory is not None:
-                self.memory.append(data)
-                self.lost += 1
+            if self.memory is None:
+                if self._is_gone or self._file.is_gone:
+                    self._make_anew()
+                self._file.append(data)
                 return
-            if self._is_gone or self._file.is_gone:
-                self._make_anew()
-            self._file.append(data)
-        except (OSError, TypeError, ValueError, RecursionError) as error:
-            self.lost += 1
-            self._say(error)
+        except (TypeError, ValueError, RecursionError, OSError) as error:
+            if not isinstance(error, OSError) or self._is_gone:
+                self._lost += 1
+                self._say(error)
+                return
+            self._go_on_in_memory(error)
+        self._keep(data)
 
     def close(self) -> None:
         """Close the file, and let another training go on with it."""
         if os.getpid() == self._pid and self.lost:
+            self._write_what_is_kept()
+        if os.getpid() == self._pid and self.lost:
             logger.warning("%d records could not be written to %s.", self.lost, self.path)
         self._file.close()
         _OPEN.discard(self)
+
+    def _go_on_in_memory(self, error: OSError) -> None:
+        """The disk is full, or not to be written: the file may take again what is kept until then."""
+        self._say(error)
+        self.memory = MemoryLines(KEPT_LINES, self.size, self.path)
+        self._reopen_at = time.monotonic() + _REOPEN_S
+
+    def _keep(self, data: bytes) -> None:
+        if self.memory is not None:
+            self.memory.append(data)
+        self._lost += len(self._unwritten) == self._unwritten.maxlen
+        self._unwritten.append(data)
+        if time.monotonic() >= self._reopen_at:
+            self._write_what_is_kept()
+
+    def _write_what_is_kept(self) -> None:
+        self._reopen_at = time.monotonic() + _REOPEN_S
+        try:
+            self._file.append(b"".join(self._unwritten))
+            self._unwritten.clear()
+        except OSError as error:
+            logger.debug("%s cannot be written yet: %s", self.path, error)
 
     def _make_anew(self) -> None:
         """Somebody deleted the folder: begin the file once more, in the place where it was."""

@@ -27,7 +27,7 @@ class Liveness:
         self, folder: Path, number: int, rank: int, ranks: int, rule: Silence | None, trainer: Any, step: int
     ) -> None:
         self._heartbeat = Heartbeat(folder, journal_stem(number), rank, ranks, rule)
-        self._heartbeat.beat("sampling", step)
+        self._heartbeat.beat("starting", step)
         self._phases = None if trainer is None else PhaseWatch(trainer, self._heartbeat.beat)
 
     def beat(self, phase: Phase, step: int) -> None:

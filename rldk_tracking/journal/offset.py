@@ -16,6 +16,7 @@ from typing import Any
 VERSION = 1
 _MOST_RANGES = 1000
 _MOST_SAID = 100
+_MOST_SKIPPED = 100
 
 
 @dataclass
@@ -85,6 +86,11 @@ class Offset:
         elif last is None or last[:2] != (start, end):
             self.rejected.append((start, end, why))
 
+    def skip(self, position: int, why: str) -> None:
+        """Note a line that is no record."""
+        if len(self.skipped) < _MOST_SKIPPED:
+            self.skipped.append((position, why))
+
     def say(self, text: str) -> None:
         """Note what is to be announced, and leave it to the file's readers."""
         self.said = [*self.said, text][-_MOST_SAID:]
@@ -92,19 +98,32 @@ class Offset:
 
     def save(self) -> None:
         """Replace the file. Where the disk does not take it, the state is kept in memory alone."""
-        data = asdict(self) | {"version": VERSION}
-        del data["path"]
+        state = asdict(self) | {"version": VERSION}
+        del state["path"]
+        data = json.dumps(state).encode()
         half = self.path.with_name(f"{self.path.name}.{os.getpid()}.new")
         try:
             descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             try:
-                os.write(descriptor, json.dumps(data).encode())
+                if os.write(descriptor, data) < len(data):
+                    raise OSError("the disk is full")
             finally:
                 os.close(descriptor)
             os.replace(half, self.path)
         except OSError:
             with contextlib.suppress(OSError):
                 half.unlink()
+            with contextlib.suppress(OSError):
+                self._overwrite(data)
+
+    def _overwrite(self, data: bytes) -> None:
+        """On a full disk the file's own place can still be written, where it does not grow."""
+        descriptor = os.open(self.path, os.O_RDWR)
+        try:
+            if len(data) <= os.fstat(descriptor).st_size:
+                os.write(descriptor, data.ljust(os.fstat(descriptor).st_size))
+        finally:
+            os.close(descriptor)
 
 
 def offset_path(journal: Path, name: str) -> Path:

@@ -89,6 +89,8 @@ class CourierProcess:
             return
         self._look_at = now + _LOOK_S
         for followed in self._followed.values():
+            if followed.journal.memory is not None:
+                self._take_over(followed)
             self._look(followed)
 
     def health(self, journal: Journal) -> dict[str, float]:
@@ -206,6 +208,13 @@ class CourierProcess:
         for followed in self._followed.values():
             self._in_thread(followed, [one for one in followed.destinations.values() if one.id not in followed.threads])
 
+    def _take_over(self, followed: Followed) -> None:
+        """The journal goes on in this process's memory: so do its destinations."""
+        destinations = [one for one in followed.destinations.values() if one.id not in followed.threads]
+        if destinations:
+            self._tell(followed, "leave")
+            self._in_thread(followed, destinations)
+
     def _in_thread(self, followed: Followed, destinations: Sequence[Destination], holds_lock: bool = True) -> None:
         journal = followed.journal
         follower = Follower(
@@ -245,8 +254,12 @@ class CourierProcess:
     def _hurry(self, followed: Followed) -> None:
         for follower in followed.threads.values():
             follower.watch.hurry()
+        self._tell(followed, "hurry")
+
+    def _tell(self, followed: Followed, word: str) -> None:
+        """Say one word about a journal to the courier's process."""
         if self._process is not None:
-            message = {"journal": str(followed.journal.path.absolute()), "hurry": True}
+            message = {"journal": str(followed.journal.path.absolute()), word: True}
             self._send(json.dumps(message).encode() + b"\n")
 
 

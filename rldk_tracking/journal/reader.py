@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from rldk_tracking.trackers.base import Row
 from rldk_tracking.trackers.records import Call, calls, parse
 
 _CHUNK_BYTES = 1 << 20
 _LONGEST_LINE_BYTES = 1 << 26
+KEPT_LINES = 1000
+"""In memory, of a journal that cannot be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,12 @@ class Entry:
     record: dict[str, Any]
     calls: list[Call]
     problem: str | None = None
+
+    @property
+    def row(self) -> Row:
+        """The row of a step's record."""
+        metrics, step = self.calls[0][1]
+        return Row(metrics, step, float(self.record["time"]))
 
 
 class Lines(Protocol):
@@ -116,15 +125,21 @@ class FileLines:
 
 
 class MemoryLines:
-    """The last lines of a journal that no file could be made for.
+    """The last lines of a journal whose file takes no more of them, behind those that are in the file.
+
+    Args:
+        most: lines that are kept.
+        begin: position of the first one: the size of the file.
+        file: the file.
 
     Attributes:
-        size: bytes so far, of those that are gone too.
+        size: bytes so far, those before `begin` and those that are gone included.
     """
 
-    def __init__(self, most: int = 1000) -> None:
+    def __init__(self, most: int = KEPT_LINES, begin: int = 0, file: Path | None = None) -> None:
         self._lines: deque[tuple[int, bytes]] = deque(maxlen=most)
-        self.size = 0
+        self._begin, self._file = begin, file
+        self.size = begin
 
     def append(self, data: bytes) -> None:
         """Take a line, or nothing."""
@@ -134,13 +149,26 @@ class MemoryLines:
         self.size += len(data)
 
     def lines(self, position: int) -> Iterator[tuple[int, bytes]]:
-        return iter([pair for pair in tuple(self._lines) if pair[0] >= position])
+        kept = tuple(self._lines)
+        before = list(self._in_file(position)) if position < self._begin else []
+        return iter(before or [pair for pair in kept if pair[0] >= position])
 
     def aligned(self, position: int) -> int:
-        return min(position, self.size)
+        if position >= self._begin or self._file is None:
+            return min(position, self.size)
+        file = FileLines(self._file)
+        found = file.aligned(position)
+        file.close()
+        return found
 
     def replaced(self) -> bool:
         return False
+
+    def _in_file(self, position: int) -> Iterator[tuple[int, bytes]]:
+        if self._file is not None:
+            file = FileLines(self._file)  # of its own, since several threads read
+            yield from (pair for pair in file.lines(position) if pair[0] < self._begin)
+            file.close()
 
 
 def read(lines: Lines, position: int = 0) -> Iterator[Entry]:

@@ -7,8 +7,10 @@ refused for good is passed over and noted. Before a call that must not be made t
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from rldk_tracking.charts.announce import announced_by
@@ -16,10 +18,10 @@ from rldk_tracking.journal.attempts import Attempts, OutOfTimeError, discreet
 from rldk_tracking.journal.offset import Offset
 from rldk_tracking.journal.reader import Entry, Lines, read, read_all
 from rldk_tracking.journal.watch import Watch
-from rldk_tracking.trackers.base import RejectedError, Row, Tracker
+from rldk_tracking.trackers.base import RejectedError, Tracker
 from rldk_tracking.trackers.records import Call, run_info
 
-_MOST_SKIPPED = 100
+_FEW_FAILURES = 2
 _MUCH_BYTES = 1 << 19
 """After so much at once there is more: no pause."""
 
@@ -73,7 +75,7 @@ class Sender:
             try:
                 self._join()
                 if self.repeats_rejected:
-                    self._repeat_rejected()
+                    self._repeat_rejected(math.inf)
                 while not self._follow():
                     pass
             except OutOfTimeError:
@@ -131,7 +133,7 @@ class Sender:
             self._close()
             return True
         self._watch.pause(active=False)
-        return False
+        return self._watch.is_out_of_time
 
     def _is_over(self) -> bool:
         watch = self._watch
@@ -173,7 +175,7 @@ class Sender:
 
     def _send_batch(self, batch: Sequence[Entry]) -> bool:
         """False where several rows were refused at once, so that it is not known which."""
-        rows = [_row(entry) for entry in batch]
+        rows = [entry.row for entry in batch]
         try:
             self._attempts.make(lambda: self._opened().log_rows(rows))
         except RejectedError as error:
@@ -245,6 +247,7 @@ class Sender:
     def _close(self) -> None:
         if not self.offset.closed:
             tracker = self._opened()
+            self._repeat_rejected(_FEW_FAILURES)
             try:
                 if not self._has_ended:
                     self._attempts.make(lambda: tracker.status("crashed", {}, self._last_step))
@@ -254,36 +257,36 @@ class Sender:
             self.offset.closed = True
         self._note_run()
 
-    def _repeat_rejected(self) -> None:
-        """What was refused may be taken now: a run that was deleted and restored."""
+    def _repeat_rejected(self, most_failures: float) -> None:
+        """What was refused may be taken now: a run that was deleted and restored. Gives up after so many failures."""
         ranges, self.offset.rejected = self.offset.rejected, []
-        for start, end, _ in ranges:
+        failures, tracker = 0, self._opened()
+        for start, end, why in ranges:
             for entry in read_all(self._lines, start, end):
+                if failures >= most_failures:
+                    self.offset.reject(entry.start, end, why)
+                    break
                 for method, args in entry.calls:
+                    again = partial(tracker.log_rows, [entry.row]) if method == "log" else getattr(tracker, method)
                     try:
-                        self._attempts.make(self._once_more(entry, method, args))
+                        self._attempts.make(again if method == "log" else partial(again, *args))
                         self._count(1)
                     except RejectedError as error:
+                        failures += 1
                         self._reject(entry, error)
-
-    def _once_more(self, entry: Entry, method: str, args: tuple[Any, ...]) -> Callable[[], None]:
-        tracker = self._opened()
-        if method == "log":
-            return lambda: tracker.log_rows([_row(entry)])
-        return lambda: getattr(tracker, method)(*args)
 
     def _reject(self, entry: Entry, error: RejectedError) -> None:
         offset, why = self.offset, discreet(error)
         offset.errors += 1
         offset.fault = why
-        offset.reject(entry.start, entry.end, why[:200])
+        if self._opened().repeatable:  # else nobody knows whether it arrived after all
+            offset.reject(entry.start, entry.end, why[:200])
         if why not in self._rejections:
             self._rejections.add(why)
             self._log.warning("Refused for good, and passed over (from byte %d on): %s", entry.start, why)
 
     def _note_skipped(self, entry: Entry) -> None:
-        if len(self.offset.skipped) < _MOST_SKIPPED:
-            self.offset.skipped.append((entry.start, str(entry.problem)))
+        self.offset.skip(entry.start, str(entry.problem))
         self._log.warning("The line at byte %d is passed over: %s.", entry.start, entry.problem)
 
     def _note_run(self) -> None:
@@ -294,8 +297,3 @@ class Sender:
         if self.tracker is None:
             raise OutOfTimeError
         return self.tracker
-
-
-def _row(entry: Entry) -> Row:
-    metrics, step = entry.calls[0][1]
-    return Row(metrics, step, float(entry.record["time"]))

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -95,6 +94,11 @@ class MLflowTracker(Tracker):
         return self._opened and (self.run_id is not None or self._makes_run)
 
     @property
+    def _place(self) -> str:
+        """The store's address without credentials."""
+        return without_credentials(self.tracking_uri or "")
+
+    @property
     def _makes_run(self) -> bool:
         """Whether the user asked for a run of ours."""
         given_run, given_uri, given_experiment = self._given
@@ -131,8 +135,7 @@ class MLflowTracker(Tracker):
     def restore(self, past: Iterable[Call]) -> None:
         for method, args in past:
             if method == "log":
-                taken = {self._names[key]: value for key, value in args[0].items() if math.isfinite(value)}
-                self._past.add(taken, args[1])
+                self._past.add(self._names.finite(args[0]), args[1])
                 self._step = args[1]
             elif method == "alert":
                 self._alerts.add(args[0])
@@ -149,11 +152,12 @@ class MLflowTracker(Tracker):
     def log_rows(self, rows: Sequence[Row]) -> None:
         """Written in order. A row that is sent twice is stored once: SQL stores compare key, step, time and value."""
         metric = self._mlflow.entities.Metric
+        taken = [self._names.finite(row.metrics) for row in rows]
         metrics = [
-            metric(self._names[key], float(value), int(row.time * 1000), int(row.step))
-            for row in rows
-            for key, value in row.metrics.items()
-            if math.isfinite(value) and self._names[key] not in self._of_models
+            metric(name, float(value), int(row.time * 1000), int(row.step))
+            for row, values in zip(rows, taken, strict=True)
+            for name, value in values.items()
+            if name not in self._of_models
         ]
         self._step = int(rows[-1].step)
         client = self._connect()
@@ -162,10 +166,8 @@ class MLflowTracker(Tracker):
                 client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_PER_REQUEST])
         if time.monotonic() - self._beat > _HEARTBEAT_S:
             self._set_tags({})
-        page = self._run_page()
-        for row in rows:
-            taken = {self._names[key]: value for key, value in row.metrics.items() if math.isfinite(value)}
-            page.row(taken, int(row.step))
+        for row, values in zip(rows, taken, strict=True):
+            self._run_page().row(values, int(row.step))
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         client = self._connect()
@@ -187,7 +189,7 @@ class MLflowTracker(Tracker):
     def log_checkpoint(self, name: str, metrics: Mapping[str, float], params: Mapping[str, str], step: int) -> None:
         """An external model, which the Models tab compares with the run's other checkpoints."""
         client = self._connect()
-        taken = {self._names[key]: value for key, value in metrics.items() if math.isfinite(value)}
+        taken = self._names.finite(metrics)
         with translated(self._mlflow):
             log_model(self._mlflow, client, str(self.run_id), str(self.experiment_id), name, taken, params, step)
         # A model's numbers are the run's as well, at the step of the checkpoint. Rows have them at the step at which
@@ -214,8 +216,7 @@ class MLflowTracker(Tracker):
         """The run's page on an http(s) server; a local store has no page until somebody serves it."""
         if self.run_id is None or self.experiment_id is None or not is_http(self.tracking_uri):
             return None
-        server = without_credentials(self.tracking_uri or "").rstrip("/")
-        return f"{server}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+        return f"{self._place.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
 
     def last_step(self) -> int | None:
         client = self._connect()
@@ -227,7 +228,7 @@ class MLflowTracker(Tracker):
         found = {
             "run_id": self.run_id,
             "experiment_id": self.experiment_id,
-            "tracking_uri": without_credentials(self.tracking_uri or ""),
+            "tracking_uri": self._place,
             "experiment": self._experiment,
             "origin": self._origin,
         }
@@ -235,8 +236,7 @@ class MLflowTracker(Tracker):
 
     def secrets(self) -> Mapping[str, str]:
         """The address with user and password, where it has them. Those in the environment are found there."""
-        uri = self.tracking_uri or ""
-        return {"tracking_uri": uri} if uri != without_credentials(uri) else {}
+        return {"tracking_uri": self.tracking_uri} if self.tracking_uri and self.tracking_uri != self._place else {}
 
     def adopt(self, to: Mapping[str, str]) -> None:
         self.run_id = to.get("run_id") or self.run_id
@@ -264,7 +264,7 @@ class MLflowTracker(Tracker):
             raise UnavailableError("no MLflow run is open")
         if is_http(self.tracking_uri):
             if self._server is None:
-                self._server = Server(without_credentials(self.tracking_uri or ""))
+                self._server = Server(self._place)
             self._server.knock()
         with translated(self._mlflow):
             if self._client is None:
@@ -300,10 +300,8 @@ class MLflowTracker(Tracker):
 
     def _run_page(self) -> RunPage:
         if self._page is None:
-            place = without_credentials(self.tracking_uri or "")
-            run_id, experiment_id = str(self.run_id), str(self.experiment_id)
-            self._page = RunPage(
-                self._mlflow, self._client, run_id, experiment_id, self._info, place, self._past, self._heatmaps
-            )
+            run = (str(self.run_id), str(self.experiment_id))
+            past = (self._past, self._heatmaps)
+            self._page = RunPage(self._mlflow, self._client, *run, self._info, self._place, *past)
             self._page.has_checkpoints = bool(self._of_models)
         return self._page

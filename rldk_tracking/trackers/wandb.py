@@ -98,6 +98,7 @@ class WandbTracker(Tracker):
             held = self._run.summary.get(STEP, 0) if self._run.resumed else None
             self._last_step = int(held) if isinstance(held, (int, float)) else None
             self._panels = RunPanels(self._wandb, run, resumed_after=self._last_step)
+            self._wandb.Table(columns=["a"], data=[])  # the first one imports pandas, which would hold up a step
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         panels = {} if self._panels is None else self._panels.row(metrics, step)

@@ -51,3 +51,14 @@ def test_a_process_without_tqdm_says_it_too() -> None:
     code = "import sys; from rldk_tracking.charts.announce import announce; sys.modules['tqdm'] = None; announce('x')"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.stderr == "rldk: x\n"
+
+
+def test_another_process_may_say_it_instead(capsys: pytest.CaptureFixture[str]) -> None:
+    from rldk_tracking.charts.announce import announced_by
+
+    taken: list[str] = []
+    with announced_by(taken.append):
+        announce("here")
+    announce("there")
+    assert taken == ["here"]
+    assert capsys.readouterr().err == "rldk: there\n"

@@ -129,3 +129,67 @@ def test_memory_does_not_grow_with_the_run(healthy) -> None:
         if step in (999, 5999):
             sizes.append(len(json.dumps(engine.state())))
     assert sizes[1] < 1.1 * sizes[0]
+
+
+def caused(**fields: object) -> list[Rule]:
+    """A rule on `cause` that silences, and one on `x`."""
+    cause = {"id": "nan.mine", "keys": ("cause",), "condition": "level", "parameters": {"threshold": 1.0}}
+    return [level(critical_after=2), Rule(**{**cause, "silences": ("user.*",), **fields})]
+
+
+@pytest.mark.parametrize("pattern", ["*", "user.*", "user.high"])
+def test_a_consequence_is_noted_with_its_cause(pattern: str) -> None:
+    engine = Engine(caused(silences=(pattern,)))
+    assert [a.rule for a in engine.update(0, {"cause": 2.0, "x": 2.0})] == ["nan.mine"]
+    assert engine.held_back == {"user.high": "nan.mine"}
+    again = Engine(caused(silences=(pattern,)))
+    again.load_state(json.loads(json.dumps(engine.state())))
+    assert again.held_back == engine.held_back
+
+
+def test_another_family_is_no_consequence() -> None:
+    engine = Engine(caused(silences=("kl.*", "user.other")))
+    assert {a.rule for a in engine.update(0, {"cause": 2.0, "x": 2.0})} == {"nan.mine", "user.high"}
+    assert engine.held_back == {}
+
+
+def test_an_alert_that_was_there_before_its_cause_is_not_held_back() -> None:
+    engine = Engine(caused())
+    rows = [{"x": 2.0, "cause": 0.0}, {"x": 2.0, "cause": 2.0}, {"x": 2.0, "cause": 2.0}]
+    found = [(a.rule, a.severity) for step, row in enumerate(rows) for a in engine.update(step, row)]
+    assert found == [("user.high", "warning"), ("nan.mine", "warning")], "it does not become critical either"
+    assert engine.held_back == {}
+
+
+def test_a_rule_is_not_its_own_consequence() -> None:
+    engine = Engine([level(silences=("user.*",), critical_after=2)])
+    assert transitions(engine, [2.0] * 4) == [("firing", "warning", 0), ("firing", "critical", 2)]
+
+
+def test_the_most_severe_stands_first() -> None:
+    rules = [level(id=f"user.{name}", severity=name) for name in ("info", "critical", "warning")]
+    engine = Engine(rules)
+    engine.update(0, {"x": 2.0})
+    assert [alert.severity for alert in engine.firing] == ["critical", "warning", "info"]
+
+
+def test_a_state_of_other_rules_leaves_these_fresh() -> None:
+    old, new = Engine([level(id="user.gone"), level()]), Engine([level(), level(id="user.new")])
+    old.update(0, {"x": 2.0})
+    new.load_state(old.state())
+    assert [alert.rule for alert in new.firing] == ["user.high"]
+    assert [alert.rule for alert in new.update(1, {"x": 2.0})] == ["user.new"]
+
+
+def test_the_scores_go_on_from_a_state(healthy) -> None:
+    rows = healthy(0, 100)
+    whole, first, second = Engine(rules_for()), Engine(rules_for()), Engine(rules_for())
+    for step, row in enumerate(rows):
+        whole.update(step, row)
+    for step, row in enumerate(rows[:60]):
+        first.update(step, row)
+    second.load_state(json.loads(json.dumps(first.state(), allow_nan=False)))
+    for step, row in enumerate(rows[60:], 60):
+        second.update(step, row)
+    assert second.scores() == whole.scores()
+    assert second.convergence == whole.convergence is not None

@@ -6,6 +6,7 @@ import pytest
 
 from rldk_tracking.health.catalogue import RULES
 from rldk_tracking.health.engine import Engine
+from rldk_tracking.health.rules import Rule
 
 PART = "rldk/health/"
 
@@ -72,3 +73,28 @@ def test_stability_needs_rows_and_falls_with_spikes(healthy) -> None:
         row | ({"rldk/grad/norm": 500.0} if step > 60 and step % 2 else {}) for step, row in enumerate(healthy(1, 90))
     ]
     assert 0.3 < scored(rows)[0]["rldk/health/stability"] < 0.7
+
+
+@pytest.mark.parametrize("order", [("warning", "critical"), ("critical", "warning")])
+def test_the_worst_alert_of_a_family_counts(order: tuple[str, str]) -> None:
+    parameters = {"threshold": 1.0}
+    engine = Engine(
+        [
+            Rule(id=f"user.{name}", keys=("x",), condition="level", parameters=parameters, severity=name, clear_after=1)
+            for name in order
+        ]
+    )
+    engine.update(0, {"x": 2.0})
+    assert engine.scores() == {f"{PART}user": 0.1, "rldk/health/score": 0.1}
+
+
+def test_stability_is_the_mean_over_about_twenty_rows() -> None:
+    """An exponential mean of span 20 over the rows after the first, of which the last is not counted yet."""
+    broken = [False] * 30 + [True] * 5 + [False] * 10
+    scores, _ = scored([{"rldk/nan/weights": float(value)} for value in broken], ["nan.weights"])
+    share = 0.0
+    for value in broken[:-1][1:]:
+        share += (value - share) * 2 / 21
+    assert scores["rldk/health/stability"] == pytest.approx(1 - share)
+    always, _ = scored([{"rldk/nan/weights": 1.0}] * 21, ["nan.weights"])
+    assert always["rldk/health/stability"] == pytest.approx((19 / 21) ** 19), "what precedes the first row is stable"

@@ -48,6 +48,39 @@ def test_a_folder_is_searched_for_its_journal(tmp_path: Path, place: str) -> Non
     assert past.report().title == tmp_path.name
 
 
+def test_the_journal_of_a_training(tmp_path: Path, make_alert: Make) -> None:
+    from tests.journal.conftest import row, started
+
+    for number in (1, 2):
+        written = started(tmp_path / "_rldk")
+        for step in range(1, 4 + number):
+            written.row(step, row(step), [make_alert("users.own", step=3)] if step == 3 else [])
+        written.end("stopped" if number == 1 else "finished", 3 + number)
+        written.close()
+    past = load(tmp_path)
+    assert [step for step, _ in past.rows] == [1, 2, 3, 4, 5], "the last training's"
+    assert past.alerts == [make_alert("users.own", step=3)]
+    assert (past.status, past.settings) == ("finished", {"beta": 0.02})
+    older = load(tmp_path / "_rldk" / "run.jsonl")
+    assert (older.status, len(older.rows)) == ("stopped", 4)
+
+
+def test_a_training_that_was_killed_and_one_that_goes_on(tmp_path: Path, make_alert: Make) -> None:
+    from tests.journal.conftest import row, started
+
+    written = started(tmp_path)
+    written.row(1, row(1))
+    written.call("alert", make_alert("run.crashed", severity="critical", step=1))
+    written.close()
+    assert load(tmp_path).status == "crashed"
+    again = started(tmp_path, resumed_at=0)
+    again.call("alert", make_alert("run.crashed", severity="critical", step=1, state="resolved"))
+    again.row(2, row(2))
+    again.close()
+    past = load(tmp_path)
+    assert (past.status, [step for step, _ in past.rows]) == ("", [1, 2])
+
+
 def test_torn_and_foreign_lines_are_left_out(tmp_path: Path) -> None:
     path = journal(tmp_path / "run.jsonl")
     with path.open("a") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -94,3 +95,17 @@ def test_what_cannot_be_read_says_why(tmp_path, name: str, text: str, message: s
 def test_an_empty_folder(tmp_path) -> None:
     with pytest.raises(UnreadableSourceError, match="no trainer_state"):
         read(tmp_path)
+
+
+def test_the_journal_of_a_training_with_a_line_that_a_kill_tore(tmp_path: Path) -> None:
+    from tests.journal.conftest import row, started
+
+    written = started(tmp_path / "_rldk")
+    for step in (1, 2, 3):
+        written.row(step, row(step))
+        if step == 2:
+            written._file.append(b'{"type": "metr\n')
+    written.end("finished", 3)
+    written.close()
+    assert [entry.step for entry in read(tmp_path).entries] == [1, 2, 3]
+    assert [entry.step for entry in read(written.path).entries] == [1, 2, 3]

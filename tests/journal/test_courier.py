@@ -85,6 +85,30 @@ def test_the_courier_is_killed_and_started_again(
     assert tags(store, run_id)["rldk.alerts.open"] == "kl.high", "what the first knew of the run the second knows too"
 
 
+def test_a_courier_that_still_tries_leaves_the_journal_to_the_next(mlflow_server: Any, train: Train) -> None:
+    """A training is killed while the server is away, and goes on: the first courier must not say that it crashed."""
+    client = mlflow.MlflowClient(tracking_uri=mlflow_server.uri)
+    run_id = client.create_run("0").info.run_id
+    mlflow_server.kill()
+    try:
+        first = train(uri=mlflow_server.uri, run_id=run_id, kill_at=8)
+        first.wait()
+        time.sleep(3)
+        assert first.courier is not None and first.courier.is_running()
+        (first.folder / "enough").unlink()
+        again = train(uri=mlflow_server.uri, run_id=run_id, resumed_at=5, until_enough=True)
+        eventually(lambda: first.courier is not None and not first.courier.is_running(), 60)
+    finally:
+        mlflow_server.start()
+    eventually(lambda: bool(client.get_metric_history(run_id, "rldk/a")), 60)
+    assert client.get_run(run_id).data.tags["rldk.status"] == "running"
+    assert again.wait() == 0
+    eventually(lambda: again.offset()["closed"], 60)
+    steps = sorted(m.step for m in client.get_metric_history(run_id, "rldk/a"))
+    assert steps == list(range(1, again.steps[-1] + 1))
+    assert client.get_run(run_id).data.tags["rldk.status"] == "finished"
+
+
 def test_both_are_killed_and_sync_completes(
     store: Any, run_id: str, train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,6 +278,26 @@ def test_an_own_process_is_known_by_its_start(tmp_path: Path) -> None:
     assert Trainer(process.pid, process.create_time()).is_alive
     assert not Trainer(process.pid, process.create_time() - 100).is_alive
     assert not Trainer(2**22 + 1, 0.0).is_alive
+
+
+def test_a_watchdog_that_fails_costs_no_delivery(
+    webhook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import logging
+
+    from rldk_tracking.journal.watchdog import Watchdog
+
+    monkeypatch.setattr(Watchdog, "look", lambda *_: 1 / 0)
+    journal = started(tmp_path)
+    journal.row(1, {"rldk/a": 1.0}, [an_alert()])
+    journal.end("finished", 1)
+    target = Target("slack", "slack", {}, {"url": webhook.url, "allow_loopback": "1"})
+    me = psutil.Process()
+    follower = Follower(journal.path, me.pid, me.create_time(), [target], {}, logging.getLogger("x"))
+    follower.start()
+    follower.join(20)
+    assert len(webhook.messages) == 1
+    assert caplog.text.count("not watched any more") == 1
 
 
 def test_the_log_says_what_is_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

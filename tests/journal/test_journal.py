@@ -132,7 +132,10 @@ def test_the_newest_of_several(tmp_path: Path) -> None:
     assert started(tmp_path, Somewhere(), resumed_at=0).path.name == "run-2.jsonl"
 
 
-def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("freed", [True, False])
+def test_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, freed: bool
+) -> None:
     journal = started(tmp_path)
     real = os.write
 
@@ -145,15 +148,41 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: py
     monkeypatch.setattr(os, "write", full)
     for step in (2, 3, 4):
         journal.row(step, row(step))
-    monkeypatch.setattr(os, "write", real)
+    assert journal.lost == 3
+    assert journal.memory is not None
+    size = journal.path.stat().st_size
+    positions = [(entry.start, entry.record.get("step")) for entry in read_all(journal.memory)]
+    assert [step for _, step in positions] == [None, 1, 2, 3, 4], "what is in the file, and what is kept behind it"
+    if freed:
+        monkeypatch.setattr(os, "write", real)
     journal.row(5, row(5))
     journal.close()
-    assert rows(journal.path) == [1, 5]
     assert [entry.problem for entry in read_all(FileLines(journal.path)) if entry.problem] == []
-    assert journal.lost == 3
-    first, last = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
+    first, *last = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
     assert "No space left on device" in first
-    assert last == f"3 records could not be written to {journal.path}."
+    if freed:
+        assert (rows(journal.path), journal.lost, last) == ([1, 2, 3, 4, 5], 0, [])
+        found = [(entry.start, entry.record.get("step")) for entry in read_all(FileLines(journal.path))]
+        assert found[:-1] == positions, "a position means the same in the file and in memory"
+    else:
+        assert (rows(journal.path), journal.lost, journal.path.stat().st_size) == ([1], 4, size)
+        assert last == [f"4 records could not be written to {journal.path}."]
+
+
+def test_a_disk_that_is_freed_is_written_to_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rldk_tracking.journal.journal.KEPT_LINES", 3)
+    journal = started(tmp_path)
+    monkeypatch.setattr(LineFile, "append", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    for step in range(1, 6):
+        journal.row(step, row(step))
+    assert journal.lost == 5
+    monkeypatch.undo()
+    journal._reopen_at = 0.0
+    journal.row(6, row(6))
+    journal.row(7, row(7))
+    assert rows(journal.path) == [4, 5, 6], "not tried at each step, and no more kept than memory may hold"
+    journal.close()
+    assert (rows(journal.path), journal.lost) == ([4, 5, 6, 7], 3)
 
 
 def test_a_folder_that_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,3 +61,27 @@ def test_a_folder_that_is_gone(tmp_path: Path) -> None:
     (tmp_path / "o.json").mkdir()
     Offset(tmp_path / "o.json").save()
     assert os.listdir(tmp_path) == ["o.json"]
+
+
+def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing torn takes the file's place; its own blocks are written where the new state is no longer."""
+    offset = Offset(tmp_path / "o.json", position=1000, fault="x" * 50)
+    offset.save()
+    real = os.open
+
+    def no_new_file(path: Any, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", no_new_file)
+    offset.position, offset.fault = 2000, ""
+    offset.save()
+    assert Offset.load(offset.path).position == 2000
+    offset.position, offset.fault = 3000, "y" * 100
+    offset.save()
+    assert Offset.load(offset.path).position == 2000
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "write", lambda descriptor, data: 5)
+    offset.save()
+    assert Offset.load(offset.path).position == 2000, "half a write is none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import threading
@@ -18,7 +19,9 @@ from rldk_tracking.journal.process import CourierProcess, Destination, courier
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers import resolve
 from rldk_tracking.trackers.base import RefusedError, Tracker
+from rldk_tracking.trackers.line_file import LineFile
 from rldk_tracking.trackers.mlflow import MLflowTracker
+from rldk_tracking.trackers.slack import SlackNotifier
 from tests.journal.conftest import an_alert, eventually, row, started, steps_in
 
 TAKEN: list[tuple[str, int]] = []
@@ -283,6 +286,37 @@ def test_a_fork_in_a_reward_function_changes_nothing(service: CourierProcess, st
     journal.end("finished", 5)
     assert service.wait(journal, 40)
     assert steps_in(store, run_id) == [1, 2, 3, 4, 5]
+
+
+def test_a_disk_that_is_full_in_the_middle(
+    service: CourierProcess, store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, webhook: Any
+) -> None:
+    """The courier has the first rows from the file, a thread the others; nobody says that it crashed."""
+    run_id = store.client.create_run(store.experiment_id).info.run_id
+    tracker, slack = MLflowTracker(run_id, store.uri), SlackNotifier(webhook.url, allow_loopback=True)
+    tracker.open(RunInfo())
+    journal = started(tmp_path / "j", tracker, slack)
+    service.follow(journal, [Destination("mlflow", tracker), Destination("slack", slack)], {})
+    for step in range(1, 6):
+        journal.row(step, row(step), [an_alert(step)] if step == 3 else [])
+    eventually(lambda: webhook.messages and Offset.load(offset_path(journal.path, "mlflow")).position, 40)
+    monkeypatch.setattr(LineFile, "append", full)
+    for step in range(6, 11):
+        journal.row(step, row(step), [an_alert(step, rule="kl.spike")] if step == 8 else [])
+    service.check()
+    assert service._process is not None
+    eventually(lambda: (service.check(), len(webhook.messages) == 2)[1], 90)
+    journal.end("finished", 10)
+    assert service.wait(journal, 40)
+    assert steps_in(store, run_id) == list(range(1, 11))
+    assert store.client.get_run(run_id).data.tags["rldk.status"] == "finished"
+    assert len(webhook.messages) == 2
+    journal.close()
+    assert journal.lost == 6
+
+
+def full(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 class _Idle:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from rldk_tracking.journal.sender import Sender
 from rldk_tracking.journal.watch import Watch
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import RejectedError, Row, Tracker, UnavailableError
-from tests.journal.conftest import an_alert, row, started
+from tests.journal.conftest import an_alert, eventually, row, started
 
 Fault = Callable[[str, Any], Exception | None]
 
@@ -149,12 +150,44 @@ def test_time_that_is_up(tmp_path: Path) -> None:
     assert after.calls == EVERYTHING[2:], "it goes on in the middle of a record"
 
 
+def test_a_message_that_surely_did_not_arrive_is_sent_later(tmp_path: Path) -> None:
+    path = journal_of(tmp_path)
+    away = Backend(lambda method, what: UnavailableError("no route") if what == "a.first" else None, repeatable=False)
+    sender = send(path, away, limit_s=0.3)
+    assert not Offset.load(sender.offset.path).trying
+    after = Backend(repeatable=False)
+    sender = send(path, after)
+    assert [what for method, what in after.calls if method == "alert"] == ["a.first", "a.second"]
+    assert sender.offset.uncertain == 0
+
+
+def test_a_journal_that_was_deleted_and_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = started(tmp_path / "a")
+    backend, watch = Backend(), Watch()
+    offset = Offset(tmp_path / "o.json")
+    sender = Sender("x", lambda to: backend, FileLines(journal.path), offset, watch, logging.getLogger("sender"))
+    thread = threading.Thread(target=sender.run)
+    watch.is_end_judged = True
+    watch.hurry()
+    journal.row(1, row(1))
+    thread.start()
+    eventually(lambda: ("rows", [1]) in backend.calls)
+    journal.row(2, row(2))
+    shutil.rmtree(tmp_path / "a")
+    journal.row(3, row(3))
+    journal.end("finished", 3)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert [step for method, what in backend.calls if method == "rows" for step in what] == [1, 2, 3]
+    assert offset.position == journal.size
+
+
 def test_one_row_of_several_that_is_refused(tmp_path: Path) -> None:
     path = journal_of(tmp_path)
     backend = Backend(lambda method, what: RejectedError("a bad key") if method == "rows" and 2 in what else None)
     sender = send(path, backend)
     assert backend.calls[:4] == [("rows", [1, 2, 3]), ("rows", [1]), ("rows", [2]), ("rows", [3])]
-    assert backend.calls[4:] == EVERYTHING[1:]
+    assert backend.calls[4:] == [*EVERYTHING[1:-1], ("rows", [2]), ("close", None)], "it is tried once more at the end"
     ((start, end, why),) = sender.offset.rejected
     assert b'"step": 2,' in path.read_bytes()[start:end] and why == "RejectedError: a bad key"
     after = Backend()
@@ -163,10 +196,32 @@ def test_one_row_of_several_that_is_refused(tmp_path: Path) -> None:
     assert (Offset.load(sender.offset.path).rejected, sender.delivered) == ([], 1)
 
 
+def test_many_rows_that_are_refused_are_not_all_tried_again_at_the_end(tmp_path: Path) -> None:
+    path = journal_of(tmp_path, steps=40)
+    backend = Backend(lambda method, what: RejectedError("the run is gone") if method == "rows" else None)
+    sender = send(path, backend)
+    singles = [what[0] for method, what in backend.calls if method == "rows" and len(what) == 1]
+    assert singles[-2:] == [1, 2] and singles[:-2] == list(range(1, 41))
+    after = Backend()
+    send(path, after, repeats_rejected=True)
+    assert [what for method, what in after.calls if method == "rows"] == [[step] for step in range(1, 41)]
+    assert Offset.load(sender.offset.path).rejected == []
+
+
+def test_a_message_that_was_refused_is_not_sent_later(tmp_path: Path) -> None:
+    path = journal_of(tmp_path)
+    backend = Backend(lambda method, what: RejectedError("gone") if method == "alert" else None, repeatable=False)
+    sender = send(path, backend)
+    assert (sender.offset.rejected, sender.offset.errors, sender.offset.closed) == ([], 2, True)
+    after = Backend(repeatable=False)
+    send(path, after, repeats_rejected=True)
+    assert after.calls == []
+
+
 def test_a_call_that_fails_in_an_unknown_way(tmp_path: Path) -> None:
     backend = Backend(lambda method, what: KeyError("a bug") if method == "table" else None)
     sender = send(journal_of(tmp_path), backend)
-    assert backend.calls.count(("table", 7)) == attempts.UNKNOWN_ATTEMPTS
+    assert backend.calls.count(("table", 7)) == 2 * attempts.UNKNOWN_ATTEMPTS, "and once more at the end"
     assert sender.offset.rejected[0][2] == "RejectedError: KeyError: 'a bug'"
     assert backend.calls[-1] == ("close", None)
 
@@ -231,6 +286,18 @@ def test_a_file_that_lost_its_end(tmp_path: Path) -> None:
     backend = Backend()
     sender = send(path, backend)
     assert sender.offset.position == path.stat().st_size
+
+
+def test_a_training_that_goes_on_is_none_that_crashed(tmp_path: Path) -> None:
+    """The courier of the killed one is at work still, and sees that another has begun."""
+    path = journal_of(tmp_path, ended=False)
+    backend, watch = Backend(), Watch((1, 2.0))
+    watch.is_gone = True
+    watch.limit(0.5)
+    offset = Offset(tmp_path / "o.json")
+    Sender("x", lambda to: backend, FileLines(path), offset, watch, logging.getLogger("sender")).run()
+    assert not [call for call in backend.calls if call[0] in ("status", "close")]
+    assert not offset.closed
 
 
 def test_what_comes_while_it_works(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def main(options: dict[str, Any]) -> None:
     journal.begin(info, 1, rules, resumed_at)
     for tracker in trackers:
         journal.destination(tracker.name, tracker)
+    journal.call("status", "running", {}, resumed_at or 0)
     service = courier()
     service.follow(journal, [Destination(tracker.name, tracker) for tracker in trackers], rules)
     first, step = (resumed_at or 0) + 1, 0

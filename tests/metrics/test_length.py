@@ -41,6 +41,10 @@ def test_equals_plain_loops(data: st.DataObject, a_rollout: Any, tabulate: Any, 
     same(length.compute(tabulate(rollout)), oracle(rollout))
 
 
+def test_one_completion_has_no_spread(tabulate: Any) -> None:
+    assert "rldk/length/std" not in length.compute(tabulate(Rollout(torch.ones(1, 3))))
+
+
 def test_how_completions_end_is_unknown_without_the_finish_reason(tabulate: Any) -> None:
     found = length.compute(tabulate(Rollout(torch.ones(2, 3))))
     assert set(found) == {f"rldk/length/{name}" for name in ("mean", "std", "min", "max", "p95")}

@@ -159,8 +159,9 @@ def test_no_clip_range_counts_what_is_masked(tabulate_updates: Any, sequence_lev
     for high, expected in ((-0.8, 0.5), (-1.0, 1.0), (-2.0, 1.0)):
         found = ratio.compute(tabulate_updates(replace(update, clip_high=high)))
         assert found["rldk/policy/clip_fraction_high"] == expected
-    against = replace(update, advantages=-torch.ones(3), clip_low=1.0)
-    assert ratio.compute(tabulate_updates(against))["rldk/policy/clip_fraction_low"] == 0.0
+    for low, expected in ((0.2, 0.5), (0.99, 0.0), (1.0, 0.0)):
+        found = ratio.compute(tabulate_updates(replace(update, advantages=-torch.ones(3), clip_low=low)))
+        assert found["rldk/policy/clip_fraction_low"] == expected
 
 
 def test_a_completion_that_became_impossible_counts_with_a_ratio_of_0(tabulate_updates: Any) -> None:

@@ -211,3 +211,35 @@ def test_perplexity_and_disagreement_together() -> None:
 def test_what_learning_has_too_is_no_verdict() -> None:
     breached, condition, found = judged(lambda done, draw: {KL: 3 * done, UNIQUE: 1 - 0.9 * done})
     assert breached == [] and found[-1] is None and condition.risk is None, "unknown, not fine"
+
+
+def test_the_half_that_is_not_reported_is_clear() -> None:
+    rows = climbing() + [{TIED: 1.0, MEAN: 1.0, STD: 0.0}] * 20
+    for solved in (False, True):
+        condition = TiedGroups((TIED,), solved=solved)
+        last = [condition.judge(step, row) for step, row in enumerate(rows)][-1]
+        assert (last.breached, last.clear) == (solved, not solved)
+
+
+def test_a_rise_that_is_gone_is_no_hacking_any_more() -> None:
+    condition = Hacking(("r",))
+    draw = random.Random(0)
+    found = []
+    for step in range(300):
+        reward = 0.2 + (0.5 if 60 <= step < 150 else 0.0)
+        row = {"r": reward + draw.gauss(0, 0.03), LENGTH: 100.0 if step < 60 else 400.0, LENGTH_CORR: 0.8, KL: 2.0}
+        found.append(condition.judge(step, row))
+    assert found[140].breached and not found[140].clear
+    assert not found[-1].breached and found[-1].clear, "the witnesses are still there, the rise is not"
+    assert "length" in found[-1].evidence["against"]
+
+
+@pytest.mark.parametrize(("slope", "supports"), [(0.9, True), (0.0, False)])
+def test_only_diversity_that_fell_supports(slope: float, supports: bool) -> None:
+    def longer(done, draw):
+        unique = 1 - slope * done + draw.gauss(0, 0.01)
+        return {LENGTH: 100 + 300 * done, LENGTH_CORR: 0.8, UNIQUE: unique}
+
+    breached, _, found = judged(longer)
+    assert bool(breached) is supports
+    assert (found[-1].evidence["against"] == "length, diversity") is supports

@@ -166,3 +166,16 @@ def test_constant_zero_is_not_measured() -> None:
 def test_one_wild_value_is_smoothed_away() -> None:
     quiet = drifting(lambda t: 5.0 if t == 50 else 0.1, lambda t: 0.3)
     assert len(unpaid(quiet)) <= 2, "which persistence of 3 in 4 drifting does not believe"
+
+
+def test_the_largest_noise_so_far_decides_what_pays() -> None:
+    """A reward that has settled must not pay for drift with a rise that its earlier noise would hide."""
+    draw = random.Random(2)
+    condition = UnpaidDrift(("kl",))
+    for step in range(60):
+        condition.judge(step, {"kl": 0.1, REWARD: 0.3 + draw.gauss(0, 0.3)})
+    noise, paid = condition.noise, condition.paid_at
+    for step in range(60, 400):
+        condition.judge(step, {"kl": 3.0, REWARD: paid + 0.2 * noise})
+    assert condition.reward.noise < 0.1 * noise, "its noise now"
+    assert condition.noise >= noise and condition.paid_kl < 1.0
