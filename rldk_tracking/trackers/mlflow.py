@@ -158,8 +158,7 @@ class MLflowTracker(Tracker):
             for name, value in values.items()
             if name not in self._of_models
         ]
-        self._step = int(rows[-1].step)
-        client = self._connect()
+        self._step, client = int(rows[-1].step), self._connect()
         for start in range(0, len(metrics), METRICS_PER_REQUEST):
             with translated(self._mlflow):
                 client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_PER_REQUEST])
@@ -213,9 +212,8 @@ class MLflowTracker(Tracker):
 
     def url(self) -> str | None:
         """The run's page on an http(s) server; a local store has no page until somebody serves it."""
-        path = f"#/experiments/{self.experiment_id}/runs/{self.run_id}"
         known = self.run_id is not None and self.experiment_id is not None and is_http(self.tracking_uri)
-        return f"{self._place.rstrip('/')}/{path}" if known else None
+        return f"{self._place.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.run_id}" if known else None
 
     def last_step(self) -> int | None:
         client = self._connect()
@@ -268,8 +266,8 @@ class MLflowTracker(Tracker):
             if self._client is None:
                 self._client = self._mlflow.MlflowClient(tracking_uri=self.tracking_uri)
             if self.run_id is None:
-                run = make_run(self._client, self._experiment, str(self._origin), self._info.name)
-                self.run_id, self.experiment_id = run
+                made = make_run(self._client, self._experiment, str(self._origin), self._info.name)
+                self.run_id, self.experiment_id = made
             elif self.experiment_id is None:
                 self.experiment_id = self._client.get_run(self.run_id).info.experiment_id or None
         if self.experiment_id is None:
