@@ -28,22 +28,22 @@ from rldk_tracking.trackers.base import Row, Tracker, UnavailableError
 from rldk_tracking.trackers.mlflow_alerts import AlertTable
 from rldk_tracking.trackers.mlflow_models import log_model
 from rldk_tracking.trackers.mlflow_names import Names
-from rldk_tracking.trackers.mlflow_server import Server, absolute, is_http, make_run, translated, without_credentials
+from rldk_tracking.trackers.mlflow_runs import last_step, make_run, write_tags
+from rldk_tracking.trackers.mlflow_server import Server, absolute, is_http, translated, without_credentials
 from rldk_tracking.trackers.mlflow_tables import write_table
 from rldk_tracking.trackers.records import Call
 
 METRICS_PER_REQUEST = 1000
 
 _FINAL = {"finished": "FINISHED", "stopped": "KILLED", "crashed": "FAILED"}
-_TAG_LENGTH = 8000
 _HEARTBEAT_S = 30.0
 
 
 class MLflowTracker(Tracker):
     """Writes to the active MLflow run, to the one named, or to one of its own.
 
-    Only the client is used: the fluent functions of MLflow open a run of their own when called from another thread or
-    after the end of the run. A client may write to a run that has ended, which is what the last row needs.
+    Only the client is used: MLflow's fluent functions open a run of their own in another thread or after a run's end,
+    and a client may write to a run that has ended, which is what the last row needs.
 
     Args:
         run_id: an existing run. It is never ended from here.
@@ -67,9 +67,8 @@ class MLflowTracker(Tracker):
         except ImportError as error:
             raise ImportError('MLflowTracker needs mlflow: pip install "rldk-tracking[mlflow]"') from error
         self._mlflow: Any = mlflow
-        self._given = (run_id, tracking_uri, experiment)
+        self._given, self._info = (run_id, tracking_uri, experiment), RunInfo()
         self._given_origin: str | None = None
-        self._info = RunInfo()
         self._reset()
 
     def _reset(self) -> None:
@@ -101,8 +100,8 @@ class MLflowTracker(Tracker):
     @property
     def _makes_run(self) -> bool:
         """Whether the user asked for a run of ours."""
-        given_run, given_uri, given_experiment = self._given
-        return given_run is None and (given_experiment is not None or given_uri is not None)
+        run_id, *places = self._given
+        return run_id is None and places != [None, None]
 
     def open(self, run: RunInfo) -> None:
         """Look for the active run, which MLflow keeps for each thread apart: to be called on the training thread."""
@@ -128,7 +127,7 @@ class MLflowTracker(Tracker):
         uri = secrets.get("tracking_uri") or to.get("tracking_uri")
         if not to.get("run_id") and not to.get("origin"):
             raise ValueError("the training ended before it had an MLflow run")
-        tracker = cls(run_id=to.get("run_id"), tracking_uri=uri, experiment=to.get("experiment"))
+        tracker = cls(to.get("run_id"), uri, to.get("experiment"))
         tracker._given_origin = to.get("origin")
         return tracker
 
@@ -159,8 +158,7 @@ class MLflowTracker(Tracker):
             for name, value in values.items()
             if name not in self._of_models
         ]
-        self._step = int(rows[-1].step)
-        client = self._connect()
+        self._step, client = int(rows[-1].step), self._connect()
         for start in range(0, len(metrics), METRICS_PER_REQUEST):
             with translated(self._mlflow):
                 client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_PER_REQUEST])
@@ -214,15 +212,13 @@ class MLflowTracker(Tracker):
 
     def url(self) -> str | None:
         """The run's page on an http(s) server; a local store has no page until somebody serves it."""
-        if self.run_id is None or self.experiment_id is None or not is_http(self.tracking_uri):
-            return None
-        return f"{self._place.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+        known = self.run_id is not None and self.experiment_id is not None and is_http(self.tracking_uri)
+        return f"{self._place.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.run_id}" if known else None
 
     def last_step(self) -> int | None:
         client = self._connect()
         with translated(self._mlflow):
-            latest = client.get_run(self.run_id).to_proto().data.metrics
-        return max((int(metric.step) for metric in latest if metric.key.startswith("rldk/")), default=None)
+            return last_step(client, str(self.run_id))
 
     def address(self) -> Mapping[str, str]:
         found = {
@@ -282,10 +278,8 @@ class MLflowTracker(Tracker):
         client = self._connect()
         self._beat = time.monotonic()
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        tags = dict(tags) | {"rldk.step": str(self._step), "rldk.heartbeat": now}
-        tag = self._mlflow.entities.RunTag
         with translated(self._mlflow):
-            client.log_batch(self.run_id, tags=[tag(key, value[:_TAG_LENGTH]) for key, value in tags.items()])
+            write_tags(client, str(self.run_id), {**tags, "rldk.step": str(self._step), "rldk.heartbeat": now})
 
     def _write_alerts(self) -> None:
         client, run_id = self._connect(), str(self.run_id)
@@ -300,8 +294,7 @@ class MLflowTracker(Tracker):
 
     def _run_page(self) -> RunPage:
         if self._page is None:
-            run = (str(self.run_id), str(self.experiment_id))
-            past = (self._past, self._heatmaps)
+            run, past = (str(self.run_id), str(self.experiment_id)), (self._past, self._heatmaps)
             self._page = RunPage(self._mlflow, self._client, *run, self._info, self._place, *past)
             self._page.has_checkpoints = bool(self._of_models)
         return self._page
