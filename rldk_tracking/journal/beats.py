@@ -127,21 +127,22 @@ def can_write(folder: Path) -> bool:
         return False
 
 
-def read_stacks(path: Path, events: int) -> str | None:
-    """What was last written into a file of stacks during the silence after an event; None where nothing was.
+def read_stacks(folder: Path, beat: Beat) -> str | None:
+    """Where a rank's threads stood in the silence after a beat; None where it did not write that down.
 
     Args:
-        path: the file, see `rldk_tracking.journal.stacks`.
-        events: the count of the event.
+        folder: of the beat's file; the file of stacks lies there too, see `rldk_tracking.journal.stacks`.
+        beat: the beat.
     """
     try:
-        with open(path, "rb") as file:
+        with open(folder / Path(beat.stacks).name, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - STACKS_BYTES))
             text = file.read().decode("utf-8", errors="replace")
     except OSError:
         return None
-    parts = re.split(r"^=== event (\d+): ", text, flags=re.MULTILINE)
-    found = [part for number, part in zip(parts[1::2], parts[2::2], strict=True) if int(number) == events]
+    parts = re.split(r"^=== (event \d+ of process \d+): ", text, flags=re.MULTILINE)
+    wanted = f"event {beat.events} of process {beat.pid}"
+    found = [part for header, part in zip(parts[1::2], parts[2::2], strict=True) if header == wanted]
     return found[-1] if found else None
 
 

@@ -151,7 +151,7 @@ class Heartbeat:
             return None
         known = self._durations.get(phase)
         # A phase that ends often within a step is not known by the first of its parts: what compiles may come later.
-        if known is None or known.first_step in (None, step) or phase == "starting":
+        if known is None or known.first_step in (None, step):
             return self._rule.limit(None, None)
         return self._rule.limit(known.p99(), known.longest)
 

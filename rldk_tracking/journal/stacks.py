@@ -105,7 +105,8 @@ def text_of(dump: PlannedDump) -> str:
     frames = sys._current_frames()
     others = sorted((ident for ident in frames if ident != own), key=lambda ident: ident != main)
     now = time.strftime("%Y-%m-%d %H:%M:%S")
-    lines = [f"=== event {dump.events}: {dump.what}, silent for {time.monotonic() - dump.since:.0f} s at {now}"]
+    silent = f"silent for {time.monotonic() - dump.since:.0f} s at {now}"
+    lines = [f"=== event {dump.events} of process {os.getpid()}: {dump.what}, {silent}"]
     for ident in others[:THREADS]:
         name = "Main thread" if ident == main else f"Thread {names.get(ident, ident)}"
         lines += ["", f"{name} (innermost frame first):", *_lines(frames[ident])]

@@ -16,7 +16,7 @@ from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.catalogue import RULES
 from rldk_tracking.health.conditions.silence import LIMIT_KEY
 from rldk_tracking.health.rules import Rule
-from rldk_tracking.health.watch import Watch
+from rldk_tracking.health.watch import BREACHED, Watch
 from rldk_tracking.health.watched import from_data, watched_rules
 from rldk_tracking.journal import beats
 from rldk_tracking.journal.beats import GONE, Beat
@@ -108,7 +108,11 @@ class Watchdog:
         for watch in self._watches:
             alert = open_alerts.get(watch.rule.id)
             if alert is not None:
-                since = {"since": alert.step, "onset": alert.first_step}
+                since = {
+                    "since": alert.step,
+                    "onset": alert.first_step,
+                    "recent": [BREACHED] * watch.rule.persistence[1],
+                }
                 watch.load_state({"severity": alert.severity, "alert": alert.as_dict(), **since})
 
     def look(self, now: float, last_step: int, end: Mapping[str, Any] | None = None) -> list[Alert]:
@@ -130,7 +134,7 @@ class Watchdog:
             beats.process_state(self._pid, self._created, host),
             beats.can_write(self._folder),
             self._peers,
-            lambda: None if beat is None else beats.read_stacks(self._folder / Path(beat.stacks).name, beat.events),
+            lambda: None if beat is None else beats.read_stacks(self._folder, beat),
         )
         return self.judge(now, sight, last_step, end)
 
@@ -144,7 +148,7 @@ class Watchdog:
     def judge(self, now: float, sight: Sight, last_step: int, end: Mapping[str, Any] | None = None) -> list[Alert]:
         """As `look`, on what was seen."""
         beat = sight.beat
-        mark = (None if beat is None else beat.events, last_step, end is not None)
+        mark = (None if beat is None else beat.events, last_step)
         silent = self._quiet.look(now, mark)
         row, crash = self._row(silent, sight, end)
         step = max(0, last_step, 0 if beat is None else beat.step)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -125,12 +126,12 @@ def test_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.Monkey
 
 FIELDS = ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail", "f_flag", "f_max")
 
-DUMP = """=== event 8: phase step of step 3, silent for 9 s at 2026-01-01 10:00:00
+DUMP = """=== event 8 of process 7: phase step of step 3, silent for 9 s at 2026-01-01 10:00:00
 
 Main thread (innermost frame first):
   File "a.py", line 1 in old
 
-=== event 9: phase reward of step 3, silent for 9 s at 2026-01-01 10:00:00
+=== event 9 of process 7: phase reward of step 3, silent for 9 s at 2026-01-01 10:00:00
 
 Main thread (innermost frame first):
   File "/judge.py", line 7 in ask
@@ -145,13 +146,28 @@ Thread tqdm (innermost frame first):
 
 def test_the_stacks_of_this_silence_only(tmp_path: Path) -> None:
     path = tmp_path / "run.stacks.txt"
-    assert read_stacks(path, 9) is None
+    beat = beat_of(json.dumps({**RECORD, "events": 9, "stacks": f"../{tmp_path.name}/run.stacks.txt"}))
+    assert beat is not None
+    assert read_stacks(tmp_path, beat) is None
     path.write_text(DUMP)
-    found = read_stacks(path, 9)
+    found = read_stacks(tmp_path, beat)
     assert found is not None and "ask" in found and "old" not in found
-    assert read_stacks(path, 10) is None
+    assert read_stacks(tmp_path, replace(beat, events=10)) is None
+    assert read_stacks(tmp_path, replace(beat, pid=70)) is None, "of an earlier training with as many events"
+    path.write_text(DUMP.replace("ask", "before") + DUMP)
+    assert read_stacks(tmp_path, beat) == found, "the last one"
     path.write_text("x" * beats.STACKS_BYTES + "\n" + DUMP)
-    assert read_stacks(path, 9) == found
+    assert read_stacks(tmp_path, beat) == found
+    path.write_text(DUMP + "x" * beats.STACKS_BYTES)
+    assert read_stacks(tmp_path, beat) is None, "a file of any size is not read whole"
+
+
+def test_the_stacks_lie_in_the_folder_whatever_the_beat_says(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.txt").write_text(DUMP)
+    (tmp_path / "run").mkdir()
+    beat = beat_of(json.dumps({**RECORD, "events": 9, "stacks": str(tmp_path / "elsewhere.txt")}))
+    assert beat is not None and read_stacks(tmp_path / "run", beat) is None
+    assert read_stacks(tmp_path, beat) is not None
 
 
 def test_the_innermost_frames_as_many_as_fit() -> None:

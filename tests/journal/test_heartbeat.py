@@ -297,9 +297,12 @@ def test_the_stacks_are_there_before_the_limit(tmp_path: Path) -> None:
     while not path.exists() and time.monotonic() < begin + 10:
         time.sleep(0.02)
     assert 1.0 <= time.monotonic() - begin < 2.0 + 1.0  # room for a busy machine
-    assert path.read_text().startswith("=== event 1: phase reward of step 3, silent for ")
+    assert path.read_text().startswith(f"=== event 1 of process {os.getpid()}: phase reward of step 3, silent for ")
     heart.close()
     assert path.exists()
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "rldk-stacks"]
+    thread.join(5)
+    assert not thread.is_alive()
 
 
 def test_other_ranks_have_a_file_of_their_own(tmp_path: Path) -> None:

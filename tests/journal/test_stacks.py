@@ -70,7 +70,7 @@ def test_every_thread_but_the_writer_is_there_with_the_main_thread_first(waiting
     writer.start()
     writer.join()
     first, *blocks = text.strip().split("\n\n")
-    assert first.startswith("=== event 42: phase reward of step 3, silent for 0 s at ")
+    assert first.startswith(f"=== event 42 of process {os.getpid()}: phase reward of step 3, silent for 0 s at ")
     assert blocks[0].startswith("Main thread (innermost frame first):\n  File ")
     assert blocks[0].splitlines()[-1].startswith('  File "')
     assert f'  File "{threading.__file__}"' in blocks[0].splitlines()[1]  # join, where the main thread waits
@@ -82,14 +82,14 @@ def test_every_thread_but_the_writer_is_there_with_the_main_thread_first(waiting
 def test_they_are_written_when_due_and_once(tmp_path: Path, writer: StacksWriter) -> None:
     path = tmp_path / "run.stacks.txt"
     writer.plan(planned(0.2))
-    assert "=== event 1: " in within(5, path)
+    assert "=== event 1 of " in within(5, path)
     time.sleep(2.5 * stacks.CHECK_S)
     assert path.read_text().count("=== event") == 1
     writer.plan(planned(0.0, events=2))
     end = time.monotonic() + 5
     while path.read_text().count("=== event") < 2 and time.monotonic() < end:
         time.sleep(0.05)
-    assert "=== event 2: " in path.read_text()
+    assert "=== event 2 of " in path.read_text()
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -122,7 +122,7 @@ def test_a_folder_that_is_gone_is_no_fault(tmp_path: Path) -> None:
     time.sleep(2.5 * stacks.CHECK_S)
     gone.mkdir()
     writer.plan(planned(0.0, events=2))
-    assert "=== event 2: " in within(5, gone / "run.stacks.txt")
+    assert "=== event 2 of " in within(5, gone / "run.stacks.txt")
     writer.close()
     threads()[0].join(5)
 
@@ -189,3 +189,17 @@ def test_a_process_that_runs_python_survives_thousands_of_readings() -> None:
         "    threading.Thread(target=lambda: None).start()\n"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=120, env=os.environ).returncode == 0
+
+
+def test_a_timer_that_the_user_armed_is_left_alone(tmp_path: Path) -> None:
+    code = (
+        "import faulthandler, sys, time\nfrom pathlib import Path\n"
+        "from rldk_tracking.journal.stacks import PlannedDump, StacksWriter\n"
+        f"faulthandler.dump_traceback_later(0.75, file=open({str(tmp_path / 'mine.txt')!r}, 'wb'))\n"
+        f"writer = StacksWriter(Path({str(tmp_path / 'run.stacks.txt')!r}))\n"
+        "writer.plan(PlannedDump(time.monotonic(), 0.0, 1, ''))\n"
+        "time.sleep(1.25)\nwriter.close()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, env=os.environ).returncode == 0
+    assert "most recent call first" in (tmp_path / "mine.txt").read_text()
+    assert "=== event 1 of process " in (tmp_path / "run.stacks.txt").read_text()

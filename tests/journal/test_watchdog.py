@@ -241,6 +241,10 @@ def test_a_rule_of_the_users_own() -> None:
     )
     (alert,) = looks(rules=[mine])(40, seen())
     assert alert.message == "Silent for 31 s in step."
+    limits = {"rldk/run/silent_seconds": 30.0, "rldk/run/limit_seconds": 1e6}
+    mine = Rule(id="mine.slow", keys=tuple(limits), condition="levels", parameters={"limits": limits})
+    (alert,) = looks(rules=[mine])(40, seen())
+    assert (alert.evidence["rldk/run/limit_seconds"], alert.evidence["phase"]) == (120.0, "step")
 
 
 def test_where_the_main_thread_stands_is_evidence() -> None:
@@ -316,6 +320,13 @@ def test_a_process_that_is_gone_has_crashed() -> None:
     )
 
 
+def test_a_process_that_was_not_found_once_is_not_gone() -> None:
+    made = looks()
+    for _ in range(5):
+        assert made(1, seen(process=GONE)) == []
+        assert made(1, seen()) == []
+
+
 def test_a_process_that_is_gone_after_its_end_has_not() -> None:
     made = looks()
     assert made(1, seen(process=GONE)) == []
@@ -375,10 +386,17 @@ def test_a_crash_is_over_when_steps_come_again() -> None:
     made = Looks(watchdog(firing=[was]))
     starting = replace(BEAT, pid=5000, phase="starting", events=1, limit_s=1800.0)
     assert made(600, seen(starting)) == []
-    assert made(10, seen(replace(starting, phase="step", events=2)), 3) != []
+    starting = replace(starting, events=2)
+    assert made(600, seen(starting)) == [], "it has not made a step yet"
+    assert made(10, seen(replace(starting, phase="step", events=3)), 3) != []
     (over,) = made.alerts
     assert (over.rule, over.state, over.first_step) == ("run.crashed", "resolved", 3)
     assert over.message.endswith(was.message)
+
+
+def test_a_crash_is_not_over_where_the_resumed_training_hangs() -> None:
+    made = Looks(watchdog(firing=[crash()]))
+    assert names(made(130, seen())) == [("run.hung", "warning", "firing")]
 
 
 def test_a_crash_that_was_said_is_not_said_again() -> None:
@@ -387,9 +405,11 @@ def test_a_crash_that_was_said_is_not_said_again() -> None:
 
 def test_a_hang_that_was_said_goes_on_until_something_happens() -> None:
     (was,) = looks()(125, seen())
+    was = replace(was, first_step=2)
     made = Looks(watchdog(firing=[was]))  # the watchdog itself was started anew
     assert made(115, seen()) == []
-    assert names(made(130, seen())) == [("run.hung", "critical", "firing")]
+    (worse,) = made(130, seen())
+    assert (worse.rule, worse.severity, worse.first_step) == ("run.hung", "critical", 2)
     assert names(made(5, seen(replace(BEAT, events=21)))) == [("run.hung", "critical", "resolved")]
 
 
@@ -412,6 +432,22 @@ def test_rules_that_cannot_be_read_are_as_built_in(caplog: pytest.LogCaptureFixt
     assert names(made(130, seen())) == [("run.hung", "warning", "firing")]
     assert names(made(3, seen(process=GONE))) == [("run.crashed", "critical", "firing")]
     assert len(caplog.records) == 3
+
+
+def test_look_reads_the_beat_of_the_trainings_own_process(tmp_path: Path) -> None:
+    heart = Heartbeat(tmp_path, "run", 0, 1, silence_of(rules_for(overrides={"run.hung": {"stacks": False}})))
+    heart.beat("step", 7)
+    created = psutil.Process().create_time()
+    dog = Watchdog(tmp_path / "run.jsonl", os.getpid(), created, as_data(rules_for()))
+    found = [alert for second in range(1850) for alert in dog.look(float(second), 3)]
+    assert [(alert.rule, alert.step, alert.threshold) for alert in found] == [("run.hung", 7, 1800.0)]
+    for pid, then in ((os.getppid(), created), (os.getpid(), created - 100)):  # an earlier training's beat
+        other = Watchdog(tmp_path / "run.jsonl", pid, then, as_data(rules_for()))
+        sight: list[Sight] = []
+        other.judge = lambda now, seen, *rest, kept=sight: kept.append(seen) or []  # type: ignore[method-assign]
+        other.look(0.0, 3)
+        assert sight[0].beat is None
+    heart.close()
 
 
 # Ranks.
