@@ -19,7 +19,7 @@ from rldk_tracking.health.rules import Rule
 from rldk_tracking.health.watch import BREACHED, Watch
 from rldk_tracking.health.watched import from_data, watched_rules
 from rldk_tracking.journal import beats
-from rldk_tracking.journal.beats import GONE, Beat
+from rldk_tracking.journal.beats import GONE, STOPPED, Beat
 
 logger = logging.getLogger(__name__)
 
@@ -234,7 +234,7 @@ def quoted(stacks: str) -> str:
 
 
 def not_arrived(own: Beat, peers: Iterable[tuple[Beat, str]]) -> str:
-    """Which ranks are behind the most advanced ones, by their count of events, and which were not seen.
+    """Which ranks are behind the most advanced ones, by their count of events, stopped or gone, and which were not seen.
 
     Clocks of other hosts are not asked: what counts is how many events each rank had.
 
@@ -251,7 +251,7 @@ def not_arrived(own: Beat, peers: Iterable[tuple[Beat, str]]) -> str:
     late = [
         f"rank {rank} on {beat.host} ({state}, phase {beat.phase} of step {beat.step})"
         for rank, (beat, state) in sorted(present.items())
-        if (beat.step, beat.events) < most
+        if (beat.step, beat.events) < most or state in (STOPPED, GONE)
     ]
     unseen = [f"rank {rank} (never seen)" for rank in range(own.ranks) if rank not in present]
     behind = late + unseen

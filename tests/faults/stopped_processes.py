@@ -62,7 +62,9 @@ def rank_stopped(bench: Bench, fault: str) -> Line:
             f"it is told that it hangs, and that it goes on ({channel.titles('run.hung')})": (
                 channel.titles("run.hung") == TOLD
             ),
-            "the message names rank 1, and not rank 0": is_named(channel.texts("run.hung")[:1]),
+            f"the message names rank 1, and not rank 0 ({channel.texts('run.hung')[:1]})": (
+                is_named(channel.texts("run.hung")[:1])
+            ),
         },
     )
 

@@ -475,6 +475,13 @@ def test_ranks_at_the_same_event_are_said_to_be() -> None:
     assert not_arrived(own, ranks(20, 20)) == "all 2 ranks stand at the same event"
 
 
+@pytest.mark.parametrize("state", [STOPPED, GONE])
+def test_a_rank_that_stands_at_the_same_event_and_does_not_run_is_named(state: str) -> None:
+    peers = ranks(20, 20)
+    peers[1] = (peers[1][0], state)
+    assert not_arrived(peers[0][0], peers).startswith(f"of 2 ranks did not arrive: rank 1 on node0 ({state}, ")
+
+
 def test_a_rank_whose_step_is_behind_did_not_arrive_whatever_its_count() -> None:
     peers = ranks(20, 90)
     peers[1] = (replace(peers[1][0], step=2), GONE)
