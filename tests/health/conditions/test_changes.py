@@ -200,3 +200,9 @@ def test_the_rows_before_a_rise_do_not_blur_what_its_answer_is_held_to() -> None
     for t, row in enumerate([{RATE: 1e-5, LOSS: 1.0}] * 20 + [{RATE: 1e-5, LOSS: 9.0}] * 3 + [{RATE: 1e-4, LOSS: 1.0}]):
         condition.judge(t, row)
     assert not condition.baselines.of[LOSS].waiting
+
+
+def test_the_limit_of_a_fall_is_below_the_best(findings) -> None:
+    found = findings(Drop(("x",)), [1.0] * 40 + [0.0] * 20)
+    assert found[-1].threshold == pytest.approx(1.0 - 0.35)
+    assert found[-1].evidence["best"] == 1.0 and found[-1].value == pytest.approx(0.0, abs=1e-3)

@@ -243,3 +243,44 @@ def test_only_diversity_that_fell_supports(slope: float, supports: bool) -> None
     breached, _, found = judged(longer)
     assert bool(breached) is supports
     assert (found[-1].evidence["against"] == "length, diversity") is supports
+
+
+def test_functions_that_agree_are_no_sign() -> None:
+    breached, _, found = judged(lambda done, draw: {DISAGREEMENT: 0.6, KL: 2 * done})
+    assert breached == [] and found[-1].evidence["against"] == "nothing"
+
+
+def test_a_function_of_weight_0_that_never_gives_anything_is_below_the_reward() -> None:
+    assert judged(lambda done, draw: {UNWEIGHTED: 0.0})[0]
+
+
+def test_the_mean_share_is_a_plain_mean_at_first() -> None:
+    condition = TiedGroups((TIED,), solved=False)
+    shares = [row[TIED] for row in usual(25)]
+    for step, share in enumerate(shares):
+        finding = condition.judge(step, {TIED: share})
+        assert finding.evidence["tied"] == pytest.approx(sum(shares[: step + 1]) / (step + 1))
+
+
+def test_rows_in_a_row_count_from_nearly_all_on() -> None:
+    condition = TiedGroups((TIED,), solved=False, nearly_all=0.875)
+    counts = [condition.judge(i, {TIED: v}).evidence["rows_in_a_row"] for i, v in enumerate([0.875, 1.0, 0.86, 0.9])]
+    assert counts == [1, 2, 0, 1]
+
+
+@pytest.mark.parametrize("level", [0.0, -3.0, 0.5])
+def test_the_usual_mean_is_that_of_most_rows(level: float) -> None:
+    condition = TiedGroups((TIED,), solved=False)
+    for step, mean in enumerate([*[level] * 10, *[0.7] * 4]):
+        condition.judge(step, {MEAN: mean})
+    assert condition.usual == level
+    for step in range(14, 22):
+        condition.judge(step, {MEAN: 0.7})
+    assert condition.usual == 0.7
+
+
+def test_how_often_the_usual_mean_is_met() -> None:
+    condition = TiedGroups((TIED,), solved=False)
+    for step in range(200):
+        condition.judge(step, {MEAN: 0.0})
+    assert condition.at_usual == pytest.approx(1.0, abs=1e-3) and condition.off_usual == 0.0
