@@ -197,8 +197,9 @@ def test_longer_and_rewarded_for_it_needs_a_second_sign() -> None:
     assert breached and found[-1].evidence["against"] == "length, KL"
 
 
-def test_a_length_that_correlates_without_growing_is_the_task() -> None:
-    assert judged(lambda done, draw: {LENGTH: 100.0, LENGTH_CORR: 0.8, KL: 2 * done})[0] == []
+@pytest.mark.parametrize("row", [{LENGTH: 100.0, LENGTH_CORR: 0.8}, {DISAGREEMENT: 0.6}])
+def test_a_length_that_correlates_without_growing_and_functions_that_agree_are_the_task(row: dict[str, float]) -> None:
+    assert judged(lambda done, draw: row | {KL: 2 * done})[0] == []
 
 
 def test_perplexity_and_disagreement_together() -> None:
@@ -245,11 +246,6 @@ def test_only_diversity_that_fell_supports(slope: float, supports: bool) -> None
     assert (found[-1].evidence["against"] == "length, diversity") is supports
 
 
-def test_functions_that_agree_are_no_sign() -> None:
-    breached, _, found = judged(lambda done, draw: {DISAGREEMENT: 0.6, KL: 2 * done})
-    assert breached == [] and found[-1].evidence["against"] == "nothing"
-
-
 def test_a_function_of_weight_0_that_never_gives_anything_is_below_the_reward() -> None:
     assert judged(lambda done, draw: {UNWEIGHTED: 0.0})[0]
 
@@ -279,8 +275,27 @@ def test_the_usual_mean_is_that_of_most_rows(level: float) -> None:
     assert condition.usual == 0.7
 
 
-def test_how_often_the_usual_mean_is_met() -> None:
+def test_a_mean_share_above_its_limit_is_not_clear_though_this_row_is_fine() -> None:
     condition = TiedGroups((TIED,), solved=False)
-    for step in range(200):
-        condition.judge(step, {MEAN: 0.0})
-    assert condition.at_usual == pytest.approx(1.0, abs=1e-3) and condition.off_usual == 0.0
+    for step in range(60):
+        condition.judge(step, {TIED: 1.0})
+    finding = condition.judge(60, {TIED: 0.1})
+    assert finding.evidence["tied"] > 0.9 and not finding.clear
+    for step in range(61, 80):
+        finding = condition.judge(step, {TIED: 0.1})
+    assert finding.evidence["tied"] < 0.75 and finding.clear
+
+
+def test_how_often_the_usual_mean_is_met_and_how_far_the_others_are() -> None:
+    condition = TiedGroups((TIED,), solved=False)
+    met, far = 0.0, 0.0
+    for step, mean in enumerate([1.0, 1.0, 1.0, 3.0] * 20):
+        condition.judge(step, {MEAN: mean})
+        if step > 0:
+            met, far = met + 0.05 * ((mean == 1.0) - met), far + 0.05 * (abs(mean - 1.0) - far)
+    assert (condition.at_usual, condition.off_usual) == (pytest.approx(met), pytest.approx(far))
+
+
+def test_a_held_out_score_that_rises_a_little_has_not_followed() -> None:
+    breached, _, found = judged(lambda done, draw: {GOLD: 0.2 + 0.1 * done + draw.gauss(0, 0.03)})
+    assert breached and found[-1].evidence["against"] == "held-out score"
