@@ -200,3 +200,21 @@ def test_the_rows_before_a_rise_do_not_blur_what_its_answer_is_held_to() -> None
     for t, row in enumerate([{RATE: 1e-5, LOSS: 1.0}] * 20 + [{RATE: 1e-5, LOSS: 9.0}] * 3 + [{RATE: 1e-4, LOSS: 1.0}]):
         condition.judge(t, row)
     assert not condition.baselines.of[LOSS].waiting
+
+
+def test_the_limit_of_a_fall_is_below_the_best(findings) -> None:
+    found = findings(Drop(("x",)), [1.0] * 40 + [0.0] * 20)
+    assert found[-1].threshold == pytest.approx(1.0 - 0.35)
+    assert found[-1].evidence["best"] == 1.0 and found[-1].value == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(("level", "direction", "limit"), [(10.0, "up", 30.0), (-10.0, "up", 10.0), (9.0, "down", 3.0)])
+def test_a_ratio_is_of_the_medians_size(findings, level: float, direction: str, limit: float) -> None:
+    found = findings(Jump(("x",), direction=direction, ratio=3.0), [level] * 30)
+    assert found[-1].threshold == pytest.approx(limit)
+
+
+def test_the_first_judgement_is_with_the_first_full_baseline(findings) -> None:
+    """Three values wait before they count."""
+    assert not findings(Jump(("x",), minimum=16), [*[1.0] * 18, 1e9])[-1].breached
+    assert findings(Jump(("x",), minimum=16), [*[1.0] * 19, 1e9])[-1].breached

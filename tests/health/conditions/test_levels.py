@@ -201,3 +201,9 @@ def test_a_first_value_is_critical_beyond_its_own_limit_only() -> None:
     options = {"exact": 0.05, "exact_key": "error", "at_once": 0.2, "above": 1.0}
     assert not FirstValue(("x",), **options, critical=8.0).judge(1, {"x": 7.0}).critical
     assert not FirstValue(("x",), **options).judge(1, {"x": 7.0}).critical
+
+
+def test_an_estimate_is_clear_from_half_its_limit_up() -> None:
+    condition = BelowZero(("x",), error_key="e", z=4.0)
+    found = [condition.judge(i, {"x": value, "e": 0.5}) for i, value in enumerate([-2.5, -2.0, -1.5, -1.0])]
+    assert [(f.breached, f.clear) for f in found] == [(True, False), (False, False), (False, False), (False, True)]

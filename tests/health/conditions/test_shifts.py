@@ -198,3 +198,9 @@ def test_slow_rows_must_follow_one_another() -> None:
     for step in range(210, 240):
         condition.judge(step, {KEY: 3000.0})
     assert condition.count == 0
+
+
+def test_the_first_judgement_is_with_the_first_full_baseline(findings) -> None:
+    """Four values wait before they count."""
+    for known, judged in ((27, False), (28, True)):
+        assert (findings(Shift(("x",), minimum=24), [1.0] * (known + 1))[-1].evidence is not None) is judged

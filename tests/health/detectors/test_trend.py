@@ -179,3 +179,13 @@ def test_a_new_best_gives_the_reward_time_to_rise_further() -> None:
     progress = fed(climbing)
     assert progress.since_best == 0 and not progress.solved and progress.excuses
     assert fed(climbing + [climbing[-1]] * 18).since_best > 0
+
+
+def test_a_low_reward_of_few_large_ones_may_be_near_the_ceiling() -> None:
+    assert fed([{REWARD_MEAN: 0.1, STD: 0.05}] * 10).near_ceiling, "0.125 or nothing: four fifths get it"
+
+
+def test_the_share_of_ties_at_the_top_is_a_mean_over_some_rows() -> None:
+    progress = fed([{TIED_AT_TOP: 1.0}] * 20 + [{TIED_AT_TOP: 0.0}])
+    assert progress.all_max == pytest.approx(0.8)
+    assert fed([{TIED_AT_TOP: 0.0}] * 20 + [{TIED_AT_TOP: 1.0}] * 2).all_max == pytest.approx(0.36)
