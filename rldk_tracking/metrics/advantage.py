@@ -20,8 +20,7 @@ import math
 import torch
 from torch import Tensor
 
-from rldk_tracking.metrics.correlation import spearman
-from rldk_tracking.metrics.moments import merge_moments, moment_columns, moment_names
+from rldk_tracking.metrics.statistics import merge_moments, moment_columns, moment_names, spearman
 from rldk_tracking.metrics.table import Table, count_of, precise
 from rldk_tracking.rollout import Rollout
 

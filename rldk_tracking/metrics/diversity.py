@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rldk_tracking.metrics.groups import Groups
+from rldk_tracking.metrics.statistics import Groups
 from rldk_tracking.metrics.table import Array, Table, precise
 from rldk_tracking.rollout import Rollout
 

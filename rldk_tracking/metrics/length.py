@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from rldk_tracking.metrics.quantiles import quantiles
+from rldk_tracking.metrics.statistics import quantiles
 from rldk_tracking.metrics.table import Table, count_of, precise
 from rldk_tracking.rollout import Rollout
 

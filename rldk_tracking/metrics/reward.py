@@ -31,9 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rldk_tracking.metrics.correlation import grouped_spearman, pearson
-from rldk_tracking.metrics.groups import Groups
-from rldk_tracking.metrics.quantiles import QUANTILES, quantiles
+from rldk_tracking.metrics.statistics import QUANTILES, Groups, grouped_spearman, pearson, quantiles
 from rldk_tracking.metrics.table import Array, Table, precise
 from rldk_tracking.rollout import Rollout
 
