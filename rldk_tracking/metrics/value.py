@@ -23,6 +23,7 @@ from rldk_tracking.metrics.table import Table, precise
 from rldk_tracking.rollout import Rollout
 
 COLUMNS = (*moment_names("value/value"), *moment_names("value/return"), *moment_names("value/error"))
+FIELDS = ("values", "returns")
 
 
 def columns(rollout: Rollout) -> dict[str, Tensor]:
