@@ -25,7 +25,7 @@ from rldk_tracking.probes.probe_set import ProbeSet
 from rldk_tracking.ranks import SPREAD, Part, Ranks, Schema, Transfer
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.row import finite, part_of, row_of
-from rldk_tracking.sources.phases import Phase
+from rldk_tracking.sources.wrapping import Phase
 from rldk_tracking.trackers.base import Tracker
 
 if TYPE_CHECKING:

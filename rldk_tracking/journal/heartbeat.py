@@ -20,7 +20,7 @@ import psutil
 from rldk_tracking.health.conditions.silence import Silence
 from rldk_tracking.journal.beats import beat_files, host_name
 from rldk_tracking.journal.stacks import PlannedDump, StacksWriter
-from rldk_tracking.sources.phases import Phase
+from rldk_tracking.sources.wrapping import Phase
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 from rldk_tracking.health.conditions.silence import Silence
 from rldk_tracking.journal.heartbeat import Heartbeat
 from rldk_tracking.journal.journal import journal_stem
-from rldk_tracking.sources.phases import Phase, PhaseWatch
+from rldk_tracking.sources.wrapping import Phase, PhaseWatch
 
 
 class Liveness:

@@ -264,3 +264,11 @@ def read_weights(values: Sequence[float], layout: Layout) -> dict[str, float]:
 def not_finite(parameters: Sequence[Tensor]) -> Tensor:
     """Number of tensors with a NaN or an infinity, a scalar on their device."""
     return (~weight_squares(parameters).isfinite()).sum()
+
+
+def learning_rate(optimizer: torch.optim.Optimizer, device: torch.device) -> Tensor:
+    """The largest of the groups, a float64 scalar on the device."""
+    rates = [group["lr"] for group in optimizer.param_groups if "lr" in group and group["params"]]
+    if any(isinstance(rate, Tensor) for rate in rates):
+        return torch.stack([torch.as_tensor(rate, dtype=torch.float64).to(device) for rate in rates]).max()
+    return torch.full((), max(rates, default=math.nan), dtype=torch.float64, device=device)

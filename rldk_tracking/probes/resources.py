@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from rldk_tracking.metrics.resources import ResourceMeter, ThroughputMeter
 from rldk_tracking.probes.base import Probe, StepData, Training
-from rldk_tracking.sources.waiting import Waiting
+from rldk_tracking.sources.wrapping import Waiting
 
 
 class ResourceProbe(Probe):

@@ -10,9 +10,8 @@ from rldk_tracking.charts.spec import HEATMAP_TITLES, REWARDS
 from rldk_tracking.probes.base import Probe, StepData, Training
 from rldk_tracking.probes.samples import SampleTable
 from rldk_tracking.ranks import Merged
-from rldk_tracking.sources.base import Source
 from rldk_tracking.sources.detect import source_for
-from rldk_tracking.sources.logs import named
+from rldk_tracking.sources.logs import Source, named
 
 SCORES = "reward/score"
 """The column that the distribution of rewards is drawn from."""

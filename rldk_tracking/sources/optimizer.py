@@ -21,9 +21,9 @@ from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics import updates
 from rldk_tracking.metrics.layers import Layout, Summary, on, over_ranks, summarise_all
 from rldk_tracking.metrics.noise_scale import NoiseScale
-from rldk_tracking.sources.accelerator import AcceleratorWatch
 from rldk_tracking.sources.deepspeed import CANNOT, is_partitioned
-from rldk_tracking.sources.torch_optimizer import learning_rate, named_parameters, unwrap
+from rldk_tracking.sources.torch_optimizer import named_parameters, unwrap
+from rldk_tracking.sources.wrapping import AcceleratorWatch
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +206,7 @@ class OptimizerSource:
             self._gradients = self._gradient_squares(getattr(optimizer, "grad_scale", None))
         squares = self._gradients
         # Now: a scheduler moves it to the next step's before anybody asks.
-        self._rate = learning_rate(optimizer, self.layout.index.device)
+        self._rate = updates.learning_rate(optimizer, self.layout.index.device)
         self._queue["gradients"].append(squares)
         if self._limit is not None:
             self._limits.append(self._limit)

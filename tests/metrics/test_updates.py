@@ -8,10 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from rldk_tracking.metrics import updates
 from rldk_tracking.metrics.layers import Layout, summarise
-from rldk_tracking.metrics.updates import gradient_squares, not_finite, read_gradients, read_weights, weight_squares
+from rldk_tracking.metrics.updates import (
+    gradient_squares,
+    learning_rate,
+    not_finite,
+    read_gradients,
+    read_weights,
+    weight_squares,
+)
 
 ADAM = [
     (torch.optim.Adam, {}),
@@ -198,3 +206,30 @@ def test_tensors_that_are_no_numbers_are_counted() -> None:
     bad, worse = torch.tensor([1.0, math.nan]), torch.tensor([math.inf], dtype=torch.bfloat16)
     assert int(not_finite([good, bad, packed, worse])) == 2
     assert int(not_finite([good, packed])) == 0
+
+
+CPU = torch.device("cpu")
+
+
+def sgd(*rates: float | torch.Tensor) -> torch.optim.SGD:
+    """One group of two parameters for each rate."""
+    groups = [{"params": [nn.Parameter(torch.ones(2)) for _ in range(2)], "lr": rate} for rate in rates]
+    return torch.optim.SGD(groups, lr=9.0)
+
+
+def test_the_learning_rate_is_the_largest_of_the_groups_that_hold_something() -> None:
+    optimizer = sgd(0.1, 0.3, 0.2)
+    optimizer.param_groups.append({"params": [], "lr": 7.0})
+    rate = learning_rate(optimizer, CPU)
+    assert rate.dtype == torch.float64 and float(rate) == 0.3
+
+
+def test_a_learning_rate_may_be_a_tensor() -> None:
+    assert float(learning_rate(sgd(torch.tensor(0.25), 0.125), CPU)) == 0.25
+
+
+@pytest.mark.parametrize("groups", [[], [{"params": [torch.ones(1)]}]])
+def test_without_one_it_is_no_number(groups: list[dict[str, object]]) -> None:
+    optimizer = sgd(0.1)
+    optimizer.param_groups = groups  # type: ignore[assignment]
+    assert math.isnan(float(learning_rate(optimizer, CPU)))

@@ -20,7 +20,7 @@ from rldk_tracking.probes.base import StepData, Training
 from rldk_tracking.probes.rollouts import SCORES, RolloutProbe
 from rldk_tracking.ranks import Merged
 from rldk_tracking.rollout import PolicyUpdate, Rollout
-from rldk_tracking.sources.base import Observation
+from rldk_tracking.sources.logs import Observation
 from rldk_tracking.trackers.memory import InMemoryTracker
 from tests.probes.conftest import Published
 
