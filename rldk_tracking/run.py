@@ -108,7 +108,8 @@ class Run:
             trackers = self._find_trackers() if settings.trackers is None else settings.trackers
             if shared is None and needs_journal(trackers, settings.trackers is not None):
                 folder = Path(FOLDER)  # which the other ranks do not know of
-            self.publisher.open(rules, self.info, trackers, folder, resumed_at, self._ranks.job_size)
+            with self.shield.at("opening the trackers"):
+                self.publisher.open(rules, self.info, trackers, folder, resumed_at, self._ranks.job_size)
         known = shared if self._ranks.world_size > 1 else folder
         if known is not None:
             self._start_liveness(known, rules, self._ranks)
@@ -163,7 +164,9 @@ class Run:
             return
         ranks, judge = self.open()
         step, transfer = pending
-        merged = transfer.merged()
+        merged = None
+        with self.shield.at("the exchange of a step"):
+            merged = transfer.merged()
         if merged is not None:
             with self.shield.at("judging a step"):
                 self._flags |= judge.row(step, self.probes.derive(step, row_of(merged), merged))
@@ -184,7 +187,8 @@ class Run:
             scalars = {key: value for key, value in scalars.items() if key not in self.latest}
         if ranks.writes:
             self._flags |= judge.row(step, finite(scalars))
-        if ranks.world_size == 1:
+        if ranks.world_size == 1:  # else it is acted on in the next step, in which all ranks agree
+            self._flags = ranks.agree(self._flags)
             self._act()
 
     def _collect(self, data: StepData, ranks: Ranks) -> Part:
