@@ -189,3 +189,10 @@ def test_the_share_of_ties_at_the_top_is_a_mean_over_some_rows() -> None:
     progress = fed([{TIED_AT_TOP: 1.0}] * 20 + [{TIED_AT_TOP: 0.0}])
     assert progress.all_max == pytest.approx(0.8)
     assert fed([{TIED_AT_TOP: 0.0}] * 20 + [{TIED_AT_TOP: 1.0}] * 2).all_max == pytest.approx(0.36)
+
+
+def test_the_interval_has_the_ranks_of_sen() -> None:
+    """Sen (1968): of N slopes those of rank (N - C) / 2 and (N + C) / 2 + 1, C = 1.96 sqrt(n (n - 1) (2n + 5) / 18)."""
+    values = [2.0**i for i in range(8)]
+    slopes = sorted((values[j] - values[i]) / (j - i) for i in range(8) for j in range(i + 1, 8))
+    assert theil_sen(values) == (slopes[6], (slopes[13] + slopes[14]) / 2, slopes[22])  # C is 15.8 of 28
