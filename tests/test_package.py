@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "rldk_tracking"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MAY_CATCH_ANYTHING = {"isolation.py", "journal/courier.py", "ranks.py"}
-"""The shield around what happens in the training, a rank that must not leave the others waiting for its numbers, and the
-courier, which delivers whatever its watchdog does."""
+"""The shield around what happens in the training, a rank that must not leave the others waiting for its numbers, and
+the courier, which delivers whatever its watchdog does."""
 NO_TEST_OF_THEIR_OWN = {"__init__.py", "__main__.py"}
 
 

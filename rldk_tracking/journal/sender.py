@@ -132,12 +132,13 @@ class Sender:
                 return False
             self._close()
             return True
+        if self._watch.is_out_of_time:
+            raise OutOfTimeError
         self._watch.pause(active=False)
         return self._watch.is_out_of_time
 
     def _is_over(self) -> bool:
-        watch = self._watch
-        return watch.is_end_judged if self._has_ended else watch.is_gone and watch.is_about(self._begun)
+        return self._watch.is_end_judged if self._has_ended else self._watch.has_left(self._begun)
 
     def _take(self, entries: Sequence[Entry]) -> None:
         rows: list[Entry] = []

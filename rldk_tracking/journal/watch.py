@@ -34,9 +34,9 @@ class Watch:
         self._changed = threading.Condition()
         self._hurries_until = 0.0
 
-    def is_about(self, begun: tuple[object, object]) -> bool:
-        """Whether this is the process that began; another may have gone on with the journal since."""
-        return self._identity is None or self._identity == begun
+    def has_left(self, begun: tuple[object, object]) -> bool:
+        """Whether the process that began last is gone; it may be another than this one, and train still."""
+        return self.is_gone and (self._identity is None or self._identity == begun)
 
     def limit(self, seconds: float) -> None:
         """There is so much time from now on. Said a second time it changes nothing."""

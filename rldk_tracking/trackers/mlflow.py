@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,22 +28,22 @@ from rldk_tracking.trackers.base import Row, Tracker, UnavailableError
 from rldk_tracking.trackers.mlflow_alerts import AlertTable
 from rldk_tracking.trackers.mlflow_models import log_model
 from rldk_tracking.trackers.mlflow_names import Names
-from rldk_tracking.trackers.mlflow_server import Server, absolute, is_http, make_run, translated, without_credentials
+from rldk_tracking.trackers.mlflow_runs import last_step, make_run, write_tags
+from rldk_tracking.trackers.mlflow_server import Server, absolute, is_http, translated, without_credentials
 from rldk_tracking.trackers.mlflow_tables import write_table
 from rldk_tracking.trackers.records import Call
 
 METRICS_PER_REQUEST = 1000
 
 _FINAL = {"finished": "FINISHED", "stopped": "KILLED", "crashed": "FAILED"}
-_TAG_LENGTH = 8000
 _HEARTBEAT_S = 30.0
 
 
 class MLflowTracker(Tracker):
     """Writes to the active MLflow run, to the one named, or to one of its own.
 
-    Only the client is used: the fluent functions of MLflow open a run of their own when called from another thread or
-    after the end of the run. A client may write to a run that has ended, which is what the last row needs.
+    Only the client is used: MLflow's fluent functions open a run of their own in another thread or after a run's end,
+    and a client may write to a run that has ended, which is what the last row needs.
 
     Args:
         run_id: an existing run. It is never ended from here.
@@ -68,9 +67,8 @@ class MLflowTracker(Tracker):
         except ImportError as error:
             raise ImportError('MLflowTracker needs mlflow: pip install "rldk-tracking[mlflow]"') from error
         self._mlflow: Any = mlflow
-        self._given = (run_id, tracking_uri, experiment)
+        self._given, self._info = (run_id, tracking_uri, experiment), RunInfo()
         self._given_origin: str | None = None
-        self._info = RunInfo()
         self._reset()
 
     def _reset(self) -> None:
@@ -95,10 +93,15 @@ class MLflowTracker(Tracker):
         return self._opened and (self.run_id is not None or self._makes_run)
 
     @property
+    def _place(self) -> str:
+        """The store's address without credentials."""
+        return without_credentials(self.tracking_uri or "")
+
+    @property
     def _makes_run(self) -> bool:
         """Whether the user asked for a run of ours."""
-        given_run, given_uri, given_experiment = self._given
-        return given_run is None and (given_experiment is not None or given_uri is not None)
+        run_id, *places = self._given
+        return run_id is None and places != [None, None]
 
     def open(self, run: RunInfo) -> None:
         """Look for the active run, which MLflow keeps for each thread apart: to be called on the training thread."""
@@ -124,15 +127,14 @@ class MLflowTracker(Tracker):
         uri = secrets.get("tracking_uri") or to.get("tracking_uri")
         if not to.get("run_id") and not to.get("origin"):
             raise ValueError("the training ended before it had an MLflow run")
-        tracker = cls(run_id=to.get("run_id"), tracking_uri=uri, experiment=to.get("experiment"))
+        tracker = cls(to.get("run_id"), uri, to.get("experiment"))
         tracker._given_origin = to.get("origin")
         return tracker
 
     def restore(self, past: Iterable[Call]) -> None:
         for method, args in past:
             if method == "log":
-                taken = {self._names[key]: value for key, value in args[0].items() if math.isfinite(value)}
-                self._past.add(taken, args[1])
+                self._past.add(self._names.finite(args[0]), args[1])
                 self._step = args[1]
             elif method == "alert":
                 self._alerts.add(args[0])
@@ -149,23 +151,21 @@ class MLflowTracker(Tracker):
     def log_rows(self, rows: Sequence[Row]) -> None:
         """Written in order. A row that is sent twice is stored once: SQL stores compare key, step, time and value."""
         metric = self._mlflow.entities.Metric
+        taken = [self._names.finite(row.metrics) for row in rows]
         metrics = [
-            metric(self._names[key], float(value), int(row.time * 1000), int(row.step))
-            for row in rows
-            for key, value in row.metrics.items()
-            if math.isfinite(value) and self._names[key] not in self._of_models
+            metric(name, float(value), int(row.time * 1000), int(row.step))
+            for row, values in zip(rows, taken, strict=True)
+            for name, value in values.items()
+            if name not in self._of_models
         ]
-        self._step = int(rows[-1].step)
-        client = self._connect()
+        self._step, client = int(rows[-1].step), self._connect()
         for start in range(0, len(metrics), METRICS_PER_REQUEST):
             with translated(self._mlflow):
                 client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_PER_REQUEST])
         if time.monotonic() - self._beat > _HEARTBEAT_S:
             self._set_tags({})
-        page = self._run_page()
-        for row in rows:
-            taken = {self._names[key]: value for key, value in row.metrics.items() if math.isfinite(value)}
-            page.row(taken, int(row.step))
+        for row, values in zip(rows, taken, strict=True):
+            self._run_page().row(values, int(row.step))
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         client = self._connect()
@@ -187,7 +187,7 @@ class MLflowTracker(Tracker):
     def log_checkpoint(self, name: str, metrics: Mapping[str, float], params: Mapping[str, str], step: int) -> None:
         """An external model, which the Models tab compares with the run's other checkpoints."""
         client = self._connect()
-        taken = {self._names[key]: value for key, value in metrics.items() if math.isfinite(value)}
+        taken = self._names.finite(metrics)
         with translated(self._mlflow):
             log_model(self._mlflow, client, str(self.run_id), str(self.experiment_id), name, taken, params, step)
         # A model's numbers are the run's as well, at the step of the checkpoint. Rows have them at the step at which
@@ -212,22 +212,19 @@ class MLflowTracker(Tracker):
 
     def url(self) -> str | None:
         """The run's page on an http(s) server; a local store has no page until somebody serves it."""
-        if self.run_id is None or self.experiment_id is None or not is_http(self.tracking_uri):
-            return None
-        server = without_credentials(self.tracking_uri or "").rstrip("/")
-        return f"{server}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+        known = self.run_id is not None and self.experiment_id is not None and is_http(self.tracking_uri)
+        return f"{self._place.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.run_id}" if known else None
 
     def last_step(self) -> int | None:
         client = self._connect()
         with translated(self._mlflow):
-            latest = client.get_run(self.run_id).to_proto().data.metrics
-        return max((int(metric.step) for metric in latest if metric.key.startswith("rldk/")), default=None)
+            return last_step(client, str(self.run_id))
 
     def address(self) -> Mapping[str, str]:
         found = {
             "run_id": self.run_id,
             "experiment_id": self.experiment_id,
-            "tracking_uri": without_credentials(self.tracking_uri or ""),
+            "tracking_uri": self._place,
             "experiment": self._experiment,
             "origin": self._origin,
         }
@@ -235,8 +232,7 @@ class MLflowTracker(Tracker):
 
     def secrets(self) -> Mapping[str, str]:
         """The address with user and password, where it has them. Those in the environment are found there."""
-        uri = self.tracking_uri or ""
-        return {"tracking_uri": uri} if uri != without_credentials(uri) else {}
+        return {"tracking_uri": self.tracking_uri} if self.tracking_uri and self.tracking_uri != self._place else {}
 
     def adopt(self, to: Mapping[str, str]) -> None:
         self.run_id = to.get("run_id") or self.run_id
@@ -264,7 +260,7 @@ class MLflowTracker(Tracker):
             raise UnavailableError("no MLflow run is open")
         if is_http(self.tracking_uri):
             if self._server is None:
-                self._server = Server(without_credentials(self.tracking_uri or ""))
+                self._server = Server(self._place)
             self._server.knock()
         with translated(self._mlflow):
             if self._client is None:
@@ -282,10 +278,8 @@ class MLflowTracker(Tracker):
         client = self._connect()
         self._beat = time.monotonic()
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        tags = dict(tags) | {"rldk.step": str(self._step), "rldk.heartbeat": now}
-        tag = self._mlflow.entities.RunTag
         with translated(self._mlflow):
-            client.log_batch(self.run_id, tags=[tag(key, value[:_TAG_LENGTH]) for key, value in tags.items()])
+            write_tags(client, str(self.run_id), {**tags, "rldk.step": str(self._step), "rldk.heartbeat": now})
 
     def _write_alerts(self) -> None:
         client, run_id = self._connect(), str(self.run_id)
@@ -300,10 +294,7 @@ class MLflowTracker(Tracker):
 
     def _run_page(self) -> RunPage:
         if self._page is None:
-            place = without_credentials(self.tracking_uri or "")
-            run_id, experiment_id = str(self.run_id), str(self.experiment_id)
-            self._page = RunPage(
-                self._mlflow, self._client, run_id, experiment_id, self._info, place, self._past, self._heatmaps
-            )
+            run, past = (str(self.run_id), str(self.experiment_id)), (self._past, self._heatmaps)
+            self._page = RunPage(self._mlflow, self._client, *run, self._info, self._place, *past)
             self._page.has_checkpoints = bool(self._of_models)
         return self._page

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 
 LONGEST = 250
 
@@ -24,6 +26,10 @@ class Names:
             name = self._name_of[key] = self._unused(sanitised(key))
             self._taken.add(name)
         return name
+
+    def finite(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Metrics under their names, without those that are no finite number."""
+        return {self[key]: value for key, value in metrics.items() if math.isfinite(value)}
 
     def _unused(self, wanted: str) -> str:
         name, number = wanted, 2

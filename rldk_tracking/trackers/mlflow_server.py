@@ -29,8 +29,6 @@ _CREDENTIALS = frozenset({"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAU
 _NO_CREDENTIALS = ("error code 401", "error code 403")
 _NEVER = ("error code 413", "unique constraint", "duplicate entry")
 """In the message of a refusal that the same call gets again: words of the server, of sqlite and Postgres, of MySQL."""
-ORIGIN_TAG = "rldk.origin"
-"""Of a run that a tracker made: the training that it was made for, so that it is made once."""
 _FRESH_S = 0.5
 """For so long an answer of the server holds."""
 _TIMEOUT_S = (3.05, 5)
@@ -82,33 +80,6 @@ class Server:
 
     def _get(self, path: str) -> requests.Response:
         return self._session.get(f"{self.place}/{path}", timeout=_TIMEOUT_S, allow_redirects=False)
-
-
-def make_run(client: Any, experiment: str | None, origin: str, name: str | None) -> tuple[str, str]:
-    """The run of a training, made where it is not there yet.
-
-    Args:
-        client: an `MlflowClient`.
-        experiment: its experiment, made where it is missing; None for the default one.
-        origin: stands for the training.
-        name: of the run.
-
-    Returns:
-        Ids of run and experiment.
-
-    Raises:
-        MlflowException: the store does not answer.
-        UnavailableError: what answers is not MLflow.
-    """
-    experiment_id = "0"
-    if experiment is not None:
-        found = client.get_experiment_by_name(experiment)
-        experiment_id = client.create_experiment(experiment) if found is None else found.experiment_id
-    made = client.search_runs([experiment_id], f"tags.`{ORIGIN_TAG}` = '{origin}'", max_results=1)
-    run = made[0] if made else client.create_run(experiment_id, run_name=name, tags={ORIGIN_TAG: origin})
-    if not run.info.run_id or not experiment_id:
-        raise UnavailableError("what answers makes no run, and is not MLflow")
-    return run.info.run_id, experiment_id
 
 
 @contextmanager

@@ -267,6 +267,33 @@ def test_a_forked_child_has_a_courier_of_its_own() -> None:
     os.close(reader)
 
 
+def test_a_forked_child_starts_nothing(
+    service: CourierProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = Distant()
+    journal = started(tmp_path, tracker)
+    idle = _Idle()
+    service._process = idle  # type: ignore[assignment]
+    service.follow(journal, [Destination("distant", tracker)], {})
+    os.set_blocking(idle.reader, False)
+    os.read(idle.reader, 1 << 16)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        idle.poll = lambda: 1  # type: ignore[method-assign, assignment, return-value]
+        monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: os.write(writer, b"started"))
+        service.check()
+        service.wait(journal, 0.1)
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    assert os.read(reader, 10) == b""
+    with pytest.raises(BlockingIOError):
+        os.read(idle.reader, 10)
+    service._process = None
+    os.close(reader)
+
+
 def test_a_fork_in_a_reward_function_changes_nothing(service: CourierProcess, store: Any, tmp_path: Path) -> None:
     run_id = store.client.create_run(store.experiment_id).info.run_id
     tracker = MLflowTracker(run_id, store.uri)

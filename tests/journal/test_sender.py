@@ -288,6 +288,18 @@ def test_a_file_that_lost_its_end(tmp_path: Path) -> None:
     assert sender.offset.position == path.stat().st_size
 
 
+def test_a_training_that_goes_on_is_none_that_crashed(tmp_path: Path) -> None:
+    """The courier of the killed one is at work still, and sees that another has begun."""
+    path = journal_of(tmp_path, ended=False)
+    backend, watch = Backend(), Watch((1, 2.0))
+    watch.is_gone = True
+    watch.limit(0.5)
+    offset = Offset(tmp_path / "o.json")
+    Sender("x", lambda to: backend, FileLines(path), offset, watch, logging.getLogger("sender")).run()
+    assert not [call for call in backend.calls if call[0] in ("status", "close")]
+    assert not offset.closed
+
+
 def test_what_comes_while_it_works(tmp_path: Path) -> None:
     journal = started(tmp_path)
     backend, watch = Backend(), Watch()

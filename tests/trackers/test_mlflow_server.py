@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rldk_tracking.trackers.base import RefusedError, RejectedError, UnavailableError
-from rldk_tracking.trackers.mlflow_server import Server, absolute, make_run, translated, without_credentials
+from rldk_tracking.trackers.mlflow_server import Server, absolute, translated, without_credentials
 
 mlflow = pytest.importorskip("mlflow", reason="needs mlflow")
 Answer = tuple[int, bytes]
@@ -107,9 +107,3 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for same in ("http://host:5000", "databricks", "databricks://profile", "file:///a", "postgresql://me:x@host/db"):
         assert absolute(same) == same
     assert without_credentials("https://me:x@host:1/a?b") == "https://host:1/a?b"
-
-
-def test_a_run_is_made_once_for_an_origin(store: Any) -> None:
-    first = make_run(store.client, "mine", "abc", "a name")
-    assert make_run(store.client, "mine", "abc", "a name") == first
-    assert make_run(store.client, "mine", "other", None) != first
