@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -20,7 +20,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rldk_tracking import __version__
 from rldk_tracking.keys import lookup
 from rldk_tracking.metrics import process_group
 from rldk_tracking.metrics.table import Array, Table
@@ -100,10 +99,9 @@ class Ranks:
         self.schema = schema
         self.device = device if device is not None else torch.device("cpu")
         digest = hashlib.sha256(repr(schema).encode()).hexdigest()
-        about = {"version": __version__, "schema": digest, "rows": rows, "probe": probe}
+        about = {"schema": digest, "rows": rows, "probe": probe}
         joined = process_group.join(about, handshake_s)
-        self._membership = joined  # as long as it is there, so is its group
-        self._group = joined.group
+        self._membership = joined
         self.rank, self.job_size = joined.rank, joined.job_size
         self.world_size = 1 if joined.group is None else joined.job_size
         self.is_alone_of = len(joined.missing)
@@ -119,6 +117,10 @@ class Ranks:
         self._logged: set[str] = set()
         if joined.obstacle and (joined.is_lowest or joined.is_late):
             self._log_alone(joined.obstacle)
+
+    @property
+    def _group(self) -> dist.ProcessGroup | None:
+        return self._membership.group
 
     # A step.
 
@@ -141,11 +143,6 @@ class Ranks:
             return None if vectors is None else _merged(layout, vectors, scalars, names)
 
         return Transfer(merge, vector.copied)
-
-    def merge(self, part: Part) -> Merged:
-        """Start and merge at once; nothing on a rank that does not write."""
-        merged = self.start(part).merged()
-        return Merged(Table(), Table(), [], []) if merged is None else merged
 
     def agree(self, flags: int) -> int:
         """Rank 0's number, on every rank. 0 where there are ranks that it does not reach: none acts without them."""
@@ -205,8 +202,9 @@ class Ranks:
         try:
             collective()
         except (RuntimeError, ValueError) as error:
-            process_group.destroy(self._group)  # so that the others do not wait for this rank
-            self._group, self.world_size = None, 1
+            process_group.destroy(self._group)
+            self._membership = replace(self._membership, group=None)  # closed, so that no other rank waits for this one
+            self.world_size = 1
             self._log_alone(f"The exchange between the ranks failed and is given up: {error}.")
             return False
         return True
@@ -240,9 +238,7 @@ def _merged(layout: VectorLayout, vectors: Array, own: Mapping[str, float], name
     """The step out of all ranks' vectors. Single numbers that the schema has no place for are this rank's own."""
     rollout, update = layout.tables(vectors, names)
     shared = _over_ranks(layout.schema.scalars, layout.scalars(vectors))
-    known = frozenset(layout.schema.scalars)
-    extra = {key: value for key, value in own.items() if key not in known}
-    return Merged(rollout, update, [extra | shared], layout.probes(vectors))
+    return Merged(rollout, update, [{**own, **shared}], layout.probes(vectors))
 
 
 def _over_ranks(keys: Sequence[str], numbers: Array) -> dict[str, float]:

@@ -14,18 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from rldk_tracking.health.watched import row_rules, silence_of
 from rldk_tracking.isolation import Shield, TrainingStopped
+from rldk_tracking.journal.heartbeat import Liveness
 from rldk_tracking.journal.judge import SAVE, STOP, Judge
-from rldk_tracking.journal.liveness import Liveness
 from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of, needs_journal
 from rldk_tracking.journal.settings import Settings
 from rldk_tracking.keys import CATALOGUE
 from rldk_tracking.metrics import catalogue
-from rldk_tracking.probes.base import Probe, StepData, Training
-from rldk_tracking.probes.probe_set import ProbeSet
+from rldk_tracking.probes.base import Probe, ProbeSet, StepData, Training
 from rldk_tracking.ranks import SPREAD, Part, Ranks, Schema, Transfer
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.row import finite, part_of, row_of
-from rldk_tracking.sources.phases import Phase
+from rldk_tracking.sources.wrapping import Phase
 from rldk_tracking.trackers.base import Tracker
 
 if TYPE_CHECKING:

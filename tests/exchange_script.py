@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -184,7 +185,7 @@ def handshake(
     having: list[int],
     wait_s: float = 2.0,
     late_s: tuple[float, ...] = (0.0, 0.0, 0.0),
-    versions: tuple[str, ...] = ("1", "1", "1"),
+    other: int | None = None,
     failing: int | None = None,
     connects: bool = False,
     probe: int | None = None,
@@ -194,11 +195,11 @@ def handshake(
     found: dict[str, Any] = {}
     if rank in having:
         time.sleep(late_s[rank])
-        module.__version__ = versions[rank]
         process_group.CONNECT_S = 2.0
         begin = time.monotonic()
         with mock.patch.object(dist, "new_group", failing_at(connects) if rank == failing else dist.new_group):
-            ranks = Ranks(SMALL, rows=2, probe=probe, handshake_s=wait_s)
+            schema = SMALL if rank != other else replace(SMALL, update=("d",))
+            ranks = Ranks(schema, rows=2, probe=probe, handshake_s=wait_s)
         found = about(ranks) | {"seconds": time.monotonic() - begin}
         calls: list[str] = []
         with counted(calls):
@@ -285,6 +286,23 @@ def death(rank: int, world: int) -> dict[str, Any]:
     return about(ranks) | {"merged": merged, "flags": flags}
 
 
+def broken(rank: int, world: int) -> dict[str, Any]:
+    """The gather of the second step fails on rank 0, which all others wait for."""
+    ranks, merged, gather = Ranks(SMALL, rows=2), [], dist.gather
+
+    def failing(*_: Any, **__: Any) -> None:  # no mock, which would keep the group that it was given
+        raise RuntimeError("reset")
+
+    begin = time.monotonic()
+    for step in range(3):
+        dist.gather = failing if (step, rank) == (1, 0) else gather
+        merged.append(plain(ranks.start(small(rank)).merged()))
+        ranks.agree(0)
+    seconds = time.monotonic() - begin
+    dist.barrier()
+    return {"merged": merged, "seconds": seconds, "world_size": ranks.world_size}
+
+
 def lasting(rank: int, world: int) -> dict[str, Any]:
     """The time limit of our group."""
     ranks = Ranks(SMALL, rows=2)
@@ -297,7 +315,7 @@ def lasting(rank: int, world: int) -> dict[str, Any]:
 
 SCENARIOS: dict[str, Callable[..., dict[str, Any]]] = {
     function.__name__: function
-    for function in (exchange, handshake, fault, more_rows, trainings, waiting, death, lasting)
+    for function in (exchange, handshake, fault, more_rows, trainings, waiting, death, broken, lasting)
 }
 
 

@@ -19,7 +19,7 @@ ROOT = "rldk_tracking"
 PACKAGE = Path(__file__).resolve().parents[1] / ROOT
 
 MAY_IMPORT: dict[str, set[str]] = {
-    "courier": {"cli", "journal"},
+    "courier": {"journal"},
     "cli": {"__init__", "charts", "checkpoint", "demo", "health", "history", "journal", "keys", "trackers"},
     "demo": {"callback", "charts", "health", "trackers"},
     # Its names are imported when they are first used.

@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch.distributed as dist
 
 from rldk_tracking.keys import lookup
-from rldk_tracking.ranks import SPREAD, Merged, Part, Ranks
+from rldk_tracking.ranks import SPREAD, Merged, Part, Ranks, _over_ranks
 from tests import exchange_script
 from tests.exchange_script import SMALL, small
 
@@ -179,6 +180,32 @@ def test_after_a_rank_has_died_the_others_go_on(on_ranks: Run) -> None:
         assert "given up" in rank["messages"][0]
 
 
+def test_an_exchange_that_fails_on_rank_0_leaves_nobody_waiting(on_ranks: Run) -> None:
+    results = on_ranks("broken", 3)
+    assert [step["rollout"]["a"] for step in results[0]["merged"]][1:] == [[0.0, 1.0]] * 2
+    assert [result["world_size"] for result in results] == [1, 1, 1]
+    assert max(result["seconds"] for result in results) < 20, "less than the time limit of the group"
+
+
+def test_single_numbers_are_merged_as_their_keys_say() -> None:
+    """Spread, highest, lowest, sum, mean, and one that nobody has."""
+    keys = (
+        SPREAD,
+        "rldk/resources/host_rss_gib",
+        "rldk/checkpoint/room_for_saves",
+        "rldk/throughput/tokens_per_second",
+        "rldk/train/loss",
+        "rldk/grad/norm",
+    )
+    numbers = [
+        [0.25, 1.0, 4.0, 10.0, 1.0, math.nan],
+        [0.75, 3.0, 9.0, 20.0, math.nan, math.nan],
+        [0.5, 2.0, 8.0, 30.0, 2.0, math.nan],
+    ]
+    found = _over_ranks(keys, np.array(numbers))
+    assert found == dict(zip(keys[:5], [0.5, 3.0, 4.0, 60.0, 1.5], strict=True))
+
+
 # Who takes part.
 
 ALONE = {0: [0.0, 1.0], 1: [10.0, 11.0], 2: [20.0, 21.0]}
@@ -240,11 +267,11 @@ def test_a_rank_that_comes_when_the_others_have_decided_keeps_to_it(on_ranks: Ru
 
 
 def test_different_versions_do_not_mix(on_ranks: Run) -> None:
-    results = on_ranks("handshake", 3, having=[0, 1, 2], versions=["1.0", "1.0", "2.0"])
+    results = on_ranks("handshake", 3, having=[0, 1, 2], other=2)
     assert [result["writes"] for result in results] == [True, False, False]
     assert [result["world_size"] for result in results] == [1, 1, 1]
     assert [result["calls"] for result in results] == [[], [], []]
-    assert "Rank 2 of 3 has rldk_tracking 2.0, rank 0 has 1.0" in results[0]["messages"][0]
+    assert "Rank 2 of 3 has other series than rank 0" in results[0]["messages"][0]
 
 
 @pytest.mark.parametrize("connects", [False, True])

@@ -54,10 +54,11 @@ def test_a_training_that_was_broken_off_gets_no_last_row() -> None:
     assert len(tracker.rows) == 1 and tracker.statuses[-1] == (1, "crashed")
 
 
-def test_the_trackers_are_looked_for_when_every_monitor_has_joined() -> None:
+def test_the_trackers_are_looked_for_when_every_monitor_has_joined(tmp_path: Path) -> None:
     found: list[str] = []
     tracker = Rows()
-    run = Run(Settings(), RunInfo(name="late"), None, lambda: (found.append("asked"), [tracker])[1])
+    settings = Settings(output_dir=str(tmp_path))
+    run = Run(settings, RunInfo(name="late"), None, lambda: (found.append("asked"), [tracker])[1])
     assert found == []
     run.adopt(Settings(overrides={"nan.weights": {"enabled": False}}))
     run.finish(step_of(1, {NAN: 1.0}))
@@ -106,13 +107,14 @@ def test_a_trainer_that_trains_twice_has_two_runs() -> None:
 
 
 @pytest.mark.parametrize("ends", [True, False])
-def test_nothing_here_keeps_a_trainer(ends: bool) -> None:
+def test_nothing_here_keeps_a_trainer(ends: bool, tmp_path: Path) -> None:
     tracker = Rows()
 
     def train() -> tuple[weakref.ref[Trainer], Run | None]:
         trainer = Trainer()
-        training = Training(trainer, trainer, trainer)
-        run = monitors_training.run_of(trainer, lambda: Run(Settings(trackers=[tracker]), training=training))
+        training, settings = Training(trainer, trainer, trainer), Settings(output_dir=str(tmp_path))
+        find = lambda: [tracker] if trainer is training.trainer else []  # noqa: E731
+        run = monitors_training.run_of(trainer, lambda: Run(settings, None, training, find))
         run.add_probes([Counting()])
         run.finish(step_of(1))
         if ends:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rldk_tracking.checkpoint import score
 from rldk_tracking.checkpoint.findings import Scan
-from rldk_tracking.metrics.quantiles import spread
+from rldk_tracking.metrics.statistics import spread
 
 GIB = float(1 << 30)
 LAYER_COLUMNS = ("layer", "norm", "largest", "zeros", "not finite", "drift", "cosine", "norm ratio")

@@ -7,7 +7,7 @@ written over itself at each event.
 |---|---|
 | time | of the event, s since the epoch |
 | step | the trainer's global step |
-| phase | that began with it, see `rldk_tracking.sources.phases` |
+| phase | that began with it, see `rldk_tracking.sources.wrapping` |
 | events | how many there were |
 | limit_s | for how long the phase may be silent; null: no limit |
 | began | when the rank began to train, s since the epoch |

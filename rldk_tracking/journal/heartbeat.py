@@ -1,6 +1,7 @@
 """One small file a rank that says how far it is, for those who watch from outside. See `rldk_tracking.journal.beats`.
 
-Every rank of a job writes its own, into the folder of the journal. A beat costs some microseconds and never raises.
+Every rank of a job writes its own, into the folder of the journal, in step with the phases of its trainer. A beat costs
+some microseconds and never raises.
 """
 
 from __future__ import annotations
@@ -14,17 +15,21 @@ import sys
 import time
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from rldk_tracking.health.conditions.silence import Silence
 from rldk_tracking.journal.beats import beat_files, host_name
+from rldk_tracking.journal.journal import journal_stem
 from rldk_tracking.journal.stacks import PlannedDump, StacksWriter
-from rldk_tracking.sources.phases import Phase
+from rldk_tracking.sources.wrapping import Phase, PhaseWatch
 
 logger = logging.getLogger(__name__)
 
 KEPT_DURATIONS = 512
+LONGEST_FACTOR = 2.0
+"""What has taken so long once may take this many times as long again, however rare it is."""
 NUMBERS_BYTES = 160
 """Of a beat, for what changes from one to the next."""
 RETRY_S = 10.0
@@ -152,8 +157,8 @@ class Heartbeat:
         known = self._durations.get(phase)
         # A phase that ends often within a step is not known by the first of its parts: what compiles may come later.
         if known is None or known.first_step in (None, step):
-            return self._rule.limit(None, None)
-        return self._rule.limit(known.p99(), known.longest)
+            return max(self._rule.threshold, self._rule.first)
+        return max(self._rule.threshold, self._rule.times * known.p99(), LONGEST_FACTOR * known.longest)
 
     def _plan_dump(self, now: float) -> None:
         if self._stacks is None:
@@ -201,3 +206,37 @@ def _is_within(name: str) -> bool:
             return True
         frame = frame.f_back  # type: ignore[assignment]
     return False
+
+
+class Liveness:
+    """Beats from construction to `close`.
+
+    Args:
+        folder: the journal's.
+        number: of the journal in its folder.
+        rank, ranks: of this process, and how many beat.
+        rule: says how long a phase may be silent; None where that is not watched.
+        trainer: whose phases are followed; None in a loop of the user's own.
+        step: the global step so far.
+    """
+
+    def __init__(
+        self, folder: Path, number: int, rank: int, ranks: int, rule: Silence | None, trainer: Any, step: int
+    ) -> None:
+        self._heartbeat = Heartbeat(folder, journal_stem(number), rank, ranks, rule)
+        self._heartbeat.beat("starting", step)
+        self._phases = None if trainer is None else PhaseWatch(trainer, self._heartbeat.beat)
+
+    def beat(self, phase: Phase, step: int) -> None:
+        """A phase of the training begins, or the one that is under way goes on."""
+        self._heartbeat.beat(phase, step)
+
+    def end(self) -> None:
+        """Training is over, and what is left to do may take its time."""
+        self._heartbeat.beat("ending")
+        if self._phases is not None:
+            self._phases.detach()
+
+    def close(self) -> None:
+        """Everything is over."""
+        self._heartbeat.close()

@@ -40,6 +40,7 @@ class Judge:
         self.stop: Alert | None = None
         self.engine = Engine(rules, context=dict(config))
         self._settings = settings
+        self._limits = limits_of(settings.overrides, settings.goals)
         self._publisher = publisher
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -61,14 +62,20 @@ class Judge:
         firing = engine.firing
         row.update(engine.scores())
         row["rldk/alerts/firing"] = float(len(firing))
-        row.update(limits_of(self._settings.overrides, self._settings.goals))
+        row.update(self._limits)
         unsent = publisher.row(step, row, alerts)
         severities = {alert.severity for alert in firing}
         publisher.status(next((s for s in ("critical", "warning") if s in severities), "running"), step)
+        flags = self._act(alerts, unsent) if alerts else 0
+        return flags | (STOP if self.stop is not None else 0)
+
+    def _act(self, alerts: Sequence[Alert], unsent: Sequence[Alert]) -> int:
+        """Do what the rules of these alerts ask for. Returns the flags beside STOP."""
+        actions = self._publisher.actions
         for alert in unsent:
-            publisher.actions.call(alert)
-        self.stop = self.stop or self._critical(alerts) or publisher.actions.stop(alerts)
-        return (STOP if self.stop is not None else 0) | (SAVE if publisher.actions.save(alerts) else 0)
+            actions.call(alert)
+        self.stop = self.stop or self._critical(alerts) or actions.stop(alerts)
+        return SAVE if actions.save(alerts) else 0
 
     def _critical(self, alerts: Sequence[Alert]) -> Alert | None:
         """The first of these alerts that ends the training, where the user wants that."""

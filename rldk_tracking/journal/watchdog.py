@@ -234,7 +234,7 @@ def quoted(stacks: str) -> str:
 
 
 def not_arrived(own: Beat, peers: Iterable[tuple[Beat, str]]) -> str:
-    """Which ranks are behind the most advanced ones, by their count of events, stand still, or were not seen.
+    """Which ranks are behind the most advanced ones by their events, stopped or gone, and which were not seen.
 
     Clocks of other hosts are not asked: what counts is how many events each rank had.
 

@@ -168,7 +168,7 @@ KEYS = (
         "rldk/grad/layer/<layer>",
         "1",
         "Gradient of one of the few layers farthest from the rest, before clipping.",
-        "Euclidean norm, mean over the optimizer steps; see rldk_tracking/metrics/farthest.py for which layers",
+        "Euclidean norm, mean over the optimizer steps; see rldk_tracking/metrics/layers.py for which layers",
         "optimizer",
     ),
     Key(

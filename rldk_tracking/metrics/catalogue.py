@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rldk_tracking.metrics import advantage, diversity, kl, length, policy, ratio, reward, sampler, value
+from rldk_tracking.metrics import completions, kl, policy, reward, sampler, value
 from rldk_tracking.metrics.table import Table
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
@@ -18,6 +18,10 @@ class RolloutGroup(Protocol):
     @property
     def COLUMNS(self) -> tuple[str, ...]:  # noqa: N802 (a module's constant)
         """Every column that `columns` may ever produce."""
+
+    @property
+    def FIELDS(self) -> tuple[str, ...]:  # noqa: N802
+        """Fields of a rollout without any of which there are no columns."""
 
     def columns(self, rollout: Rollout) -> dict[str, Tensor]:
         """(B,) statistics on the rollout's device, without waiting for it."""
@@ -37,10 +41,10 @@ class TailGroup(Protocol):
         """Values and mask, both of one shape."""
 
 
-ROLLOUT_GROUPS: tuple[RolloutGroup, ...] = (kl, policy, value, advantage, reward, length, diversity, sampler)
-TAIL_GROUPS: tuple[TailGroup, ...] = (kl, advantage)
+ROLLOUT_GROUPS: tuple[RolloutGroup, ...] = (kl, policy, value, reward, completions, sampler)
+TAIL_GROUPS: tuple[TailGroup, ...] = (kl, reward)
 ROLLOUT_COLUMNS: tuple[str, ...] = tuple(name for group in ROLLOUT_GROUPS for name in group.COLUMNS)
-UPDATE_COLUMNS: tuple[str, ...] = (*ratio.UPDATE_COLUMNS, *policy.UPDATE_COLUMNS)
+UPDATE_COLUMNS: tuple[str, ...] = policy.UPDATE_COLUMNS
 TAILS: tuple[str, ...] = tuple(name for group in TAIL_GROUPS for name in group.TAILS)
 
 
@@ -52,7 +56,9 @@ def names(rollout: Rollout) -> tuple[str, ...]:
 @torch.no_grad()
 def rollout_columns(rollout: Rollout) -> dict[str, Tensor]:
     """(B,) per-completion statistics of all groups; names are among `ROLLOUT_COLUMNS`."""
-    return {name: column for group in ROLLOUT_GROUPS for name, column in group.columns(rollout).items()}
+    known = set(rollout.present())
+    groups = [group for group in ROLLOUT_GROUPS if not known.isdisjoint(group.FIELDS)]
+    return {name: column for group in groups for name, column in group.columns(rollout).items()}
 
 
 @torch.no_grad()
@@ -64,10 +70,11 @@ def rollout_tails(rollout: Rollout) -> dict[str, tuple[Tensor, Tensor]]:
 @torch.no_grad()
 def update_columns(update: PolicyUpdate) -> dict[str, Tensor]:
     """(N,) per-completion statistics of an optimiser step; names are among `UPDATE_COLUMNS`."""
-    return ratio.columns(update) | policy.update_columns(update)
+    return policy.update_columns(update)
 
 
 def compute(rollout: Table, update: Table) -> dict[str, float]:
     """Every key that exists for the merged tables of a step."""
-    found = {key: number for group in ROLLOUT_GROUPS for key, number in group.compute(rollout).items()}
-    return found | ratio.compute(update) | policy.entropy(rollout, update)
+    groups = [group for group in ROLLOUT_GROUPS if not rollout.columns.keys().isdisjoint(group.COLUMNS)]
+    found = {key: number for group in groups for key, number in group.compute(rollout).items()}
+    return found | policy.compute_update(rollout, update)

@@ -27,6 +27,7 @@ from rldk_tracking.rollout import Rollout
 
 COLUMNS = ("kl/k1", "kl/k2", "kl/k3")
 TAILS = ("kl/log_ratio",)
+FIELDS = ("ref_logprobs",)
 
 
 def columns(rollout: Rollout) -> dict[str, Tensor]:

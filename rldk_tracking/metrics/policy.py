@@ -1,9 +1,19 @@
-"""How sure of itself the policy is.
+"""How sure of itself the policy is, and how far an optimiser step's policy is from the one that sampled.
+
+With w = pi_new(token) / pi_old(token) over the tokens that the loss counts:
 
 | key | formula |
 |---|---|
 | rldk/policy/entropy | mean over forward passes of each one's mean over tokens of the entropy of pi |
 | rldk/policy/logprob_min | lowest log pi(token) over response tokens |
+| rldk/policy/clip_fraction_low | share with w < 1 - clip_low and advantage < 0 |
+| rldk/policy/clip_fraction_high | share with w > 1 + clip_high and advantage > 0 |
+| rldk/policy/clip_fraction | the two together: the share that the objective gives no gradient |
+| rldk/policy/approx_kl | mean over tokens of (log w)^2 / 2, as TRL's PPO but without padding; Schulman's k2 |
+| rldk/policy/ratio_mean, ratio_max | of w |
+| rldk/policy/ess | (sum w)^2 / (n sum w^2) over tokens, before any truncation (Kong 1992) |
+| rldk/policy/ess_sequence | the same over completions, with w the product over a completion's tokens |
+| rldk/policy/first_epoch_ratio | mean of w over tokens, of rows that no optimiser step lies before; must be 1 |
 
 The entropy is taken from the first of these that the step has, in nats per token:
 
@@ -12,7 +22,11 @@ The entropy is taken from the first of these that the step has, in nats per toke
 2. `Rollout.entropy`: exact, over the response tokens of the rollout, which count as one pass;
 3. `Rollout.logprobs`: the mean of -log pi(token). Tokens were drawn from pi, so it is an unbiased estimate (PPO).
 
-Reads the columns length/tokens and ratio/tokens.
+Where the trainer clips one ratio a completion (`sequence_level`), the clip fractions and ratio_mean and ratio_max count
+completions, with w the product over tokens as in TRL's RLOO, or their geometric mean as in GSPO (Zheng et al. 2025,
+eq. 7). Completions whose mask is empty count nowhere.
+Where old log-probabilities do not exist, ratios are 1 by construction and their keys are absent. Reads the column
+length/tokens.
 """
 
 from __future__ import annotations
@@ -20,13 +34,29 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from rldk_tracking.metrics.table import Table, highest, masked_sum, precise, where_masked
+from rldk_tracking.metrics.table import Array, Table, count_of, highest, masked_sum, precise, square_sum, where_masked
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
 COLUMNS = ("policy/entropy", "policy/surprise_max")
-UPDATE_COLUMNS = ("policy/update_entropy", "policy/update_pass")
+RATIO_COLUMNS = (
+    "ratio/tokens",
+    "ratio/units",
+    "ratio/clipped_low",
+    "ratio/clipped_high",
+    "ratio/square",
+    "ratio/log_max",
+    "ratio/log_sum",
+    "ratio/log_norm",
+    "ratio/log_product",
+    "ratio/log_unit_sum",
+    "ratio/first_epoch",
+)
+ENTROPY_COLUMNS = ("policy/update_entropy", "policy/update_pass")
+UPDATE_COLUMNS = (*RATIO_COLUMNS, *ENTROPY_COLUMNS)
+FIELDS = ("logprobs", "entropy")
 
 
 def columns(rollout: Rollout) -> dict[str, Tensor]:
@@ -42,6 +72,11 @@ def columns(rollout: Rollout) -> dict[str, Tensor]:
 
 
 def update_columns(update: PolicyUpdate) -> dict[str, Tensor]:
+    """(N,) sums over the tokens of the loss, of ratios and of the entropy."""
+    return ratio_columns(update) | entropy_columns(update)
+
+
+def entropy_columns(update: PolicyUpdate) -> dict[str, Tensor]:
     """(N,) sums over the tokens of the loss, and the forward pass that each row was in; empty without entropy."""
     if update.entropy is None:
         return {}
@@ -52,10 +87,15 @@ def update_columns(update: PolicyUpdate) -> dict[str, Tensor]:
 
 
 def compute(table: Table) -> dict[str, float]:
-    """The keys of this group that exist for this table, but for the entropy."""
+    """The keys that follow from the rollout alone."""
     surprise = table.get("policy/surprise_max")
     lowest = -float(np.nanmax(surprise)) if surprise is not None else math.nan
     return {"rldk/policy/logprob_min": lowest} if math.isfinite(lowest) else {}
+
+
+def compute_update(rollout: Table, update: Table) -> dict[str, float]:
+    """The keys for which the optimiser step is needed, and the entropy, where either table has one."""
+    return compute_ratios(update) | entropy(rollout, update)
 
 
 def entropy(rollout: Table, update: Table) -> dict[str, float]:
@@ -74,3 +114,133 @@ def _mean_over_passes(update: Table) -> float | None:
     parts = [Table({name: update.columns[name][passes == one] for name in names}) for one in sorted(set(passes))]
     means = [mean for part in parts if (mean := part.ratio(*names)) is not None]
     return sum(means) / len(means) if means else None
+
+
+def ratio_columns(update: PolicyUpdate) -> dict[str, Tensor]:
+    """(N,) sums over the tokens of the loss, or over its units: its tokens, or with `sequence_level` the completion.
+
+    The sum and the Euclidean norm of the ratios are kept as logarithms: they may be out of range. Logarithms of a
+    completion whose mask is empty mean nothing.
+    """
+    mask = update.mask.bool()
+    tokens = count_of(mask)
+    if update.old_logprobs is None:
+        return {"ratio/tokens": tokens}
+    log_ratio = precise(update.new_logprobs) - update.old_logprobs
+    counted, present = where_masked(log_ratio, mask), where_masked(log_ratio, mask, -math.inf)
+    product, square = counted.sum(dim=1), square_sum(counted) / 2
+    log_max, log_sum, log_norm = _log_sums(present)
+    units, log_unit_sum = tokens, log_sum
+    if update.sequence_level:
+        log_max = log_unit_sum = product / tokens if update.geometric_mean else product
+        units = tokens.clamp(max=1)
+        counted, present = (where_masked(log_max, units, other)[:, None] for other in (0.0, -math.inf))
+    found = {
+        "ratio/tokens": tokens,
+        "ratio/units": units,
+        "ratio/square": square,
+        "ratio/log_max": log_max,
+        "ratio/log_sum": log_sum,
+        "ratio/log_norm": log_norm,
+        "ratio/log_product": product,
+        "ratio/log_unit_sum": log_unit_sum,
+        "ratio/first_epoch": torch.full_like(tokens, float(update.first_epoch)),
+    }
+    return found | _clip_columns(update, mask, (counted, present), product.isnan())
+
+
+def compute_ratios(table: Table) -> dict[str, float]:
+    """The keys of the ratios that exist for the table of an optimiser step."""
+    metrics: dict[str, float | None] = {
+        "rldk/policy/clip_fraction_low": table.ratio("ratio/clipped_low", "ratio/units"),
+        "rldk/policy/clip_fraction_high": table.ratio("ratio/clipped_high", "ratio/units"),
+        "rldk/policy/approx_kl": table.ratio("ratio/square", "ratio/tokens"),
+    }
+    low, high = metrics["rldk/policy/clip_fraction_low"], metrics["rldk/policy/clip_fraction_high"]
+    if low is not None and high is not None:
+        metrics["rldk/policy/clip_fraction"] = low + high
+    names = ("tokens", "units", "log_sum", "log_norm", "log_product", "log_unit_sum", "log_max", "first_epoch")
+    columns = [column for name in names if (column := table.get(f"ratio/{name}")) is not None]
+    if len(columns) < len(names):
+        return _finite(metrics)
+    known = (columns[0] > 0) & ~np.isnan(columns[2])
+    tokens, units, log_sum, log_norm, product, log_unit_sum, log_max, first_epoch = (c[known] for c in columns)
+    rows, first = float(len(tokens)), first_epoch == 1.0
+    metrics["rldk/policy/ess"] = _sample_size(log_sum, 2 * log_norm, float(tokens.sum()))
+    metrics["rldk/policy/ess_sequence"] = _sample_size(product, 2 * product, rows)
+    metrics["rldk/policy/ratio_mean"] = _mean_of_exp(log_unit_sum, float(units.sum()))
+    metrics["rldk/policy/ratio_max"] = _exp(float(log_max.max()))
+    metrics["rldk/policy/first_epoch_ratio"] = _mean_of_exp(log_sum[first], float(tokens[first].sum()))
+    return _finite(metrics)
+
+
+def _log_sums(log_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(N,) the largest, and the logarithms of the sum and of the Euclidean norm of exp(x); -inf counts nowhere."""
+    largest = highest(log_values)
+    shift = largest.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    weights = (log_values - shift[:, None]).exp_()
+    sums = torch.stack([weights.sum(dim=1), torch.linalg.vector_norm(weights, dim=1)])
+    log_sum, log_norm = sums.log() + shift
+    return largest, log_sum, log_norm
+
+
+def _clip_columns(
+    update: PolicyUpdate, mask: Tensor, log_ratios: tuple[Tensor, Tensor], unknown: Tensor
+) -> dict[str, Tensor]:
+    """(N,) numbers of units clipped on either side, where it is known what a unit's advantage is.
+
+    Args:
+        log_ratios: (N, U) log w of each unit, once 0 and once -inf where the mask is not: never clipped from below,
+            and never from above.
+        unknown: (N,) bool, True where some log w is NaN.
+    """
+    advantages = update.advantages
+    if advantages is None:
+        return {}
+    if update.sequence_level and advantages.ndim == 2:
+        advantages = masked_sum(advantages, mask)
+    missing = advantages.isnan()
+    unknown = unknown | (missing if missing.ndim == 1 else (missing & mask).any(dim=1))
+    found = {}
+    if update.clip_low is not None:
+        below = log_ratios[0] < _log(1 - update.clip_low)
+        found["ratio/clipped_low"] = _count(below, advantages < 0).masked_fill(unknown, math.nan)
+    if update.clip_high is not None:
+        above = log_ratios[1] > _log(1 + update.clip_high)
+        found["ratio/clipped_high"] = _count(above, advantages > 0).masked_fill(unknown, math.nan)
+    return found
+
+
+def _log(limit: float) -> float:
+    """Of a limit of the ratio; -inf where every ratio lies above it."""
+    return math.log(limit) if limit > 0 else -math.inf
+
+
+def _count(units: Tensor, signs: Tensor) -> Tensor:
+    """(N,) how many of the (N, U) units are True, where the sign, (N, U) or one for all (N,), is True too."""
+    return count_of(units) * signs if signs.ndim == 1 else count_of(units & signs)
+
+
+def _log_total(log_values: Array) -> float:
+    highest = float(log_values.max())
+    return highest + math.log(float(np.exp(log_values - highest).sum())) if math.isfinite(highest) else math.nan
+
+
+def _sample_size(log_sums: Array, log_square_sums: Array, count: float) -> float | None:
+    """Effective sample size over `count` weights, as a share of `count`."""
+    if count == 0 or len(log_sums) == 0:
+        return None
+    return _exp(2 * _log_total(log_sums) - _log_total(log_square_sums) - math.log(count))
+
+
+def _mean_of_exp(log_sums: Array, count: float) -> float | None:
+    return _exp(_log_total(log_sums) - math.log(count)) if count > 0 and len(log_sums) else None
+
+
+def _exp(value: float) -> float | None:
+    """None where the exponential is out of double precision's range."""
+    return math.exp(value) if value < 700 else None
+
+
+def _finite(metrics: dict[str, float | None]) -> dict[str, float]:
+    return {key: value for key, value in metrics.items() if value is not None and math.isfinite(value)}

@@ -73,7 +73,7 @@ def join(said: Mapping[str, Any], wait_s: float) -> Membership:
     The n-th call of a process meets the n-th calls of the others.
 
     Args:
-        said: what the others are told, as JSON. They go together only where "version" and "schema" are the same.
+        said: what the others are told, as JSON. They go together only where "schema" is the same.
         wait_s: how long the first rank waits for the last.
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
@@ -131,10 +131,12 @@ def meet(store: Store, rank: int, size: int, said: Any, wait_s: float) -> dict[i
 
 
 def destroy(group: dist.ProcessGroup | None) -> None:
-    """Close this rank's connections of a group, if it is still there; no collective."""
-    if group is not None:
-        with contextlib.suppress(ValueError, RuntimeError):
-            dist.destroy_process_group(group)
+    """Give a group up; no collective. The connections are closed when the last reference to it goes."""
+    if group is None:
+        return
+    _GROUPS[:] = [entry for entry in _GROUPS if entry[1] is not group]
+    with contextlib.suppress(ValueError, RuntimeError):  # the job's end has destroyed it already
+        dist.destroy_process_group(group)
 
 
 def _obstacle(membership: Membership, wait_s: float) -> str:
@@ -148,11 +150,11 @@ def _obstacle(membership: Membership, wait_s: float) -> str:
             "Give every rank the callback: callbacks=[RLDKCallback()] without an `if`."
         )
     first = said[0]
-    others = [rank for rank in said if any(said[rank][key] != first[key] for key in ("version", "schema"))]
+    others = [rank for rank in said if said[rank]["schema"] != first["schema"]]
     if others:
         return (
-            f"{_listed(others)} of {size} has rldk_tracking {said[others[0]]['version']}, rank 0 has "
-            f"{first['version']}, and their series differ. Install the same version for every rank."
+            f"{_listed(others)} of {size} has other series than rank 0, as of another version of rldk_tracking. "
+            "Install the same version for every rank."
         )
     return ""
 
@@ -190,10 +192,8 @@ def _backends(group: dist.ProcessGroup) -> list[Any]:
 
 
 def _destroy_unused() -> None:
-    for entry in list(_GROUPS):
-        owner, group = entry
+    for owner, group in list(_GROUPS):
         if owner() is None:
-            _GROUPS.remove(entry)
             destroy(group)
 
 

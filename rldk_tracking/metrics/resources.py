@@ -1,4 +1,4 @@
-"""Memory and load of this process and its GPU.
+"""Memory and load of this process and its GPU, and how fast training goes.
 
 | key | unit | meaning |
 |---|---|---|
@@ -7,12 +7,16 @@
 | rldk/resources/gpu_memory_peak_gib | GiB | most that was held by tensors so far |
 | rldk/resources/gpu_memory_fraction | share | of the GPU's memory that cannot be had, whoever holds it (driver) |
 | rldk/resources/gpu_utilisation | share | of the driver's last sampling period in which a kernel ran (NVML) |
-| rldk/resources/host_memory_fraction | share | of the machine's memory that cannot be had, see `host_memory` |
+| rldk/resources/host_memory_fraction | share | of the machine's memory that cannot be had, see `HostMemory` |
 | rldk/resources/host_rss_gib | GiB | resident memory of the process |
 | rldk/resources/host_rss_slope_gib_per_100_steps | GiB / 100 steps | trend of it, see `ResistantSlope` |
+| rldk/throughput/step_seconds | s | wall time of a step, everything in it |
+| rldk/throughput/tokens_per_second | 1/s | response tokens, of all ranks |
+| rldk/throughput/samples_per_second | 1/s | completions, of all ranks |
+| rldk/throughput/rollout_fraction | share | of the step's time that went into sampling and scoring |
 
-The last two of the GPU are its driver's, which is asked at most once a second, as a step begins and beside the
-training; in between its last values are repeated.
+The GPU's `memory_fraction` and `utilisation` are its driver's, which is asked as a step begins and beside the training.
+It and the machine are asked at most once a second; in between their last values are repeated.
 """
 
 from __future__ import annotations
@@ -20,15 +24,18 @@ from __future__ import annotations
 import statistics
 import time
 from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
-
-from rldk_tracking.metrics.host_memory import HostMemory
+from torch import Tensor
 
 GIB = float(1 << 30)
-DRIVER_INTERVAL_SECONDS = 1.0
+INTERVAL_SECONDS = 1.0
+MOUNT, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 class ResistantSlope:
@@ -100,7 +107,7 @@ class ResourceMeter:
     def ask_driver(self) -> None:
         """Ask the GPU's driver for what `read` then repeats. It may take milliseconds; from whatever thread."""
         now = time.monotonic()
-        if self._device is None or now - self._asked < DRIVER_INTERVAL_SECONDS:
+        if self._device is None or now - self._asked < INTERVAL_SECONDS:
             return
         self._asked = now
         free, total = torch.cuda.mem_get_info(self._device)
@@ -147,4 +154,141 @@ def _nvml_handle(device: torch.device) -> Any:
         uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
         return None if uuid is None else pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
     except pynvml.NVMLError:
+        return None
+
+
+class ThroughputMeter:
+    """Measures from one reading to the next; the first reading yields nothing."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, float] | None = None
+
+    def read(
+        self,
+        step: int,
+        now: float,
+        *,
+        tokens: float | Tensor | None = None,
+        samples: float | None = None,
+        rollout_seconds: float | None = None,
+    ) -> dict[str, float | Tensor]:
+        """The keys of the steps since the last reading.
+
+        Args:
+            step: the present global step. Where it has not advanced, or has gone back, the clock starts anew.
+            now: when it ended, in seconds of a clock that never goes back.
+            tokens, samples: how many this rank worked on since the last reading.
+            rollout_seconds: how long this rank sampled and scored since the last reading.
+        """
+        last, self._last = self._last, (step, now)
+        if last is None or step <= last[0] or now <= last[1]:
+            return {}
+        seconds = now - last[1]
+        metrics: dict[str, float | Tensor] = {"rldk/throughput/step_seconds": seconds / (step - last[0])}
+        if tokens is not None:
+            metrics["rldk/throughput/tokens_per_second"] = tokens / seconds
+        if samples is not None:
+            metrics["rldk/throughput/samples_per_second"] = samples / seconds
+        if rollout_seconds is not None:
+            metrics["rldk/throughput/rollout_fraction"] = min(1.0, rollout_seconds / seconds)
+        return metrics
+
+
+@dataclass(frozen=True)
+class Group:
+    """A control group with a memory limit.
+
+    Attributes:
+        folder: where its files are.
+        limit: bytes.
+        current, cache: names of the file with its use, and of the line in `memory.stat` with the cache in it.
+    """
+
+    folder: Path
+    limit: int
+    current: str
+    cache: str
+
+    def fraction(self) -> float | None:
+        """Share of the limit in use; None where it cannot be read."""
+        try:
+            used = int((self.folder / self.current).read_text())
+            for line in (self.folder / "memory.stat").read_text().splitlines():
+                name, _, value = line.partition(" ")
+                if name == self.cache:
+                    used -= int(value)
+        except (OSError, ValueError):
+            return None
+        return max(0, used) / self.limit
+
+
+def groups(mount: Path = MOUNT, own: Path = OWN, total: int | None = None) -> list[Group]:
+    """The groups that this process is in whose limit is below the machine's memory, versions 2 and 1.
+
+    Args:
+        mount: where control groups are mounted.
+        own: the file that names this process's groups.
+        total: the machine's memory in bytes.
+    """
+    total = psutil.virtual_memory().total if total is None else total
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers == "":
+            names = ("memory.max", "memory.current", "inactive_file")
+            base = mount
+        elif "memory" in controllers.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            base = mount / "memory"
+        else:
+            continue
+        for folder in _upwards(base, path):
+            limit = _number(folder / names[0])
+            if limit is not None and 0 < limit < total:
+                found.append(Group(folder, limit, names[1], names[2]))
+    return found
+
+
+class HostMemory:
+    """How much of the machine's memory is gone, where "the machine" may be a container with a limit of its own.
+
+    A training that is killed for memory is killed at the first limit that it meets: the machine's, or that of a control
+    group it runs in. The share is the largest of them. Page cache that can be dropped does not count, as in Docker's.
+
+    Args:
+        limits: the control groups to ask.
+    """
+
+    def __init__(self, limits: list[Group] | None = None) -> None:
+        self._limits = groups() if limits is None else limits
+        self._value = 0.0
+        self._read = float("-inf")
+
+    def fraction(self) -> float:
+        """Share of the memory that cannot be had, whoever holds it, at the tightest limit."""
+        now = time.monotonic()
+        if now - self._read >= INTERVAL_SECONDS:
+            self._read = now
+            memory = psutil.virtual_memory()
+            shares = [1.0 - memory.available / memory.total, *(group.fraction() for group in self._limits)]
+            self._value = max(share for share in shares if share is not None)
+        return self._value
+
+
+def _upwards(base: Path, path: str) -> Iterator[Path]:
+    """The group's folder and all above it. A container may see its own group as the root, under another path."""
+    parts = [part for part in path.split("/") if part and part != ".."]
+    for count in range(len(parts), -1, -1):
+        yield base.joinpath(*parts[:count])
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # "max" is no limit
         return None

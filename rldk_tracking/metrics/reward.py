@@ -1,4 +1,4 @@
-"""What the completions were rewarded with, and whether groups of completions tell good from bad.
+"""What the completions were rewarded with, whether groups of them tell good from bad, and what the loss weighs with.
 
 | key | formula, over completions with a finite score |
 |---|---|
@@ -20,6 +20,18 @@ completion count nowhere. The highest score is `max_score` where the task states
 lowest is the batch's. Where all scores of a batch are equal and no `max_score` is stated, nobody can say which of
 the two it is, and both keys are absent. Groups in which score or length has no spread have no correlation and are
 left out. Pairs of functions are compared on the completions that both scored. Reads the column length/tokens.
+
+| key | formula, over response tokens, or over completions where each has one advantage |
+|---|---|
+| rldk/advantage/mean, std | as used in the loss: whitened where the trainer whitens |
+| rldk/advantage/raw_mean, raw_std | before whitening, where that can be had |
+| rldk/advantage/abs_p99 | 99th percentile of the magnitude, as used |
+| rldk/advantage/fraction_positive | share above 0 |
+| rldk/advantage/length_corr | Spearman, over completions, of the (mean) advantage with the length in tokens |
+
+The correlation is of ranks because both are skewed: one long completion must not decide it. It reads the column
+length/tokens, and the raw advantages where they are there: whitening does not change an order within one batch,
+but trainers whiten each rank or minibatch by itself.
 """
 
 from __future__ import annotations
@@ -31,10 +43,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rldk_tracking.metrics.correlation import grouped_spearman, pearson
-from rldk_tracking.metrics.groups import Groups
-from rldk_tracking.metrics.quantiles import QUANTILES, quantiles
-from rldk_tracking.metrics.table import Array, Table, precise
+from rldk_tracking.metrics.statistics import (
+    QUANTILES,
+    Groups,
+    grouped_spearman,
+    merge_moments,
+    moment_columns,
+    moment_names,
+    pearson,
+    quantiles,
+    spearman,
+)
+from rldk_tracking.metrics.table import Array, Table, count_of, precise
 from rldk_tracking.rollout import Rollout
 
 MAX_FUNCTIONS = 16
@@ -42,7 +62,7 @@ MAX_FUNCTIONS = 16
 
 FUNCTION_SLOTS = tuple(f"reward/function/{index:02d}" for index in range(MAX_FUNCTIONS))
 WEIGHT_SLOTS = tuple(f"reward/weight/{index:02d}" for index in range(MAX_FUNCTIONS))
-COLUMNS = (
+REWARD_COLUMNS = (
     "reward/score",
     "reward/not_finite",
     "reward/group",
@@ -51,6 +71,10 @@ COLUMNS = (
     *FUNCTION_SLOTS,
     *WEIGHT_SLOTS,
 )
+ADVANTAGE_COLUMNS = (*moment_names("advantage/used"), *moment_names("advantage/raw"), "advantage/positive")
+COLUMNS = (*REWARD_COLUMNS, *ADVANTAGE_COLUMNS)
+TAILS = ("advantage/magnitude",)
+FIELDS = ("scores", "rewards", "group_ids", "non_score_rewards", "advantages", "raw_advantages")
 
 
 def names(rollout: Rollout) -> tuple[str, ...]:
@@ -59,6 +83,16 @@ def names(rollout: Rollout) -> tuple[str, ...]:
 
 
 def columns(rollout: Rollout) -> dict[str, Tensor]:
+    """(B,) statistics of rewards and advantages."""
+    return reward_columns(rollout) | advantage_columns(rollout)
+
+
+def compute(table: Table) -> dict[str, float]:
+    """The keys of this group that exist for this table."""
+    return compute_rewards(table) | compute_advantages(table)
+
+
+def reward_columns(rollout: Rollout) -> dict[str, Tensor]:
     """(B,) score, group and what each reward function returned. Constants of the batch are repeated in every row."""
     found = {}
     if rollout.scores is not None:
@@ -80,8 +114,8 @@ def columns(rollout: Rollout) -> dict[str, Tensor]:
     return found
 
 
-def compute(table: Table) -> dict[str, float]:
-    """The keys of this group that exist for this table."""
+def compute_rewards(table: Table) -> dict[str, float]:
+    """`rldk/reward/...` and `rldk/nan/reward`."""
     metrics: dict[str, float | None] = {"rldk/nan/reward": table.total("reward/not_finite")}
     metrics |= _functions(table)
     scores = table.get("reward/score")
@@ -166,6 +200,62 @@ def _groups(group_ids: Array, scores: Array, table: Table) -> dict[str, float | 
         if np.isfinite(correlations).any():
             metrics["rldk/reward/within_group_length_corr"] = float(np.nanmean(correlations))
     return metrics
+
+
+def advantage_columns(rollout: Rollout) -> dict[str, Tensor]:
+    """(B,) moments of each completion's advantages, and how many of them are positive."""
+    found: dict[str, Tensor] = {}
+    if rollout.advantages is not None:
+        found |= _moments("advantage/used", rollout.advantages, rollout.mask)
+        positive = rollout.advantages > 0
+        if positive.ndim == 2:
+            found["advantage/positive"] = count_of(positive & rollout.mask.bool())
+        else:
+            found["advantage/positive"] = precise(positive)
+    if rollout.raw_advantages is not None:
+        found |= _moments("advantage/raw", rollout.raw_advantages, rollout.mask)
+    return found
+
+
+def tails(rollout: Rollout) -> dict[str, tuple[Tensor, Tensor]]:
+    """Values and mask of the quantities whose high quantiles are wanted."""
+    if rollout.advantages is None:
+        return {}
+    magnitude = rollout.advantages.abs()
+    known = ~magnitude.isnan()
+    if magnitude.ndim == 1:
+        return {"advantage/magnitude": (magnitude[:, None], known[:, None])}
+    return {"advantage/magnitude": (magnitude, known & rollout.mask.bool())}
+
+
+def compute_advantages(table: Table) -> dict[str, float]:
+    """`rldk/advantage/...`."""
+    metrics: dict[str, float | None] = {}
+    used, raw = merge_moments(table, "advantage/used"), merge_moments(table, "advantage/raw")
+    if used is not None:
+        metrics["rldk/advantage/mean"] = used.mean
+        metrics["rldk/advantage/std"] = used.std
+        positive, means = table.get("advantage/positive"), table.get("advantage/used/mean")
+        if positive is not None and means is not None:
+            metrics["rldk/advantage/fraction_positive"] = float(positive[means == means].sum()) / used.count
+    if raw is not None:
+        metrics["rldk/advantage/raw_mean"] = raw.mean
+        metrics["rldk/advantage/raw_std"] = raw.std
+    if "advantage/magnitude" in table.tails:
+        metrics["rldk/advantage/abs_p99"] = table.tails["advantage/magnitude"].quantile(0.99)
+    means, lengths = table.get("advantage/raw/mean"), table.get("length/tokens")
+    means = means if means is not None else table.get("advantage/used/mean")
+    if means is not None and lengths is not None:
+        metrics["rldk/advantage/length_corr"] = spearman(means, lengths)
+    return _finite(metrics)
+
+
+def _moments(prefix: str, advantages: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Over the tokens of each completion; where a completion has one advantage, of that one number."""
+    if advantages.ndim == 2:
+        return moment_columns(prefix, advantages, mask)
+    mean = precise(advantages)
+    return dict(zip(moment_names(prefix), (torch.ones_like(mean), mean, torch.zeros_like(mean)), strict=True))
 
 
 def _finite(metrics: dict[str, float | None]) -> dict[str, float]:

@@ -34,6 +34,7 @@ COLUMNS = (
     "sampler/ratio_square",
     "sampler/off",
 )
+FIELDS = ("sampler_logprobs",)
 
 
 def columns(rollout: Rollout) -> dict[str, Tensor]:

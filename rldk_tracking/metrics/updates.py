@@ -1,7 +1,15 @@
-"""How far an optimizer step moves the weights, against how large they are.
+"""Gradients, weights, and how far an optimizer step moves the weights.
 
 | key | formula, with d = the change of the weights in one optimizer step |
 |---|---|
+| rldk/grad/norm | Euclidean norm over all parameters, before clipping, mean over the optimizer steps |
+| rldk/grad/layer_norm/{p10,p50,p90,max,min} | over layers, of each layer's norm |
+| rldk/grad/layers_without | layers in which no parameter has a gradient other than exactly 0 |
+| rldk/grad/norm_clipped_fraction | share of optimizer steps whose norm exceeds the limit that the trainer clips to |
+| rldk/nan/gradients | gradient tensors with a NaN or an infinity |
+| rldk/weight/norm | Euclidean norm over all trained parameters |
+| rldk/weight/layer_norm/{p10,p50,p90,max,min} | over layers, of each layer's norm |
+| rldk/nan/weights | weight tensors with a NaN or an infinity |
 | rldk/update/ratio/{p10,p50,p90} | over layers, of |d| / |weights| |
 | rldk/update/adam_rms | root mean square over elements of m_hat / (sqrt(v_hat) + eps) |
 | rldk/update/learning_rate | largest learning rate of a parameter group |
@@ -27,8 +35,8 @@ import torch
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
-from rldk_tracking.metrics.layers import Layout, Summary, held, local
-from rldk_tracking.metrics.quantiles import spread
+from rldk_tracking.metrics.layers import Layout, Summary, has_norm, held, local, squares
+from rldk_tracking.metrics.statistics import spread
 from rldk_tracking.metrics.table import precise
 
 SAMPLE = 16_384
@@ -169,7 +177,7 @@ class Snapshot:
         return found
 
 
-def read(
+def read_updates(
     updates: Sequence[float],
     adam: Sequence[float],
     weights: Sequence[float],
@@ -216,3 +224,51 @@ def _sample(tensor: Tensor) -> Tensor:
         while math.gcd(stride, held.shape[-1]) != 1:
             stride += 1
     return held.reshape(-1)[::stride]
+
+
+def gradient_squares(parameters: Sequence[Tensor]) -> Tensor:
+    """(P,) squares of the norms of the parameters' gradients; 0 where there is none."""
+    return squares([parameter.grad for parameter in parameters])
+
+
+def read_gradients(values: Sequence[float], layout: Layout) -> dict[str, float]:
+    """The keys of a summary of gradients; empty where no step was measured."""
+    summary = Summary.read(values, layout)
+    if summary is None:
+        return {}
+    metrics = {
+        "rldk/nan/gradients": float(summary.not_finite),
+        "rldk/grad/layers_without": float(sum(norm == 0 for norm in summary.layers.values())),
+    }
+    if summary.total is not None:
+        metrics["rldk/grad/norm"] = summary.total
+    return metrics | spread("rldk/grad/layer_norm", summary.layers.values())
+
+
+def weight_squares(parameters: Sequence[Tensor]) -> Tensor:
+    """(P,) squares of the parameters' norms."""
+    return squares([parameter if has_norm(parameter) else None for parameter in parameters])
+
+
+def read_weights(values: Sequence[float], layout: Layout) -> dict[str, float]:
+    """The keys of a summary of weights; empty where no step was measured."""
+    summary = Summary.read(values, layout)
+    if summary is None:
+        return {}
+    metrics = {"rldk/nan/weights": float(summary.not_finite)}
+    if summary.total is not None:
+        metrics["rldk/weight/norm"] = summary.total
+    return metrics | spread("rldk/weight/layer_norm", summary.layers.values())
+
+
+def not_finite(parameters: Sequence[Tensor]) -> Tensor:
+    """Number of tensors with a NaN or an infinity, a scalar on their device."""
+    return (~weight_squares(parameters).isfinite()).sum()
+
+
+def learning_rate(optimizer: torch.optim.Optimizer, device: torch.device) -> Tensor:
+    """The largest of the groups, a float64 scalar on the device."""
+    rates = [group["lr"] for group in optimizer.param_groups if "lr" in group and group["params"]]
+    if any(isinstance(rate, Tensor) for rate in rates):
+        return torch.stack([torch.as_tensor(rate, dtype=torch.float64).to(device) for rate in rates]).max()
+    return torch.full((), max(rates, default=math.nan), dtype=torch.float64, device=device)

@@ -18,12 +18,12 @@ import math
 
 from torch import Tensor
 
-from rldk_tracking.metrics.correlation import pearson
-from rldk_tracking.metrics.moments import merge_moments, moment_columns, moment_names
+from rldk_tracking.metrics.statistics import merge_moments, moment_columns, moment_names, pearson
 from rldk_tracking.metrics.table import Table, precise
 from rldk_tracking.rollout import Rollout
 
 COLUMNS = (*moment_names("value/value"), *moment_names("value/return"), *moment_names("value/error"))
+FIELDS = ("values", "returns")
 
 
 def columns(rollout: Rollout) -> dict[str, Tensor]:

@@ -136,8 +136,8 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
         run = self._driven()
         if run is not None:
             with run.shield.at("on_step_begin"):
-                run.beat("sampling", int(state.global_step))
                 run.before_step(int(state.global_step))
+                run.beat("step", int(state.global_step))
                 self._do_as_asked(run, state, control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -168,6 +168,11 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
             else:
                 self._close_step(run, state, control, logs)
 
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        run = self._driven()
+        if run is not None:
+            run.beat("evaluation", int(state.global_step))
+
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         run = self._driven()
         if run is not None:
@@ -189,7 +194,7 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
         self._closed_step = step
         is_last = getattr(control, "should_training_stop", False) or 0 < getattr(state, "max_steps", 0) <= step
         run.finish(StepData(step, logs, is_last))
-        run.beat("between", step)
+        run.beat("ending" if is_last else "between", step)
         self._do_as_asked(run, state, control)
 
     def _do_as_asked(self, run: Run, state: Any, control: Any) -> None:

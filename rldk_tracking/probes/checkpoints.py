@@ -113,7 +113,7 @@ class CheckpointProbe(Probe):
         return metrics
 
     def _log_scans(self, scans: list[Scan]) -> dict[str, float]:
-        if self._log is None or self._baselines is None:
+        if not scans or self._log is None or self._baselines is None:
             return {}
         for found in scans:
             self._baselines.scanned(found)

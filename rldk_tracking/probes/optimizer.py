@@ -10,7 +10,7 @@ from typing import Any, Literal
 from rldk_tracking.charts.binning import LayersOverSteps
 from rldk_tracking.charts.heatmap import LiveHeatmap, heatmap_svg
 from rldk_tracking.charts.spec import GRADIENTS, HEATMAP_TITLES
-from rldk_tracking.metrics.farthest import FarthestLayers, series
+from rldk_tracking.metrics.layers import FarthestLayers, series
 from rldk_tracking.metrics.schedule import COLUMNS, Change, ScheduleImpact
 from rldk_tracking.metrics.updates import layer_ratios
 from rldk_tracking.probes.base import Probe, StepData, Training

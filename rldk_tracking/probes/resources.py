@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from rldk_tracking.metrics.resources import ResourceMeter
-from rldk_tracking.metrics.throughput import ThroughputMeter
+from rldk_tracking.metrics.resources import ResourceMeter, ThroughputMeter
 from rldk_tracking.probes.base import Probe, StepData, Training
-from rldk_tracking.sources.waiting import Waiting
+from rldk_tracking.sources.wrapping import Waiting
 
 
 class ResourceProbe(Probe):

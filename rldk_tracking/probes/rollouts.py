@@ -1,4 +1,4 @@
-"""Reads the trainer's rollouts and logs, whatever the algorithm."""
+"""Reads the trainer's rollouts and logs, whatever the algorithm, and how far what it logs has drifted."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from rldk_tracking.charts.binning import Distribution
 from rldk_tracking.charts.heatmap import LiveHeatmap
 from rldk_tracking.charts.spec import HEATMAP_TITLES, REWARDS
+from rldk_tracking.metrics.preference import drift
 from rldk_tracking.probes.base import Probe, StepData, Training
 from rldk_tracking.probes.samples import SampleTable
 from rldk_tracking.ranks import Merged
-from rldk_tracking.sources.base import Source
 from rldk_tracking.sources.detect import source_for
-from rldk_tracking.sources.logs import named
+from rldk_tracking.sources.logs import Source, named
 
 SCORES = "reward/score"
 """The column that the distribution of rewards is drawn from."""
@@ -69,3 +69,30 @@ class RolloutProbe(Probe):
             self._source = None
         self._training = Training()
         return {}
+
+
+BASELINE_STEPS = 5
+"""Logged steps whose mean is what drift is measured from: single steps of a small batch differ by several nats."""
+
+_DRIFTING = ("rldk/preference/chosen_logps", "rldk/preference/rejected_logps")
+
+
+class PreferenceProbe(Probe):
+    """Adds `rldk/preference/{chosen,rejected}_logps_drift` where the trainer logs the log-probabilities."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, list[float]] = {}
+
+    def begin(self, training: Training) -> None:
+        self._first.clear()
+
+    def collect(self, data: StepData) -> None:
+        for key in _DRIFTING:
+            value = data.scalars.get(key)
+            if value is None:
+                continue
+            first = self._first.setdefault(key, [])
+            if len(first) < BASELINE_STEPS:
+                first.append(float(value))
+            else:
+                data.add({f"{key}_drift": drift(float(value), sum(first) / len(first))})

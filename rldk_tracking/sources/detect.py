@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rldk_tracking.sources.base import Source
-from rldk_tracking.sources.logs import LogsSource
+from rldk_tracking.sources.logs import LogsSource, Source
 from rldk_tracking.sources.trl_grpo import GroupSource
 from rldk_tracking.sources.trl_ppo import PPOSource
 

@@ -1,18 +1,22 @@
-"""One batch of completions as TRL's GRPO and RLOO trainers make it, and the `Rollout` that it amounts to."""
+"""One batch of completions as TRL's GRPO and RLOO trainers make it, and the `Rollout` that it amounts to.
+
+TRL shuffles a rollout before it is trained on. A row's key is a hash of its tokens, so that what the loss computed
+for shuffled micro-batches can be put back in the order in which rewards were given, on the device and without waiting
+for it. Rows with the same tokens are interchangeable: one policy gives them the same log-probabilities.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rldk_tracking.rollout import Rollout
-from rldk_tracking.sources.rows import match, row_keys, stack_rows
 
 PER_ROW = (
     "mask",
@@ -82,7 +86,7 @@ class Generation:
 
     @cached_property
     def keys(self) -> Tensor:
-        """(B,) hashes of prompt and completion, see `rows`."""
+        """(B,) hashes of prompt and completion, see `row_keys`."""
         return row_keys(torch.cat([self.output["prompt_ids"], self.token_ids], dim=1))
 
     @cached_property
@@ -217,3 +221,60 @@ def at_sampling(
         else None
         for values in stacked
     ]
+
+
+def row_keys(token_ids: Tensor) -> Tensor:
+    """(B, L) integers to (B,) int64 hashes, modulo 2^64. Two different rows collide once in about 10^18."""
+    return ((token_ids.long() + 1) * _weights(token_ids.shape[1], token_ids.device)).sum(dim=1)
+
+
+@lru_cache(maxsize=4)
+def _weights(length: int, device: torch.device) -> Tensor:
+    """(length,) well mixed numbers, made on the device so that nothing is copied there."""
+    weights = torch.arange(1, length + 1, device=device) * 0x1E3779B97F4A7C15
+    weights = (weights ^ (weights >> 30)) * 0x3F58476D1CE4E5B9
+    weights = (weights ^ (weights >> 27)) * 0x14D049BB133111EB
+    return weights ^ (weights >> 31)
+
+
+def match(keys: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each wanted key stands.
+
+    Args:
+        keys: (M,), at least one.
+        wanted: (N,).
+
+    Returns:
+        (N,) index into `keys`, and (N,) bool, False where the key is not there and the index means nothing.
+    """
+    order = keys.argsort()
+    ranked = keys[order]
+    place = torch.searchsorted(ranked, wanted).clamp(max=len(keys) - 1)
+    return order[place], ranked[place] == wanted
+
+
+def align(keys: Tensor, values: Tensor, wanted: Tensor) -> Tensor:
+    """(N, T): the row of `values`, (M, T), that stands at each wanted key, NaN where there is none."""
+    if len(keys) == 0:
+        return values.new_full((len(wanted), values.shape[1]), torch.nan)
+    index, found = match(keys, wanted)
+    return values[index].masked_fill(~found[:, None], torch.nan)
+
+
+def pad_right(tensor: Tensor, length: int) -> Tensor:
+    """(B, T) with zeros appended up to (B, length); tensors of one dimension stay as they are."""
+    missing = length - tensor.shape[-1]
+    return tensor if tensor.ndim < 2 or missing <= 0 else torch.nn.functional.pad(tensor, (0, missing))
+
+
+def stack_rows(parts: list[Tensor | None]) -> Tensor | None:
+    """Batches one below the other, padded to the longest; None where one of them is."""
+    tensors = [part for part in parts if part is not None]
+    if not tensors or len(tensors) < len(parts):
+        return None
+    if len(tensors) == 1:
+        return tensors[0]
+    if any(tensor.ndim != tensors[0].ndim for tensor in tensors):
+        return None
+    length = max(tensor.shape[-1] for tensor in tensors)
+    return torch.cat([pad_right(tensor, length) for tensor in tensors])

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from rldk_tracking.rollout import PolicyUpdate
-from rldk_tracking.sources.generation import Generation
-from rldk_tracking.sources.rows import align, row_keys, stack_rows
+from rldk_tracking.sources.generation import Generation, align, row_keys, stack_rows
 
 CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 """GRPO's losses that clip the ratio on both sides."""
@@ -39,7 +38,7 @@ class LossPass:
 
     @cached_property
     def keys(self) -> Tensor:
-        """(N,) hashes of prompt and completion, see `rows`."""
+        """(N,) hashes of prompt and completion, see `row_keys`."""
         return row_keys(self.input_ids)
 
     @property

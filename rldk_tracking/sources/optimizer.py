@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from rldk_tracking.isolation import Shield
-from rldk_tracking.metrics import gradients, updates, weights
+from rldk_tracking.metrics import updates
 from rldk_tracking.metrics.layers import Layout, Summary, on, over_ranks, summarise_all
 from rldk_tracking.metrics.noise_scale import NoiseScale
-from rldk_tracking.sources.accelerator import AcceleratorWatch
 from rldk_tracking.sources.deepspeed import CANNOT, is_partitioned
-from rldk_tracking.sources.torch_optimizer import learning_rate, named_parameters, unwrap
+from rldk_tracking.sources.torch_optimizer import named_parameters, unwrap
+from rldk_tracking.sources.wrapping import AcceleratorWatch
 
 logger = logging.getLogger(__name__)
 
@@ -146,8 +146,10 @@ class OptimizerSource:
         if len(values) < len(HEADER):
             return {}
         parts = self._parts(values)
-        metrics = gradients.read(parts["gradients"], self.layout) | weights.read(parts["weights"], self.layout)
-        metrics |= updates.read(parts["updates"], parts["adam"], parts["weights"], self.layout)
+        metrics = updates.read_gradients(parts["gradients"], self.layout) | updates.read_weights(
+            parts["weights"], self.layout
+        )
+        metrics |= updates.read_updates(parts["updates"], parts["adam"], parts["weights"], self.layout)
         return metrics | {key: value for key, value in zip(HEADER, values, strict=False) if math.isfinite(value)}
 
     def layers(self, values: Sequence[float]) -> dict[str, dict[str, float]]:
@@ -163,7 +165,7 @@ class OptimizerSource:
         """Number of tensors of the whole model, frozen ones too, that are not finite: a scalar on the device."""
         model = self._model()
         parameters = list(model.parameters()) if model is not None else self._parameters
-        return weights.not_finite(parameters)
+        return updates.not_finite(parameters)
 
     def observe_micro_gradient(self) -> None:
         """A backward pass is over and no optimizer step follows: for the noise scale, at the level "full".
@@ -173,7 +175,7 @@ class OptimizerSource:
         if self._noise is None:
             return
         with self._shield.at("a backward pass"):
-            self._noise.micro(lambda: gradients.measure(self._parameters).sum())
+            self._noise.micro(lambda: updates.gradient_squares(self._parameters).sum())
 
     def detach(self) -> None:
         """Take out every hook, and let go of the model: whoever keeps the callback does not keep that."""
@@ -204,7 +206,7 @@ class OptimizerSource:
             self._gradients = self._gradient_squares(getattr(optimizer, "grad_scale", None))
         squares = self._gradients
         # Now: a scheduler moves it to the next step's before anybody asks.
-        self._rate = learning_rate(optimizer, self.layout.index.device)
+        self._rate = updates.learning_rate(optimizer, self.layout.index.device)
         self._queue["gradients"].append(squares)
         if self._limit is not None:
             self._limits.append(self._limit)
@@ -216,14 +218,14 @@ class OptimizerSource:
 
     def _look_after(self, optimizer: torch.optim.Optimizer) -> None:
         if self.level != "light":
-            self._queue["weights"].append(weights.measure(self._parameters))
+            self._queue["weights"].append(updates.weight_squares(self._parameters))
         if self._measures_updates():
             self._measure_updates(optimizer)
         self._snapshot = None
         self._steps += 1
 
     def _gradient_squares(self, scale: Tensor | None) -> Tensor:
-        squares = gradients.measure(self._parameters)
+        squares = updates.gradient_squares(self._parameters)
         return squares if scale is None else squares / scale.to(squares).square()
 
     def _measure_updates(self, optimizer: torch.optim.Optimizer) -> None:

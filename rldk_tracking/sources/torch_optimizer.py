@@ -1,8 +1,7 @@
-"""The torch optimizer below the wrappers of accelerate and others, its parameters and its learning rate."""
+"""The torch optimizer below the wrappers of accelerate and others, and its parameters."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -27,11 +26,3 @@ def named_parameters(
         for position, parameter in enumerate(group["params"])
     ]
     return found, sum(parameter not in names for _, parameter in found)
-
-
-def learning_rate(optimizer: torch.optim.Optimizer, device: torch.device) -> Tensor:
-    """The largest of the groups, a float64 scalar on the device."""
-    rates = [group["lr"] for group in optimizer.param_groups if "lr" in group and group["params"]]
-    if any(isinstance(rate, Tensor) for rate in rates):
-        return torch.stack([torch.as_tensor(rate, dtype=torch.float64).to(device) for rate in rates]).max()
-    return torch.full((), max(rates, default=math.nan), dtype=torch.float64, device=device)

@@ -38,8 +38,7 @@ from torch import Tensor
 from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics.table import precise
 from rldk_tracking.rollout import Rollout
-from rldk_tracking.sources.base import Observation
-from rldk_tracking.sources.logs import canonical
+from rldk_tracking.sources.logs import Observation, canonical
 from rldk_tracking.sources.ppo_frame import train_variables
 from rldk_tracking.sources.ppo_update import UpdateWatch, first_ratio, micro_batches, update_of
 

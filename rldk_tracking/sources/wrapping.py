@@ -1,9 +1,21 @@
-"""A method of one object, and of no other object of its class, with something around it, until it is put back."""
+"""A method of one object with something around it until it is put back, and what stands around a trainer's methods:
+
+| class | of | what it tells |
+|---|---|---|
+| `AcceleratorWatch` | the accelerator | when gradients are about to be clipped, and the end of a micro-batch |
+| `PhaseWatch` | the trainer and its accelerator | which part of a step the trainer is in |
+| `Waiting` | the accelerator | how long this rank waits for the others |
+"""
 
 from __future__ import annotations
 
+import functools
+import math
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
+
+from torch import Tensor
 
 _ABSENT = object()
 _LAYER = "_rldk_layer"
@@ -48,3 +60,184 @@ class Wrapped:
         below = getattr(self._before, _LAYER, None)
         # Who wraps with `functools.wraps` takes our mark along.
         return below if isinstance(below, Wrapped) and below._installed is self._before else None
+
+
+BeforeClipping = Callable[[float | None, Tensor | None], None]
+WITHIN = ("clip_grad_norm_", "backward")
+
+
+class AcceleratorWatch:
+    """Stands around `clip_grad_norm_` and `backward` of one accelerator until `detach`; others are not touched.
+
+    transformers' Trainer calls `clip_grad_norm_` once a real step, also where it does not clip, and `backward` once a
+    micro-batch. TRL's PPOTrainer calls `backward` alone.
+
+    Args:
+        accelerator: accelerate's `Accelerator`.
+        before_clipping: is told the limit (None where the norm is only read) and the gradient scaler's scale (None
+            without one), right before gradients are clipped.
+        after_micro_batch: is called after a backward pass that no optimizer step follows.
+    """
+
+    def __init__(
+        self, accelerator: Any, before_clipping: BeforeClipping, after_micro_batch: Callable[[], None]
+    ) -> None:
+        self._accelerator: Any = accelerator
+        self._before_clipping: BeforeClipping | None = before_clipping
+        self._after_micro_batch: Callable[[], None] | None = after_micro_batch
+        around = {"clip_grad_norm_": self._around_clipping, "backward": self._around_backward}
+        self._wrapped = [Wrapped(accelerator, name, around[name]) for name in WITHIN if hasattr(accelerator, name)]
+
+    def detach(self) -> None:
+        """Put the accelerator back as it was; where others have wrapped it since, fall silent."""
+        self._before_clipping = self._after_micro_batch = None
+        for wrapped in self._wrapped:
+            wrapped.restore()
+        self._wrapped = []
+
+    def _around_clipping(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def clip_grad_norm_(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
+            parameters = list(parameters)
+            if self._before_clipping is not None:
+                limit = float(max_norm)
+                self._before_clipping(limit if math.isfinite(limit) else None, scale_of(self._accelerator))
+            return original(parameters, max_norm, *args, **kwargs)
+
+        return clip_grad_norm_
+
+    def _around_backward(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def backward(loss: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(loss, *args, **kwargs)
+            if self._after_micro_batch is not None and not getattr(self._accelerator, "sync_gradients", True):
+                self._after_micro_batch()
+            return result
+
+        return backward
+
+
+def scale_of(accelerator: Any) -> Tensor | None:
+    """What gradients are multiplied by under mixed precision in float16, None without a scaler."""
+    scaler = getattr(accelerator, "scaler", None)
+    if scaler is None or not scaler.is_enabled():
+        return None
+    scale: Tensor | None = scaler._get_scale_async()
+    return scale
+
+
+Phase = Literal["starting", "sampling", "reward", "backward", "step", "saving", "evaluation", "between", "ending"]
+
+SAMPLING = "_generate_and_score_completions"
+METHODS: dict[str, Phase] = {
+    SAMPLING: "sampling",
+    "_calculate_rewards": "reward",
+    "_save_checkpoint": "saving",
+    "evaluate": "evaluation",
+    "generate_completions": "evaluation",
+}
+
+
+class PhaseWatch:
+    """Tells `beat` when a trainer's phases begin and end, until `detach`.
+
+    | method | of | phase |
+    |---|---|---|
+    | `_generate_and_score_completions` | the trainer (GRPO, RLOO) | sampling |
+    | `_calculate_rewards` | the trainer (GRPO, RLOO) | reward |
+    | `backward` | its accelerator | backward, and "step" after it |
+    | `_save_checkpoint` | the trainer | saving |
+    | `evaluate` | the trainer | evaluation |
+    | `generate_completions` | the trainer (PPO) | evaluation |
+
+    A method that a trainer does not have is left out: its time is then the phase's that it lies in.
+
+    Args:
+        trainer: a transformers or TRL trainer.
+        beat: takes the phase that begins, and returns the one that it ends. It must not raise.
+    """
+
+    def __init__(self, trainer: Any, beat: Callable[[Phase], Phase]) -> None:
+        self._beat = beat
+        self._wrapped = [
+            Wrapped(trainer, name, self._around(phase, None))
+            for name, phase in METHODS.items()
+            if callable(getattr(trainer, name, None))
+        ]
+        accelerator = getattr(trainer, "accelerator", None)
+        if callable(getattr(accelerator, "backward", None)):
+            # What follows a backward pass is the rest of the step, also in a loop that says of no step's beginning.
+            self._wrapped.append(Wrapped(accelerator, "backward", self._around("backward", "step")))
+
+    def detach(self) -> None:
+        """Put the methods back as they were."""
+        for wrapped in self._wrapped:
+            wrapped.restore()
+        self._wrapped = []
+
+    def _around(self, phase: Phase, after: Phase | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """What to call in a method's place: it says that `phase` begins, and at its end that `after` does.
+
+        Without `after` it is the phase that was before: a reward lies within sampling, sampling within evaluation.
+        """
+
+        def around(original: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(original)
+            def method(*args: Any, **kwargs: Any) -> Any:
+                before = self._beat(phase)
+                try:
+                    return original(*args, **kwargs)
+                finally:
+                    self._beat(before if after is None else after)
+
+            return method
+
+        return around
+
+
+EXCHANGES = ("gather", "gather_for_metrics")
+
+
+class Waiting:
+    """A clock around `accelerator.gather`, in which TRL's trainers wait for each other after sampling.
+
+    The rank that lags waits least.
+
+    Waiting in a backward pass, or for another rank's reward function in GRPO, is not seen, and of a GPU only what the
+    host waits for.
+
+    Args:
+        accelerator: accelerate's `Accelerator`.
+    """
+
+    def __init__(self, accelerator: Any) -> None:
+        self._seconds = 0.0
+        self._inside = False
+        self._wrapped = [
+            Wrapped(accelerator, name, self._around) for name in EXCHANGES if callable(getattr(accelerator, name, None))
+        ]
+
+    def take(self) -> float:
+        """Seconds since the last call."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+    def detach(self) -> None:
+        """Put the accelerator back as it was."""
+        for wrapped in self._wrapped:
+            wrapped.restore()
+        self._wrapped = []
+
+    def _around(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def exchange(*args: Any, **kwargs: Any) -> Any:
+            if self._inside:  # one of the two calls the other
+                return original(*args, **kwargs)
+            self._inside, begin = True, time.perf_counter()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._seconds += time.perf_counter() - begin
+                self._inside = False
+
+        return exchange

@@ -26,7 +26,7 @@ import torch
 
 from rldk_tracking import ranks as module
 from rldk_tracking.keys import CATALOGUE
-from rldk_tracking.metrics import catalogue
+from rldk_tracking.metrics import catalogue, policy
 from rldk_tracking.metrics.table import Array
 from rldk_tracking.metrics.vector import Part, VectorLayout
 from rldk_tracking.ranks import Merged, Schema
@@ -111,7 +111,7 @@ def by_module(merged: Merged, repeat: int) -> dict[str, float]:
         group.__name__.rsplit(".", 1)[1]: (lambda group=group: group.compute(merged.rollout))
         for group in catalogue.ROLLOUT_GROUPS
     }
-    works["ratio"] = lambda: catalogue.compute_update(merged.update)
+    works["ratio"] = lambda: policy.compute_ratios(merged.update)
     return {name: median_ms(work, repeat) for name, work in works.items()}
 
 

@@ -94,3 +94,74 @@ def test_rows_without_the_data_change_nothing() -> None:
     watch = Watch(Rule(**PLAIN, clear_after=1), {})
     watch.look(0, {"y": 5.0})
     assert not watch.known and watch.finding is None and watch.wants_to_fire(0) is None
+
+
+RULED = {"persistence": (1, 1), "clear_after": 1, "parameters": {"threshold": 1.0, "clear": 0.5, "critical": 5.0}}
+
+
+def ruled(**fields: object) -> Watch:
+    return Watch(Rule(**{**PLAIN, **RULED, **fields}), {})
+
+
+def test_the_cooldown_mutes_a_repeat_but_not_something_worse() -> None:
+    assert run(ruled(cooldown_steps=10), [2.0, 0.0, 2.0, 9.0, 0.0, 9.0]) == [
+        (0, "firing", "warning"),
+        (1, "resolved", "warning"),
+        (3, "firing", "critical"),
+        (4, "resolved", "critical"),
+    ]
+
+
+def test_the_cooldown_is_over_when_it_says() -> None:
+    values = [2.0, 0.0, *[2.0] * 20]
+    assert [step for step, state, _ in run(ruled(cooldown_steps=10), values) if state == "firing"] == [0, 11]
+
+
+def test_a_cooldown_that_lies_ahead_mutes_nothing() -> None:
+    watch = ruled(cooldown_steps=10)
+    run(watch, [0.0])
+    run(watch, [2.0, 0.0], start=100)
+    assert run(watch, [2.0], start=50) == [(50, "firing", "warning")], "the run went back to an earlier checkpoint"
+
+
+def test_the_onset_is_the_first_breach_among_the_recent_rows() -> None:
+    watch = ruled(persistence=(3, 4))
+    run(watch, [0.0, 2.0, 0.0, 2.0, 2.0])
+    assert watch.firing().first_step == 1
+    watch = ruled(persistence=(2, 2))
+    run(watch, [2.0, 0.0, 0.0, 2.0, 2.0])
+    assert watch.firing().first_step == 3, "a breach that is forgotten is no beginning"
+
+
+def test_what_was_breached_before_an_end_counts_no_more() -> None:
+    assert run(ruled(persistence=(2, 4)), [2.0, 2.0, 0.0, 2.0, 0.0, 2.0]) == [
+        (1, "firing", "warning"),
+        (2, "resolved", "warning"),
+        (5, "firing", "warning"),
+    ]
+
+
+def test_warm_up_samples_are_not_judged() -> None:
+    assert run(ruled(warm_up_samples=3), [2.0] * 4) == [(3, "firing", "warning")]
+
+
+def test_critical_needs_as_many_rows_as_the_rule_itself() -> None:
+    assert run(ruled(persistence=(2, 3)), [2.0, 9.0, 2.0, 9.0]) == [
+        (1, "firing", "warning"),
+        (3, "firing", "critical"),
+    ]
+
+
+def test_what_lasts_is_critical_after_exactly_so_many_steps() -> None:
+    assert run(ruled(critical_after=3), [2.0] * 6) == [(0, "firing", "warning"), (3, "firing", "critical")]
+
+
+def test_a_run_that_goes_back_has_no_alert_from_its_future() -> None:
+    watch = ruled(persistence=(2, 2))
+    watch.look(0, {"x": 0.0})
+    watch.look(100, {"x": 2.0})
+    watch.look(50, {"x": 2.0})
+    alert = watch.fire(50, "warning", watch.finding)
+    assert (alert.first_step, alert.step) == (50, 50)
+    watch.look(20, {"x": 0.0})
+    assert watch.resolve(20, alert).message.startswith("Over after 0 steps.")

@@ -174,6 +174,23 @@ def test_the_rules_numbers_are_taken(tmp_path: Path, clock: SimpleNamespace) -> 
     assert limits == [7.0, 4.5, 4.5]
 
 
+def test_the_threshold_is_the_least_also_of_a_phase_without_history(tmp_path: Path, clock: SimpleNamespace) -> None:
+    heart = Heartbeat(tmp_path, "run", 0, 1, rule(first=1.0))
+    heart.beat("step", 0)
+    assert read(tmp_path).limit_s == THRESHOLD
+
+
+def test_what_took_long_once_may_take_twice_as_long_again(tmp_path: Path, clock: SimpleNamespace) -> None:
+    """It happens once in hundreds of steps, so that the 99th percentile does not know of it."""
+    heart = Heartbeat(tmp_path, "run", 0, 1, rule())
+    for step in range(300):
+        heart.beat("step", step)
+        clock.now += 900.0 if step == 7 else 1.0
+        heart.beat("between", step)
+    heart.beat("step", 300)
+    assert read(tmp_path).limit_s == pytest.approx(1800.0)
+
+
 def test_durations_are_those_of_a_slow_oracle() -> None:
     draw = random.Random(3)
     durations, kept, longest = Durations(), [], 0.0

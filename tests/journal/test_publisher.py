@@ -308,6 +308,15 @@ def test_it_keeps_nobody_alive_whose_figures_it_showed() -> None:
     publisher.close("finished")
 
 
+def test_one_that_was_closed_is_kept_by_nobody() -> None:
+    publisher = publisher_of(InMemoryTracker())
+    alive = weakref.ref(publisher)
+    publisher.close("finished")
+    del publisher
+    gc.collect()
+    assert alive() is None
+
+
 LEFT_OPEN = """
 import os, sys
 from rldk_tracking.journal.publisher import Publisher

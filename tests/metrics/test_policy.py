@@ -1,6 +1,10 @@
+"""Entropies and ratios against plain loops."""
+
 from __future__ import annotations
 
+import math
 import statistics
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -96,3 +100,168 @@ def test_exact_entropy_needs_no_log_probabilities(tabulate: Any) -> None:
 def test_an_impossible_token_has_no_finite_log_probability(tabulate: Any) -> None:
     table = tabulate(Rollout(torch.ones(1, 2), logprobs=torch.tensor([[-1.0, -torch.inf]])))
     assert policy.compute(table) == policy.entropy(table, Table()) == {}
+
+
+def sample_size(weights: list[float]) -> float:
+    return sum(weights) ** 2 / (len(weights) * sum(w * w for w in weights))
+
+
+def ratio_oracle(update: PolicyUpdate, tokens_of: Any) -> dict[str, float]:
+    expected: dict[str, float] = {}
+    mask = update.mask
+    if not mask.bool().any():
+        return expected
+    if update.old_logprobs is None:
+        return expected
+    new, old = tokens_of(update.new_logprobs, mask), tokens_of(update.old_logprobs, mask)
+    rows = [[n - o for n, o in zip(a, b, strict=True)] for a, b in zip(new, old, strict=True)]
+    flat = [math.exp(d) for row in rows for d in row]
+    whole = [math.exp(sum(row)) for row in rows if row]
+    root = [math.exp(statistics.fmean(row)) for row in rows if row] if update.geometric_mean else whole
+    units = root if update.sequence_level else flat
+    expected |= {
+        "rldk/policy/approx_kl": statistics.fmean(d * d / 2 for row in rows for d in row),
+        "rldk/policy/ratio_mean": statistics.fmean(units),
+        "rldk/policy/ratio_max": max(units),
+        "rldk/policy/ess": sample_size(flat),
+        "rldk/policy/ess_sequence": sample_size(whole),
+    }
+    if update.first_epoch:
+        expected["rldk/policy/first_epoch_ratio"] = statistics.fmean(flat)
+    if update.advantages is None:
+        return expected
+    per_token = update.advantages.ndim == 2
+    advantages = tokens_of(update.advantages, mask) if per_token else update.advantages.double().tolist()
+    low = high = 0
+    for row, advantage in zip(rows, advantages, strict=True):
+        if not row:
+            continue
+        if update.sequence_level:
+            power = 1 / len(row) if update.geometric_mean else 1.0
+            pairs = [(math.exp(sum(row)) ** power, statistics.fmean(advantage) if per_token else advantage)]
+        else:
+            weights = advantage if per_token else [advantage] * len(row)
+            pairs = [(math.exp(d), a) for d, a in zip(row, weights, strict=True)]
+        for w, a in pairs:
+            low += update.clip_low is not None and w < 1 - update.clip_low and a < 0
+            high += update.clip_high is not None and w > 1 + update.clip_high and a > 0
+    if update.clip_low is not None:
+        expected["rldk/policy/clip_fraction_low"] = low / len(units)
+    if update.clip_high is not None:
+        expected["rldk/policy/clip_fraction_high"] = high / len(units)
+    if update.clip_low is not None and update.clip_high is not None:
+        expected["rldk/policy/clip_fraction"] = (low + high) / len(units)
+    return expected
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_ratios_equal_plain_loops(
+    data: st.DataObject, an_update: Any, tabulate_updates: Any, same: Any, tokens_of: Any
+) -> None:
+    update = data.draw(an_update())
+    found = policy.ratio_columns(update)
+    assert set(found) <= set(policy.RATIO_COLUMNS)
+    same(policy.compute_ratios(tabulate_updates(update)), ratio_oracle(update, tokens_of))
+
+
+def ppo_clip_fraction(ratios: torch.Tensor, advantages: torch.Tensor, clip: float) -> float:
+    """Where the clipped term of the objective is the larger loss (Schulman et al. 2017, equation 7)."""
+    plain, clipped = -advantages * ratios, -advantages * ratios.clamp(1 - clip, 1 + clip)
+    return float((clipped > plain).double().mean())
+
+
+def test_clip_fraction_is_where_the_objective_has_no_gradient(tabulate_updates: Any) -> None:
+    generator = torch.Generator().manual_seed(1)
+    new = torch.randn(20, 30, generator=generator, dtype=torch.float64) * 0.3 - 3
+    old = new + torch.randn(20, 30, generator=generator, dtype=torch.float64) * 0.3
+    advantages = torch.randn(20, 30, generator=generator, dtype=torch.float64)
+    new.requires_grad_()
+    ratios = (new - old).exp()
+    loss = torch.max(-advantages * ratios, -advantages * ratios.clamp(0.8, 1.2)).sum()
+    (gradient,) = torch.autograd.grad(loss, new)
+    update = PolicyUpdate(torch.ones(20, 30), new.detach(), old, advantages, clip_low=0.2, clip_high=0.2)
+    found = policy.compute_ratios(tabulate_updates(update))["rldk/policy/clip_fraction"]
+    assert found == pytest.approx(float((gradient == 0).double().mean()))
+    assert found == pytest.approx(ppo_clip_fraction(ratios, advantages, 0.2))
+    assert 0.05 < found < 0.6
+
+
+def test_first_epoch_counts_only_rows_that_no_step_lies_before(tabulate_updates: Any) -> None:
+    def update(shift: float, first: bool, sequence_level: bool = False) -> PolicyUpdate:
+        old = torch.full((2, 3), -1.0)
+        return PolicyUpdate(torch.ones(2, 3), old + shift, old, first_epoch=first, sequence_level=sequence_level)
+
+    both = policy.compute_ratios(tabulate_updates(update(0.0, True), update(0.5, False)))
+    assert both["rldk/policy/first_epoch_ratio"] == pytest.approx(1.0)
+    assert both["rldk/policy/ratio_mean"] == pytest.approx((1 + math.exp(0.5)) / 2)
+    later = policy.compute_ratios(tabulate_updates(update(0.5, False)))
+    assert "rldk/policy/first_epoch_ratio" not in later
+    bug = policy.compute_ratios(tabulate_updates(update(0.1, True, sequence_level=True)))
+    assert bug["rldk/policy/first_epoch_ratio"] == pytest.approx(math.exp(0.1))
+    assert bug["rldk/policy/ratio_mean"] == pytest.approx(math.exp(0.3))
+
+
+def test_ratios_beyond_double_precision_leave_the_size_of_the_sample_known(tabulate_updates: Any) -> None:
+    new = torch.tensor([[500.0, 500.0], [0.0, 0.0]], dtype=torch.float64)
+    update = PolicyUpdate(torch.ones(2, 2), new, torch.zeros(2, 2))
+    found = policy.compute_ratios(tabulate_updates(update))
+    assert found["rldk/policy/ess"] == pytest.approx(0.5)
+    assert found["rldk/policy/ess_sequence"] == pytest.approx(0.5)
+    assert found["rldk/policy/ratio_mean"] == pytest.approx(math.exp(500) / 2)
+    far = policy.compute_ratios(tabulate_updates(PolicyUpdate(torch.ones(2, 2), new * 2, torch.zeros(2, 2))))
+    assert far["rldk/policy/ess"] == pytest.approx(0.5)
+    assert not {"rldk/policy/ratio_mean", "rldk/policy/ratio_max"} & set(far)
+
+
+def test_a_row_without_a_number_counts_nowhere(tabulate_updates: Any) -> None:
+    old = torch.full((2, 2), -1.0)
+    new = torch.tensor([[-0.5, -0.5], [math.nan, -1.0]])
+    update = PolicyUpdate(torch.ones(2, 2), new, old, torch.ones(2), clip_low=0.2, clip_high=0.2)
+    found = policy.compute_ratios(tabulate_updates(update))
+    assert found["rldk/policy/clip_fraction"] == 1.0
+    assert found["rldk/policy/ratio_max"] == pytest.approx(math.exp(0.5))
+    assert found["rldk/policy/ess"] == pytest.approx(1.0)
+
+
+def test_an_advantage_without_a_number_is_neither_clipped_nor_not(tabulate_updates: Any) -> None:
+    old = torch.full((3, 2), -1.0)
+    new = torch.tensor([[-0.5, -1.0], [-0.5, -0.5], [-1.5, -1.0]])
+    update = PolicyUpdate(torch.ones(3, 2), new, old, clip_low=0.2, clip_high=0.2)
+    by_row = replace(update, advantages=torch.tensor([1.0, math.nan, -1.0]))
+    by_token = replace(update, advantages=torch.tensor([[1.0, 1.0], [1.0, math.nan], [-1.0, -1.0]]))
+    for part in (by_row, by_token):
+        found = policy.compute_ratios(tabulate_updates(part))
+        assert found["rldk/policy/clip_fraction_low"] == found["rldk/policy/clip_fraction_high"] == 0.25
+    hidden = replace(by_token, mask=torch.tensor([[1, 1], [1, 0], [1, 1]]))
+    found = policy.compute_ratios(tabulate_updates(hidden))
+    assert (found["rldk/policy/clip_fraction_low"], found["rldk/policy/clip_fraction_high"]) == (0.2, 0.4)
+
+
+@pytest.mark.parametrize("sequence_level", [False, True])
+def test_no_clip_range_counts_what_is_masked(tabulate_updates: Any, sequence_level: bool) -> None:
+    """CISPO's limit of the ratio may lie below 1, even at 0, where every ratio is above it."""
+    mask, logs = torch.tensor([[1, 0, 0], [1, 0, 0], [0, 0, 0]]), torch.tensor([[-3.0, 0, 0], [0.0, 0, 0], [0, 0, 0]])
+    update = PolicyUpdate(mask, logs, torch.zeros(3, 3), torch.ones(3), sequence_level=sequence_level)
+    for high, expected in ((-0.8, 0.5), (-1.0, 1.0), (-2.0, 1.0)):
+        found = policy.compute_ratios(tabulate_updates(replace(update, clip_high=high)))
+        assert found["rldk/policy/clip_fraction_high"] == expected
+    for low, expected in ((0.2, 0.5), (0.99, 0.0), (1.0, 0.0)):
+        found = policy.compute_ratios(tabulate_updates(replace(update, advantages=-torch.ones(3), clip_low=low)))
+        assert found["rldk/policy/clip_fraction_low"] == expected
+
+
+def test_a_completion_that_became_impossible_counts_with_a_ratio_of_0(tabulate_updates: Any) -> None:
+    new = torch.tensor([[-math.inf, -math.inf], [-1.0, -1.0]])
+    found = policy.compute_ratios(tabulate_updates(PolicyUpdate(torch.ones(2, 2), new, torch.full((2, 2), -1.0))))
+    assert found["rldk/policy/ratio_mean"] == pytest.approx(0.5)
+    assert found["rldk/policy/ess"] == pytest.approx(0.5)
+    assert found["rldk/policy/ratio_max"] == pytest.approx(1.0)
+
+
+def test_an_infinite_ratio_leaves_its_keys_out_without_a_warning(tabulate_updates: Any) -> None:
+    old = torch.tensor([[-math.inf, -1.0], [-1.0, -1.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = policy.compute_ratios(tabulate_updates(PolicyUpdate(torch.ones(2, 2), torch.full((2, 2), -1.0), old)))
+    assert found == {}

@@ -89,7 +89,7 @@ def test_the_first_rank_decides_and_the_others_wait_for_it(monkeypatch: pytest.M
 
 
 def test_without_a_job_there_is_nobody_to_meet() -> None:
-    alone = join({"version": "1", "schema": ""}, wait_s=30.0)
+    alone = join({"schema": ""}, wait_s=30.0)
     assert alone == Membership()
     assert (alone.missing, alone.is_late, alone.is_lowest, alone.group) == ([], False, True, None)
 
@@ -132,7 +132,7 @@ def test_a_store_that_fails_leaves_each_rank_alone(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(dist, "get_rank", lambda: 1)
     monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", dist.HashStore)
-    found = join({"version": "1", "schema": ""}, wait_s=30.0)
+    found = join({"schema": ""}, wait_s=30.0)
     assert "connection reset" in found.obstacle
     assert found.group is None
     assert not found.is_lowest

@@ -1,16 +1,27 @@
-"""Memory readings of this very process."""
+"""Memory of this very process and of control groups, and speeds at times that the test sets."""
 
 from __future__ import annotations
 
 import sys
 import time
 import types
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
-from rldk_tracking.metrics.resources import GIB, ResistantSlope, ResourceMeter
+from rldk_tracking.metrics import resources
+from rldk_tracking.metrics.resources import (
+    GIB,
+    Group,
+    HostMemory,
+    ResistantSlope,
+    ResourceMeter,
+    ThroughputMeter,
+    groups,
+)
 
 
 def test_resident_memory_follows_an_allocation() -> None:
@@ -96,3 +107,91 @@ def test_memory_does_not_grow_and_reading_is_quick() -> None:
     for step in range(100, 600):
         meter.read(step)
     assert (time.perf_counter() - start) / 500 < 500e-6  # ten times the goal: the machine may be busy
+
+
+def test_speeds() -> None:
+    meter = ThroughputMeter()
+    assert meter.read(4, 100.0) == {}
+    found = meter.read(9, 110.0, tokens=5000, samples=40, rollout_seconds=7.5)
+    assert found == {
+        "rldk/throughput/step_seconds": pytest.approx(2.0),
+        "rldk/throughput/tokens_per_second": pytest.approx(500.0),
+        "rldk/throughput/samples_per_second": pytest.approx(4.0),
+        "rldk/throughput/rollout_fraction": pytest.approx(0.75),
+    }
+    assert meter.read(10, 111.0) == {"rldk/throughput/step_seconds": pytest.approx(1.0)}
+
+
+def test_a_step_that_does_not_advance_starts_anew() -> None:
+    meter = ThroughputMeter()
+    meter.read(5, 0.0)
+    assert meter.read(5, 3.0) == {}
+    assert meter.read(2, 4.0) == {}
+    assert meter.read(3, 6.0) == {"rldk/throughput/step_seconds": pytest.approx(2.0)}
+
+
+def write(folder: Path, **files: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("_dot_", ".")).write_text(str(text))
+
+
+def own(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "cgroup"
+    path.write_text(text)
+    return path
+
+
+def test_the_limit_of_a_container(tmp_path: Path) -> None:
+    mount = tmp_path / "mount"
+    write(mount / "a" / "b", memory_dot_max="max")
+    write(
+        mount / "a",
+        memory_dot_max=8 * int(GIB),
+        memory_dot_current=7 * int(GIB),
+        memory_dot_stat=f"anon 1\ninactive_file {int(GIB)}\nactive_file {int(GIB)}",
+    )
+    (found,) = groups(mount, own(tmp_path, "0::/a/b\n"), total=64 * int(GIB))
+    assert found.limit == 8 * int(GIB)
+    assert found.fraction() == pytest.approx(6 / 8)
+
+
+def test_the_older_version(tmp_path: Path) -> None:
+    mount = tmp_path / "mount"
+    write(
+        mount / "memory",
+        memory_dot_limit_in_bytes=4 * int(GIB),
+        memory_dot_usage_in_bytes=3 * int(GIB),
+        memory_dot_stat=f"inactive_file 5\ntotal_inactive_file {int(GIB)}\n",
+    )
+    # The path is that outside the container, and does not exist within it.
+    lines = "9:name=systemd:/docker/x\n3:cpu,cpuacct:/docker/x\n2:memory:/docker/x\n"
+    (found,) = groups(mount, own(tmp_path, lines), total=64 * int(GIB))
+    assert found.fraction() == pytest.approx(2 / 4)
+
+
+def test_a_limit_above_the_machine_is_none(tmp_path: Path) -> None:
+    write(tmp_path / "mount", memory_dot_max=2**63 - 4096)
+    assert groups(tmp_path / "mount", own(tmp_path, "0::/\n"), total=64 * int(GIB)) == []
+    assert groups(tmp_path / "mount", tmp_path / "missing", total=64 * int(GIB)) == []
+
+
+def test_the_tightest_limit_counts(tmp_path: Path) -> None:
+    write(tmp_path, memory_dot_current=98, memory_dot_stat="")
+    assert HostMemory([Group(tmp_path, 100, "memory.current", "inactive_file")]).fraction() == pytest.approx(0.98)
+    memory = psutil.virtual_memory()
+    gone = Group(tmp_path / "gone", 100, "memory.current", "inactive_file")
+    assert HostMemory([gone]).fraction() == pytest.approx(1 - memory.available / memory.total, abs=0.2)
+
+
+def test_it_is_read_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(resources.time, "monotonic", lambda: now[0])
+    write(tmp_path, memory_dot_current=97, memory_dot_stat="")
+    memory = HostMemory([Group(tmp_path, 100, "memory.current", "inactive_file")])
+    assert memory.fraction() == pytest.approx(0.97)
+    write(tmp_path, memory_dot_current=99)
+    now[0] += 0.9
+    assert memory.fraction() == pytest.approx(0.97)
+    now[0] += 0.2
+    assert memory.fraction() == pytest.approx(0.99)

@@ -1,3 +1,5 @@
+"""What a probe is given, and numbers that may go into a row."""
+
 from __future__ import annotations
 
 import dataclasses

@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from rldk_tracking.sources.base import Observation
 from rldk_tracking.sources.detect import source_for
+from rldk_tracking.sources.logs import Observation
 
 
 class NoWaiting(TorchDispatchMode):

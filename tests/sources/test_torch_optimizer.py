@@ -1,15 +1,11 @@
 from __future__ import annotations
 
-import math
 from types import SimpleNamespace
 
-import pytest
 import torch
 from torch import nn
 
-from rldk_tracking.sources.torch_optimizer import learning_rate, named_parameters, unwrap
-
-CPU = torch.device("cpu")
+from rldk_tracking.sources.torch_optimizer import named_parameters, unwrap
 
 
 def sgd(*rates: float | torch.Tensor) -> torch.optim.SGD:
@@ -48,21 +44,3 @@ def test_without_a_model_no_parameter_has_a_name() -> None:
     named, unknown = named_parameters(sgd(0.1, 0.2), None)
     assert [name for name, _ in named] == ["group0.0", "group0.1", "group1.0", "group1.1"]
     assert unknown == 4
-
-
-def test_the_learning_rate_is_the_largest_of_the_groups_that_hold_something() -> None:
-    optimizer = sgd(0.1, 0.3, 0.2)
-    optimizer.param_groups.append({"params": [], "lr": 7.0})
-    rate = learning_rate(optimizer, CPU)
-    assert rate.dtype == torch.float64 and float(rate) == 0.3
-
-
-def test_a_learning_rate_may_be_a_tensor() -> None:
-    assert float(learning_rate(sgd(torch.tensor(0.25), 0.125), CPU)) == 0.25
-
-
-@pytest.mark.parametrize("groups", [[], [{"params": [torch.ones(1)]}]])
-def test_without_one_it_is_no_number(groups: list[dict[str, object]]) -> None:
-    optimizer = sgd(0.1)
-    optimizer.param_groups = groups  # type: ignore[assignment]
-    assert math.isnan(float(learning_rate(optimizer, CPU)))

@@ -5,15 +5,13 @@ from __future__ import annotations
 from rldk_tracking.health.conditions.base import Condition, Finding, Row
 
 LIMIT_KEY = "rldk/run/limit_seconds"
-LONGEST_FACTOR = 2.0
-"""What has taken so long once may take this many times as long again, however rare it is."""
 
 
 class Silence(Condition):
     """Breached where nothing was heard of a training for longer than the phase that it is in may take.
 
     The limit follows from how long this run's own phases took, so it is computed where they are timed, in the training
-    process, by `limit`; the row carries it. A row without a limit is never a breach.
+    process, by `rldk_tracking.journal.heartbeat`; the row carries it. A row without a limit is never a breach.
 
     Args:
         threshold: seconds below which no silence is a breach.
@@ -41,17 +39,6 @@ class Silence(Condition):
             raise ValueError("threshold, times and first must be above 0, and critical at least 1.")
         self.threshold, self.times, self.first, self.critical = threshold, times, first, critical
         self.stacks = stacks
-
-    def limit(self, p99: float | None, longest: float | None) -> float:
-        """Seconds that a phase may be silent.
-
-        Args:
-            p99: 99th percentile of its durations in seconds; None where there is no history yet.
-            longest: the longest duration so far in seconds.
-        """
-        if p99 is None or longest is None:
-            return max(self.threshold, self.first)
-        return max(self.threshold, self.times * p99, LONGEST_FACTOR * longest)
 
     def judge(self, step: int, row: Row) -> Finding | None:
         """Compare the silence with the limit that the row carries."""

@@ -167,3 +167,54 @@ def test_a_warm_up_is_no_rise() -> None:
 def test_it_lasts_as_long_as_the_answer() -> None:
     given = rows([1e-5] * 50 + [1e-4] * 60, lambda t: 5.0 if t >= 52 else 0.0)
     assert responses(given) == list(range(52, 110))
+
+
+def test_only_jumps_in_a_row_are_a_new_level(findings) -> None:
+    jump = Jump(("x",), accept_after=20)
+    found = findings(jump, noise(60) + ([100.0] * 19 + [10.0]) * 3)
+    assert found[-2].breached and found[-2].evidence["normal"] < 11
+
+
+def test_the_slow_beginning_of_a_jump_does_not_become_normal(findings) -> None:
+    jump = Jump(("x",), z=8.0)
+    findings(jump, [*noise(60), 15.0, 16.0, 17.0, 100.0])
+    assert max(jump.baseline.values) < 14.0
+    findings(jump, [10.0] * 4)
+    assert max(jump.baseline.values) < 14.0
+
+
+def test_a_fall_below_the_floor_does_not_matter(findings) -> None:
+    values = [1.0] * 40 + [0.0] * 20
+    assert drops(findings, values)
+    assert not drops(findings, values, floor=1.1)
+
+
+def test_a_rise_to_far_below_the_highest_rate_is_a_warm_up() -> None:
+    given = rows([1e-4] * 30 + [1e-6] * 30 + [1e-5] * 30, lambda t: 5.0 if 62 <= t < 70 else 0.0)
+    assert responses(given) == []
+    assert responses(given, settled=0.001) == list(range(62, 70))
+
+
+def test_the_rows_before_a_rise_do_not_blur_what_its_answer_is_held_to() -> None:
+    condition = RateResponse((RATE,))
+    for t, row in enumerate([{RATE: 1e-5, LOSS: 1.0}] * 20 + [{RATE: 1e-5, LOSS: 9.0}] * 3 + [{RATE: 1e-4, LOSS: 1.0}]):
+        condition.judge(t, row)
+    assert not condition.baselines.of[LOSS].waiting
+
+
+def test_the_limit_of_a_fall_is_below_the_best(findings) -> None:
+    found = findings(Drop(("x",)), [1.0] * 40 + [0.0] * 20)
+    assert found[-1].threshold == pytest.approx(1.0 - 0.35)
+    assert found[-1].evidence["best"] == 1.0 and found[-1].value == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(("level", "direction", "limit"), [(10.0, "up", 30.0), (-10.0, "up", 10.0), (9.0, "down", 3.0)])
+def test_a_ratio_is_of_the_medians_size(findings, level: float, direction: str, limit: float) -> None:
+    found = findings(Jump(("x",), direction=direction, ratio=3.0), [level] * 30)
+    assert found[-1].threshold == pytest.approx(limit)
+
+
+def test_the_first_judgement_is_with_the_first_full_baseline(findings) -> None:
+    """Three values wait before they count."""
+    assert not findings(Jump(("x",), minimum=16), [*[1.0] * 18, 1e9])[-1].breached
+    assert findings(Jump(("x",), minimum=16), [*[1.0] * 19, 1e9])[-1].breached

@@ -167,3 +167,43 @@ def test_state_goes_through_json(values: list[float], cut: int) -> None:
     before = run(first, values[:cut])
     second.load_state(json.loads(json.dumps(first.state())))
     assert before + run(second, values[cut:]) == run(written(text, 'last("a") < 0'), values)
+
+
+def test_between_the_share_and_the_limit_several_limits_are_not_clear() -> None:
+    levels = Levels(("a", "b"), limits={"a": 1.0, "b": 10.0}, clear=0.8)
+    found = [levels.judge(step, {"a": value, "b": 0.0}) for step, value in enumerate([1.1, 0.9, 0.8])]
+    assert [(f.breached, f.clear) for f in found] == [(True, False), (False, False), (False, True)]
+
+
+@pytest.mark.parametrize(
+    ("step", "row", "limit"),
+    [
+        (0, {"x": 9.0, "error": 0.1}, 0.05),
+        (1, {"x": 9.0}, 0.2),
+        (10, {"x": 9.0, "error": 0.1}, 1.0),
+        (1, {"sum": 9.0, "error": 0.1}, 7.0),
+    ],
+)
+def test_the_limit_of_a_first_value_depends_on_how_surely_it_is_the_first(
+    step: int, row: dict[str, float], limit: float
+) -> None:
+    options = {"exact": 0.05, "exact_key": "error", "at_once": 0.2, "above": 1.0}
+    first = FirstValue(("x",), **options, critical=8.0, sequence_key="sum", sequence_above=7.0)
+    finding = first.judge(step, row)
+    assert (finding.breached, finding.threshold, finding.critical) == (True, limit, "x" in row)
+
+
+def test_a_first_value_at_a_late_step_tells_nothing_of_the_beginning() -> None:
+    assert not FirstValue(("x",), exact=0.05, exact_key="e", at_once=0.2, above=1.0).judge(11, {"x": 9.0}).breached
+
+
+def test_a_first_value_is_critical_beyond_its_own_limit_only() -> None:
+    options = {"exact": 0.05, "exact_key": "error", "at_once": 0.2, "above": 1.0}
+    assert not FirstValue(("x",), **options, critical=8.0).judge(1, {"x": 7.0}).critical
+    assert not FirstValue(("x",), **options).judge(1, {"x": 7.0}).critical
+
+
+def test_an_estimate_is_clear_from_half_its_limit_up() -> None:
+    condition = BelowZero(("x",), error_key="e", z=4.0)
+    found = [condition.judge(i, {"x": value, "e": 0.5}) for i, value in enumerate([-2.5, -2.0, -1.5, -1.0])]
+    assert [(f.breached, f.clear) for f in found] == [(True, False), (False, False), (False, False), (False, True)]

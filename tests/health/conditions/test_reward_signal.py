@@ -197,8 +197,9 @@ def test_longer_and_rewarded_for_it_needs_a_second_sign() -> None:
     assert breached and found[-1].evidence["against"] == "length, KL"
 
 
-def test_a_length_that_correlates_without_growing_is_the_task() -> None:
-    assert judged(lambda done, draw: {LENGTH: 100.0, LENGTH_CORR: 0.8, KL: 2 * done})[0] == []
+@pytest.mark.parametrize("row", [{LENGTH: 100.0, LENGTH_CORR: 0.8}, {DISAGREEMENT: 0.6}])
+def test_a_length_that_correlates_without_growing_and_functions_that_agree_are_the_task(row: dict[str, float]) -> None:
+    assert judged(lambda done, draw: row | {KL: 2 * done})[0] == []
 
 
 def test_perplexity_and_disagreement_together() -> None:
@@ -211,3 +212,90 @@ def test_perplexity_and_disagreement_together() -> None:
 def test_what_learning_has_too_is_no_verdict() -> None:
     breached, condition, found = judged(lambda done, draw: {KL: 3 * done, UNIQUE: 1 - 0.9 * done})
     assert breached == [] and found[-1] is None and condition.risk is None, "unknown, not fine"
+
+
+def test_the_half_that_is_not_reported_is_clear() -> None:
+    rows = climbing() + [{TIED: 1.0, MEAN: 1.0, STD: 0.0}] * 20
+    for solved in (False, True):
+        condition = TiedGroups((TIED,), solved=solved)
+        last = [condition.judge(step, row) for step, row in enumerate(rows)][-1]
+        assert (last.breached, last.clear) == (solved, not solved)
+
+
+def test_a_rise_that_is_gone_is_no_hacking_any_more() -> None:
+    condition = Hacking(("r",))
+    draw = random.Random(0)
+    found = []
+    for step in range(300):
+        reward = 0.2 + (0.5 if 60 <= step < 150 else 0.0)
+        row = {"r": reward + draw.gauss(0, 0.03), LENGTH: 100.0 if step < 60 else 400.0, LENGTH_CORR: 0.8, KL: 2.0}
+        found.append(condition.judge(step, row))
+    assert found[140].breached and not found[140].clear
+    assert not found[-1].breached and found[-1].clear, "the witnesses are still there, the rise is not"
+    assert "length" in found[-1].evidence["against"]
+
+
+@pytest.mark.parametrize(("slope", "supports"), [(0.9, True), (0.0, False)])
+def test_only_diversity_that_fell_supports(slope: float, supports: bool) -> None:
+    def longer(done, draw):
+        unique = 1 - slope * done + draw.gauss(0, 0.01)
+        return {LENGTH: 100 + 300 * done, LENGTH_CORR: 0.8, UNIQUE: unique}
+
+    breached, _, found = judged(longer)
+    assert bool(breached) is supports
+    assert (found[-1].evidence["against"] == "length, diversity") is supports
+
+
+def test_a_function_of_weight_0_that_never_gives_anything_is_below_the_reward() -> None:
+    assert judged(lambda done, draw: {UNWEIGHTED: 0.0})[0]
+
+
+def test_the_mean_share_is_a_plain_mean_at_first() -> None:
+    condition = TiedGroups((TIED,), solved=False)
+    shares = [row[TIED] for row in usual(25)]
+    for step, share in enumerate(shares):
+        finding = condition.judge(step, {TIED: share})
+        assert finding.evidence["tied"] == pytest.approx(sum(shares[: step + 1]) / (step + 1))
+
+
+def test_rows_in_a_row_count_from_nearly_all_on() -> None:
+    condition = TiedGroups((TIED,), solved=False, nearly_all=0.875)
+    counts = [condition.judge(i, {TIED: v}).evidence["rows_in_a_row"] for i, v in enumerate([0.875, 1.0, 0.86, 0.9])]
+    assert counts == [1, 2, 0, 1]
+
+
+@pytest.mark.parametrize("level", [0.0, -3.0, 0.5])
+def test_the_usual_mean_is_that_of_most_rows(level: float) -> None:
+    condition = TiedGroups((TIED,), solved=False)
+    for step, mean in enumerate([*[level] * 10, *[0.7] * 4]):
+        condition.judge(step, {MEAN: mean})
+    assert condition.usual == level
+    for step in range(14, 22):
+        condition.judge(step, {MEAN: 0.7})
+    assert condition.usual == 0.7
+
+
+def test_a_mean_share_above_its_limit_is_not_clear_though_this_row_is_fine() -> None:
+    condition = TiedGroups((TIED,), solved=False)
+    for step in range(60):
+        condition.judge(step, {TIED: 1.0})
+    finding = condition.judge(60, {TIED: 0.1})
+    assert finding.evidence["tied"] > 0.9 and not finding.clear
+    for step in range(61, 80):
+        finding = condition.judge(step, {TIED: 0.1})
+    assert finding.evidence["tied"] < 0.75 and finding.clear
+
+
+def test_how_often_the_usual_mean_is_met_and_how_far_the_others_are() -> None:
+    condition = TiedGroups((TIED,), solved=False)
+    met, far = 0.0, 0.0
+    for step, mean in enumerate([1.0, 1.0, 1.0, 3.0] * 20):
+        condition.judge(step, {MEAN: mean})
+        if step > 0:
+            met, far = met + 0.05 * ((mean == 1.0) - met), far + 0.05 * (abs(mean - 1.0) - far)
+    assert (condition.at_usual, condition.off_usual) == (pytest.approx(met), pytest.approx(far))
+
+
+def test_a_held_out_score_that_rises_a_little_has_not_followed() -> None:
+    breached, _, found = judged(lambda done, draw: {GOLD: 0.2 + 0.1 * done + draw.gauss(0, 0.03)})
+    assert breached and found[-1].evidence["against"] == "held-out score"

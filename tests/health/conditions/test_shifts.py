@@ -157,3 +157,50 @@ def test_noise_is_none(findings) -> None:
 def test_it_ends_when_the_growth_does(findings) -> None:
     found = findings(Growth(("x",), block=5, blocks=4), [1.0 + 0.05 * min(t, 50) for t in range(80)])
     assert found[49].breached and found[-1].clear
+
+
+def test_an_accepted_level_begins_with_an_empty_sum(findings) -> None:
+    shift = Shift(("x",), accept_after=30)
+    values = [10 + value for value in autoregression(100, 0.0, 4)]
+    values += [20 + value for value in autoregression(60, 0.0, 5)]
+    found = findings(shift, values)
+    breached = [i for i, f in enumerate(found) if f.breached]
+    assert len(breached) == 30 and breached[-1] - breached[0] == 29, "quiet from the row on in which it was accepted"
+
+
+def test_only_a_shift_that_lasts_becomes_a_new_level(findings) -> None:
+    quiet, high = [10 + value for value in autoregression(100, 0.0, 4)], [20.0] * 25
+    shift = Shift(("x",), accept_after=60)
+    found = findings(shift, [*quiet, *high, *quiet[:60], *high])
+    assert not found[180].breached and found[-1].breached and found[-1].evidence["normal"] < 12
+
+
+def test_what_is_suspicious_is_not_learned(findings) -> None:
+    shift = Shift(("x",))
+    findings(shift, [10 + value for value in autoregression(100, 0.0, 4)])
+    known = [*shift.baseline.values, *shift.baseline.waiting]
+    shift.cusum.total = shift.cusum.limit * 0.75
+    assert not shift.judge(100, {"x": 10.4}).breached
+    assert [*shift.baseline.values, *shift.baseline.waiting] == known
+    shift.cusum.total = shift.cusum.limit * 0.25
+    shift.judge(101, {"x": 10.4})
+    assert 10.4 in shift.baseline.waiting
+
+
+def test_slow_rows_must_follow_one_another() -> None:
+    condition = Slowdown((KEY,), share=2.0, rows=15)
+    draw = random.Random(0)
+    for step in range(200):
+        condition.judge(step, {KEY: 3000.0 * draw.lognormvariate(0, 0.2)})
+    for step in range(200, 210):
+        condition.judge(step, {KEY: 600.0})
+    assert 0 < condition.count < 15
+    for step in range(210, 240):
+        condition.judge(step, {KEY: 3000.0})
+    assert condition.count == 0
+
+
+def test_the_first_judgement_is_with_the_first_full_baseline(findings) -> None:
+    """Four values wait before they count."""
+    for known, judged in ((27, False), (28, True)):
+        assert (findings(Shift(("x",), minimum=24), [1.0] * (known + 1))[-1].evidence is not None) is judged

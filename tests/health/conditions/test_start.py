@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from rldk_tracking.health.conditions.start import Collapse, FromStart, UnpaidDrift
+from rldk_tracking.health.conditions.start import Collapse, FromStart, ShareOfStart, UnpaidDrift
 
 
 def breaches(findings, condition, values) -> list[int]:
@@ -166,3 +166,28 @@ def test_constant_zero_is_not_measured() -> None:
 def test_one_wild_value_is_smoothed_away() -> None:
     quiet = drifting(lambda t: 5.0 if t == 50 else 0.1, lambda t: 0.3)
     assert len(unpaid(quiet)) <= 2, "which persistence of 3 in 4 drifting does not believe"
+
+
+def test_the_largest_noise_so_far_decides_what_pays() -> None:
+    """A reward that has settled must not pay for drift with a rise that its earlier noise would hide."""
+    draw = random.Random(2)
+    condition = UnpaidDrift(("kl",))
+    for step in range(60):
+        condition.judge(step, {"kl": 0.1, REWARD: 0.3 + draw.gauss(0, 0.3)})
+    noise, paid = condition.noise, condition.paid_at
+    for step in range(60, 400):
+        condition.judge(step, {"kl": 3.0, REWARD: paid + 0.2 * noise})
+    assert condition.reward.noise < 0.1 * noise, "its noise now"
+    assert condition.noise >= noise and condition.paid_kl < 1.0
+
+
+def test_a_share_is_known_with_the_last_of_the_first_values() -> None:
+    share = ShareOfStart(early=5, span=1.0)
+    assert [share.add(value) for value in (4.0, 2.0, 2.0, 2.0, 9.0, 1.0)] == [None] * 4 + [4.5, 0.5]
+    assert [ShareOfStart(early=1).add(value) for value in (0.0, -1.0)] == [None, None], "no share of nothing"
+
+
+def test_drift_is_clear_from_seven_tenths_of_its_limit_down() -> None:
+    condition = UnpaidDrift(("kl",), threshold=1.0)
+    found = [condition.judge(step, {"kl": value}) for step, value in enumerate([0.7] * 3 + [0.8] * 20)]
+    assert found[0].clear and not found[-1].clear and not found[-1].breached

@@ -163,3 +163,29 @@ def test_near_the_ceiling_follows_from_mean_and_spread() -> None:
 def test_nothing_is_claimed_without_rewards() -> None:
     progress = fed([{STD: 0.3}])
     assert not (progress.solved or progress.excuses or progress.near_ceiling or progress.at_best)
+
+
+def test_a_trend_that_is_certain_and_too_small_to_matter_is_a_plateau() -> None:
+    draw = random.Random(1)
+    trend = RunTrend()
+    for step in range(20_000):
+        trend.add(2e-5 * step + draw.gauss(0, 1))
+    assert trend.score > 2.6 and 0.0 < trend.effect < 0.6
+    assert trend.verdict() == "plateau"
+
+
+def test_a_new_best_gives_the_reward_time_to_rise_further() -> None:
+    climbing = [{REWARD_MEAN: 0.2 + 0.02 * i, STD: 0.3, TIED_AT_TOP: 0.0} for i in range(40)]
+    progress = fed(climbing)
+    assert progress.since_best == 0 and not progress.solved and progress.excuses
+    assert fed(climbing + [climbing[-1]] * 18).since_best > 0
+
+
+def test_a_low_reward_of_few_large_ones_may_be_near_the_ceiling() -> None:
+    assert fed([{REWARD_MEAN: 0.1, STD: 0.05}] * 10).near_ceiling, "0.125 or nothing: four fifths get it"
+
+
+def test_the_share_of_ties_at_the_top_is_a_mean_over_some_rows() -> None:
+    progress = fed([{TIED_AT_TOP: 1.0}] * 20 + [{TIED_AT_TOP: 0.0}])
+    assert progress.all_max == pytest.approx(0.8)
+    assert fed([{TIED_AT_TOP: 0.0}] * 20 + [{TIED_AT_TOP: 1.0}] * 2).all_max == pytest.approx(0.36)

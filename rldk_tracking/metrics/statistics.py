@@ -1,0 +1,233 @@
+"""Statistics of a table's columns: moments over tokens, quantiles, correlations, groups of completions of one prompt.
+
+Merging each completion's count, mean and sum of squared deviations is exact for any split of the batch over ranks, and
+does not cancel where the mean is far larger than the spread, as sums of squares do (Chan, Golub and LeVeque 1983,
+"Algorithms for computing the sample variance"). Standard deviations are sample standard deviations (n - 1 in the
+denominator) in every group, as TRL logs its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rldk_tracking.metrics.table import Array, Table, count_of, precise, square_sum, where_masked
+
+
+def moment_names(prefix: str) -> tuple[str, str, str]:
+    """The three columns that `moment_columns` fills."""
+    return f"{prefix}/count", f"{prefix}/mean", f"{prefix}/deviation"
+
+
+def moment_columns(prefix: str, values: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """(B,) count, mean and sum of squared deviations over the tokens of the mask; the mean of none is NaN."""
+    count = count_of(mask.bool())
+    values = precise(values)
+    mean = where_masked(values, mask).sum(dim=1) / count
+    deviation = square_sum(where_masked(values - mean[:, None], mask))
+    return dict(zip(moment_names(prefix), (count, mean, deviation), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Of `count` numbers: their mean and the sum of squared deviations from it."""
+
+    count: float
+    mean: float
+    deviation: float
+
+    @property
+    def constant(self) -> bool:
+        """Whether the numbers are all the same, as far as double precision can tell."""
+        return self.deviation <= self.count * (1e-12 * self.mean) ** 2
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation; None of fewer than two numbers."""
+        return math.sqrt(self.deviation / (self.count - 1)) if self.count > 1 else None
+
+
+def merge_moments(table: Table, prefix: str) -> Moments | None:
+    """The moments over all completions that have them; None where there are none, or where they are infinite."""
+    columns = [table.get(name) for name in moment_names(prefix)]
+    counts, means, deviations = (column if column is not None else np.empty(0) for column in columns)
+    if not len(counts) == len(means) == len(deviations) > 0:
+        return None
+    known = ~np.isnan(means)
+    return of_parts(counts[known], means[known], deviations[known])
+
+
+def of_parts(counts: Array, means: Array, deviations: Array) -> Moments | None:
+    """Moments of a whole from those of its parts."""
+    if len(counts) == 0:
+        return None
+    count = float(counts.sum())
+    mean = float((counts * means).sum()) / count
+    if not math.isfinite(mean):
+        return None
+    deviation = float((deviations + counts * np.square(means - mean)).sum())
+    return Moments(count, mean, deviation) if math.isfinite(deviation) else None
+
+
+QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
+
+
+def quantiles(values: NDArray[np.float64], shares: Sequence[float]) -> list[float]:
+    """With linear interpolation, as `numpy.quantile`, which takes ten times as long for a small array.
+
+    Args:
+        values: (n,) with n > 0.
+        shares: numbers in [0, 1].
+    """
+    ordered = np.sort(values)
+    found = []
+    for share in shares:
+        position = (len(ordered) - 1) * share
+        below = math.floor(position)
+        low, high, weight = float(ordered[below]), float(ordered[math.ceil(position)]), position - below
+        found.append(low + (high - low) * weight if weight < 0.5 else high - (high - low) * (1 - weight))
+    return found
+
+
+def spread(prefix: str, values: Iterable[float], *, extremes: bool = True) -> dict[str, float]:
+    """Quantiles (linear interpolation), with the extremes; empty without a finite value."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return {}
+    points = dict(zip(QUANTILES, quantiles(np.array(finite), list(QUANTILES.values())), strict=True))
+    if extremes:
+        points |= {"max": max(finite), "min": min(finite)}
+    return {f"{prefix}/{name}": value for name, value in points.items()}
+
+
+Labels = NDArray[np.intp]
+
+
+def pearson(first: Array, second: Array) -> float | None:
+    """Product-moment correlation; None where either has no spread or fewer than two completions have both."""
+    both = np.isfinite(first) & np.isfinite(second)
+    values = grouped_pearson(first[both], second[both], np.zeros(int(both.sum()), dtype=np.intp))
+    return float(values[0]) if len(values) and np.isfinite(values[0]) else None
+
+
+def spearman(first: Array, second: Array) -> float | None:
+    """Correlation of the ranks, ties sharing their mean rank as in `scipy.stats.spearmanr`; None as for Pearson's."""
+    both = np.isfinite(first) & np.isfinite(second)
+    values = grouped_spearman(first[both], second[both], np.zeros(int(both.sum()), dtype=np.intp))
+    return float(values[0]) if len(values) and np.isfinite(values[0]) else None
+
+
+def grouped_spearman(first: Array, second: Array, labels: Labels) -> Array:
+    """One rank correlation for each group of rows, NaN where a group has no spread in either.
+
+    Args:
+        first, second: (n,) finite.
+        labels: (n,) numbers 0, 1, ... of the groups.
+    """
+    return grouped_pearson(grouped_ranks(first, labels), grouped_ranks(second, labels), labels)
+
+
+def grouped_pearson(first: Array, second: Array, labels: Labels) -> Array:
+    """One product-moment correlation for each group of rows, NaN where a group has no spread in either."""
+    if len(labels) == 0:
+        return np.empty(0)
+    x, y = _centred(first, labels), _centred(second, labels)
+    covariance = np.bincount(labels, weights=x * y)
+    spread = np.sqrt(np.bincount(labels, weights=x * x) * np.bincount(labels, weights=y * y))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        correlation: Array = np.clip(covariance / spread, -1.0, 1.0)
+    return correlation
+
+
+def grouped_ranks(values: Array, labels: Labels) -> Array:
+    """The rank of each row among its group's, from 1; rows with the same value share their mean rank."""
+    order = np.lexsort((values, labels))
+    ordered_values, ordered_labels = values[order], labels[order]
+    new_group = np.ones(len(values), dtype=bool)
+    new_group[1:] = ordered_labels[1:] != ordered_labels[:-1]
+    new_value = new_group.copy()
+    new_value[1:] |= ordered_values[1:] != ordered_values[:-1]
+    tie = np.cumsum(new_value) - 1
+    starts = np.flatnonzero(new_value)
+    lengths = np.diff(np.append(starts, len(values)))
+    group_starts = np.flatnonzero(new_group)[np.cumsum(new_group) - 1]
+    ranks = np.empty(len(values))
+    ranks[order] = starts[tie] - group_starts + (lengths[tie] + 1) / 2
+    return ranks
+
+
+def _centred(values: Array, labels: Labels) -> Array:
+    """Minus the group's mean, in units of the group's range; exact zeros where all of a group are the same."""
+    counts = np.bincount(labels)
+    lowest, highest = np.full(len(counts), np.inf), np.full(len(counts), -np.inf)
+    np.minimum.at(lowest, labels, values)
+    np.maximum.at(highest, labels, values)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        scaled = (values - lowest[labels]) / (highest - lowest)[labels]
+        means = np.bincount(labels, weights=scaled) / counts
+    return np.where((highest > lowest)[labels], scaled - means[labels], 0.0)
+
+
+TIE_TOLERANCE = 1e-8
+"""Scores whose standard deviation is at most this count as equal, as in TRL's `frac_reward_zero_std` (isclose to 0)."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The groups of n completions that have a finite value.
+
+    Attributes:
+        labels: (n,) numbers 0, 1, ... of the groups.
+        values: (n,) finite.
+    """
+
+    labels: Labels
+    values: Array
+
+    @classmethod
+    def of(cls, group_ids: Array, values: Array) -> Groups:
+        """Sort rows into groups, leaving out those without a group or a value."""
+        known = np.isfinite(group_ids) & np.isfinite(values)
+        labels = np.unique(group_ids[known], return_inverse=True)[1].reshape(-1)
+        return cls(labels, values[known])
+
+    @cached_property
+    def size(self) -> Array:
+        """How many completions each group has."""
+        return np.bincount(self.labels).astype(np.float64)
+
+    @cached_property
+    def lowest(self) -> Array:
+        """Each group's lowest value."""
+        lowest = np.full(len(self.size), np.inf)
+        np.minimum.at(lowest, self.labels, self.values)
+        return lowest
+
+    @cached_property
+    def highest(self) -> Array:
+        """Each group's highest value."""
+        highest = np.full(len(self.size), -np.inf)
+        np.maximum.at(highest, self.labels, self.values)
+        return highest
+
+    @cached_property
+    def std(self) -> Array:
+        """Each group's sample standard deviation, NaN in groups of one, exactly 0 where all values are the same."""
+        size = self.size
+        means = np.bincount(self.labels, weights=self.values) / size
+        squares = np.bincount(self.labels, weights=np.square(self.values - means[self.labels]))
+        squares[self.highest == self.lowest] = 0.0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.sqrt(squares / np.where(size > 1, size - 1, np.nan))
+
+    @cached_property
+    def tied(self) -> Array:
+        """1.0 where all completions of a group have the same value, 0.0 where not, NaN in groups of one."""
+        std = self.std
+        return np.where(np.isnan(std), np.nan, std <= TIE_TOLERANCE)
