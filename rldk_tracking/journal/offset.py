@@ -67,7 +67,7 @@ class Offset:
         """
         try:
             text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return cls(path)
         try:
             return _from(path, json.loads(text))

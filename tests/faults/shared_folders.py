@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from queue import Empty
 from typing import Any
 
 from jupyter_client.manager import KernelManager
@@ -106,11 +105,10 @@ class Notebook:
             if interrupted_at is not None and not is_interrupted and f"step {interrupted_at} " in said:
                 is_interrupted = True
                 self._kernel.interrupt_kernel()
-        try:
-            answer = self._client.get_shell_msg(timeout=30)["content"]
-        except Empty:
-            return said, "no answer"
-        return said, answer.get("ename")
+        while True:
+            answer: dict[str, Any] = self._client.get_shell_msg(timeout=30)
+            if answer["parent_header"].get("msg_id") == request:
+                return said, answer["content"].get("ename")
 
     def outcome(self, folder: Path, said: str) -> Outcome:
         """What a training of a cell did."""

@@ -59,6 +59,16 @@ class End(TrainerCallback):
         os.kill(os.getpid(), {"kill": signal.SIGKILL, "term": signal.SIGTERM, "interrupt": signal.SIGINT}[self.how])
 
 
+def forking(completions: list[str], **kwargs: Any) -> list[float]:
+    """A reward function that has a child look at each batch, as sandboxes for code do."""
+    child = os.fork()
+    if child == 0:
+        print("a child leaves", flush=True)
+        sys.exit(0)
+    os.waitpid(child, 0)
+    return [float(len(text) % 3) for text in completions]
+
+
 def main(
     folder: str,
     tracking_uri: str | None = None,
@@ -73,6 +83,7 @@ def main(
     restore_callbacks: bool = False,
     save_steps: int = 0,
     produced: str = "produced",
+    forks: bool = False,
     **options: Any,
 ) -> None:
     """Train; see the module."""
@@ -91,6 +102,8 @@ def main(
     trackers.append(JsonlTracker(Path(folder) / produced))
     callback, outcome = RLDKCallback(trackers=trackers, **options), Outcome()
     more: dict[str, Any] = {"save_strategy": "steps", "save_steps": save_steps} if save_steps else {}
+    if forks:
+        more["reward_funcs"] = forking
     if RANKS > 1:
         more |= {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
     trainer = grpo_trainer(

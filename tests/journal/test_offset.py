@@ -61,6 +61,8 @@ def test_a_folder_that_is_gone(tmp_path: Path) -> None:
     (tmp_path / "o.json").mkdir()
     Offset(tmp_path / "o.json").save()
     assert os.listdir(tmp_path) == ["o.json"]
+    (tmp_path / "a").write_text("in the way")
+    assert Offset.load(tmp_path / "a" / "o.json").position == 0
 
 
 def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
