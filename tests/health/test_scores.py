@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rldk_tracking.health.catalogue import RULES
+from rldk_tracking.health.detectors.baseline import theil_sen
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.rules import Rule
 from rldk_tracking.health.scores import (
