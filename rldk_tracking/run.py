@@ -19,11 +19,10 @@ from rldk_tracking.journal.judge import SAVE, STOP, Judge
 from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of, needs_journal
 from rldk_tracking.journal.settings import Settings
 from rldk_tracking.keys import CATALOGUE
-from rldk_tracking.metrics import catalogue
 from rldk_tracking.probes.base import Probe, ProbeSet, StepData, Training
 from rldk_tracking.ranks import SPREAD, Part, Ranks, Schema, Transfer
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.row import finite, part_of, row_of
+from rldk_tracking.row import ROLLOUT_COLUMNS, TAILS, UPDATE_COLUMNS, finite, part_of, row_of
 from rldk_tracking.sources.wrapping import Phase
 from rldk_tracking.trackers.base import Tracker
 
@@ -101,7 +100,7 @@ class Run:
         rules = settings.all_rules()
         self.judge = Judge(row_rules(rules), settings, self.info.config, self.publisher)
         self.judge.load_state(state)
-        schema = Schema(catalogue.ROLLOUT_COLUMNS, catalogue.UPDATE_COLUMNS, catalogue.TAILS, tuple(CATALOGUE))
+        schema = Schema(ROLLOUT_COLUMNS, UPDATE_COLUMNS, TAILS, tuple(CATALOGUE))
         self._ranks = Ranks(schema, self.training.device, self.probes.rows_per_rank or 512)
         folder = shared = folder_of(settings.output_dir, self.info)
         if self._ranks.writes:
