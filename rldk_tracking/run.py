@@ -57,11 +57,11 @@ class Run:
         self.settings = settings
         self.info = info if info is not None else RunInfo()
         self.shield = Shield(settings.strict)
-        self.training = replace(training or Training(), shield=self.shield, publish=self.publish)
+        self.publisher = Publisher(settings.strict, settings.close_timeout_s)
+        self.training = replace(training or Training(), shield=self.shield, publish=self.publisher.publish)
         self.probes = ProbeSet(self.shield)
         self.should_stop = False
         self.save = False
-        self.publisher = Publisher(settings.strict, settings.close_timeout_s)
         self._find_trackers = find_trackers
         self.judge: Judge | None = None
         self._ranks: Ranks | None = None
@@ -213,10 +213,6 @@ class Run:
         self.complete()
         self.probes.saved(step)
 
-    def publish(self, method: str, *args: Any) -> None:
-        """Have every tracker's method called (rank 0)."""
-        self.publisher.publish(method, *args)
-
     # What is known of it.
 
     @property
@@ -300,4 +296,4 @@ class Run:
         if self._liveness is not None:
             self._liveness.close()
         # Whoever keeps the callback, to look at its alerts, does not keep the trainer.
-        self.training = replace(Training(), shield=self.shield, publish=self.publish)
+        self.training = replace(Training(), shield=self.shield, publish=self.publisher.publish)
