@@ -1,17 +1,86 @@
-"""From the tensors of a step to what a rank delivers, and from what all ranks delivered to the one row."""
+"""From the tensors of a step to what a rank delivers, and from what all ranks delivered to the one row.
+
+All groups that are computed from a `Rollout` or a `PolicyUpdate` stand here in one fixed order known to every rank.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from rldk_tracking.isolation import Shield
 from rldk_tracking.keys import lookup
-from rldk_tracking.metrics import catalogue
+from rldk_tracking.metrics import completions, kl, policy, reward, sampler, value
+from rldk_tracking.metrics.table import Table
 from rldk_tracking.ranks import Merged, Part
 from rldk_tracking.rollout import PolicyUpdate, Rollout
+
+
+class RolloutGroup(Protocol):
+    """A module of `rldk_tracking.metrics` that reads rollouts."""
+
+    @property
+    def COLUMNS(self) -> tuple[str, ...]:  # noqa: N802 (a module's constant)
+        """Every column that `columns` may ever produce."""
+
+    @property
+    def FIELDS(self) -> tuple[str, ...]:  # noqa: N802
+        """Fields of a rollout without any of which there are no columns."""
+
+    def columns(self, rollout: Rollout) -> dict[str, Tensor]:
+        """(B,) statistics on the rollout's device, without waiting for it."""
+
+    def compute(self, table: Table) -> dict[str, float]:
+        """The group's keys that exist for this table."""
+
+
+class TailGroup(Protocol):
+    """A module that wants high quantiles over tokens as well."""
+
+    @property
+    def TAILS(self) -> tuple[str, ...]:  # noqa: N802 (a module's constant)
+        """Every name that `tails` may ever produce."""
+
+    def tails(self, rollout: Rollout) -> dict[str, tuple[Tensor, Tensor]]:
+        """Values and mask, both of one shape."""
+
+
+ROLLOUT_GROUPS: tuple[RolloutGroup, ...] = (kl, policy, value, reward, completions, sampler)
+TAIL_GROUPS: tuple[TailGroup, ...] = (kl, reward)
+ROLLOUT_COLUMNS: tuple[str, ...] = tuple(name for group in ROLLOUT_GROUPS for name in group.COLUMNS)
+UPDATE_COLUMNS: tuple[str, ...] = policy.UPDATE_COLUMNS
+TAILS: tuple[str, ...] = tuple(name for group in TAIL_GROUPS for name in group.TAILS)
+
+
+@torch.no_grad()
+def rollout_columns(rollout: Rollout) -> dict[str, Tensor]:
+    """(B,) per-completion statistics of all groups; names are among `ROLLOUT_COLUMNS`."""
+    known = set(rollout.present())
+    groups = [group for group in ROLLOUT_GROUPS if not known.isdisjoint(group.FIELDS)]
+    return {name: column for group in groups for name, column in group.columns(rollout).items()}
+
+
+@torch.no_grad()
+def rollout_tails(rollout: Rollout) -> dict[str, tuple[Tensor, Tensor]]:
+    """Values and mask of all quantities whose high quantiles over tokens are wanted; names are among `TAILS`."""
+    return {name: tail for group in TAIL_GROUPS for name, tail in group.tails(rollout).items()}
+
+
+@torch.no_grad()
+def update_columns(update: PolicyUpdate) -> dict[str, Tensor]:
+    """(N,) per-completion statistics of an optimiser step; names are among `UPDATE_COLUMNS`."""
+    return policy.update_columns(update)
+
+
+def keys_of(rollout: Table, update: Table) -> dict[str, float]:
+    """Every key that exists for the merged tables of a step."""
+    groups = [group for group in ROLLOUT_GROUPS if not rollout.columns.keys().isdisjoint(group.COLUMNS)]
+    found = {key: number for group in groups for key, number in group.compute(rollout).items()}
+    return found | policy.compute_update(rollout, update)
 
 
 def part_of(
@@ -32,27 +101,27 @@ def part_of(
     part = Part(scalars=scalars, probe=vector)
     if rollout is not None:
         with shield.at("reducing a rollout"):
-            part.rollout = catalogue.rollout_columns(rollout)
-            part.tails = catalogue.rollout_tails(rollout)
-            part.names = catalogue.names(rollout)
+            part.rollout = rollout_columns(rollout)
+            part.tails = rollout_tails(rollout)
+            part.names = reward.names(rollout)
     if update is not None:
         with shield.at("reducing an update"):
-            part.update = catalogue.update_columns(update)
+            part.update = update_columns(update)
     return part
 
 
 def row_of(merged: Merged) -> dict[str, float]:
     """Every key that exists for the step. What was computed from a rollout wins over what a trainer logged."""
     row = merge_scalars(merged.scalars)
-    return finite(row | catalogue.compute(merged.rollout, merged.update))
+    return finite(row | keys_of(merged.rollout, merged.update))
 
 
 def merge_scalars(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """Per-rank numbers as one, in the way that the key's row in the catalogue says ("mean" for a key without one)."""
     gathered: dict[str, list[float]] = {}
     for part in parts:
-        for key, value in part.items():
-            gathered.setdefault(key, []).append(float(value))
+        for key, number in part.items():
+            gathered.setdefault(key, []).append(float(number))
     return {key: values[0] if len(values) == 1 else _reduce(key, values) for key, values in gathered.items()}
 
 
@@ -66,7 +135,7 @@ def weights_spread(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def finite(row: Mapping[str, float]) -> dict[str, float]:
     """The numbers that are."""
-    return {key: value for key, value in row.items() if math.isfinite(value)}
+    return {key: number for key, number in row.items() if math.isfinite(number)}
 
 
 def _reduce(key: str, values: list[float]) -> float:

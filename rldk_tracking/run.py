@@ -19,11 +19,10 @@ from rldk_tracking.journal.judge import SAVE, STOP, Judge
 from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of, needs_journal
 from rldk_tracking.journal.settings import Settings
 from rldk_tracking.keys import CATALOGUE
-from rldk_tracking.metrics import catalogue
 from rldk_tracking.probes.base import Probe, ProbeSet, StepData, Training
 from rldk_tracking.ranks import SPREAD, Part, Ranks, Schema, Transfer
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.row import finite, part_of, row_of
+from rldk_tracking.row import ROLLOUT_COLUMNS, TAILS, UPDATE_COLUMNS, finite, part_of, row_of
 from rldk_tracking.sources.wrapping import Phase
 from rldk_tracking.trackers.base import Tracker
 
@@ -58,11 +57,11 @@ class Run:
         self.settings = settings
         self.info = info if info is not None else RunInfo()
         self.shield = Shield(settings.strict)
-        self.training = replace(training or Training(), shield=self.shield, publish=self.publish)
+        self.publisher = Publisher(settings.strict, settings.close_timeout_s)
+        self.training = replace(training or Training(), shield=self.shield, publish=self.publisher.publish)
         self.probes = ProbeSet(self.shield)
         self.should_stop = False
         self.save = False
-        self.publisher = Publisher(settings.strict, settings.close_timeout_s)
         self._find_trackers = find_trackers
         self.judge: Judge | None = None
         self._ranks: Ranks | None = None
@@ -101,14 +100,15 @@ class Run:
         rules = settings.all_rules()
         self.judge = Judge(row_rules(rules), settings, self.info.config, self.publisher)
         self.judge.load_state(state)
-        schema = Schema(catalogue.ROLLOUT_COLUMNS, catalogue.UPDATE_COLUMNS, catalogue.TAILS, tuple(CATALOGUE))
+        schema = Schema(ROLLOUT_COLUMNS, UPDATE_COLUMNS, TAILS, tuple(CATALOGUE))
         self._ranks = Ranks(schema, self.training.device, self.probes.rows_per_rank or 512)
         folder = shared = folder_of(settings.output_dir, self.info)
         if self._ranks.writes:
             trackers = self._find_trackers() if settings.trackers is None else settings.trackers
             if shared is None and needs_journal(trackers, settings.trackers is not None):
                 folder = Path(FOLDER)  # which the other ranks do not know of
-            self.publisher.open(rules, self.info, trackers, folder, resumed_at, self._ranks.job_size)
+            with self.shield.at("opening the trackers"):
+                self.publisher.open(rules, self.info, trackers, folder, resumed_at, self._ranks.job_size)
         known = shared if self._ranks.world_size > 1 else folder
         if known is not None:
             self._start_liveness(known, rules, self._ranks)
@@ -163,7 +163,9 @@ class Run:
             return
         ranks, judge = self.open()
         step, transfer = pending
-        merged = transfer.merged()
+        merged = None
+        with self.shield.at("the exchange of a step"):
+            merged = transfer.merged()
         if merged is not None:
             with self.shield.at("judging a step"):
                 self._flags |= judge.row(step, self.probes.derive(step, row_of(merged), merged))
@@ -184,7 +186,8 @@ class Run:
             scalars = {key: value for key, value in scalars.items() if key not in self.latest}
         if ranks.writes:
             self._flags |= judge.row(step, finite(scalars))
-        if ranks.world_size == 1:
+        if ranks.world_size == 1:  # else it is acted on in the next step, in which all ranks agree
+            self._flags = ranks.agree(self._flags)
             self._act()
 
     def _collect(self, data: StepData, ranks: Ranks) -> Part:
@@ -209,10 +212,6 @@ class Run:
         """A checkpoint was written."""
         self.complete()
         self.probes.saved(step)
-
-    def publish(self, method: str, *args: Any) -> None:
-        """Have every tracker's method called (rank 0)."""
-        self.publisher.publish(method, *args)
 
     # What is known of it.
 
@@ -297,4 +296,4 @@ class Run:
         if self._liveness is not None:
             self._liveness.close()
         # Whoever keeps the callback, to look at its alerts, does not keep the trainer.
-        self.training = replace(Training(), shield=self.shield, publish=self.publish)
+        self.training = replace(Training(), shield=self.shield, publish=self.publisher.publish)

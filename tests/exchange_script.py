@@ -22,10 +22,18 @@ import torch.distributed as dist
 
 from rldk_tracking import ranks as module
 from rldk_tracking.keys import CATALOGUE
-from rldk_tracking.metrics import catalogue, process_group
+from rldk_tracking.metrics import process_group, reward
 from rldk_tracking.ranks import Merged, Part, Ranks, Schema
 from rldk_tracking.rollout import PolicyUpdate, Rollout
-from rldk_tracking.row import row_of
+from rldk_tracking.row import (
+    ROLLOUT_COLUMNS,
+    TAILS,
+    UPDATE_COLUMNS,
+    rollout_columns,
+    rollout_tails,
+    row_of,
+    update_columns,
+)
 
 ROWS, TOKENS, GROUP = 12, 9, 4
 LIMIT = timedelta(seconds=40)
@@ -35,7 +43,7 @@ SPLITS = {
     2: [[0, 6, 12], [0, 12, 12], [0, 0, 12], [0, 4, 11]],
     3: [[0, 4, 8, 12], [0, 7, 12, 12], [0, 0, 5, 12], [0, 4, 8, 11]],
 }
-SCHEMA = Schema(catalogue.ROLLOUT_COLUMNS, catalogue.UPDATE_COLUMNS, catalogue.TAILS, tuple(CATALOGUE))
+SCHEMA = Schema(ROLLOUT_COLUMNS, UPDATE_COLUMNS, TAILS, tuple(CATALOGUE))
 SMALL = Schema(("a", "b"), ("c",), ("t",), ("rldk/train/loss", "rldk/resources/host_rss_gib", module.SPREAD))
 
 
@@ -99,10 +107,10 @@ def part_of(rows: slice, rank: int) -> Part:
     part = Part(scalars={"rldk/resources/host_rss_gib": 1.0 + rank, "rldk/train/loss": on_device, "mine": float(rank)})
     if rows.stop > rows.start:
         mine = Rollout(**share(rollout, rows))
-        part.rollout = catalogue.rollout_columns(mine)
-        part.tails = catalogue.rollout_tails(mine)
-        part.update = catalogue.update_columns(PolicyUpdate(**share(update, rows)))
-        part.names = catalogue.names(rollout)
+        part.rollout = rollout_columns(mine)
+        part.tails = rollout_tails(mine)
+        part.update = update_columns(PolicyUpdate(**share(update, rows)))
+        part.names = reward.names(rollout)
     if rank == 1:
         del part.scalars["rldk/train/loss"]
     else:

@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *{"isolation"},
     },
     "run": {
-        *{"probes", "row", "ranks", "journal", "trackers", "sources", "health", "metrics", "keys", "rollout"},
+        *{"probes", "row", "ranks", "journal", "trackers", "sources", "health", "keys", "rollout"},
         *{"isolation"},
     },
     "probes": {"row", "ranks", "charts", "sources", "metrics", "checkpoint", "rollout", "isolation"},

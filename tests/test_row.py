@@ -7,7 +7,7 @@ import pytest
 
 from rldk_tracking.metrics.table import Table
 from rldk_tracking.ranks import Merged
-from rldk_tracking.row import WAITED, finite, merge_scalars, row_of, time_spread, weights_spread
+from rldk_tracking.row import finite, merge_scalars, row_of, weights_spread
 
 
 def test_ranks_are_merged_as_the_catalogue_says() -> None:
@@ -45,14 +45,6 @@ def test_the_least_the_most_and_the_sum_of_ranks() -> None:
         {"rldk/length/min": 2.0, "rldk/length/max": 7.0, "own/number": 4.0},
     ]
     assert merge_scalars(ranks) == {"rldk/length/min": 2.0, "rldk/length/max": 9.0, "own/number": 3.0}
-
-
-def test_how_long_ranks_waited_becomes_by_how_much_the_slowest_held_up_the_others() -> None:
-    """The one that lags waits least."""
-    scalars = [{WAITED: 0.1}, {WAITED: 0.9}, {WAITED: 0.5}]
-    assert time_spread(scalars) == {WAITED: pytest.approx(0.8)}
-    assert row_of(Merged(Table(), Table(), scalars, []))[WAITED] == pytest.approx(0.8)
-    assert time_spread(scalars[:1]) == time_spread([{}, {}]) == {}
 
 
 def test_copies_of_the_weights_that_part() -> None:

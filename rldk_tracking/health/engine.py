@@ -1,118 +1,175 @@
-"""Judges a run row by row, the same object live and in replay, and scores it.
+"""Judges a run row by row: the same object live and in replay.
 
-Scores are in [0, 1], from the alerts that fire and the conditions behind them:
-
-| key | meaning |
-|---|---|
-| rldk/health/score | product of the families' scores |
-| rldk/health/{family} | 1 where nothing of the family fires, 0.5 with a warning, 0.1 with a critical alert |
-| rldk/health/stability | 1 minus the share of recent rows (exponential mean over 20) with a jump, a spike or a NaN |
-| rldk/health/convergence | 0 diverging, 0.5 plateau, 0.75 improving, 1 solved |
-| rldk/health/convergence_slope, .._low, .._high | change of the reward per row (Theil-Sen) and its 95 % interval |
-| rldk/health/memory_efficiency | share of the GPU memory that torch reserves which tensors use at their peak |
-| rldk/health/policy_collapse_risk | mean loss of entropy, diversity, reward spread since the start; 0 where solved |
-| rldk/health/reward_hacking_risk | share of the witnesses that contradict a reward that rises |
-
-A part that no data speaks of is absent, and so is the score where nothing is known.
+A `Watch` is one rule, from findings to transitions: warm-up, persistence, hysteresis, cooldown and escalation. The
+`Engine` decides between rules.
 """
 
 from __future__ import annotations
 
 import math
+import string
+from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from rldk_tracking.health.alert import Alert
+from rldk_tracking.health.alert import SEVERITIES, Alert, AlertState, Severity
+from rldk_tracking.health.conditions.base import Finding, Row
 from rldk_tracking.health.detectors import Stateful
-from rldk_tracking.health.detectors.trend import RunTrend
 from rldk_tracking.health.rules import Rule
-from rldk_tracking.health.watch import Watch
+from rldk_tracking.health.scores import Scores
 
-PENALTY = {"info": 1.0, "warning": 0.5, "critical": 0.1}
-UNSTABLE = (
-    "nan.weights", "nan.gradients", "nan.loss", "nan.reward", "kl.spike", "grad.explosion", "value.loss",
-    "update.too_large", "entropy.explosion",
-)  # fmt: skip
-"""Rules whose breaches make a row unstable."""
-CONVERGENCE = {"diverging": 0.0, "plateau": 0.5, "improving": 0.75, "solved": 1.0}
-PEAK, RESERVED = "rldk/resources/gpu_memory_peak_gib", "rldk/resources/gpu_memory_reserved_gib"
-ENOUGH = 20
-"""Rows before stability and convergence are judged."""
+QUIET, BREACHED, CRITICAL = 0, 1, 2
 
 
-class Scores(Stateful):
-    """Follows a run beside its watches."""
+class Watch(Stateful):
+    """One rule over a run.
 
-    STATE: ClassVar[tuple[str, ...]] = ("rows", "unstable", "trend", "solved", "collapsed", "memory")
+    `look` takes a row; then `wants_to_fire` and `wants_to_resolve` say what the rule would do, and `fire` and `resolve`
+    do it. The engine decides in between, because another rule may silence this one.
+    """
 
-    def __init__(self) -> None:
-        self.rows = 0
-        self.unstable: float | None = None
-        self.trend = RunTrend()
-        self.solved = self.collapsed = False
-        self.memory: float | None = None
+    STATE: ClassVar[tuple[str, ...]] = (
+        "condition", "begin", "samples", "recent", "onset", "clears", "severity", "since", "alert", "ended",
+        "ended_severity",
+    )  # fmt: skip
 
-    def follow(self, row: Mapping[str, float], watches: Mapping[str, Watch]) -> Mapping[str, float]:
-        """Take a row, before it is judged; returns it with the scores that rules may watch."""
-        known = [watches[name] for name in UNSTABLE if name in watches and watches[name].known]
-        if known:
-            shaken = any(watch.finding is not None and watch.finding.breached for watch in known)
-            self.unstable = 0.0 if self.unstable is None else self.unstable + (shaken - self.unstable) / 10.5
-            self.rows += 1
-        reward = row.get("rldk/reward/mean")
-        if reward is not None:
-            self.trend.add(reward)
-        peak, reserved = row.get(PEAK), row.get(RESERVED)
-        if peak is not None and reserved:
-            self.memory = min(1.0, peak / reserved)
-        self.solved = _fires(watches, "reward.saturated")
-        self.collapsed = _fires(watches, "reward.collapse")
-        if self.unstable is not None and self.rows >= ENOUGH:
-            return {**row, "rldk/health/stability": 1.0 - self.unstable}
-        return row
+    def __init__(self, rule: Rule, context: Mapping[str, Any]) -> None:
+        self.rule = rule
+        self.context = context
+        self.condition = rule.build(context)
+        self.begin: int | None = None
+        self.samples = 0
+        self.recent: deque[int] = deque(maxlen=rule.persistence[1])
+        self.onset: int | None = None
+        self.clears = 0
+        self.severity: Severity | None = None
+        self.since: int | None = None
+        self.alert: dict[str, Any] | None = None
+        self.ended: int | None = None
+        self.ended_severity: Severity | None = None
+        self.finding: Finding | None = None
+        self.part = f"rldk/health/{rule.family}"
+        """The series of the family's score."""
 
     @property
-    def verdict(self) -> str | None:
-        """The convergence, in a word."""
-        if self.solved:
-            return "solved"
-        if self.collapsed:
-            return "diverging"
-        return self.trend.verdict()
+    def known(self) -> bool:
+        """Whether the data of this rule ever came."""
+        return self.samples > 0
 
-    def read(self, watches: Mapping[str, Watch]) -> dict[str, float]:
-        """The scores that are known."""
-        parts: dict[str, float] = {}
-        risks: dict[str, float] = {}
-        for watch in watches.values():
-            if watch.known:
-                penalty = 1.0 if watch.severity is None else PENALTY[watch.severity]
-                if penalty < parts.get(watch.part, 2.0):
-                    parts[watch.part] = penalty
-                if watch.condition.risk_key is not None and watch.condition.risk is not None:
-                    risks[watch.condition.risk_key] = watch.condition.risk
-        parts.pop("rldk/health/health", None)
-        scores = {**parts, **risks}
-        if parts:
-            scores["rldk/health/score"] = math.prod(parts.values())
-        if self.unstable is not None and self.rows >= ENOUGH:
-            scores["rldk/health/stability"] = 1.0 - self.unstable
-        if self.memory is not None:
-            scores["rldk/health/memory_efficiency"] = self.memory
-        verdict = self.verdict
-        if verdict is not None:
-            scores["rldk/health/convergence"] = CONVERGENCE[verdict]
-        if self.trend.slope is not None:
-            low, slope, high = self.trend.slope
-            scores["rldk/health/convergence_slope"] = slope
-            scores["rldk/health/convergence_slope_low"] = low
-            scores["rldk/health/convergence_slope_high"] = high
-        return scores
+    def look(self, step: int, row: Row) -> None:
+        """Judge a row. A row without this rule's data changes nothing."""
+        if self.begin is None:
+            self.begin = step
+        finding = self.finding = self.condition.judge(step, row)
+        if finding is None:
+            return
+        self.samples += 1
+        warm = self.samples > self.rule.warm_up_samples and step - self.begin >= self.rule.warm_up_steps
+        breached = finding.breached and warm
+        if breached and not any(self.recent):
+            self.onset = step
+        self.recent.append((CRITICAL if finding.critical else BREACHED) if breached else QUIET)
+        self.clears = self.clears + 1 if finding.clear and not breached else 0
+
+    def wants_to_fire(self, step: int) -> Severity | None:
+        """The severity with which the rule would begin to fire or escalate now; None where it would not."""
+        if self.finding is None or not self.finding.breached:
+            return None
+        k, _ = self.rule.persistence
+        if sum(level >= BREACHED for level in self.recent) < k:
+            return None
+        wanted: Severity = self.rule.severity
+        if sum(level >= CRITICAL for level in self.recent) >= k:
+            wanted = "critical"
+        lasts = self.rule.critical_after
+        if self.since is not None and lasts is not None and step - self.since >= lasts:
+            wanted = "critical"
+        if self.severity is not None:
+            return wanted if _rank(wanted) > _rank(self.severity) else None
+        if self.ended is not None and self.ended_severity is not None:
+            cooling = 0 <= step - self.ended < self.rule.cooldown_steps
+            if cooling and _rank(wanted) <= _rank(self.ended_severity):
+                return None
+        return wanted
+
+    def wants_to_resolve(self) -> bool:
+        """Whether the rule fires and its condition has been clear for long enough."""
+        return self.severity is not None and self.clears >= self.rule.clear_after
+
+    def fire(self, step: int, severity: Severity, finding: Finding) -> Alert:
+        """Begin to fire, or escalate, on a finding."""
+        self.severity = severity
+        if self.since is None:
+            self.since = step
+        first = step if self.onset is None else self.onset
+        alert = Alert(
+            rule=self.rule.id,
+            severity=severity,
+            state="firing",
+            step=step,
+            first_step=min(first, step),
+            value=finding.value,
+            threshold=finding.threshold,
+            message=_sentence(self.rule.message, step, first, finding),
+            advice=advice(self.rule, self.context),
+            evidence=dict(finding.evidence or {}),
+            key=finding.key,
+        )
+        self.alert = alert.as_dict()
+        return alert
+
+    def resolve(self, step: int, was: Alert) -> Alert:
+        """End the alert that is open."""
+        value = None if self.finding is None else self.finding.value
+        self.ended, self.ended_severity = step, self.severity
+        self.severity = self.since = self.alert = self.onset = None
+        self.recent.clear()
+        message = f"Over after {max(0, step - was.first_step)} steps. It was: {was.message}"
+        return _ended(was, step, value, message)
+
+    def firing(self) -> Alert | None:
+        """The alert that is open."""
+        return None if self.alert is None else Alert(**self.alert)
 
 
-def _fires(watches: Mapping[str, Watch], rule: str) -> bool:
-    watch = watches.get(rule)
-    return watch is not None and watch.severity is not None
+def advice(rule: Rule, context: Mapping[str, Any]) -> str:
+    """The rule's advice, after the run's own settings that it is about."""
+    known = [f"{name} {_short(context[name])}" for name in rule.quotes if context.get(name) is not None]
+    return f"({', '.join(known)}) {rule.advice}" if known else rule.advice
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)[:80]
+
+
+def _rank(severity: Severity) -> int:
+    return SEVERITIES.index(severity)
+
+
+def _ended(was: Alert, step: int, value: float | None, message: str) -> Alert:
+    state: AlertState = "resolved"
+    return Alert(
+        was.rule, was.severity, state, step, was.first_step, value, was.threshold, message, "", was.evidence, was.key
+    )
+
+
+class _Words(string.Formatter):
+    """Fills plain fields; a number that is not known reads "unknown"."""
+
+    def get_value(self, key: int | str, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        return kwargs.get(str(key))
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if value is None:
+            return "unknown"
+        return str(value) if isinstance(value, str) else format(value, format_spec)
+
+
+def _sentence(template: str, step: int, first: int, finding: Finding) -> str:
+    fields: dict[str, Any] = {name.replace(" ", "_"): value for name, value in (finding.evidence or {}).items()}
+    fields |= {"value": finding.value, "threshold": finding.threshold, "key": finding.key}
+    fields |= {"step": step, "first_step": first}
+    return _Words().vformat(template, (), fields)
 
 
 VERSION = 1

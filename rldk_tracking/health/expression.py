@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any
 
-from rldk_tracking.health.detectors.trend import mann_kendall, theil_sen
+from rldk_tracking.health.detectors.baseline import mann_kendall, theil_sen
 
 LONGEST = 2000
 WIDEST = 1000

@@ -23,14 +23,22 @@ import json
 import os
 import re
 import socket
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import FrameType
 
 import psutil
 
 STACKS_BYTES = 262_144
 """So much of the end of a file of stacks is read."""
+STACKS_FILE_BYTES = 1_000_000
+"""A file that has grown beyond this begins anew."""
+FRAMES_PER_THREAD = 200
+THREADS = 200
 CREATED_TOLERANCE_S = 2.0
 """Two readings of a process's creation time differ by up to this: the kernel's boot time is in whole seconds."""
 
@@ -127,11 +135,64 @@ def can_write(folder: Path) -> bool:
         return False
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedDump:
+    """When the stacks are to be written, unless something happens until then.
+
+    Attributes:
+        due: when, on the clock of `time.monotonic`.
+        since: when the silence began, on that clock.
+        events: count of the event that it began with.
+        what: the phase and step, for the reader.
+    """
+
+    due: float
+    since: float
+    events: int
+    what: str
+
+
+def append_stacks(path: Path, text: str) -> None:
+    """Add to the file in one go. Raises OSError where the disk does."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        if os.fstat(descriptor).st_size > STACKS_FILE_BYTES:
+            os.ftruncate(descriptor, 0)
+        os.write(descriptor, text.encode("utf-8", errors="replace"))
+    finally:
+        os.close(descriptor)
+
+
+def stacks_of(dump: PlannedDump) -> str:
+    """The stacks of all threads but the calling one, the main thread first, innermost frame first."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    main, own = threading.main_thread().ident, threading.get_ident()
+    frames = sys._current_frames()
+    others = sorted((ident for ident in frames if ident != own), key=lambda ident: ident != main)
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    silent = f"silent for {time.monotonic() - dump.since:.0f} s at {now}"
+    lines = [f"=== event {dump.events} of process {os.getpid()}: {dump.what}, {silent}"]
+    for ident in others[:THREADS]:
+        name = "Main thread" if ident == main else f"Thread {names.get(ident, ident)}"
+        lines += ["", f"{name} (innermost frame first):", *_frames_of(frames[ident])]
+    return "\n".join(lines) + "\n\n"
+
+
+def _frames_of(frame: FrameType | None) -> Iterator[str]:
+    for _ in range(FRAMES_PER_THREAD):
+        if frame is None:
+            return
+        yield f'  File "{frame.f_code.co_filename}", line {frame.f_lineno} in {frame.f_code.co_name}'
+        frame = frame.f_back
+    if frame is not None:
+        yield "  ..."
+
+
 def read_stacks(folder: Path, beat: Beat) -> str | None:
     """Where a rank's threads stood in the silence after a beat; None where it did not write that down.
 
     Args:
-        folder: of the beat's file; the file of stacks lies there too, see `rldk_tracking.journal.stacks`.
+        folder: of the beat's file; the file of stacks lies there too, see `rldk_tracking.journal.heartbeat`.
         beat: the beat.
     """
     try:

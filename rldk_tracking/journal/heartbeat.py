@@ -1,7 +1,7 @@
 """One small file a rank that says how far it is, for those who watch from outside. See `rldk_tracking.journal.beats`.
 
 Every rank of a job writes its own, into the folder of the journal, in step with the phases of its trainer. A beat costs
-some microseconds and never raises.
+some microseconds and never raises. Shortly before a training counts as hung, it writes down where every thread stands.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
 from collections import deque
 from pathlib import Path
@@ -20,14 +21,15 @@ from typing import Any
 import psutil
 
 from rldk_tracking.health.conditions.silence import Silence
-from rldk_tracking.journal.beats import beat_files, host_name
+from rldk_tracking.journal.beats import PlannedDump, append_stacks, beat_files, host_name, stacks_of
 from rldk_tracking.journal.journal import journal_stem
-from rldk_tracking.journal.stacks import PlannedDump, StacksWriter
 from rldk_tracking.sources.wrapping import Phase, PhaseWatch
 
 logger = logging.getLogger(__name__)
 
 KEPT_DURATIONS = 512
+CHECK_S = 0.5
+"""Between two looks whether the stacks are due."""
 LONGEST_FACTOR = 2.0
 """What has taken so long once may take this many times as long again, however rare it is."""
 NUMBERS_BYTES = 160
@@ -240,3 +242,50 @@ class Liveness:
     def close(self) -> None:
         """Everything is over."""
         self._heartbeat.close()
+
+
+class StacksWriter:
+    """Writes the stacks when a plan is due. The file is made when there is something to write.
+
+    A thread of this package does it, which sleeps otherwise. It reads the stacks as Python code does, while no other
+    thread runs Python. `faulthandler.dump_traceback_later` does not wait for that: where a thread goes on during the
+    reading, as after a SIGCONT or in a step that is only slow, it reads frames that are gone and ends the process
+    (CPython issues 116008, 140815; here after 1 to 250 readings of a loop in plain Python, with Python 3.10 to 3.13).
+    What the thread cannot do is read while a single native call keeps the interpreter to itself.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._planned: PlannedDump | None = None
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def plan(self, dump: PlannedDump | None) -> None:
+        """Replace what was planned before; None for nothing. The first plan starts the thread.
+
+        Raises:
+            RuntimeError: no thread can be started.
+        """
+        self._planned = dump
+        if self._thread is None and dump is not None:
+            self._thread = threading.Thread(target=self._run, name="rldk-stacks", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Let the thread end."""
+        self._closed.set()
+
+    def _run(self) -> None:
+        written: PlannedDump | None = None
+        while not self._closed.wait(CHECK_S):
+            dump = self._planned
+            if dump is None or dump is written or time.monotonic() < dump.due:
+                continue
+            written = dump
+            try:
+                append_stacks(self._path, stacks_of(dump))
+            except OSError as error:
+                logger.debug("rldk: the stacks cannot be written to %s: %s", self._path, error)

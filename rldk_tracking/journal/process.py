@@ -22,8 +22,9 @@ import psutil
 
 from rldk_tracking.charts.announce import announce
 from rldk_tracking.journal.courier import Follower
-from rldk_tracking.journal.followed import Destination, Followed
 from rldk_tracking.journal.journal import Journal
+from rldk_tracking.journal.offset import Followed
+from rldk_tracking.journal.target import Destination
 
 __all__ = ["CourierProcess", "Destination", "courier"]
 
@@ -68,6 +69,7 @@ class CourierProcess:
         followed.journal, followed.rules, followed.since = journal, rules, time.monotonic()
         for destination in destinations:
             followed.destinations[destination.id] = destination
+            followed.adopted.pop(destination.id, None)
             followed.printed[destination.id] = len(followed.read(destination.id).said)
         if journal.memory is not None or self._uses_threads:
             self._in_thread(followed, destinations)
@@ -246,7 +248,9 @@ class CourierProcess:
             for line in offset.said[followed.printed.get(name, 0) :]:
                 announce(line)
             followed.printed[name] = len(offset.said)
-            destination.tracker.adopt(offset.to)
+            if offset.to != followed.adopted.get(name):
+                followed.adopted[name] = dict(offset.to)
+                destination.tracker.adopt(offset.to)
             if offset.refused and name not in followed.threads:
                 self._say(f"{name} takes no credentials of the courier's: a thread of the training serves it instead.")
                 self._in_thread(followed, [destination], holds_lock=False)

@@ -1,4 +1,4 @@
-"""A destination as one process hands it to another."""
+"""A destination, and what of it one process hands to another."""
 
 from __future__ import annotations
 
@@ -32,6 +32,23 @@ class Target:
     def connect(self, to: Mapping[str, str]) -> Tracker:
         """Its tracker, with what is known beside the address by now."""
         return resumed(self.tracker, {**self.to, **to}, self.secrets)
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A tracker that the courier serves.
+
+    Attributes:
+        id: of its offset: its name, with `-2` for a second one of the name.
+        tracker: joined, with `in_process` False.
+    """
+
+    id: str
+    tracker: Tracker
+
+    def target(self) -> Target:
+        """What is handed over."""
+        return Target(self.id, self.tracker.name, dict(self.tracker.address()), dict(self.tracker.secrets()))
 
 
 def load_offset(journal: Path, target: Target, lines: Lines, log: logging.Logger) -> Offset:

@@ -181,7 +181,7 @@ KEYS = (
     Key(
         "rldk/lr/change",
         "1",
-        "By what factor the schedule changed the learning rate; see rldk_tracking/metrics/schedule.py.",
+        "By what factor the schedule changed the learning rate; see rldk_tracking/probes/optimizer.py.",
         "rate at the change / rate before it",
         "optimizer",
     ),

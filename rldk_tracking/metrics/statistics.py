@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,15 +113,25 @@ Labels = NDArray[np.intp]
 def pearson(first: Array, second: Array) -> float | None:
     """Product-moment correlation; None where either has no spread or fewer than two completions have both."""
     both = np.isfinite(first) & np.isfinite(second)
-    values = grouped_pearson(first[both], second[both], np.zeros(int(both.sum()), dtype=np.intp))
-    return float(values[0]) if len(values) and np.isfinite(values[0]) else None
+    return _whole_pearson(first[both], second[both])
 
 
 def spearman(first: Array, second: Array) -> float | None:
     """Correlation of the ranks, ties sharing their mean rank as in `scipy.stats.spearmanr`; None as for Pearson's."""
     both = np.isfinite(first) & np.isfinite(second)
-    values = grouped_spearman(first[both], second[both], np.zeros(int(both.sum()), dtype=np.intp))
-    return float(values[0]) if len(values) and np.isfinite(values[0]) else None
+    group = np.zeros(int(both.sum()), dtype=np.intp)
+    return _whole_pearson(grouped_ranks(first[both], group), grouped_ranks(second[both], group))
+
+
+def _whole_pearson(first: Array, second: Array) -> float | None:
+    """`grouped_pearson` of one group, in a tenth of its time."""
+    if len(first) == 0 or first.min() == first.max() or second.min() == second.max():
+        return None
+    x, y = ((values - values.min()) / (values.max() - values.min()) for values in (first, second))
+    x, y = x - x.mean(), y - y.mean()
+    with np.errstate(invalid="ignore"):
+        value = float(np.clip((x @ y) / np.sqrt((x @ x) * (y @ y)), -1.0, 1.0))
+    return value if np.isfinite(value) else None
 
 
 def grouped_spearman(first: Array, second: Array, labels: Labels) -> Array:
@@ -147,7 +158,8 @@ def grouped_pearson(first: Array, second: Array, labels: Labels) -> Array:
 
 def grouped_ranks(values: Array, labels: Labels) -> Array:
     """The rank of each row among its group's, from 1; rows with the same value share their mean rank."""
-    order = np.lexsort((values, labels))
+    order = np.argsort(values)  # with numpy's vectorised sort, which `lexsort` does without
+    order = order[np.argsort(labels[order].astype(_smallest(labels)), kind="stable")]
     ordered_values, ordered_labels = values[order], labels[order]
     new_group = np.ones(len(values), dtype=bool)
     new_group[1:] = ordered_labels[1:] != ordered_labels[:-1]
@@ -160,6 +172,11 @@ def grouped_ranks(values: Array, labels: Labels) -> Array:
     ranks = np.empty(len(values))
     ranks[order] = starts[tie] - group_starts + (lengths[tie] + 1) / 2
     return ranks
+
+
+def _smallest(labels: Labels) -> type[np.unsignedinteger[Any]]:
+    """Numbers of two bytes are sorted by radix, in a fraction of the time."""
+    return np.uint16 if len(labels) == 0 or labels.max() < 2**16 else np.uint64
 
 
 def _centred(values: Array, labels: Labels) -> Array:

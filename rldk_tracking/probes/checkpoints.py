@@ -71,7 +71,6 @@ class CheckpointProbe(Probe):
             return
         # A loop of somebody's own may have no folder, and then nothing is saved.
         folder = getattr(training.args, "output_dir", None)
-        self._scans = BackgroundScans(self.level)
         self._log = CheckpointLog(training.publish, training.args)
         self._memory = MemoryLog(training.publish, training.args)
         limited = bool(getattr(training.args, "save_total_limit", None)) and self.keep_weights and self.level != "light"
@@ -91,7 +90,7 @@ class CheckpointProbe(Probe):
             data.add(self._log_scans(self._scans.finished()))
 
     def saved(self, step: int) -> None:
-        if self._scans is None or self._baselines is None:
+        if self._baselines is None:
             return
         path = Path(self._training.args.output_dir) / f"checkpoint-{step}"
         if not path.is_dir():
@@ -101,15 +100,16 @@ class CheckpointProbe(Probe):
             return
         against = self._baselines.take(path)
         self._log_memory(step)
+        if self._scans is None:
+            self._scans = BackgroundScans(self.level)
         self._scans.submit(path, against)
 
     def end(self) -> Mapping[str, float]:
-        if self._scans is None:
-            return {}
-        metrics = self._log_scans(self._scans.close(self.close_timeout))
+        metrics = {} if self._scans is None else self._log_scans(self._scans.close(self.close_timeout))
         self._scans, self._training = None, Training()
         if self._baselines is not None:
             self._baselines.close()
+            self._baselines = None
         return metrics
 
     def _log_scans(self, scans: list[Scan]) -> dict[str, float]:

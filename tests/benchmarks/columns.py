@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rldk_tracking.metrics import catalogue
+from rldk_tracking import row as module
 from rldk_tracking.metrics.table import tail_of
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
@@ -102,12 +102,12 @@ def batch(rows: int, tokens: int, seed: int = 0) -> tuple[Rollout, PolicyUpdate]
 
 def of_all(rollout: Rollout, update: PolicyUpdate) -> None:
     """Every column, which is what is measured against the sums."""
-    catalogue.rollout_columns(rollout)
-    catalogue.update_columns(update)
+    module.rollout_columns(rollout)
+    module.update_columns(update)
 
 
 def tails(rollout: Rollout, update: PolicyUpdate) -> None:
-    for values, mask in catalogue.rollout_tails(rollout).values():
+    for values, mask in module.rollout_tails(rollout).values():
         tail_of(values, mask)
 
 
@@ -115,9 +115,9 @@ def pieces() -> dict[str, Piece]:
     """The work, piece by piece; "all" is all of it but the tails."""
     groups: dict[str, Piece] = {
         str(group.__name__).rpartition(".")[2]: lambda rollout, update, group=group: group.columns(rollout)
-        for group in catalogue.ROLLOUT_GROUPS
+        for group in module.ROLLOUT_GROUPS
     }
-    return groups | {"update": lambda _, update: catalogue.update_columns(update), "all": of_all, "tails": tails}
+    return groups | {"update": lambda _, update: module.update_columns(update), "all": of_all, "tails": tails}
 
 
 @torch.no_grad()

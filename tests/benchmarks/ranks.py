@@ -26,12 +26,21 @@ import torch
 
 from rldk_tracking import ranks as module
 from rldk_tracking.keys import CATALOGUE
-from rldk_tracking.metrics import catalogue, policy
+from rldk_tracking.metrics import policy, reward
 from rldk_tracking.metrics.table import Array
 from rldk_tracking.metrics.vector import Part, VectorLayout
 from rldk_tracking.ranks import Merged, Schema
 from rldk_tracking.rollout import PolicyUpdate, Rollout
-from rldk_tracking.row import row_of
+from rldk_tracking.row import (
+    ROLLOUT_COLUMNS,
+    ROLLOUT_GROUPS,
+    TAILS,
+    UPDATE_COLUMNS,
+    rollout_columns,
+    rollout_tails,
+    row_of,
+    update_columns,
+)
 
 GROUP_ROWS = 8
 PROBE_LENGTH = 120
@@ -75,12 +84,12 @@ def part_of(rows: int, tokens: int, seed: int = 0) -> Part:
         clip_high=0.2,
     )
     return Part(
-        catalogue.rollout_columns(rollout),
-        catalogue.update_columns(update),
-        catalogue.rollout_tails(rollout),
+        rollout_columns(rollout),
+        update_columns(update),
+        rollout_tails(rollout),
         dict.fromkeys(SCALARS, 1.0),
         torch.arange(float(PROBE_LENGTH)),
-        catalogue.names(rollout),
+        reward.names(rollout),
     )
 
 
@@ -109,7 +118,7 @@ def by_module(merged: Merged, repeat: int) -> dict[str, float]:
     """Milliseconds of each group of metrics."""
     works: dict[str, Callable[[], object]] = {
         group.__name__.rsplit(".", 1)[1]: (lambda group=group: group.compute(merged.rollout))
-        for group in catalogue.ROLLOUT_GROUPS
+        for group in ROLLOUT_GROUPS
     }
     works["ratio"] = lambda: policy.compute_ratios(merged.update)
     return {name: median_ms(work, repeat) for name, work in works.items()}
@@ -117,7 +126,7 @@ def by_module(merged: Merged, repeat: int) -> dict[str, float]:
 
 def setting(ranks: int, rows: int, tokens: int, uneven: bool) -> tuple[VectorLayout, Part, Array]:
     """A layout, one rank's part, and what rank 0 has received."""
-    schema = Schema(catalogue.ROLLOUT_COLUMNS, catalogue.UPDATE_COLUMNS, catalogue.TAILS, tuple(CATALOGUE))
+    schema = Schema(ROLLOUT_COLUMNS, UPDATE_COLUMNS, TAILS, tuple(CATALOGUE))
     layout = VectorLayout(schema, rows, rows, module.TAIL_VALUES, PROBE_LENGTH)
     parts = [part_of(rows, tokens, seed) for seed in range(min(ranks, DIFFERENT))]
     return layout, parts[0], gathered(layout, parts, ranks, uneven)

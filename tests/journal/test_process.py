@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rldk_tracking.journal import followed as module
+from rldk_tracking.journal import offset as module
 from rldk_tracking.journal.offset import Offset, offset_path
 from rldk_tracking.journal.process import CourierProcess, Destination, courier
 from rldk_tracking.rollout import RunInfo
@@ -103,6 +103,27 @@ def test_where_there_is_no_file_the_last_records_are_delivered(service: CourierP
     assert TAKEN == [("there", 1), ("there", 2)]
     assert service._process is None
     assert service.health(journal) == {}, "it is over"
+
+
+def test_what_was_found_out_is_told_once_and_to_who_comes_in_its_place(
+    service: CourierProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_start", lambda: None)
+    first, second = Distant(), Distant()
+    journal = started(tmp_path, first)
+    offset = Offset(offset_path(journal.path, "distant"), to={"run": "7"})
+    offset.save()
+    service.follow(journal, [Destination("distant", first)], {})
+    service.check()
+    assert first.learnt == {"run": "7"}
+    first.learnt, service._look_at = {}, 0.0
+    service.check()
+    assert first.learnt == {}, "it knows"
+    service.follow(journal, [Destination("distant", second)], {})
+    service._look_at = 0.0
+    service.check()
+    assert second.learnt == {"run": "7"}
+    journal.close()
 
 
 def test_no_thread_either(

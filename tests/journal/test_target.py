@@ -7,10 +7,17 @@ import pytest
 
 from rldk_tracking.journal.offset import offset_path
 from rldk_tracking.journal.reader import FileLines
-from rldk_tracking.journal.target import Target, load_offset
+from rldk_tracking.journal.target import Destination, Target, load_offset
+from rldk_tracking.trackers.slack import SlackNotifier
 from tests.journal.conftest import row, started
 
 SECRET = "https://hooks.slack.com/services/T0/B0/SECRET"
+
+
+def test_what_is_handed_over() -> None:
+    target = Destination("slack-2", SlackNotifier("https://hooks.slack.com/services/T0/B0/x")).target()
+    assert (target.id, target.tracker, target.to) == ("slack-2", "slack", {"min_severity": "warning"})
+    assert target.secrets == {"url": "https://hooks.slack.com/services/T0/B0/x"}
 
 
 def test_a_repr_shows_no_secret() -> None:

@@ -10,6 +10,7 @@ from typing import get_args
 import pytest
 import torch
 
+from rldk_tracking import row as module
 from rldk_tracking.keys import (
     CATALOGUE,
     Direction,
@@ -26,7 +27,7 @@ from rldk_tracking.keys import (
     verdicts,
 )
 from rldk_tracking.keys.catalogue import ROWS
-from rldk_tracking.metrics import catalogue, preference
+from rldk_tracking.metrics import preference
 from rldk_tracking.metrics.table import Table, merge_tails, tail_of
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
@@ -64,11 +65,11 @@ def emitted() -> set[str]:
     )
     tails = {
         name: merge_tails(tail_of(values, counts)[None].numpy(), counts.sum()[None].numpy())
-        for name, (values, counts) in catalogue.rollout_tails(rollout).items()
+        for name, (values, counts) in module.rollout_tails(rollout).items()
     }
-    columns = {name: column.numpy() for name, column in catalogue.rollout_columns(rollout).items()}
-    steps = {name: column.numpy() for name, column in catalogue.update_columns(update).items()}
-    return set(catalogue.compute(Table(columns, tails, catalogue.names(rollout)), Table(steps)))
+    columns = {name: column.numpy() for name, column in module.rollout_columns(rollout).items()}
+    steps = {name: column.numpy() for name, column in module.update_columns(update).items()}
+    return set(module.keys_of(Table(columns, tails, module.reward.names(rollout)), Table(steps)))
 
 
 def test_what_is_computed_from_tensors_is_what_is_documented() -> None:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from rldk_tracking.metrics import catalogue
+from rldk_tracking import row as module
+from rldk_tracking.metrics import reward
 from rldk_tracking.metrics.table import Table, merge_tails, tail_of
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
@@ -144,12 +145,12 @@ def rows_of(rollout: Rollout, rows: Sequence[int]) -> Rollout:
 
 def table_of(parts: Sequence[Rollout]) -> Table:
     """What the ranks that hold these parts have together."""
-    columns = joined([catalogue.rollout_columns(part) for part in parts])
+    columns = joined([module.rollout_columns(part) for part in parts])
     capacity = None if len(parts) == 1 else 2048
     kept: dict[str, list[Tensor]] = {}
     counts: dict[str, list[int]] = {}
     for part in parts:
-        for name, (values, mask) in catalogue.rollout_tails(part).items():
+        for name, (values, mask) in module.rollout_tails(part).items():
             kept.setdefault(name, []).append(tail_of(values, mask, capacity))
             counts.setdefault(name, []).append(int(mask.sum()))
     merged = {
@@ -158,7 +159,7 @@ def table_of(parts: Sequence[Rollout]) -> Table:
         )
         for name, pieces in kept.items()
     }
-    return Table(columns, merged, catalogue.names(parts[0]))
+    return Table(columns, merged, reward.names(parts[0]))
 
 
 def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
@@ -190,12 +191,12 @@ def tabulate() -> Callable[..., Table]:
 
 @pytest.fixture(scope="session")
 def tabulate_updates() -> Callable[..., Table]:
-    return lambda *parts: Table(joined([catalogue.update_columns(part) for part in parts]))
+    return lambda *parts: Table(joined([module.update_columns(part) for part in parts]))
 
 
 @pytest.fixture(scope="session")
 def columns() -> Callable[[Rollout], dict[str, Tensor]]:
-    return catalogue.rollout_columns
+    return module.rollout_columns
 
 
 @pytest.fixture(scope="session")
@@ -203,7 +204,7 @@ def computed() -> Callable[..., dict[str, float]]:
     """Every key of a step's tables."""
 
     def keys(rollout: Table | None = None, update: Table | None = None) -> dict[str, float]:
-        return catalogue.compute(rollout or Table(), update or Table())
+        return module.keys_of(rollout or Table(), update or Table())
 
     return keys
 

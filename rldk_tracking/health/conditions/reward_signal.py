@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from rldk_tracking.health.conditions.base import Condition, Finding, Row
 from rldk_tracking.health.detectors.baseline import Change
-from rldk_tracking.health.detectors.trend import Progress
+from rldk_tracking.health.scores import Progress
 
 PRIOR_ROWS, PRIOR_TIED = 4.0, 1.0
 """What is believed of a run before its first row: one row in four is all tied."""

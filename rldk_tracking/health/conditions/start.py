@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from rldk_tracking.health.conditions.base import Condition, Finding, Row, sign_of
 from rldk_tracking.health.detectors import Stateful
 from rldk_tracking.health.detectors.baseline import Change, median_of_sorted
-from rldk_tracking.health.detectors.trend import Progress
+from rldk_tracking.health.scores import Progress
 
 
 class FromStart(Condition):

@@ -26,6 +26,27 @@ def median_of_sorted(values: Sequence[float]) -> float:
     return values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
 
 
+def mann_kendall(values: Sequence[float]) -> float:
+    """The normal score of Mann and Kendall's S, corrected for ties and continuity; 0 where all are tied."""
+    count = len(values)
+    s = sum((later > earlier) - (later < earlier) for i, earlier in enumerate(values) for later in values[i + 1 :])
+    ties = [values.count(value) for value in set(values)]
+    variance = (count * (count - 1) * (2 * count + 5) - sum(t * (t - 1) * (2 * t + 5) for t in ties)) / 18.0
+    if variance <= 0 or s == 0:
+        return 0.0
+    return float((s - (1 if s > 0 else -1)) / variance**0.5)
+
+
+def theil_sen(values: Sequence[float], score: float = 1.96) -> tuple[float, float, float]:
+    """(low, slope, high): the median of the slopes of all pairs, a unit apart, and Sen's interval for it."""
+    count = len(values)
+    slopes = sorted((values[j] - values[i]) / (j - i) for i in range(count) for j in range(i + 1, count))
+    width = score * (count * (count - 1) * (2 * count + 5) / 18.0) ** 0.5
+    low = max(0, int((len(slopes) - width) / 2))
+    high = min(len(slopes) - 1, int((len(slopes) + width) / 2) + 1)
+    return slopes[low], median_of_sorted(slopes), slopes[high]
+
+
 class Baseline(Stateful):
     """Median and MAD over the last `window` values that were taken for normal.
 

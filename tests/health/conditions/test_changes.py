@@ -125,6 +125,7 @@ def test_an_origin_can_be_given(findings) -> None:
 def test_critical_share(findings) -> None:
     found = findings(Drop(("x",), critical_share=0.8), [1.0] * 40 + [0.4] * 20 + [0.0] * 20)
     assert not any(f.critical for f in found[:60]) and found[-1].critical
+    assert not findings(Drop(("x",), critical_share=0.8), [10.0] * 40 + [4.0] * 20)[-1].critical
 
 
 def test_it_clears_when_the_value_is_back(findings) -> None:

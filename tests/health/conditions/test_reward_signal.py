@@ -164,7 +164,7 @@ def test_a_judge_of_the_users_own_goes_before_a_function_of_weight_0() -> None:
     def extra(done, draw):
         row = {UNWEIGHTED: 0.05 + draw.gauss(0, 0.01)}
         asked = done > 0.02 and round(120 * done) % 3 == 0
-        return row | {GOLD: 0.1 + 0.6 * done + draw.gauss(0, 0.03)} if asked else row
+        return row | ({GOLD: 0.1 + 0.6 * done + draw.gauss(0, 0.03)} if asked else {})
 
     breached, condition, _ = judged(extra)
     assert condition.gold_key == GOLD and condition.risk == 0.0 and breached == []
@@ -224,11 +224,10 @@ def test_the_half_that_is_not_reported_is_clear() -> None:
 
 def test_a_rise_that_is_gone_is_no_hacking_any_more() -> None:
     condition = Hacking(("r",))
-    draw = random.Random(0)
-    found = []
+    draw, found = random.Random(0), []
     for step in range(300):
-        reward = 0.2 + (0.5 if 60 <= step < 150 else 0.0)
-        row = {"r": reward + draw.gauss(0, 0.03), LENGTH: 100.0 if step < 60 else 400.0, LENGTH_CORR: 0.8, KL: 2.0}
+        row = {"r": 0.2 + 0.5 * (60 <= step < 150) + draw.gauss(0, 0.03), LENGTH_CORR: 0.8, KL: 2.0}
+        row[LENGTH] = 100.0 if step < 60 else 400.0
         found.append(condition.judge(step, row))
     assert found[140].breached and not found[140].clear
     assert not found[-1].breached and found[-1].clear, "the witnesses are still there, the rise is not"
@@ -288,7 +287,7 @@ def test_a_mean_share_above_its_limit_is_not_clear_though_this_row_is_fine() -> 
 
 def test_how_often_the_usual_mean_is_met_and_how_far_the_others_are() -> None:
     condition = TiedGroups((TIED,), solved=False)
-    met, far = 0.0, 0.0
+    met = far = 0.0
     for step, mean in enumerate([1.0, 1.0, 1.0, 3.0] * 20):
         condition.judge(step, {MEAN: mean})
         if step > 0:

@@ -191,3 +191,5 @@ def test_drift_is_clear_from_seven_tenths_of_its_limit_down() -> None:
     condition = UnpaidDrift(("kl",), threshold=1.0)
     found = [condition.judge(step, {"kl": value}) for step, value in enumerate([0.7] * 3 + [0.8] * 20)]
     assert found[0].clear and not found[-1].clear and not found[-1].breached
+    found = [condition.judge(step, {"kl": 3.0}) for step in range(40)]
+    assert found[-1].breached and not found[-1].critical

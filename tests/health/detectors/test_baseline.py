@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from rldk_tracking.health.detectors.baseline import Baseline, Change, Cusum, inflation, median_of_sorted
+from rldk_tracking.health.detectors.baseline import (
+    Baseline,
+    Change,
+    Cusum,
+    inflation,
+    mann_kendall,
+    median_of_sorted,
+    theil_sen,
+)
 
 VALUES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=120)
 
@@ -156,3 +164,40 @@ def test_the_cusum_ends_as_fast_as_it_began() -> None:
 @pytest.mark.parametrize(("correlation", "factor"), [(0.0, 1.0), (-0.5, 1.0), (0.6, 2.0), (1.0, 39**0.5)])
 def test_inflation(correlation: float, factor: float) -> None:
     assert inflation(correlation) == pytest.approx(factor)
+
+
+SERIES = st.lists(st.integers(-50, 50).map(float), min_size=4, max_size=32)
+
+
+@given(SERIES)
+def test_slope_is_scipys(values: list[float]) -> None:
+    _, slope, _ = theil_sen(values)
+    assert slope == pytest.approx(stats.theilslopes(values).slope, abs=1e-12)
+
+
+def test_the_interval_holds_the_true_slope_as_often_as_it_says() -> None:
+    held = 0
+    for seed in range(400):
+        draw = random.Random(seed)
+        low, slope, high = theil_sen([0.3 * i + draw.gauss(0, 2) for i in range(24)])
+        assert low <= slope <= high
+        held += low <= 0.3 <= high
+    assert 0.93 <= held / 400 <= 0.99
+
+
+@given(SERIES)
+def test_score_is_kendalls_by_pairs(values: list[float]) -> None:
+    n = len(values)
+    pairs = [(values[i], values[j]) for i in range(n) for j in range(i + 1, n)]
+    s = sum((b > a) - (b < a) for a, b in pairs)
+    ties = [values.count(value) for value in set(values)]
+    variance = (n * (n - 1) * (2 * n + 5) - sum(t * (t - 1) * (2 * t + 5) for t in ties)) / 18
+    expected = 0.0 if s == 0 or variance <= 0 else (s - (1 if s > 0 else -1)) / variance**0.5
+    assert mann_kendall(values) == pytest.approx(expected)
+
+
+def test_score_agrees_with_scipys_p_value() -> None:
+    draw = random.Random(0)
+    values = [0.05 * i + draw.gauss(0, 1) for i in range(40)]
+    p = stats.kendalltau(range(40), values, method="asymptotic").pvalue
+    assert 2 * stats.norm.sf(abs(mann_kendall(values))) == pytest.approx(p, rel=0.1)

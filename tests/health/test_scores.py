@@ -1,4 +1,4 @@
-"""Trend tests against scipy, a verdict over long runs in bounded memory, and what tells success from collapse."""
+"""A verdict over long runs in bounded memory, what tells success from collapse, and scores, each in [0, 1]."""
 
 from __future__ import annotations
 
@@ -8,53 +8,18 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
-from rldk_tracking.health.detectors.trend import (
+from rldk_tracking.health.catalogue import RULES
+from rldk_tracking.health.detectors.baseline import theil_sen
+from rldk_tracking.health.engine import Engine
+from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.scores import (
     HALF,
     REWARD_MEAN,
     TIED_AT_TOP,
     Progress,
     RunTrend,
-    mann_kendall,
-    theil_sen,
 )
-
-SERIES = st.lists(st.integers(-50, 50).map(float), min_size=4, max_size=32)
-
-
-@given(SERIES)
-def test_slope_is_scipys(values: list[float]) -> None:
-    _, slope, _ = theil_sen(values)
-    assert slope == pytest.approx(stats.theilslopes(values).slope, abs=1e-12)
-
-
-def test_the_interval_holds_the_true_slope_as_often_as_it_says() -> None:
-    held = 0
-    for seed in range(400):
-        draw = random.Random(seed)
-        low, slope, high = theil_sen([0.3 * i + draw.gauss(0, 2) for i in range(24)])
-        assert low <= slope <= high
-        held += low <= 0.3 <= high
-    assert 0.93 <= held / 400 <= 0.99
-
-
-@given(SERIES)
-def test_score_is_kendalls_by_pairs(values: list[float]) -> None:
-    n = len(values)
-    pairs = [(values[i], values[j]) for i in range(n) for j in range(i + 1, n)]
-    s = sum((b > a) - (b < a) for a, b in pairs)
-    ties = [values.count(value) for value in set(values)]
-    variance = (n * (n - 1) * (2 * n + 5) - sum(t * (t - 1) * (2 * t + 5) for t in ties)) / 18
-    expected = 0.0 if s == 0 or variance <= 0 else (s - (1 if s > 0 else -1)) / variance**0.5
-    assert mann_kendall(values) == pytest.approx(expected)
-
-
-def test_score_agrees_with_scipys_p_value() -> None:
-    draw = random.Random(0)
-    values = [0.05 * i + draw.gauss(0, 1) for i in range(40)]
-    p = stats.kendalltau(range(40), values, method="asymptotic").pvalue
-    assert 2 * stats.norm.sf(abs(mann_kendall(values))) == pytest.approx(p, rel=0.1)
 
 
 @pytest.mark.parametrize(("slope", "verdict"), [(0.01, "improving"), (-0.01, "diverging"), (0.0, "plateau")])
@@ -189,3 +154,102 @@ def test_the_share_of_ties_at_the_top_is_a_mean_over_some_rows() -> None:
     progress = fed([{TIED_AT_TOP: 1.0}] * 20 + [{TIED_AT_TOP: 0.0}])
     assert progress.all_max == pytest.approx(0.8)
     assert fed([{TIED_AT_TOP: 0.0}] * 20 + [{TIED_AT_TOP: 1.0}] * 2).all_max == pytest.approx(0.36)
+
+
+def test_the_interval_has_the_ranks_of_sen() -> None:
+    """Sen (1968): of N slopes those of rank (N - C) / 2 and (N + C) / 2 + 1, C = 1.96 sqrt(n (n - 1) (2n + 5) / 18)."""
+    values = [2.0**i for i in range(8)]
+    slopes = sorted((values[j] - values[i]) / (j - i) for i in range(8) for j in range(i + 1, 8))
+    assert theil_sen(values) == (slopes[6], (slopes[13] + slopes[14]) / 2, slopes[22])  # C is 15.8 of 28
+
+
+PART = "rldk/health/"
+
+
+def scored(rows, rules=None) -> tuple[dict[str, float], Engine]:
+    engine = Engine(RULES.values() if rules is None else [RULES[name] for name in rules])
+    for step, row in enumerate(rows):
+        engine.update(step, row)
+    return engine.scores(), engine
+
+
+def test_a_healthy_run_scores_one(healthy) -> None:
+    scores, engine = scored(healthy(0))
+    assert scores["rldk/health/score"] == 1.0
+    assert scores["rldk/health/stability"] == 1.0
+    assert engine.convergence == "improving" and scores["rldk/health/convergence"] == 0.75
+    low, slope, high = (scores[f"rldk/health/convergence_slope{end}"] for end in ("_low", "", "_high"))
+    assert low < slope < high and slope == pytest.approx(0.4 / 300, rel=0.3)
+    assert scores["rldk/health/policy_collapse_risk"] < 0.7
+    assert scores["rldk/health/reward_hacking_risk"] < 0.5
+    assert scores["rldk/health/memory_efficiency"] == pytest.approx(35 / 40, abs=0.1)
+    bounded = [value for key, value in scores.items() if "slope" not in key]
+    assert all(0.0 <= value <= 1.0 for value in bounded)
+
+
+def test_only_parts_that_are_known_are_there() -> None:
+    scores, _ = scored([{"rldk/nan/weights": 0.0}] * 3)
+    assert scores == {f"{PART}nan": 1.0, "rldk/health/score": 1.0}
+    assert scored([{"loss": 1.0}] * 30)[0] == {}
+
+
+def test_alerts_lower_their_part_and_the_whole() -> None:
+    warning = [{"rldk/length/truncated_fraction": 0.9, "rldk/nan/weights": 0.0}] * 10
+    scores, _ = scored(warning)
+    assert (scores[f"{PART}length"], scores[f"{PART}nan"], scores["rldk/health/score"]) == (0.5, 1.0, 0.5)
+    critical = [row | {"rldk/nan/weights": 1.0} for row in warning]
+    scores, _ = scored(warning + critical)
+    assert scores["rldk/health/score"] == pytest.approx(0.05)
+
+
+def test_info_costs_nothing() -> None:
+    climb = [{"rldk/reward/mean": t / 50, "rldk/reward/std": 0.3} for t in range(50)]
+    solved = [{"rldk/reward/mean": 1.0, "rldk/reward/std": 0.0, "rldk/reward/group_tied_fraction": 1.0}] * 30
+    scores, engine = scored(climb + solved)
+    assert [alert.rule for alert in engine.firing] == ["reward.saturated"]
+    assert scores["rldk/health/score"] == 1.0
+    assert engine.convergence == "solved" and scores["rldk/health/convergence"] == 1.0
+
+
+def test_a_collapse_is_diverging() -> None:
+    rows = [{"rldk/reward/mean": 0.8 + 0.01 * (t % 3)} for t in range(60)] + [{"rldk/reward/mean": 0.0}] * 20
+    scores, engine = scored(rows)
+    assert engine.convergence == "diverging" and scores["rldk/health/convergence"] == 0.0
+
+
+def test_noise_is_a_plateau() -> None:
+    rows = [{"rldk/reward/mean": 0.3 + 0.1 * ((t * 7919) % 13) / 13} for t in range(120)]
+    assert scored(rows)[1].convergence == "plateau"
+
+
+def test_stability_needs_rows_and_falls_with_spikes(healthy) -> None:
+    assert "rldk/health/stability" not in scored(healthy(1, 10))[0]
+    rows = [
+        row | ({"rldk/grad/norm": 500.0} if step > 60 and step % 2 else {}) for step, row in enumerate(healthy(1, 90))
+    ]
+    assert 0.3 < scored(rows)[0]["rldk/health/stability"] < 0.7
+
+
+@pytest.mark.parametrize("order", [("warning", "critical"), ("critical", "warning")])
+def test_the_worst_alert_of_a_family_counts(order: tuple[str, str]) -> None:
+    parameters = {"threshold": 1.0}
+    engine = Engine(
+        [
+            Rule(id=f"user.{name}", keys=("x",), condition="level", parameters=parameters, severity=name, clear_after=1)
+            for name in order
+        ]
+    )
+    engine.update(0, {"x": 2.0})
+    assert engine.scores() == {f"{PART}user": 0.1, "rldk/health/score": 0.1}
+
+
+def test_stability_is_the_mean_over_about_twenty_rows() -> None:
+    """An exponential mean of span 20 over the rows after the first, of which the last is not counted yet."""
+    broken = [False] * 30 + [True] * 5 + [False] * 10
+    scores, _ = scored([{"rldk/nan/weights": float(value)} for value in broken], ["nan.weights"])
+    share = 0.0
+    for value in broken[:-1][1:]:
+        share += (value - share) * 2 / 21
+    assert scores["rldk/health/stability"] == pytest.approx(1 - share)
+    always, _ = scored([{"rldk/nan/weights": 1.0}] * 21, ["nan.weights"])
+    assert always["rldk/health/stability"] == pytest.approx((19 / 21) ** 19), "what precedes the first row is stable"

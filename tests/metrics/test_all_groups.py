@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rldk_tracking.metrics import catalogue
+from rldk_tracking import row as module
+from rldk_tracking.metrics import reward
 from rldk_tracking.metrics.table import Table
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
@@ -50,14 +51,14 @@ def test_columns_are_among_those_announced_one_number_a_row(
     data: st.DataObject, a_rollout: Any, an_update: Any, columns: Any
 ) -> None:
     rollout, update = data.draw(a_rollout()), data.draw(an_update())
-    for group in catalogue.ROLLOUT_GROUPS:
+    for group in module.ROLLOUT_GROUPS:
         assert set(group.columns(rollout)) <= set(group.COLUMNS)
-    assert set(catalogue.rollout_tails(rollout)) <= set(catalogue.TAILS)
-    assert set(catalogue.update_columns(update)) <= set(catalogue.UPDATE_COLUMNS)
+    assert set(module.rollout_tails(rollout)) <= set(module.TAILS)
+    assert set(module.update_columns(update)) <= set(module.UPDATE_COLUMNS)
     for column in columns(rollout).values():
         assert column.shape == (len(rollout.mask),)
         assert column.dtype == torch.float64
-    for column in catalogue.update_columns(update).values():
+    for column in module.update_columns(update).values():
         assert column.shape == (len(update.mask),)
 
 
@@ -83,7 +84,7 @@ def test_every_column_is_read_by_some_key(is_trained: bool, columns: Any, comput
     rollout = replace(full_rollout(lambda *shape: torch.rand(*shape, generator=generator)), max_score=1.0)
     update = full_update(lambda *shape: torch.rand(*shape, generator=generator), sequence_level=False)
     rollout = replace(rollout, mask=torch.ones(4, 6), group_ids=torch.tensor([0, 0, 1, 1]))
-    found = Read(columns(rollout)), Read(catalogue.update_columns(replace(update, mask=torch.ones(4, 6))))
+    found = Read(columns(rollout)), Read(module.update_columns(replace(update, mask=torch.ones(4, 6))))
     computed(Table(found[0], names=("a", "b")), Table(found[1]) if is_trained else None)
     # The entropy of the rollout stands in for the loss's.
     assert set(found[0]) - found[0].asked == ({"policy/entropy"} if is_trained else set())
@@ -91,7 +92,7 @@ def test_every_column_is_read_by_some_key(is_trained: bool, columns: Any, comput
 
 
 def test_no_column_is_announced_twice() -> None:
-    for names in (catalogue.ROLLOUT_COLUMNS, catalogue.UPDATE_COLUMNS, catalogue.TAILS):
+    for names in (module.ROLLOUT_COLUMNS, module.UPDATE_COLUMNS, module.TAILS):
         assert len(set(names)) == len(names)
 
 
@@ -114,11 +115,11 @@ def test_columns_never_wait_for_the_device(columns: Any) -> None:
         return torch.empty(*shape, device="meta")
 
     found = columns(replace(full_rollout(empty), max_score=1.0))
-    assert set(catalogue.rollout_tails(full_rollout(empty))) == set(catalogue.TAILS)
-    unused = {name for name in catalogue.ROLLOUT_COLUMNS if name not in found}
+    assert set(module.rollout_tails(full_rollout(empty))) == set(module.TAILS)
+    unused = {name for name in module.ROLLOUT_COLUMNS if name not in found}
     assert all(name.startswith(("reward/function/", "reward/weight/")) for name in unused)
     for sequence_level in (False, True):
-        assert set(catalogue.update_columns(full_update(empty, sequence_level))) == set(catalogue.UPDATE_COLUMNS)
+        assert set(module.update_columns(full_update(empty, sequence_level))) == set(module.UPDATE_COLUMNS)
 
 
 @pytest.mark.parametrize("rows", [0, 3])
@@ -126,4 +127,4 @@ def test_a_mask_alone_has_lengths_and_nothing_else(rows: int, tabulate: Any, com
     found = computed(tabulate(Rollout(torch.ones(rows, 2))))
     assert all(key.startswith("rldk/length/") for key in found)
     assert bool(found) == bool(rows)
-    assert catalogue.names(Rollout(torch.ones(rows, 2))) == ()
+    assert reward.names(Rollout(torch.ones(rows, 2))) == ()
