@@ -266,14 +266,14 @@ class Run:
 
     # Its end.
 
-    def raise_stop(self) -> None:
-        """End a training that does not honour the stop flag.
+    def raise_stop(self, step: int) -> None:
+        """End a training, at this step, that does not honour the stop flag.
 
         Raises:
             TrainingStopped: always, after the trackers were flushed.
         """
         stop = self.stop
-        rule, step, message = (stop.rule, stop.step, stop.message) if stop is not None else ("another rank", 0, "")
+        rule, step, message = (stop.rule, stop.step, stop.message) if stop is not None else ("another rank", step, "")
         self.close("stopped", step)
         raise TrainingStopped(rule, step, message)
 

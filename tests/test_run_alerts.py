@@ -76,7 +76,7 @@ def test_what_stops_a_trainer_that_ignores_the_flag() -> None:
     run, tracker = run_of(on_critical="stop")
     run.finish(step_of(4, {NAN: 1.0}))
     with pytest.raises(TrainingStopped, match=r"step 4 by nan\.weights") as stopped:
-        run.raise_stop()
+        run.raise_stop(5)
     assert (stopped.value.rule, stopped.value.step) == ("nan.weights", 4)
     assert run.closed and tracker.statuses[-1] == (4, "stopped")
 

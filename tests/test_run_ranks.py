@@ -324,6 +324,6 @@ def test_who_stops_without_an_alert_of_its_own_says_that_another_rank_wanted_it(
     exchange.rank, exchange.world_size, exchange.decided = 1, 2, STOP
     run, _ = run_of()
     run.finish(step_of(1))
-    with pytest.raises(TrainingStopped, match="another rank"):
-        run.raise_stop()
+    with pytest.raises(TrainingStopped, match="step 1 by another rank"):
+        run.raise_stop(1)
     assert run.closed

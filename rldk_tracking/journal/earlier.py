@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.journal.reader import FileLines, read_all
+
+BEFORE_ALL_STEPS = -(2**53)
 
 
 @dataclass
@@ -22,7 +24,7 @@ class Earlier:
         is_resumed: whether the journal itself began as the continuation of another.
     """
 
-    last_step: int = -(2**53)
+    last_step: int = BEFORE_ALL_STEPS
     destinations: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     alerts: list[Alert] = field(default_factory=list)
     open_run_alerts: dict[str, Alert] = field(default_factory=dict)
@@ -66,6 +68,16 @@ class Earlier:
             if not one.is_resumed:
                 break
         return found
+
+    def rows(self, path: Path, after: int, until: int) -> Iterator[tuple[int, dict[str, float]]]:
+        """The rows in the journal, of the steps behind `after` up to `until`. Raises OSError."""
+        if self.last_step > after:
+            lines = FileLines(path)
+            for entry in read_all(lines):
+                for method, args in entry.calls:
+                    if method == "log" and after < args[1] <= until:
+                        yield args[1], args[0]
+            lines.close()
 
     def is_news(self, alert: Alert) -> bool:
         """Whether nobody was told of this alert between the checkpoint and the end of the earlier training.

@@ -21,6 +21,7 @@ from rldk_tracking.health.rules import Rule
 from rldk_tracking.health.watched import as_data
 from rldk_tracking.isolation import Shield
 from rldk_tracking.journal.actions import Actions
+from rldk_tracking.journal.earlier import BEFORE_ALL_STEPS
 from rldk_tracking.journal.journal import Journal, journal_number
 from rldk_tracking.journal.process import Destination, courier
 from rldk_tracking.rollout import RunInfo
@@ -132,10 +133,10 @@ class Publisher:
         if not joined:
             return
         for destination in [d for d in joined if d.tracker.in_process]:
-            last = -1
+            last = BEFORE_ALL_STEPS
             if self._resumed_at is not None:  # a step that a resumed run has already stays as it is
-                with self.shield.at(f"asking {destination.id} for its last step"):
-                    last = destination.tracker.last_step() or 0
+                with self.shield.at(f"bringing {destination.id} up to the checkpoint"):
+                    last = self._bring_up(destination.tracker, self._resumed_at)
             self._in_process.append((destination.tracker, last))
         if self.journal is not None:
             for destination in joined:
@@ -144,6 +145,18 @@ class Publisher:
             self._sent += sent
             if sent:
                 courier().follow(self.journal, sent, self._run_rules)
+
+    def _bring_up(self, tracker: Tracker, resumed_at: int) -> int:
+        """Write the rows up to the checkpoint that died with the client of the earlier training.
+
+        Returns:
+            The last step of which the tracker has a row; 0 where it cannot say.
+        """
+        last = tracker.last_step()
+        if last is not None and self.journal is not None:
+            for step, row in self.journal.earlier.rows(self.journal.path, last, resumed_at):
+                tracker.log(row, step)
+        return last or 0
 
     def health(self) -> dict[str, float]:
         """What the trackers do at present; rank 0's own affair, and no reason for a stop."""

@@ -179,7 +179,7 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
             with run.shield.at("on_save"):
                 run.saved(int(state.global_step))
                 if run.should_stop and not run.honours_stop:
-                    run.raise_stop()
+                    run.raise_stop(int(state.global_step))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         run = self._driven()
@@ -207,11 +207,11 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
         if self._stopping_since is None:
             self._stopping_since = int(state.global_step)
             if not run.can_save:  # asking for a save would hide why the training ends
-                run.raise_stop()
+                run.raise_stop(int(state.global_step))
             control.should_save = True
             control.should_training_stop = True
         elif state.global_step > self._stopping_since + 1:
-            run.raise_stop()
+            run.raise_stop(int(state.global_step))
 
     # Resuming from a checkpoint.
 
@@ -285,7 +285,7 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
             run.finish(data)
             run.complete()
         if run.should_stop:
-            run.raise_stop()
+            run.raise_stop(step)
         return run.latest if run.latest_step == step else {}
 
     def close(self) -> None:

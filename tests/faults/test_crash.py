@@ -85,8 +85,9 @@ def test_ended_by_an_exception(place: dict[str, Any], tmp_path: Path, how: str) 
     expected = {"exception": "the training failed", "interrupt": "KeyboardInterrupt"}[how]
     assert expected in done.stderr
     (journal,) = journals(tmp_path)
-    end = records(journal)[-1]
+    end, told = records(journal)[-2:]
     assert (end["type"], end["status"], end["step"]) == ("end", "crashed", AT)
+    assert (told["type"], told["rule"], told["state"]) == ("alert", "run.crashed", "firing")
     assert expected in end["exception"]
 
 

@@ -202,6 +202,26 @@ def test_a_resumed_run_repeats_no_row_that_is_there(has: int | None, expected: l
     assert tracker.statuses[0] == (4, "running")
 
 
+@pytest.mark.parametrize(("has", "expected"), [(1, [2, 3, 5]), (4, [5]), (None, [5])])
+def test_rows_that_died_with_the_client_of_the_earlier_training_are_sent(
+    tmp_path: Path, has: int | None, expected: list[int]
+) -> None:
+    """From the journal, up to the checkpoint; what was behind it is made again."""
+
+    class Holding(Noting):
+        def last_step(self) -> int | None:
+            return has
+
+    for resumed_at in (None, 3):
+        tracker = Holding()
+        publisher = Publisher(strict=True)
+        publisher.open([], RunInfo(), [tracker], tmp_path, resumed_at)
+        for step in range(1, 5) if resumed_at is None else (4, 5):
+            publisher.row(step, {"a": float(step)}, [])
+        publisher.close("finished")
+    assert [step for step, _ in tracker.series["a"] if step != 4] == expected
+
+
 def test_a_resumed_run_whose_tracker_cannot_say_what_it_has_gets_everything() -> None:
     tracker, other = Noting(fails_in="last_step"), Noting()
     publisher = publisher_of(tracker, other, resumed_at=4)
