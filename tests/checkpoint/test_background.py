@@ -105,16 +105,29 @@ def test_a_scan_that_dies_takes_nothing_with_it(
     assert len(scans.close(timeout=60.0)) == 1
 
 
-def test_after_its_end_no_scan_begins(saved: Any) -> None:
+def test_a_process_that_is_ended_leaves_nothing(saved: Any) -> None:
     first, _ = saved.pair()
-    process = ScanProcess("standard")
-    process.terminate()  # nothing runs: nothing happens
-    assert process.scan(Request(first, {})) is None
+    process = ScanProcess(Request(first, {}), "standard")
+    process.terminate()
+    assert process.has_ended and children() == []
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="checkpoint-1"):
-        ScanProcess("light").scan(Request(tmp_path / "checkpoint-1", {}))
+        ScanProcess(Request(tmp_path / "checkpoint-1", {}), "light").result()
+
+
+def test_no_process_is_to_be_had(saved: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    first, _ = saved.pair()
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("subprocess.Popen", refuse)
+    scans = BackgroundScans()
+    scans.submit(first, {})
+    assert scans.close(timeout=5.0) == []
+    assert "cannot be started" in caplog.text
 
 
 def test_the_process_imports_neither_torch_nor_the_command_line(saved: Any) -> None:
@@ -137,6 +150,7 @@ def test_the_queue_is_bounded(saved: Any) -> None:
     for _ in range(3 * QUEUE_LENGTH):
         scans.submit(first, {})
     scans.submit(second, {})
-    assert scans._queue.qsize() <= QUEUE_LENGTH
+    assert len(scans._queue) == QUEUE_LENGTH
+    assert scans._queue[-1].path == second, "the oldest are given up"
     scans.close(timeout=0.0)
     assert children() == []
