@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rldk_tracking.health.watched import row_rules, silence_of
 from rldk_tracking.isolation import Shield, TrainingStopped
+from rldk_tracking.journal.actions import webhooks_of
 from rldk_tracking.journal.heartbeat import Liveness
 from rldk_tracking.journal.judge import SAVE, STOP, Judge
 from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of, needs_journal
@@ -105,7 +106,7 @@ class Run:
         folder = shared = folder_of(settings.output_dir, self.info)
         if self._ranks.writes:
             trackers = self._find_trackers() if settings.trackers is None else settings.trackers
-            if shared is None and needs_journal(trackers, settings.trackers is not None):
+            if shared is None and needs_journal([*trackers, *webhooks_of(rules)], settings.trackers is not None):
                 folder = Path(FOLDER)  # which the other ranks do not know of
             with self.shield.at("opening the trackers"):
                 self.publisher.open(rules, self.info, trackers, folder, resumed_at, self._ranks.job_size)

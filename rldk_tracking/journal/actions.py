@@ -81,7 +81,12 @@ def webhooks_of(rules: Iterable[Rule]) -> list[WebhookNotifier]:
     found = []
     for webhook, names in asking.items():
         try:
-            notifier = WebhookNotifier(webhook.reveal(), rules=names, allow_loopback=webhook.allow_loopback)
+            notifier = WebhookNotifier(
+                webhook.reveal(),
+                rules=names,
+                environment=webhook.environment or "",
+                allow_loopback=webhook.allow_loopback,
+            )
         except ValueError as error:
             where = f" (environment variable {webhook.environment})" if webhook.environment else ""
             raise ValueError(f"{', '.join(names)}: {error}{where}") from error

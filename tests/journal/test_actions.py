@@ -84,3 +84,12 @@ def test_what_cannot_be_is_said_before_training(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ValueError, match="must begin with https") as refused:
         Actions([rule("a.hook", Webhook(f"http://pager.example/{TOKEN}"))])
     assert TOKEN not in str(refused.value)
+
+
+def test_the_variable_of_an_address_is_known_to_a_later_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sync` finds the address there, since the journal does not hold it."""
+    monkeypatch.setenv("PAGER_URL", f"https://example.com/{TOKEN}")
+    (notifier,) = Actions([rule("a.hook", Webhook(environment="PAGER_URL"))]).webhooks
+    assert notifier.address() == {"environment": "PAGER_URL", "rules": "a.hook"}
+    (given,) = Actions([rule("a.hook", Webhook(f"https://example.com/{TOKEN}"))]).webhooks
+    assert given.address() == {"rules": "a.hook"}

@@ -16,7 +16,7 @@ import pytest
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.rules import Rule
-from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of, last_exception, named, news_of
+from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of, last_exception, named, needs_journal, news_of
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.memory import InMemoryTracker
@@ -286,7 +286,7 @@ def test_the_webhooks_of_the_rules_are_trackers_too() -> None:
     publisher = Publisher()
     publisher.open([rule], RunInfo(), [], None)
     assert [webhook.rules for webhook in publisher.actions.webhooks] == [{"a.b"}]
-    assert publisher.health() != {}
+    assert needs_journal(publisher.actions.webhooks, True), "the courier calls them"
     publisher.close("finished")
 
 
@@ -305,11 +305,12 @@ class Distant(InMemoryTracker):
 
 def test_where_the_journal_is(tmp_path: Path) -> None:
     info, here, distant = RunInfo(output_dir=str(tmp_path)), [InMemoryTracker()], [InMemoryTracker(), Distant()]
-    assert folder_of("mine", info, here, True) == Path("mine")
-    assert folder_of(None, info, here, True) == tmp_path / FOLDER
-    assert folder_of(None, RunInfo(), here, True) is None, "who names trackers of this process wants nothing else"
-    assert folder_of(None, RunInfo(), distant, True) == Path(FOLDER), "the courier reads it"
-    assert folder_of(None, RunInfo(), here, False) == Path(FOLDER)
+    assert folder_of("mine", info) == Path("mine")
+    assert folder_of(None, info) == tmp_path / FOLDER
+    assert folder_of(None, RunInfo()) is None
+    assert not needs_journal(here, True), "who names trackers of this process wants nothing else"
+    assert needs_journal(distant, True), "the courier reads it"
+    assert needs_journal(here, False)
     assert FOLDER.startswith("_"), "push_to_hub leaves those out"
 
 
