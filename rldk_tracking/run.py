@@ -187,8 +187,7 @@ class Run:
             scalars = {key: value for key, value in scalars.items() if key not in self.latest}
         if ranks.writes:
             self._flags |= judge.row(step, finite(scalars))
-        if ranks.world_size == 1:  # else it is acted on in the next step, in which all ranks agree
-            self._flags = ranks.agree(self._flags)
+        if ranks.job_size == 1:  # else it is acted on in the next step, in which all ranks agree
             self._act()
 
     def _collect(self, data: StepData, ranks: Ranks) -> Part:

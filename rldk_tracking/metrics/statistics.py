@@ -12,27 +12,18 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from rldk_tracking.metrics.table import Array, Table, count_of, precise, square_sum, where_masked
+if TYPE_CHECKING:
+    from rldk_tracking.metrics.table import Array, Table
 
 
 def moment_names(prefix: str) -> tuple[str, str, str]:
     """The three columns that `moment_columns` fills."""
     return f"{prefix}/count", f"{prefix}/mean", f"{prefix}/deviation"
-
-
-def moment_columns(prefix: str, values: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """(B,) count, mean and sum of squared deviations over the tokens of the mask; the mean of none is NaN."""
-    count = count_of(mask.bool())
-    values = precise(values)
-    mean = where_masked(values, mask).sum(dim=1) / count
-    deviation = square_sum(where_masked(values - mean[:, None], mask))
-    return dict(zip(moment_names(prefix), (count, mean, deviation), strict=True))
 
 
 @dataclass(frozen=True, slots=True)

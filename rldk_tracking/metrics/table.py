@@ -19,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rldk_tracking.metrics.statistics import moment_names
+
 Array = NDArray[np.float64]
 
 TAIL_SHARE = 0.01
@@ -127,6 +129,15 @@ def highest(values: Tensor) -> Tensor:
     if values.shape[1] == 0:
         return precise(values.new_full((len(values),), -math.inf))
     return precise(values.amax(dim=1))
+
+
+def moment_columns(prefix: str, values: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """(B,) count, mean and sum of squared deviations over the tokens of the mask; the mean of none is NaN."""
+    count = count_of(mask.bool())
+    values = precise(values)
+    mean = where_masked(values, mask).sum(dim=1) / count
+    deviation = square_sum(where_masked(values - mean[:, None], mask))
+    return dict(zip(moment_names(prefix), (count, mean, deviation), strict=True))
 
 
 def tail_length(tokens: int) -> int:

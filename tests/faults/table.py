@@ -25,7 +25,6 @@ os.environ.update(
         "HF_HUB_OFFLINE": "1",
         "TRL_EXPERIMENTAL_SILENCE": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        "RLDK_SILENT": "1",
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
     }
@@ -144,6 +143,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--markdown", action="store_true")
     arguments = parser.parse_args(argv)
+    os.environ["RLDK_SILENT"] = "1"
     place = Path(tempfile.mkdtemp(prefix="rldk-faults-"))
     names = arguments.names or [name for name in FAULTS if name not in ON_REQUEST]
     try:

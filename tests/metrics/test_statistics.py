@@ -21,7 +21,6 @@ from rldk_tracking.metrics.statistics import (
     grouped_ranks,
     grouped_spearman,
     merge_moments,
-    moment_columns,
     moment_names,
     of_parts,
     pearson,
@@ -29,7 +28,7 @@ from rldk_tracking.metrics.statistics import (
     spearman,
     spread,
 )
-from rldk_tracking.metrics.table import Table
+from rldk_tracking.metrics.table import Table, moment_columns
 
 
 def table_of(values: torch.Tensor, mask: torch.Tensor) -> Table:
