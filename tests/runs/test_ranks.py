@@ -80,9 +80,9 @@ def test_a_step_is_one_gather_and_one_broadcast_of_ours(results: Results) -> Non
     steps = len(results[0]["rows"])
     for rank in results:
         calls = {name: count for name, count in rank["calls"].items() if count}
-        # The one reduction is the agreement on the size of the exchange, before the first.
-        # At the beginning once more each: how long the vectors are, and which journal rank 0 has.
-        assert calls == {"gather": steps, "broadcast": steps + 1, "all_reduce": 1}
+        # The one reduction is the agreement on the size of the exchange, before the first; where there is a folder, one
+        # broadcast says which journal in it is rank 0's.
+        assert calls in [{"gather": steps, "broadcast": steps + more, "all_reduce": 1} for more in (0, 1)]
 
 
 @pytest.mark.parametrize("results", [*GRPO[1:], *PPO, *CUSTOM], indirect=True, ids=identify)
