@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -64,7 +65,10 @@ def test_a_server_that_is_gone_from_the_start_to_after_the_end(
     backend.proxy.status = 503
     slack = SlackNotifier(channel.url, allow_loopback=True)
     journal = tmp_path / "_rldk" / "run.jsonl"
-    noticed = {5: lambda: wait_for(lambda: offsets(journal)["mlflow"].down_since, 60)}
+    noticed: dict[int, Callable[[], Any]] = {
+        5: lambda: wait_for(lambda: offsets(journal)["mlflow"].down_since, 60),
+        6: lambda: time.sleep(2.5),  # offsets are looked at every two seconds
+    }
     with caplog.at_level(logging.INFO):
         outcome = train(tmp_path, [tracker, slack], noticed, STEPS)
     assert outcome.end is not None
