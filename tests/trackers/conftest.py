@@ -30,22 +30,11 @@ os.environ.update(
 
 
 @pytest.fixture
-def make_alert() -> Callable[..., Alert]:
+def make_alert(make_alert: Callable[..., Alert]) -> Callable[..., Alert]:
+    """The alert of all tests, with evidence, as trackers show it."""
+
     def make(rule: str = "kl.high", **changes: Any) -> Alert:
-        fields: dict[str, Any] = {
-            "rule": rule,
-            "severity": "warning",
-            "state": "firing",
-            "step": 12,
-            "first_step": 10,
-            "value": 0.31,
-            "threshold": 0.2,
-            "message": "KL to the reference is 0.31 nats per token, above 0.2.",
-            "advice": "Lower the learning rate or raise beta.",
-            "evidence": {"kl": 0.31},
-            "key": "rldk/kl/ref_k1",
-        }
-        return Alert(**(fields | changes))
+        return make_alert(rule, **({"evidence": {"kl": 0.31}, "key": "rldk/kl/ref_k1"} | changes))
 
     return make
 
