@@ -1,4 +1,4 @@
-"""What one destination has taken of a journal, in a file that is replaced as a whole, and what the trainer knows of it.
+"""What one destination has taken of a journal, in a file that is replaced as a whole.
 
 `run.<id>.offset.json`, readable by its owner only. It holds no secret.
 """
@@ -8,16 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from rldk_tracking.journal.courier import Follower
-    from rldk_tracking.journal.journal import Journal
-    from rldk_tracking.journal.target import Destination
+from typing import Any
 
 VERSION = 1
 _MOST_RANGES = 1000
@@ -151,51 +145,3 @@ def _from(path: Path, data: Mapping[str, Any]) -> Offset:
     offset.said = [str(line) for line in offset.said]
     offset.errors, offset.uncertain = int(offset.errors), int(offset.uncertain)
     return offset
-
-
-SILENT_S = 60.0
-"""A destination whose offset has not appeared after so long is taken for one that is down."""
-
-
-@dataclass
-class Followed:
-    """A journal, and what is known of its destinations."""
-
-    journal: Journal
-    rules: Mapping[str, Mapping[str, Any]]
-    destinations: dict[str, Destination] = field(default_factory=dict)
-    offsets: dict[str, Offset] = field(default_factory=dict)
-    printed: dict[str, int] = field(default_factory=dict)
-    adopted: dict[str, dict[str, str]] = field(default_factory=dict)
-    seen: dict[str, tuple[int, int]] = field(default_factory=dict)
-    threads: dict[str, Follower] = field(default_factory=dict)
-    since: float = field(default_factory=time.monotonic)
-
-    def read(self, name: str) -> Offset:
-        """The offset of a destination as it is now: a thread's own, or that in the file."""
-        thread = self.threads.get(name)
-        offset = thread.offsets.get(name) if thread is not None else None
-        path = offset_path(self.journal.path, name)
-        if offset is None:
-            try:
-                stat = path.stat()
-                sign = (stat.st_mtime_ns, stat.st_ino)
-                if self.seen.get(name) == sign:
-                    return self.offsets[name]
-                offset = Offset.load(path)
-                self.seen[name] = sign
-            except (OSError, ValueError):
-                return self.offsets.get(name) or Offset(path)
-        self.offsets[name] = offset
-        return offset
-
-    def is_down(self, name: str) -> bool:
-        """Whether a destination does not answer, or was never heard of for long."""
-        if name in self.offsets:
-            return self.offsets[name].down_since is not None
-        return time.monotonic() - self.since > SILENT_S
-
-    def is_done(self, name: str) -> bool:
-        """Whether it has everything."""
-        offset = self.offsets.get(name)
-        return offset is not None and offset.closed and offset.position >= self.journal.size

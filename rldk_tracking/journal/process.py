@@ -22,8 +22,8 @@ import psutil
 
 from rldk_tracking.charts.announce import announce
 from rldk_tracking.journal.courier import Follower
+from rldk_tracking.journal.followed import Followed
 from rldk_tracking.journal.journal import Journal
-from rldk_tracking.journal.offset import Followed
 from rldk_tracking.journal.target import Destination
 
 __all__ = ["CourierProcess", "Destination", "courier"]

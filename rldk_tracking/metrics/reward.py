@@ -48,12 +48,11 @@ from rldk_tracking.metrics.statistics import (
     Groups,
     grouped_spearman,
     merge_moments,
-    moment_names,
     pearson,
     quantiles,
     spearman,
 )
-from rldk_tracking.metrics.table import Array, Table, count_of, moment_columns, precise
+from rldk_tracking.metrics.table import Array, Table, count_of, moment_columns, moment_names, precise
 from rldk_tracking.rollout import Rollout
 
 MAX_FUNCTIONS = 16

@@ -12,18 +12,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from rldk_tracking.metrics.table import Array, Table
-
-
-def moment_names(prefix: str) -> tuple[str, str, str]:
-    """The three columns that `moment_columns` fills."""
-    return f"{prefix}/count", f"{prefix}/mean", f"{prefix}/deviation"
+from rldk_tracking.metrics.table import Array, Table, moment_names
 
 
 @dataclass(frozen=True, slots=True)

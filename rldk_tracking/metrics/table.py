@@ -19,8 +19,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rldk_tracking.metrics.statistics import moment_names
-
 Array = NDArray[np.float64]
 
 TAIL_SHARE = 0.01
@@ -129,6 +127,11 @@ def highest(values: Tensor) -> Tensor:
     if values.shape[1] == 0:
         return precise(values.new_full((len(values),), -math.inf))
     return precise(values.amax(dim=1))
+
+
+def moment_names(prefix: str) -> tuple[str, str, str]:
+    """The three columns that `moment_columns` fills."""
+    return f"{prefix}/count", f"{prefix}/mean", f"{prefix}/deviation"
 
 
 def moment_columns(prefix: str, values: Tensor, mask: Tensor) -> dict[str, Tensor]:

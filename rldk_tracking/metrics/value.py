@@ -18,8 +18,8 @@ import math
 
 from torch import Tensor
 
-from rldk_tracking.metrics.statistics import merge_moments, moment_names, pearson
-from rldk_tracking.metrics.table import Table, moment_columns, precise
+from rldk_tracking.metrics.statistics import merge_moments, pearson
+from rldk_tracking.metrics.table import Table, moment_columns, moment_names, precise
 from rldk_tracking.rollout import Rollout
 
 COLUMNS = (*moment_names("value/value"), *moment_names("value/return"), *moment_names("value/error"))

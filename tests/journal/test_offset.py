@@ -1,4 +1,4 @@
-"""The file of one destination, and what the trainer's side makes of it."""
+"""The file of one destination."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from typing import Any
 
 import pytest
 
-from rldk_tracking.journal import offset as module
-from rldk_tracking.journal.offset import Followed, Offset, offset_path
-from tests.journal.conftest import row, started
+from rldk_tracking.journal.offset import Offset, offset_path
 
 
 def test_it_comes_back(tmp_path: Path) -> None:
@@ -91,38 +89,3 @@ def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(os, "write", lambda descriptor, data: 5)
     offset.save()
     assert Offset.load(offset.path).position == 2000, "half a write is none"
-
-
-def test_a_destination_has_everything_when_it_is_closed_at_the_end(tmp_path: Path) -> None:
-    journal = started(tmp_path)
-    known = Followed(journal, {})
-    offset = Offset(offset_path(journal.path, "x"))
-    assert not known.is_done("x")
-    for closed, position, done in (
-        (False, journal.size, False),
-        (True, journal.size - 1, False),
-        (True, journal.size, True),
-    ):
-        offset.closed, offset.position = closed, position
-        offset.save()
-        assert known.read("x") == offset
-        assert known.is_done("x") is done
-    journal.row(1, row(1))
-    assert not known.is_done("x"), "it goes on"
-    journal.close()
-
-
-def test_a_file_that_did_not_change_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    journal = started(tmp_path)
-    known = Followed(journal, {})
-    Offset(offset_path(journal.path, "x"), errors=3).save()
-    first = known.read("x")
-    monkeypatch.setattr(module.Offset, "load", lambda path: pytest.fail("it was read again"))
-    assert known.read("x") is first
-    monkeypatch.undo()
-    offset_path(journal.path, "x").write_text("torn")
-    assert known.read("x") is first, "what cannot be read changes nothing"
-    offset_path(journal.path, "x").unlink()
-    assert known.read("x") is first
-    assert known.read("y").position == 0
-    journal.close()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rldk_tracking.journal import offset as module
+from rldk_tracking.journal import followed as module
 from rldk_tracking.journal.offset import Offset, offset_path
 from rldk_tracking.journal.process import CourierProcess, Destination, courier
 from rldk_tracking.rollout import RunInfo

@@ -21,14 +21,13 @@ from rldk_tracking.metrics.statistics import (
     grouped_ranks,
     grouped_spearman,
     merge_moments,
-    moment_names,
     of_parts,
     pearson,
     quantiles,
     spearman,
     spread,
 )
-from rldk_tracking.metrics.table import Table, moment_columns
+from rldk_tracking.metrics.table import Table, moment_columns, moment_names
 
 
 def table_of(values: torch.Tensor, mask: torch.Tensor) -> Table:
