@@ -39,8 +39,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rldk_tracking.metrics.columns import count_of, precise
 from rldk_tracking.metrics.statistics import Groups, quantiles
-from rldk_tracking.metrics.table import Array, Table, count_of, precise
+from rldk_tracking.metrics.table import Array, Table
 from rldk_tracking.rollout import Rollout
 
 LENGTH_COLUMNS = ("length/tokens", "length/truncated")

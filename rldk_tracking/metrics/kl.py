@@ -22,7 +22,8 @@ import math
 import numpy as np
 from torch import Tensor
 
-from rldk_tracking.metrics.table import Array, Table, precise, square_sum, where_masked
+from rldk_tracking.metrics.columns import precise, square_sum, where_masked
+from rldk_tracking.metrics.table import Array, Table
 from rldk_tracking.rollout import Rollout
 
 COLUMNS = ("kl/k1", "kl/k2", "kl/k3")

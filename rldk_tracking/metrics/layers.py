@@ -26,8 +26,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rldk_tracking.metrics.columns import precise
 from rldk_tracking.metrics.layer_names import layer_of, plain_name
-from rldk_tracking.metrics.table import precise
 
 EXTRA = 3
 """Numbers before the layers' norms in a summary: steps measured, tensors not finite, total norm."""

@@ -37,7 +37,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rldk_tracking.metrics.table import Array, Table, count_of, highest, masked_sum, precise, square_sum, where_masked
+from rldk_tracking.metrics.columns import count_of, highest, masked_sum, precise, square_sum, where_masked
+from rldk_tracking.metrics.table import Array, Table
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
 COLUMNS = ("policy/entropy", "policy/surprise_max")

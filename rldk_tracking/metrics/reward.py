@@ -43,6 +43,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rldk_tracking.metrics.columns import count_of, moment_columns, precise
 from rldk_tracking.metrics.statistics import (
     QUANTILES,
     Groups,
@@ -52,7 +53,7 @@ from rldk_tracking.metrics.statistics import (
     quantiles,
     spearman,
 )
-from rldk_tracking.metrics.table import Array, Table, count_of, moment_columns, moment_names, precise
+from rldk_tracking.metrics.table import Array, Table, moment_names
 from rldk_tracking.rollout import Rollout
 
 MAX_FUNCTIONS = 16

@@ -21,7 +21,8 @@ import math
 import numpy as np
 from torch import Tensor
 
-from rldk_tracking.metrics.table import Table, count_of, highest, precise, square_sum, where_masked
+from rldk_tracking.metrics.columns import count_of, highest, precise, square_sum, where_masked
+from rldk_tracking.metrics.table import Table
 from rldk_tracking.rollout import Rollout
 
 COLUMNS = (

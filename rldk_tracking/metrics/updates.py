@@ -35,9 +35,9 @@ import torch
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
+from rldk_tracking.metrics.columns import precise
 from rldk_tracking.metrics.layers import Layout, Summary, has_norm, held, local, squares
 from rldk_tracking.metrics.statistics import spread
-from rldk_tracking.metrics.table import precise
 
 SAMPLE = 16_384
 CACHED_BLOCK, DEVICE_BLOCK = 1 << 17, 1 << 24

@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 from rldk_tracking.isolation import Shield
-from rldk_tracking.metrics.table import precise
+from rldk_tracking.metrics.columns import precise
 from rldk_tracking.rollout import Rollout
 from rldk_tracking.sources.logs import Observation, canonical
 from rldk_tracking.sources.ppo_frame import train_variables

@@ -100,7 +100,8 @@ def test_a_courier_that_still_tries_leaves_the_journal_to_the_next(mlflow_server
         eventually(lambda: first.courier is not None and not first.courier.is_running(), 60)
     finally:
         mlflow_server.start()
-    eventually(lambda: bool(client.get_metric_history(run_id, "rldk/a")), 60)
+    # Its own rows: those of the killed training come before what the journal says of its end.
+    eventually(lambda: any(m.step > 8 for m in client.get_metric_history(run_id, "rldk/a")), 60)
     assert client.get_run(run_id).data.tags["rldk.status"] == "running"
     assert again.wait() == 0
     eventually(lambda: again.offset()["closed"], 60)
@@ -115,7 +116,9 @@ def test_both_are_killed_and_sync_completes(
     training = train(uri=store.uri, run_id=run_id, steps=1000)
     training.until("step 8")
     assert training.courier is not None
+    training.process.send_signal(signal.SIGSTOP)  # so that it starts no second courier
     os.kill(training.courier.pid, signal.SIGKILL)
+    eventually(lambda: training.courier is not None and training.courier.status() == psutil.STATUS_ZOMBIE)
     training.process.send_signal(signal.SIGKILL)
     training.wait()
     last = training.steps[-1]

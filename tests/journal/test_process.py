@@ -57,6 +57,11 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[CourierProcess]:
     monkeypatch.setitem(resolve.RESUMABLE, "distant", Distant)
     found = CourierProcess()
     yield found
+    # No courier of a test follows its journal while another test runs.
+    for follower in {thread for followed in found._followed.values() for thread in followed.threads.values()}:
+        follower.leave()
+        follower.join(10)
+        assert not follower.is_alive()
     if found._process is not None:
         found._process.kill()
         found._process.wait()

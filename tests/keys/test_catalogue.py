@@ -28,7 +28,8 @@ from rldk_tracking.keys import (
 )
 from rldk_tracking.keys.catalogue import ROWS
 from rldk_tracking.metrics import preference
-from rldk_tracking.metrics.table import Table, merge_tails, tail_of
+from rldk_tracking.metrics.columns import tail_of
+from rldk_tracking.metrics.table import Table, merge_tails
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
 KEYS = list(CATALOGUE.values())

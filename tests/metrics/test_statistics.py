@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import pearsonr, rankdata, spearmanr
 
+from rldk_tracking.metrics.columns import moment_columns
 from rldk_tracking.metrics.statistics import (
     Groups,
     Moments,
@@ -27,7 +28,7 @@ from rldk_tracking.metrics.statistics import (
     spearman,
     spread,
 )
-from rldk_tracking.metrics.table import Table, moment_columns, moment_names
+from rldk_tracking.metrics.table import Table, moment_names
 
 
 def table_of(values: torch.Tensor, mask: torch.Tensor) -> Table:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,17 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rldk_tracking.metrics.table import (
-    Table,
-    Tail,
-    highest,
-    masked_sum,
-    merge_tails,
-    precise,
-    tail_length,
-    tail_of,
-    where_masked,
-)
+from rldk_tracking.metrics.columns import tail_of
+from rldk_tracking.metrics.table import Table, Tail, merge_tails, tail_length
 
 NAN = math.nan
 
@@ -43,21 +33,6 @@ def test_a_ratio_is_over_the_completions_that_have_both() -> None:
 def test_an_infinite_sum_is_no_ratio_of_the_rest() -> None:
     table = Table({"top": np.array([1.0, math.inf]), "bottom": np.array([1.0, 1.0])})
     assert table.ratio("top", "bottom") is None
-
-
-@settings(max_examples=40, deadline=None)
-@given(data=st.data())
-def test_sums_and_maxima_ignore_what_is_masked(data: st.DataObject, a_rollout: Any, tokens_of: Any) -> None:
-    rollout = data.draw(a_rollout())
-    rows = tokens_of(rollout.logprobs, rollout.mask)
-    assert masked_sum(rollout.logprobs, rollout.mask).tolist() == pytest.approx([math.fsum(row) for row in rows])
-    found = highest(where_masked(rollout.logprobs, rollout.mask, -math.inf)).tolist()
-    assert found == [max(row, default=-math.inf) for row in rows]
-
-
-def test_double_precision_where_the_device_has_it() -> None:
-    assert precise(torch.ones(1, dtype=torch.bfloat16)).dtype == torch.float64
-    assert precise(torch.ones(1, dtype=torch.bool)).dtype == torch.float64
 
 
 @settings(max_examples=60, deadline=None)
