@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rldk_tracking import report_to
+from rldk_tracking.extras import advice
 
 if TYPE_CHECKING:
     from rldk_tracking.callback import CustomRLDKCallback, RLDKCallback, RLDKMetrics, RLDKMonitor, attach
@@ -92,7 +93,13 @@ def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{home}"), name)
+    try:
+        value = getattr(import_module(f"{__name__}.{home}"), name)
+    except ImportError as error:
+        sentence = advice(f"{__name__}.{name}", error)
+        if sentence is None:
+            raise
+        raise ImportError(sentence) from error
     globals()[name] = value
     return value
 

@@ -20,11 +20,16 @@ PACKAGE = Path(__file__).resolve().parents[1] / ROOT
 
 MAY_IMPORT: dict[str, set[str]] = {
     "courier": {"journal"},
-    "cli": {"__init__", "charts", "checkpoint", "demo", "health", "history", "journal", "keys", "trackers"},
+    "__main__": {"cli"},
+    "cli": {
+        *{"__init__", "charts", "checkpoint", "demo", "health", "history", "journal", "keys", "trackers"},
+        *{"extras", "terminal"},
+    },
     "demo": {"callback", "charts", "health", "trackers"},
     # Its names are imported when they are first used.
     "__init__": {
         *{"report_to", "callback", "monitors", "history", "trackers", "charts", "health", "rollout", "isolation"},
+        *{"extras"},
     },
     "report_to": {"callback"},
     "callback": {"monitors", "run", "probes", "journal", "trackers", "health", "metrics"},
@@ -50,6 +55,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "keys": set(),
     "rollout": set(),
     "isolation": set(),
+    "extras": set(),
+    "terminal": set(),
 }
 """Component to those that it may import, from the top of the package to its ground."""
 

@@ -2,18 +2,37 @@
 
 A command's module has `add_arguments(parser)`, which declares its options, and `run(arguments) -> int`, which does the
 work and returns the exit code. Mistakes of the user are raised as `SystemExit` with a sentence, or through
-`parser.error`.
+`parser.error`. Sentences on what went wrong go to stderr, on one line. What is quoted from files goes through
+`rldk_tracking.terminal.printable` before it is printed.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import TracebackType
+from typing import NoReturn
 
 import rldk_tracking
+from rldk_tracking.extras import advice
+from rldk_tracking.terminal import printable
 
+UNREADABLE, UNKNOWN, INTERRUPTED = 3, 4, 130
+"""Exit codes beside those of the verdicts healthy 0, warning 1, critical 2."""
+EXIT_CODES = """\
+exit codes of replay and checkpoint:
+  0    healthy
+  1    warning
+  2    critical
+  3    no verdict: a source cannot be read, an argument is wrong, or the command failed
+  4    unknown: too little was judged for a verdict
+  130  interrupted
+Of several runs the worst counts: no verdict before critical, warning, unknown and healthy. `report` ends with 0
+whatever the run's health.
+"""
 COMMANDS: dict[str, tuple[str, str]] = {
     "alerts": ("rldk_tracking.cli.alerts", "have W&B tell a team's Slack about low health and open alerts"),
     "charts": ("rldk_tracking.cli.charts", "save the charts as a view of a W&B project"),
@@ -29,26 +48,81 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Name of the command to its module and one line of help."""
 
 
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose mistakes end in a code that is no verdict: argparse's own 2 is "critical"."""
+
+    error_code = UNREADABLE
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and how it is called."""
+        self.print_usage(sys.stderr)
+        self.exit(self.error_code, f"{self.prog}: {printable(message)}\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. `argv` defaults to the command line's."""
+    if argv is None:
+        sys.excepthook = _unforeseen
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal of another encoding shows escapes
+            stream.reconfigure(errors="backslashreplace")
     chosen = next((word for word in words if not word.startswith("-")), None)
-    parser = argparse.ArgumentParser(
-        prog="rldk-tracking", description="Diagnostics for reinforcement learning, in MLflow and W&B."
-    )
-    parser.add_argument("--version", action="version", version=f"rldk-tracking {rldk_tracking.__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (module, summary) in COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-        if name == chosen:
-            command.set_defaults(module=import_module(module))
-            import_module(module).add_arguments(command)
-    arguments = parser.parse_args(words)
     try:
-        return int(arguments.module.run(arguments))
+        return _run(words, chosen)
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         sys.stderr.close()
         return 0
+    except KeyboardInterrupt:
+        sys.stderr.write("\nrldk-tracking: interrupted.\n")
+        return INTERRUPTED
+    except ImportError as error:
+        sentence = advice(f"rldk-tracking {chosen}", error, "demo" if chosen == "demo" else None)
+        if sentence is None:
+            raise
+        sys.stderr.write(f"{sentence}\n")
+        return UNREADABLE
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            sys.stderr.write(f"{printable(' '.join(stop.code.split()))}\n")
+            stop.code = UNREADABLE
+        raise
+
+
+def _run(words: Sequence[str], chosen: str | None) -> int:
+    parser = CommandParser(
+        prog="rldk-tracking",
+        description="Diagnostics for reinforcement learning, in MLflow and W&B.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"rldk-tracking {rldk_tracking.__version__}")
+    if chosen not in COMMANDS:
+        parser.error_code = 2
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, summary) in COMMANDS.items():
+        judges = name in ("replay", "checkpoint")
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=EXIT_CODES if judges else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter if judges else argparse.HelpFormatter,
+        )
+        if name == chosen:
+            command.set_defaults(module=import_module(module))
+            import_module(module).add_arguments(command)
+    if not words:
+        parser.print_help()
+        return 0
+    arguments = parser.parse_args(words)
+    return int(arguments.module.run(arguments))
+
+
+def _unforeseen(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A fault of the command itself: its traceback, and a code that is no verdict, where Python's own is "warning"."""
+    sys.__excepthook__(kind, error, trace)
+    raise SystemExit(UNREADABLE)
 
 
 if __name__ == "__main__":
