@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Iterable
 from types import TracebackType
+from typing import TypeVar
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class TrainingStopped(RuntimeError):  # noqa: N818 - the public name says what happened, and it is no fault
@@ -47,6 +51,19 @@ class Shield:
         """Name the event that is about to be handled; use as `with shield.at("on_log"):`."""
         self._places.append(place)
         return self
+
+    def each(self, items: Iterable[T], work: Callable[[T], object]) -> list[tuple[T, Exception]]:
+        """Do the work on every item; those that failed come back with their exceptions, for whoever says so."""
+        failed: list[tuple[T, Exception]] = []
+        for item in items:
+            try:
+                work(item)
+            except Exception as error:
+                if self.strict:
+                    raise
+                failed.append((item, error))
+        self.faults += len(failed)
+        return failed
 
     def take_share(self) -> float:
         """Share of the wall time since the last call, or since it was made, that was spent inside."""

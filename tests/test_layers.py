@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trackers": {"charts", "health", "rollout"},
     "charts": {"health", "keys", "rollout"},
     "sources": {"metrics", "rollout", "isolation"},
-    "health": set(),
+    "health": {"keys", "isolation", "arguments"},
     "checkpoint": {"metrics"},
     "metrics": {"rollout"},
     "keys": set(),
@@ -57,6 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "isolation": set(),
     "extras": set(),
     "terminal": set(),
+    "arguments": set(),
 }
 """Component to those that it may import, from the top of the package to its ground."""
 

@@ -18,8 +18,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
+from rldk_tracking.arguments import flag, function, nearest, shown
 from rldk_tracking.health.alert import Alert
 
 Word = Literal["alert", "stop", "save"]
@@ -59,11 +60,20 @@ class Webhook:
         address: `https://...`. It is a secret, and shown nowhere.
         environment: the environment variable that holds the address, so that no file has to.
         allow_loopback: let the address be plain http on this machine.
+
+    Raises:
+        TypeError: an argument is of another type. The message quotes no address.
     """
 
     address: str | None = field(default=None, repr=False)
     environment: str | None = None
     allow_loopback: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("address", self.address), ("environment", self.environment)):
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"the {name} of a webhook must be a string, got a {type(value).__name__}.")
+        flag("allow_loopback", self.allow_loopback)
 
     def reveal(self) -> str:
         """The address; "" where there is none."""
@@ -78,11 +88,17 @@ def action(name: str) -> Callable[[_F], _F]:
 
     @action("page_me")
     def page_me(alert: Alert) -> None: ...
-    """
 
-    def register(function: _F) -> _F:
-        _FUNCTIONS[name] = function
-        return function
+    Raises:
+        TypeError: the name is missing, or what is named cannot be called with an alert.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f'@action needs a name, got {shown(name)}: write @action("page_me") above the function.')
+
+    def register(named: _F) -> _F:
+        function(f"the function of @action({name!r})", named, ["alert"])
+        _FUNCTIONS[name] = named
+        return named
 
     return register
 
@@ -101,10 +117,15 @@ def actions_of(given: Any) -> tuple[Action, ...]:
 
 
 def _action(given: Any) -> Action:
-    if isinstance(given, str) and given in WORDS:
+    if isinstance(given, str):
+        if given in WORDS:
+            return given
+        # A string may be an address, which is a secret.
+        raise ValueError(f"an action is {FORMS}; this is none of them{_word_hint(given)}")
+    if isinstance(given, (Call, Webhook)):
         return given
-    if isinstance(given, (Call, Webhook)) or (callable(given) and not isinstance(given, type)):
-        return cast(Action, given)
+    if callable(given):
+        return _function(given)
     if isinstance(given, Mapping) and len(given) == 1:
         if isinstance(given.get("call"), str):
             return Call(given["call"])
@@ -113,9 +134,23 @@ def _action(given: Any) -> Action:
     raise ValueError(f"an action is {FORMS}; this is none of them.")
 
 
+def _word_hint(given: str) -> str:
+    return nearest(given, WORDS) if given.isalpha() else "."
+
+
+def _function(given: Any) -> Function:
+    try:
+        return function("an action", given, ["alert"])
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
 def _webhook(given: Any) -> Webhook:
     if isinstance(given, str):
         return Webhook(given)
     if isinstance(given, Mapping) and given and set(given) <= {"address", "environment", "allow_loopback"}:
-        return Webhook(given.get("address"), given.get("environment"), given.get("allow_loopback") is True)
+        try:
+            return Webhook(given.get("address"), given.get("environment"), given.get("allow_loopback", False))
+        except TypeError as error:
+            raise ValueError(str(error)) from None
     raise ValueError("a webhook is an address, or has address or environment, and allow_loopback.")

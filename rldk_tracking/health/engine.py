@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import string
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 from rldk_tracking.health.alert import SEVERITIES, Alert, AlertState, Severity
 from rldk_tracking.health.conditions.base import Finding, Row
 from rldk_tracking.health.detectors import Stateful
+from rldk_tracking.health.failures import Failures
 from rldk_tracking.health.rules import Rule
 from rldk_tracking.health.scores import Scores
 
@@ -118,14 +119,14 @@ class Watch(Stateful):
         self.alert = alert.as_dict()
         return alert
 
-    def resolve(self, step: int, was: Alert) -> Alert:
-        """End the alert that is open."""
+    def resolve(self, step: int, was: Alert, how: str | None = None) -> Alert:
+        """End the alert that is open, because it is over or as `how` says."""
         value = None if self.finding is None else self.finding.value
         self.ended, self.ended_severity = step, self.severity
         self.severity = self.since = self.alert = self.onset = None
         self.recent.clear()
-        message = f"Over after {max(0, step - was.first_step)} steps. It was: {was.message}"
-        return _ended(was, step, value, message)
+        how = how or f"Over after {max(0, step - was.first_step)} steps."
+        return _ended(was, step, value, f"{how} It was: {was.message}")
 
     def firing(self) -> Alert | None:
         """The alert that is open."""
@@ -182,10 +183,14 @@ class Engine:
         rules: see `rldk_tracking.health.presets.rules_for`.
         context: the run's settings (learning_rate, beta, num_generations, ...): quoted in advice, and the source of
             limits that depend on them.
+        strict: let exceptions of rules out, for development and tests.
     """
 
-    def __init__(self, rules: Iterable[Rule], context: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, rules: Iterable[Rule], context: Mapping[str, Any] | None = None, *, strict: bool = False
+    ) -> None:
         settings = dict(context or {})
+        self._failures = Failures(strict)
         self._watches = {rule.id: Watch(rule, settings) for rule in rules}
         self._scores = Scores()
         self.held_back: dict[str, str] = {}
@@ -198,6 +203,7 @@ class Engine:
             )
             for name in self._watches
         }
+        self._working = dict(self._watches)
         self._order = sorted(self._watches.values(), key=lambda watch: len(self._silenced_by[watch.rule.id]))
 
     def update(self, step: int, row: Mapping[str, float]) -> list[Alert]:
@@ -212,23 +218,32 @@ class Engine:
         """
         if not all(map(math.isfinite, row.values())):
             row = {key: value for key, value in row.items() if math.isfinite(value)}
-        row = self._scores.follow(row, self._watches)
+        row = self._scores.follow(row, self._working)
         changes: list[Alert] = []
-        for watch in self._order:
-            watch.look(step, row)
-        for watch in self._order:
-            if watch.wants_to_resolve() and (was := watch.firing()) is not None:
-                changes.append(watch.resolve(step, was))
-        for watch in self._order:
-            severity = watch.wants_to_fire(step)
-            if severity is None or watch.finding is None:
-                continue
-            cause = self._cause(watch)
-            if cause is None:
-                changes.append(watch.fire(step, severity, watch.finding))
-            elif watch.severity is None:
-                self.held_back[watch.rule.id] = cause
+        self._each(step, lambda watch: watch.look(step, row), changes)
+        self._each(step, lambda watch: self._resolve(step, watch, changes), changes)
+        self._each(step, lambda watch: self._fire(step, watch, changes), changes)
         return changes
+
+    def _each(self, step: int, work: Callable[[Watch], object], changes: list[Alert]) -> None:
+        """Do the work for every rule; one that raises costs that rule alone."""
+        for watch in self._failures.each(step, self._order, work, changes):
+            del self._working[watch.rule.id]
+            self._order.remove(watch)
+
+    def _resolve(self, step: int, watch: Watch, changes: list[Alert]) -> None:
+        if watch.wants_to_resolve() and (was := watch.firing()) is not None:
+            changes.append(watch.resolve(step, was))
+
+    def _fire(self, step: int, watch: Watch, changes: list[Alert]) -> None:
+        severity = watch.wants_to_fire(step)
+        if severity is None or watch.finding is None:
+            return
+        cause = self._cause(watch)
+        if cause is None:
+            changes.append(watch.fire(step, severity, watch.finding))
+        elif watch.severity is None:
+            self.held_back[watch.rule.id] = cause
 
     def _cause(self, watch: Watch) -> str | None:
         """The rule that fires and whose consequence this one is."""
@@ -238,8 +253,15 @@ class Engine:
     @property
     def firing(self) -> list[Alert]:
         """The alerts that are open, most severe first."""
-        alerts = [alert for watch in self._watches.values() if (alert := watch.firing()) is not None]
+        alerts = [alert for watch in self._working.values() if (alert := watch.firing()) is not None]
+        if self._failures.alert is not None:
+            alerts.append(self._failures.alert)
         return sorted(alerts, key=lambda alert: ("critical", "warning", "info").index(alert.severity))
+
+    @property
+    def failed(self) -> Mapping[str, str]:
+        """Rules that raised and are switched off since, with the cause. They are not quiet: they know nothing."""
+        return self._failures.causes
 
     @property
     def rules(self) -> list[Rule]:
@@ -252,7 +274,7 @@ class Engine:
 
     def scores(self) -> dict[str, float]:
         """`rldk/health/...` as of the last row; a score without data is absent."""
-        return self._scores.read(self._watches)
+        return self._scores.read(self._working)
 
     @property
     def convergence(self) -> str | None:
@@ -266,6 +288,7 @@ class Engine:
             "rules": {name: watch.state() for name, watch in self._watches.items()},
             "scores": self._scores.state(),
             "held_back": dict(self.held_back),
+            "failure": self._failures.state(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -283,6 +306,7 @@ class Engine:
                 self._watches[name].load_state(held)
         self._scores.load_state(state.get("scores", {}))
         self.held_back = dict(state.get("held_back", {}))
+        self._failures.load_state(state.get("failure", {}))
 
 
 def _covers(patterns: Iterable[str], rule: str) -> bool:

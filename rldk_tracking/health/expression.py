@@ -21,6 +21,7 @@ where a division by 0 leaves no number, the result is unknown, and what depends 
 from __future__ import annotations
 
 import ast
+import math
 import statistics
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ from itertools import islice
 from typing import Any
 
 from rldk_tracking.health.detectors.baseline import mann_kendall, theil_sen
+from rldk_tracking.keys import misspelt
 
 LONGEST = 2000
 WIDEST = 1000
@@ -83,6 +85,10 @@ WINDOWED: dict[str, Callable[[list[float]], Value]] = {
     "rising": _trend(1),
     "falling": _trend(-1),
 }
+OF_PAIRS = ("slope", "rising", "falling")
+"""Those that look at every pair of values."""
+STD_COST = 4
+"""Of a standard deviation, which is exact, for each value; in operations of about 0.15 us."""
 ARITHMETIC: dict[type[ast.operator], Callable[[float, float], float | None]] = {
     ast.Add: lambda a, b: a + b,
     ast.Sub: lambda a, b: a - b,
@@ -106,6 +112,10 @@ class Expression:
         keys: the series that it reads, in order of appearance.
         judge: its value on a `Memory` of its own, None where unknown.
         sides: left and right of the comparison, where the whole is one: the value and the limit to report.
+        row_cost: about how many operations one judgement takes in all windows together.
+
+    Raises:
+        ExpressionError: the text is none; the message says where, and what is allowed.
     """
 
     def __init__(self, text: str) -> None:
@@ -114,14 +124,21 @@ class Expression:
         self.text = text
         self._widths: dict[str, int] = {}
         self._counters = 0
+        self.row_cost = 0
         try:
             body = ast.parse(text.strip(), mode="eval").body
             self.judge = self._node(body)
+            row_cost = self.row_cost
             self.sides = self._two_sides(body)
         except SyntaxError as error:
             raise ExpressionError(f"column {error.offset}: {error.msg}.") from error
-        except RecursionError as error:
+        except (RecursionError, MemoryError) as error:
             raise ExpressionError("nested too deeply.") from error
+        except ExpressionError:
+            raise
+        except ValueError as error:  # of the parser: a null character, half of a character
+            raise ExpressionError(f"{error}.") from error
+        self.row_cost = row_cost * (1 if self.sides is None else 2)
         self.keys = tuple(self._widths)
         if not self.keys:
             raise ExpressionError("reads no series.")
@@ -137,8 +154,7 @@ class Expression:
 
     def _node(self, node: ast.expr) -> Node:
         if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
-            number = float(node.value)
-            return lambda memory: number
+            return self._number(node, node.value)
         if isinstance(node, ast.BoolOp):
             return self._logic(node)
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Not, ast.USub)):
@@ -152,6 +168,16 @@ class Expression:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
             return self._call(node, node.func.id)
         raise ExpressionError(f"column {node.col_offset + 1}: {ast.unparse(node)[:40]!r} is not allowed here.")
+
+    @staticmethod
+    def _number(node: ast.expr, value: float) -> Node:
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise ExpressionError(f"column {node.col_offset + 1}: a number is at most 1.8e308.")
+        return lambda memory: number
 
     def _logic(self, node: ast.BoolOp) -> Node:
         parts = [self._node(value) for value in node.values]
@@ -196,6 +222,7 @@ class Expression:
         if name in WINDOWED and len(node.args) == 2:
             n = self._whole(node.args[1])
             key, aggregate = self._key(node.args[0], n), WINDOWED[name]
+            self.row_cost += n * (n - 1) // 2 if name in OF_PAIRS else STD_COST * n if name == "std" else n
             return lambda memory: None if (values := memory.newest(key, n)) is None else aggregate(values)
         known = ", ".join(["last(key)", *(f"{name}(key, n)" for name in WINDOWED), "consecutive(x, n)", "abs(x)"])
         raise ExpressionError(
@@ -216,6 +243,9 @@ class Expression:
     def _key(self, node: ast.expr, width: int) -> str:
         if not isinstance(node, ast.Constant) or not isinstance(node.value, str) or not node.value:
             raise ExpressionError(f"column {node.col_offset + 1}: a key stands in quotation marks.")
+        problem = misspelt(node.value)
+        if problem is not None:
+            raise ExpressionError(f"column {node.col_offset + 1}: {problem}")
         key = node.value if node.value.startswith("rldk/") else f"rldk/{node.value}"
         self._widths[key] = max(width, self._widths.get(key, 1))
         return key

@@ -15,10 +15,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.arguments import mapping, nearest, number
+from rldk_tracking.health.rules import Rule, RuleError
 
 GOALS: dict[str, tuple[str, ...]] = {
     "target_reward": ("rldk/reward/mean",),
@@ -39,27 +39,34 @@ def rules_of(goals: Mapping[str, float]) -> list[Rule]:
     """One rule `goal.<name>` for each goal.
 
     Raises:
-        ValueError: an unknown goal, or a limit that is no finite number; the message names what there is.
+        ValueError: an unknown goal, or a limit that cannot be one; the message names what there is.
     """
-    return [_rule(name, limit) for name, limit in goals.items()]
+    try:
+        given = mapping("performance_benchmarks", goals, 'performance_benchmarks={"target_reward": 1.0}')
+        return [_rule(name, limit) for name, limit in given.items()]
+    except TypeError as error:
+        raise ValueError(str(error)) from None
 
 
-def _rule(name: str, limit: float) -> Rule:
+def _rule(name: str, limit: object) -> Rule:
     if name not in GOALS:
-        raise ValueError(f"performance_benchmarks knows no {name!r}; there are {', '.join(GOALS)}.")
-    if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not math.isfinite(limit):
-        raise ValueError(f"performance_benchmarks[{name!r}] must be a finite number, got {limit!r}.")
+        raise ValueError(f"performance_benchmarks knows no {name!r}{nearest(name, GOALS)}")
+    argument = f"performance_benchmarks[{name!r}]"
+    threshold = number(argument, limit)
     reached = name.startswith("target_")
     above = reached or name.startswith("max_")
-    return Rule(
-        id=f"goal.{name}",
-        keys=GOALS[name],
-        condition="level",
-        parameters={"threshold": float(limit), "direction": "above" if above else "below"},
-        severity="info" if reached else "warning",
-        persistence=PERSISTENCE,
-        message="The goal is reached: {key} is {value:.4g}, wanted {threshold:.4g}."
-        if reached
-        else "{key} is {value:.4g}, beyond the {threshold:.4g} that was asked for.",
-        advice="" if reached else "The limit is your own: performance_benchmarks.",
-    )
+    try:
+        return Rule(
+            id=f"goal.{name}",
+            keys=GOALS[name],
+            condition="level",
+            parameters={"threshold": threshold, "direction": "above" if above else "below"},
+            severity="info" if reached else "warning",
+            persistence=PERSISTENCE,
+            message="The goal is reached: {key} is {value:.4g}, wanted {threshold:.4g}."
+            if reached
+            else "{key} is {value:.4g}, beyond the {threshold:.4g} that was asked for.",
+            advice="" if reached else "The limit is your own: performance_benchmarks.",
+        )
+    except RuleError as error:
+        raise ValueError(f"{argument}: {error}") from None

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
+from rldk_tracking.arguments import flag, mapping, nearest, shown
 from rldk_tracking.health.catalogue import RULES
-from rldk_tracking.health.rules import Rule, parameters_of
+from rldk_tracking.health.expression import Expression
+from rldk_tracking.health.parameters import parameters_of, takes_none
+from rldk_tracking.health.rules import FAMILIES, Rule, RuleError
 from rldk_tracking.health.user_rules import RulesFile, UserRulesError
+
+T = TypeVar("T")
 
 PRESETS = ("safe", "strict", "quiet")
 SUFFIXES = (".yaml", ".yml")
 """How the path of a file of rules ends."""
+FORMS = '"safe", "strict", "quiet", the path of a .yaml file, or a list of Rule'
 SILENCE_FACTORS = {"strict": 0.5, "quiet": 2.0}
 """By which a preset multiplies what a silence may last: its persistence, in looks of a second, would change nothing."""
+MAX_RULES = 500
+MAX_ROW_COST = 500_000
+"""Of the expressions of a rule set together, see `Expression.row_cost`: about 70 ms a row."""
 
 
 def rules_for(
-    preset: str | Iterable[Rule] = "safe", overrides: Mapping[str, Mapping[str, Any]] | None = None
+    preset: str | os.PathLike[str] | Sequence[Rule] = "safe", overrides: Mapping[str, Mapping[str, Any]] | None = None
 ) -> list[Rule]:
     """The rules of a preset, with overrides.
 
@@ -29,34 +36,44 @@ def rules_for(
         preset: "safe" (the rules as published), "strict" (believed sooner), "quiet" (critical ones, and warnings
             only where they last), the path of a YAML file (see `rldk_tracking.health.user_rules`), or rules.
         overrides: rule id to fields of the rule or parameters of its condition: `{"kl.high": {"threshold": 0.2}}`.
-            `{"kl.high": {"enabled": False}}` leaves the rule out.
+            `{"kl.high": {"enabled": False}}` leaves the rule out; None stands for the rule's own value.
 
     Raises:
-        ValueError: an unknown preset, rule, or field; the message names what there is. A `UserRulesError` for a file.
+        ValueError: an unknown preset, rule, or field, a value that does not fit, or more rules than can be judged; the
+            message names what there is. A `UserRulesError` for a file, a `RuleError` for a rule.
     """
-    if isinstance(preset, str) and preset.endswith(SUFFIXES):
-        rules = load_rules(preset)
-    elif isinstance(preset, str):
-        if preset not in PRESETS:
-            raise ValueError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}, and paths of .yaml files.")
-        rules = [_as_in(preset, rule) for rule in RULES.values()]
-    else:
-        rules = list(preset)
-        for rule in rules:
-            if not isinstance(rule, Rule):
-                raise ValueError(f"rules must be a preset's name or Rule objects, got {type(rule).__name__}.")
+    rules = _named(preset)
     chosen = {rule.id: rule for rule in rules}
     if len(chosen) < len(rules):
-        raise ValueError("two rules have the same id.")
-    for name, fields in (overrides or {}).items():
+        twice = next(rule.id for rule in rules if sum(rule.id == other.id for other in rules) > 1)
+        raise RuleError(twice, "two rules have the same id: give one of them another, or change it by overrides.")
+    for name, fields in checked_overrides({} if overrides is None else overrides).items():
         if name not in chosen:
-            raise ValueError(f"no rule {name!r}{_nearest(name, chosen)}")
+            raise RuleError(name, f"there is no such rule{nearest(name, chosen)}")
         changed = override(chosen[name], fields)
         if changed is None:
             del chosen[name]
         else:
             chosen[name] = changed
+    _check_set(list(chosen.values()))
     return list(chosen.values())
+
+
+def checked_overrides(given: object) -> dict[str, dict[str, Any]]:
+    """Rule id to fields, where it is that.
+
+    Raises:
+        ValueError: it is not.
+    """
+    try:
+        overrides = mapping("overrides", given, 'overrides={"kl.high": {"threshold": 0.2}}')
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    for name, fields in overrides.items():
+        if not isinstance(fields, Mapping):
+            example = f'{{"{name}": {{"threshold": {shown(fields)}}}}}'
+            raise RuleError(name, f"an override is a mapping of its fields, got {shown(fields)}: write {example}.")
+    return {name: dict(fields) for name, fields in overrides.items()}
 
 
 def load_rules(path: str | Path, within: tuple[Path, ...] = ()) -> list[Rule]:
@@ -75,51 +92,120 @@ def load_rules(path: str | Path, within: tuple[Path, ...] = ()) -> list[Rule]:
         raise UserRulesError(f"{path} begins with itself: {' -> '.join(file.name for file in chain)}.")
     file = RulesFile(path)
     own = {rule.id for rule in file.rules}
+    base: list[Rule] = []
     try:
-        if file.preset == "none":
-            base = []
-        elif isinstance(file.preset, str) and file.preset.endswith(SUFFIXES):
+        if isinstance(file.preset, str) and file.preset.endswith(SUFFIXES):
             base = load_rules(path.parent / file.preset, chain)
-        else:
-            base = rules_for(file.preset)
+        elif file.preset != "none":
+            base = _named(file.preset)
+    except ValueError as error:
+        raise file.error(error, ("preset",)) from error
+    try:
         return rules_for([rule for rule in base if rule.id not in own] + file.rules, file.overrides)
-    except (ValueError, AttributeError, TypeError) as error:
-        raise file.error(str(error)) from error
+    except ValueError as error:
+        raise file.error(error, ("overrides",)) from error
 
 
 def override(rule: Rule, fields: Mapping[str, Any]) -> Rule | None:
     """The rule with other fields or parameters; None where it is switched off.
 
     Raises:
-        ValueError: a name that neither the rule nor its condition has, or a value that does not fit.
+        RuleError: a name that neither the rule nor its condition has, or a value that does not fit.
     """
     given = dict(fields)
-    if given.pop("enabled", True) is False:
+    if not _checked(rule.id, "enabled", given.pop("enabled", True), flag):
         return None
+    example = '{"parameters": {"threshold": 0.2}}'
+    more = given.pop("parameters", {})
+    of_parameters = _checked(rule.id, "parameters", more, lambda name, value: mapping(name, value, example))
     known, parameters = set(Rule.model_fields) - {"id", "parameters"}, parameters_of(rule.condition)
     data = {name: getattr(rule, name) for name in Rule.model_fields}
     data["parameters"] = dict(rule.parameters)
     for name, value in given.items():
-        if name == "parameters":
-            data["parameters"].update(value)
-        elif name in known:
-            data[name] = value
-        elif name in parameters:
-            data["parameters"][name] = value
-        else:
+        if not isinstance(name, str) or name not in (*known, *parameters):
             names = ["enabled", *parameters, *sorted(known)]
-            raise ValueError(f"rule {rule.id!r} has no field {name!r}{_nearest(name, names)}")
+            raise RuleError(rule.id, f"there is no field {name!r}{nearest(name, names)}", (name,))
+        if name in known:
+            data[name] = value
+        else:
+            of_parameters[name] = value
+    for name, value in of_parameters.items():
+        if value is not None or name not in parameters or takes_none(rule.condition, name):
+            data["parameters"][name] = value
+    return Rule(**data)
+
+
+def _checked(rule: str, name: str, value: object, check: Callable[[str, object], T]) -> T:
     try:
-        return Rule(**data)
-    except ValidationError as error:
-        reasons = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
-        raise ValueError(f"override of {rule.id!r}: {reasons}") from error
+        return check(name, value)
+    except TypeError as error:
+        raise RuleError(rule, str(error), (name,)) from None
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
-    names = list(names)
-    close = difflib.get_close_matches(name, names, 3, 0.5)
-    return f"; did you mean {' or '.join(close)}?" if close else f"; there are {', '.join(names)}."
+def _named(preset: object) -> list[Rule]:
+    """The rules that the user named, without overrides."""
+    if isinstance(preset, os.PathLike):
+        preset = os.fspath(preset)
+    if isinstance(preset, str) and preset.endswith(SUFFIXES):
+        return load_rules(preset)
+    if isinstance(preset, str):
+        if preset not in PRESETS:
+            raise ValueError(
+                f"unknown preset {shown(preset)}; there are {', '.join(PRESETS)}, and paths of .yaml files."
+            )
+        return [_as_in(preset, rule) for rule in RULES.values()]
+    if isinstance(preset, Rule):
+        raise ValueError(f"rules must be {FORMS}, got the rule {preset.id!r}: write rules=[...] around it.")
+    if not isinstance(preset, (list, tuple)):
+        raise ValueError(f'rules must be {FORMS}, got {shown(preset)}: leave it out for "safe".')
+    for rule in preset:
+        if not isinstance(rule, Rule):
+            hint = "write Rule(**...)" if isinstance(rule, Mapping) else 'write Rule(id="team.slow", ...)'
+            raise ValueError(f"rules must hold Rule objects, got {_kind(rule)}: {hint}.")
+    return list(preset)
+
+
+def _kind(value: object) -> str:
+    return f"a {type(value).__name__}" if isinstance(value, Mapping) else shown(value)
+
+
+def _check_set(rules: list[Rule]) -> None:
+    """What can be judged in the time of a step, and whether the rules that they name are there.
+
+    Raises:
+        RuleError: see the message.
+    """
+    if len(rules) > MAX_RULES:
+        raise RuleError(
+            rules[MAX_RULES].id,
+            f"it is one of {len(rules)} rules, of which each takes time in every row; at most {MAX_RULES} can be "
+            "judged. Put conditions of one kind into one expression with `or`.",
+        )
+    costs = {
+        rule.id: sum(Expression(text).row_cost for text in rule.parameters.values() if isinstance(text, str))
+        for rule in rules
+        if rule.condition == "written"
+    }
+    total = sum(costs.values())
+    if total > MAX_ROW_COST:
+        worst = max(costs, key=lambda name: costs[name])
+        raise RuleError(
+            worst,
+            f"its windows take {costs[worst]:,} of the {total:,} operations a row of all expressions, and "
+            f"{MAX_ROW_COST:,} are the most: shorten them. slope, rising and falling of n rows take n² / 2, "
+            "the other functions n.",
+            ("parameters", "when"),
+        )
+    names = {rule.id for rule in rules} | set(RULES) | {"*"}
+    families = {rule.family for rule in rules} | set(FAMILIES)
+    for rule in rules:
+        for pattern in rule.silences:
+            if pattern not in names and not (pattern.endswith(".*") and pattern[:-2] in families):
+                raise RuleError(
+                    rule.id,
+                    f"it silences {pattern!r}, and there is no such rule{nearest(pattern, names)}",
+                    ("silences",),
+                )
 
 
 def _as_in(preset: str, rule: Rule) -> Rule:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
+import math
 import string
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator, model_validator
 
+from rldk_tracking.arguments import nearest, shown
 from rldk_tracking.health.actions import Action, actions_of
 from rldk_tracking.health.alert import Severity
 from rldk_tracking.health.conditions import CONDITIONS
 from rldk_tracking.health.conditions.base import Condition
+from rldk_tracking.health.parameters import ParameterError, check_parameters, parameters_of
+from rldk_tracking.keys import misspelt
 
 FAMILIES = (
     "nan", "kl", "reference", "policy", "entropy", "reward", "value", "advantage", "length", "diversity", "grad",
@@ -20,6 +23,36 @@ FAMILIES = (
     "run", "tools", "async",
 )  # fmt: skip
 """The families of the built-in rules. A user's own rule may have another."""
+
+
+REQUIRED = {
+    "id": 'id="team.slow"',
+    "keys": 'keys=["rldk/reward/mean"]',
+    "condition": 'condition="level"',
+}
+"""Fields without a default, with what to write."""
+PLAIN_WORDS = {
+    ("id", "string_pattern_mismatch"): 'must be FAMILY.PROBLEM in small letters, such as "team.slow"',
+    ("keys", "too_short"): "must name a series",
+    ("keys", "tuple_type"): "must be a list of series",
+    ("persistence", "tuple_type"): "must be (k, n), breached in k of the last n rows",
+}
+"""What pydantic says in words of its own, by field and kind of error."""
+MAX_FORMAT_CHARACTERS = 8
+
+
+class RuleError(ValueError):
+    """Something is no rule; the message names the rule, the field, the value, and what to write.
+
+    Attributes:
+        rule: its id, None where it has none.
+        path: the field, and below it the parameter, that is wrong first.
+    """
+
+    def __init__(self, rule: object, reason: str, path: tuple[str | int, ...] = ()) -> None:
+        self.rule = rule if isinstance(rule, str) else None
+        self.path = path
+        super().__init__(f"a rule without an id: {reason}" if self.rule is None else f"rule {rule!r}: {reason}")
 
 
 class Rule(BaseModel):
@@ -43,6 +76,9 @@ class Rule(BaseModel):
         advice: what to try first.
         quotes: names of the run's settings that the advice quotes where they are known.
         actions: what else happens, see `rldk_tracking.health.actions`.
+
+    Raises:
+        RuleError: a ValueError; the fields make no rule.
     """
 
     # A webhook's address is a secret, and errors would quote what they are about.
@@ -54,17 +90,29 @@ class Rule(BaseModel):
     parameters: dict[str, Any] = Field(default_factory=dict)
     settings: dict[str, str] = Field(default_factory=dict)
     severity: Severity = "warning"
-    warm_up_steps: int = Field(default=0, ge=0)
-    warm_up_samples: int = Field(default=0, ge=0)
-    persistence: tuple[int, int] = (1, 1)
-    clear_after: int = Field(default=3, ge=1)
-    cooldown_steps: int = Field(default=0, ge=0)
-    critical_after: int | None = Field(default=None, ge=0)
+    warm_up_steps: int = Field(default=0, ge=0, strict=True)
+    warm_up_samples: int = Field(default=0, ge=0, strict=True)
+    persistence: tuple[StrictInt, StrictInt] = (1, 1)
+    clear_after: int = Field(default=3, ge=1, strict=True)
+    cooldown_steps: int = Field(default=0, ge=0, strict=True)
+    critical_after: int | None = Field(default=None, ge=0, strict=True)
     silences: tuple[str, ...] = ()
     message: str = "{key} is {value:.4g}, limit {threshold:.4g}."
     advice: str = ""
     quotes: tuple[str, ...] = ()
     actions: tuple[Any, ...] = ()
+
+    if not TYPE_CHECKING:  # type checkers know the fields from the class
+
+        def __init__(self, **fields: Any) -> None:
+            try:
+                super().__init__(**fields)
+            except ValidationError as error:
+                # The traceback must not show what pydantic was given: an address is a secret.
+                path, reason = _first_problem(error, fields)
+            else:
+                return
+            raise RuleError(fields.get("id"), reason, path)
 
     @property
     def family(self) -> str:
@@ -83,44 +131,96 @@ class Rule(BaseModel):
             raise ValueError("persistence is (k, n) with 1 <= k <= n <= 1000.")
         return value
 
+    @field_validator("keys", mode="before")
+    @classmethod
+    def _known_series(cls, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            for key in value:
+                problem = misspelt(key) if isinstance(key, str) else None
+                if problem is not None:
+                    raise ValueError(problem)
+        elif isinstance(value, str):
+            raise ValueError(f"a list of series is wanted, got {shown(value)}: write [{value!r}].")
+        return value
+
+    @field_validator("condition")
+    @classmethod
+    def _known_condition(cls, value: str) -> str:
+        if value not in CONDITIONS:
+            raise ValueError(f"unknown condition {value!r}{nearest(value, CONDITIONS)}")
+        return value
+
     @field_validator("message")
     @classmethod
     def _plain_fields(cls, value: str) -> str:
-        for _, name, spec, conversion in string.Formatter().parse(value):
-            if name is not None and (not name.replace("_", "").replace(" ", "").isalnum() or conversion):
+        for _, name, form, conversion in string.Formatter().parse(value):
+            if name is None:
+                continue
+            if not name.replace("_", "").replace(" ", "").isalnum() or conversion:
                 raise ValueError(f"a message may name plain fields only, not {{{name}}}.")
-            if spec and len(spec) > 8:
-                raise ValueError(f"the format {spec!r} is too long.")
+            if len(form or "") > MAX_FORMAT_CHARACTERS:
+                raise ValueError(f"the format {form!r} is too long.")
+            _try_format(name, form or "")
         return value
 
     @model_validator(mode="after")
-    def _condition_exists(self) -> Rule:
-        if self.condition not in CONDITIONS:
-            raise ValueError(f"unknown condition {self.condition!r}; there are {', '.join(CONDITIONS)}.")
-        names = parameters_of(self.condition)
-        for name in (*self.parameters, *self.settings):
-            if name not in names:
-                raise ValueError(f"condition {self.condition!r} has no parameter {name!r}; it has {', '.join(names)}.")
-        self.build({})
+    def _parameters_fit(self) -> Rule:
+        check_parameters(self.condition, self.parameters, self.keys, tuple(self.settings))
+        try:
+            self.build({})
+        except (TypeError, ValueError) as error:
+            raise ParameterError("", str(error)) from None
         return self
 
     def build(self, context: Mapping[str, Any]) -> Condition:
-        """The condition, with parameters out of the run's settings where the rule says so.
-
-        Raises:
-            ValueError: the parameters do not make a condition.
-        """
+        """The condition, with parameters out of the run's settings where the rule says so."""
         parameters = dict(self.parameters)
         for name, setting in self.settings.items():
-            if parameters.get(name) is None and isinstance(context.get(setting), (int, float)):
-                parameters[name] = context[setting]
+            value = context.get(setting)
+            if parameters.get(name) is None and isinstance(value, (int, float)) and math.isfinite(value):
+                parameters[name] = value
+        return CONDITIONS[self.condition](self.keys, **parameters)
+
+
+def _try_format(name: str, form: str) -> None:
+    """Fill a field as an alert would, which is too late to learn that it cannot be.
+
+    Raises:
+        ValueError: the format is none for what the field stands for.
+    """
+    samples: dict[str, tuple[object, ...]] = {
+        "value": (0.5,), "threshold": (0.5,), "step": (1,), "first_step": (1,), "key": ("",),
+    }  # fmt: skip
+    faults = []
+    for sample in samples.get(name, (0.5, "")):  # evidence is a number or a word
         try:
-            return CONDITIONS[self.condition](self.keys, **parameters)
-        except TypeError as error:
-            raise ValueError(f"{self.id}: {error}") from error
+            format(sample, form)
+        except ValueError as error:
+            faults.append(str(error))
+        else:
+            return
+    raise ValueError(f"{{{name}:{form}}} cannot be filled: {faults[0]}.")
 
 
-def parameters_of(condition: str) -> tuple[str, ...]:
-    """Names of a condition's parameters."""
-    signature = inspect.signature(CONDITIONS[condition].__init__)
-    return tuple(name for name in signature.parameters if name not in ("self", "keys"))
+def _first_problem(error: ValidationError, fields: Mapping[str, Any]) -> tuple[tuple[str | int, ...], str]:
+    """Where the first thing is that pydantic complains of, and a sentence about it. It quotes no action."""
+    problem = error.errors(include_url=False)[0]
+    path: tuple[str | int, ...] = tuple(problem["loc"])
+    field, kind = str(path[0]) if path else "", problem["type"]
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, ParameterError):
+        return ("parameters", cause.parameter), str(cause)
+    if kind == "missing":
+        missing = [str(other["loc"][0]) for other in error.errors() if other["type"] == "missing"]
+        needed = ", ".join(REQUIRED.get(name, name) for name in missing)
+        return path, f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: write {needed}."
+    if kind == "extra_forbidden":
+        condition = fields.get("condition")
+        if condition in CONDITIONS and field in parameters_of(str(condition)):
+            return path, f"{field} is a parameter of condition {condition!r}: write parameters={{{field!r}: ...}}."
+        return path, f"there is no field {field!r}{nearest(field, Rule.model_fields)}"
+    if isinstance(cause, ValueError):
+        return path, f"{field}: {cause}"
+    wanted = PLAIN_WORDS.get((field, kind)) or problem["msg"].replace("Input should be", "must be")
+    got = "" if field == "actions" else f", got {shown(problem['input'])}"
+    return path, f"{field} {wanted}{got}."

@@ -16,7 +16,7 @@
         parameters: {threshold: 900, clear: 700}
 
 A rule has either `when` (see `rldk_tracking.health.expression`) or `keys` and `condition`; the other fields are those
-of `Rule`. Read with yaml's safe loader; anchors are refused.
+of `Rule`. Read with yaml's safe loader; anchors are refused. YAML 1.1 reads `1e-1` as a string: write 0.1.
 """
 
 from __future__ import annotations
@@ -26,17 +26,36 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
+from rldk_tracking.arguments import nearest, shown
 from rldk_tracking.health.expression import Expression, ExpressionError
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.rules import Rule, RuleError
 
 MAX_CHARACTERS = 1_000_000
+MAX_DEPTH = 20
+"""Of lists and mappings in each other; yaml's loader calls itself for each."""
 TOP = ("preset", "overrides", "rules")
+OPENING = (
+    yaml.BlockMappingStartToken, yaml.BlockSequenceStartToken, yaml.FlowMappingStartToken, yaml.FlowSequenceStartToken,
+)  # fmt: skip
+CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
+
+Place = tuple[str | int, ...]
+"""Keys and indices from the top of the file."""
 
 
 class UserRulesError(ValueError):
     """The file is not what it should be; the message has the file and the line."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Says where a value stands that is none, such as the date 2024-99-99."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
+            raise yaml.MarkedYAMLError(problem=f"no value: {error}", problem_mark=node.start_mark) from error
 
 
 class RulesFile:
@@ -56,98 +75,151 @@ class RulesFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lines: dict[tuple[str | int, ...], int] = {}
+        self._lines: dict[Place, int] = {}
         data = self._read()
-        where = ("rules",) if isinstance(data, dict) else ()
+        self._list: Place = ("rules",) if isinstance(data, dict) else ()
         data = {"rules": data} if isinstance(data, list) else data
-        if not isinstance(data, dict) or not set(data) <= set(TOP):
-            raise self._error(1, f"the file is a list of rules, or has the keys {', '.join(TOP)}.")
+        what = f"the file is a list of rules, or has the keys {', '.join(TOP)}"
+        if not isinstance(data, dict):
+            raise self._error(1, f"{what}; it has {shown(data)}.")
+        for key in data:
+            if key not in TOP:
+                raise self._error(self._line((key,)), f"{what}, not {shown(key)}{nearest(key, TOP)}")
         self.preset: Any = data.get("preset", "safe")
-        self.overrides: Any = data.get("overrides") or {}
-        listed = data.get("rules") or []
+        self.overrides: Any = {} if data.get("overrides") is None else data["overrides"]
+        listed = [] if data.get("rules") is None else data["rules"]
         if not isinstance(listed, list):
-            raise self._error(self._line("rules"), "rules is a list.")
+            raise self._error(self._line(("rules",)), f"rules is a list, got {shown(listed)}.")
         self.rules: list[Rule] = []
         known: dict[str, int] = {}
         for index, fields in enumerate(listed):
-            rule, line = self._rule(fields, (*where, index)), self._line(*where, index)
+            rule, line = self._rule(fields, (*self._list, index)), self._line((*self._list, index))
             if rule.id in known:
                 raise self._error(line, f"{rule.id} is also in line {known[rule.id]}.")
             known[rule.id] = line
             self.rules.append(rule)
 
-    def error(self, reason: str) -> UserRulesError:
-        """Something is wrong with the preset or the overrides; the message has their line."""
-        return self._error(self._line("overrides" if ("overrides",) in self._lines else "preset"), reason)
+    def error(self, error: ValueError, place: Place) -> UserRulesError:
+        """The same with file and line.
+
+        Args:
+            error: what is wrong with the rules of the file and those that it begins with.
+            place: where it stands, if the error does not say it.
+        """
+        places = [place]
+        if isinstance(error, RuleError) and error.rule is not None:
+            places = self._places(("overrides", error.rule), error.path) + places
+            own = [index for index, rule in enumerate(self.rules) if rule.id == error.rule]
+            places = [found for index in own for found in self._places((*self._list, index), error.path)] + places
+        return self._error(self._line(*places), str(error))
 
     def _read(self) -> Any:
         path = self.path
         try:
+            if not path.is_file():
+                raise UserRulesError(f"{path}:1: {'this is no regular' if path.exists() else 'there is no such'} file.")
+            if path.stat().st_size > 4 * MAX_CHARACTERS:
+                raise UserRulesError(f"{path}:1: larger than {MAX_CHARACTERS} characters.")
             text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserRulesError(f"{path}: {error}") from error
+        except OSError as error:
+            raise UserRulesError(f"{path}:1: it cannot be read: {error.strerror}.") from error
+        except UnicodeDecodeError as error:
+            line = error.object[: error.start].count(b"\n") + 1
+            raise self._error(line, f"this is no UTF-8: {error.reason}.") from error
         if len(text) > MAX_CHARACTERS:
-            raise UserRulesError(f"{path}: larger than {MAX_CHARACTERS} characters.")
+            raise self._error(1, f"larger than {MAX_CHARACTERS} characters.")
         try:
-            for token in yaml.scan(text, Loader=yaml.SafeLoader):
-                if isinstance(token, yaml.AliasToken):
-                    raise self._error(token.start_mark.line + 1, "anchors and aliases are not allowed.")
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
-            data = yaml.safe_load(text)
+            self._scan(text)
+            loader = _Loader(text)
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            self._note(node, ())
+            return loader.construct_document(node)
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
             raise self._error(line, f"{error.problem}.") from error
-        if node is not None:
-            self._note(node, ())
-        return data
+        except yaml.reader.ReaderError as error:
+            line = text.count("\n", 0, error.position) + 1
+            raise self._error(line, f"the character {_character(error)!r} is not allowed in YAML.") from error
 
-    def _rule(self, fields: Any, where: tuple[str | int, ...]) -> Rule:
+    def _scan(self, text: str) -> None:
+        depth = 0
+        for token in yaml.scan(text, Loader=yaml.SafeLoader):
+            line = token.start_mark.line + 1
+            if isinstance(token, yaml.AliasToken):
+                raise self._error(line, "anchors and aliases are not allowed.")
+            depth += isinstance(token, OPENING) - isinstance(token, CLOSING)
+            if depth > MAX_DEPTH:
+                raise self._error(line, f"lists and mappings are nested more than {MAX_DEPTH} deep.")
+
+    def _rule(self, fields: Any, place: Place) -> Rule:
         if not isinstance(fields, Mapping):
-            raise self._error(self._line(*where), "a rule is a mapping with an id.")
+            raise self._error(self._line(place), f"a rule is a mapping with an id, got {shown(fields)}.")
+        for name in fields:
+            if not isinstance(name, str):
+                raise self._error(self._line((*place, name)), f"a field's name is a string, got {shown(name)}.")
         given = dict(fields)
         if "when" in given:
-            given = self._written(given, where)
+            given = self._written(given, place)
         try:
             return Rule(**given)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            place = [part for part in problem["loc"] if isinstance(part, (str, int))]
-            reason = problem["msg"].removeprefix("Value error, ")
-            named = f"{'.'.join(map(str, place))}: " if place else ""
-            raise self._error(self._line(*where, *place), f"{named}{reason}") from error
-        except TypeError as error:
-            raise self._error(self._line(*where), f"{error}.") from error
+        except RuleError as error:
+            raise self._error(self._line(*self._places(place, error.path)), str(error)) from error
 
-    def _written(self, given: dict[str, Any], where: tuple[str | int, ...]) -> dict[str, Any]:
+    def _written(self, given: dict[str, Any], place: Place) -> dict[str, Any]:
         clash = [name for name in ("keys", "condition", "parameters") if name in given]
         if clash:
-            raise self._error(self._line(*where, clash[0]), f"a rule with `when` has no {clash[0]}.")
+            raise self._error(self._line((*place, clash[0])), f"a rule with `when` has no {clash[0]}.")
         parameters = {name: given.pop(name) for name in ("when", "clear_when") if name in given}
         for name, text in parameters.items():
+            if not isinstance(text, str):
+                raise self._error(self._line((*place, name)), f"{name} is an expression, got {shown(text)}.")
             try:
-                keys = Expression(str(text)).keys
+                keys = Expression(text).keys
             except ExpressionError as error:
-                raise self._error(self._line(*where, name), f"{name}: {error}") from error
+                raise self._error(self._line((*place, name)), f"{name}: {error}") from error
             given.setdefault("keys", keys)
-        given.setdefault("message", f"{parameters['when']} since step {{first_step}}.")
+        given.setdefault("message", f"{_literal(parameters['when'])} since step {{first_step}}.")
         return {"condition": "written", "parameters": parameters, **given}
 
-    def _note(self, node: yaml.Node, path: tuple[str | int, ...]) -> None:
+    def _note(self, node: yaml.Node, path: Place) -> None:
         self._lines[path] = node.start_mark.line + 1
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
-                below = (*path, key.value)
-                self._note(value, below)
-                self._lines[below] = key.start_mark.line + 1
+                below, line = (*path, key.value), key.start_mark.line + 1
+                if isinstance(key, yaml.ScalarNode):
+                    if below in self._lines:
+                        raise self._error(line, f"{key.value!r} is also in line {self._lines[below]}.")
+                    self._note(value, below)
+                    self._lines[below] = line
         elif isinstance(node, yaml.SequenceNode):
             for index, value in enumerate(node.value):
                 self._note(value, (*path, index))
 
-    def _line(self, *path: str | int) -> int:
-        """The line of a path, or of what holds it."""
-        while path and path not in self._lines:
-            path = path[:-1]
-        return self._lines.get(path, 1)
+    @staticmethod
+    def _places(rule: Place, path: Place) -> list[Place]:
+        """Where a rule's field may stand: parameters also beside the other fields. The last is the rule itself."""
+        return [(*rule, *path), (*rule, *path[1:2]), (*rule, *path[:1]), rule]
+
+    def _line(self, *places: Place) -> int:
+        """The line of the first of these that there is, or of what holds the last."""
+        for place in places:
+            if place in self._lines:
+                return self._lines[place]
+        place = places[-1]
+        while place and place not in self._lines:
+            place = place[:-1]
+        return self._lines.get(place, 1)
 
     def _error(self, line: int, reason: str) -> UserRulesError:
         return UserRulesError(f"{self.path}:{line}: {reason}")
+
+
+def _literal(text: str) -> str:
+    """As a message that fills no field."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def _character(error: yaml.reader.ReaderError) -> str:
+    return chr(error.character) if isinstance(error.character, int) else str(error.character)

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
 from rldk_tracking.health.conditions.silence import Silence
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.rules import Rule, RuleError
 
 PREFIX = "rldk/run/"
 
@@ -59,7 +57,7 @@ def from_data(data: Mapping[str, Mapping[str, Any]]) -> list[Rule]:
     for name, fields in data.items():
         try:
             rule = Rule(**{**fields, "id": name, "actions": ()})
-        except (ValidationError, TypeError) as error:
+        except (RuleError, TypeError) as error:
             raise ValueError(f"{name!r} is no rule: {error}") from error
         if not is_watched(rule):
             raise ValueError(f"{name!r} is not judged beside the training: its keys do not begin with {PREFIX}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ class ReplayResult:
 
 def replay(
     source: str | Path | History,
-    rules: str | Iterable[Rule] = "safe",
+    rules: str | Sequence[Rule] = "safe",
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     context: Mapping[str, Any] | None = None,
     aliases: Mapping[str, str] | None = None,

@@ -38,7 +38,7 @@ class Judge:
     ) -> None:
         self.alerts: list[Alert] = []
         self.stop: Alert | None = None
-        self.engine = Engine(rules, context=dict(config))
+        self.engine = Engine(rules, context=dict(config), strict=settings.strict)
         self._settings = settings
         self._limits = limits_of(settings.overrides, settings.goals)
         self._publisher = publisher

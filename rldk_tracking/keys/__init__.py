@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rldk_tracking.keys.catalogue import CATALOGUE, lookup
+from rldk_tracking.keys.catalogue import CATALOGUE, lookup, misspelt
 from rldk_tracking.keys.key import Direction, Key, Reduce, Source
 
-__all__ = ["CATALOGUE", "Direction", "Key", "Reduce", "Source", "lookup"]
+__all__ = ["CATALOGUE", "Direction", "Key", "Reduce", "Source", "lookup", "misspelt"]

@@ -7,6 +7,8 @@ has no value there: it is never written as 0 or NaN.
 
 from __future__ import annotations
 
+import difflib
+import functools
 import re
 
 from rldk_tracking.keys import checkpoint, completions, policy, resources, reward, training, verdicts
@@ -30,3 +32,29 @@ def lookup(name: str) -> Key | None:
     if name in CATALOGUE:
         return CATALOGUE[name]
     return next((key for pattern, key in _TEMPLATES if pattern.fullmatch(name)), None)
+
+
+SIMILAR = 0.9
+"""Likeness (`difflib`) from which an unknown name is taken for a misspelt one."""
+_GROUPS = {key.name.split("/")[1] for key in CATALOGUE.values() if not key.name.startswith("rldk/<")}
+
+
+@functools.lru_cache(maxsize=1024)
+def misspelt(name: str) -> str | None:
+    """What is wrong with the name of a series, with or without its `rldk/`; None where it may be one.
+
+    Users log numbers under names of their own, so only names in a group of the catalogue, and those all but like one of
+    its keys, must be in it.
+    """
+    full = name if name.startswith("rldk/") else f"rldk/{name}"
+    if lookup(full) is not None:
+        return None
+    short = full.removeprefix("rldk/")
+    known = {key.removeprefix("rldk/"): key for key in CATALOGUE}
+    close = difflib.get_close_matches(short, known, 3, SIMILAR)
+    group = short.split("/")[0]
+    if not close and group not in _GROUPS:
+        return None
+    close = close or difflib.get_close_matches(short, [key for key in known if key.split("/")[0] == group], 3, 0.3)
+    hint = f"did you mean {' or '.join(known[key] for key in close)}?" if close else "see `rldk-tracking keys`."
+    return f"there is no series {name!r}; {hint}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,6 +49,16 @@ class Key:
     direction: Direction = "none"
     reduce: Reduce = "mean"
 
+    @property
+    def lowest(self) -> float | None:
+        """0 where no value can be below it; None where that is not known. A single batch's estimate of a KL can."""
+        return 0.0 if self.unit in _COUNTS or self.highest is not None or _MAGNITUDE.search(self.name) else None
+
+    @property
+    def highest(self) -> float | None:
+        """1 for shares and scores; None where there is no highest value, or it is not known."""
+        return 1.0 if self.unit == SCORE or _SHARE.search(self.name) else None
+
 
 NATS = "nats per token"
 REWARD = "reward"
@@ -56,3 +67,13 @@ NORM_QUANTILES = (("p10", "10th percentile"), ("p50", "median"), ("p90", "90th p
 EXTREMES = (("max", "maximum"), ("min", "minimum"))
 GIB = "GiB"
 SCORE = "score in [0, 1]"
+
+_COUNTS = {
+    *("tensors", "steps", "completions", "layers", "samples", "s", "1/s", "files", "problems", "checkpoints"),
+    *("alerts", "rules", "writes", "trackers", TOKENS, GIB, "reward^2"),
+}
+_SHARE = re.compile(r"(_|/)(fraction|accuracy)(_\w+)?$")
+_MAGNITUDE = re.compile(
+    r"(_|/)(fraction|accuracy|std|stderr|norm|ratio|ess|rms|entropy|perplexity|learning_rate|lr|abs|k[23])"
+    r"(_(mean|max|min|sequence|p\d+))*(/(p\d+|max|min|mean|std|<\w+>))?$"
+)

@@ -118,12 +118,31 @@ def test_sides_of_a_comparison_are_reported() -> None:
         ("a := 1", "column|not allowed"),
         ("True", "not allowed"),
         ("x" * (LONGEST + 1), "longer than"),
+        (f'last("a") > {"9" * 400}', "column 13: a number is at most 1.8e308"),
+        ('last("a") > 1e999', "column 13: a number is at most"),
+        ('last("a") > 1\0', "null"),
+        ('mean("lenght/mean", 3) > 1', "column 6: there is no series 'lenght/mean'; did you mean rldk/length/mean"),
+        ('last("reward") > 1', "there is no series 'reward'"),
         ("(" * 300 + 'last("a")' + ")" * 300, "nested|column"),
     ],
 )
 def test_what_is_refused(text: str, message: str) -> None:
     with pytest.raises(ExpressionError, match=message):
         Expression(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "cost"),
+    [
+        ('last("a") > 1', 0),
+        ('mean("a", 100) > median("b", 50)', 2 * 150),
+        ('slope("a", 100) and std("a", 10)', 4950 + 40),
+        ('rising("a", 8) or falling("a", 8)', 56),
+    ],
+)
+def test_what_a_row_costs(text: str, cost: int) -> None:
+    """The sides of a comparison are computed once more, for the alert."""
+    assert Expression(text).row_cost == cost
 
 
 @given(st.text(max_size=60))

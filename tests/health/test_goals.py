@@ -33,7 +33,7 @@ def test_every_goal_judges_a_documented_series() -> None:
 
 
 def test_an_unknown_goal_is_named_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match=r"no 'target_rewrad'; there are target_reward"):
+    with pytest.raises(ValueError, match=r"no 'target_rewrad'; did you mean target_reward"):
         rules_of({"target_rewrad": 1.0})
     with pytest.raises(ValueError, match="finite number, got nan"):
         rules_of({"target_reward": float("nan")})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from rldk_tracking.health.catalogue import RULES
 from rldk_tracking.health.engine import Engine
-from rldk_tracking.health.presets import PRESETS, rules_for
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.presets import MAX_RULES, PRESETS, rules_for
+from rldk_tracking.health.rules import Rule, RuleError
 
 
 def by_id(rules: list[Rule]) -> dict[str, Rule]:
@@ -47,11 +50,37 @@ def test_a_rule_can_be_switched_off() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"kl.hihg": {}}, "no rule 'kl.hihg'; did you mean kl.high"),
+        ({"kl.hihg": {}}, "rule 'kl.hihg': there is no such rule; did you mean kl.high"),
+        (
+            {"kl.high": 0.2},
+            r"rule 'kl.high': an override is a mapping of its fields, got 0.2: write .\"kl.high\": .\"thr",
+        ),
+        ([1], r"overrides must be a mapping, got \[1\]: write overrides="),
+        ({5: {}}, "the keys of overrides must be strings, got 5"),
+        (
+            {"kl.high": {"threshold": "0.2"}},
+            "rule 'kl.high': threshold must be .* got '0.2', a string: write 0.2 without",
+        ),
+        ({"kl.high": {"threshold": -1}}, "rule 'kl.high': threshold must be at least 0, as rldk/kl/ref_k1 is, got -1"),
+        ({"kl.high": {"threshold": float("nan")}}, "rule 'kl.high': threshold must be a finite number, got nan"),
+        ({"kl.high": {"enabled": "no"}}, "rule 'kl.high': enabled must be True or False, got 'no': write False"),
+        ({"kl.high": {"enabled": "false"}}, "enabled must be True or False, got 'false': write False"),
+        ({"kl.high": {"enabled": 0}}, "enabled must be True or False, got 0: write False"),
+        ({"kl.high": {"enabled": None}}, "enabled must be True or False, got None"),
+        ({"kl.high": {"parameters": 3}}, "rule 'kl.high': parameters must be a mapping, got 3"),
+        ({"kl.high": {"parameters": {"thresold": 3}}}, "has no parameter 'thresold'; did you mean threshold"),
+        (
+            {"kl.high": {"silences": ["lr.spke"]}},
+            "it silences 'lr.spke', and there is no such rule; did you mean lr.spik",
+        ),
+        ({"kl.high": {3: 3}}, "there is no field 3"),
         ({"kl.high": {"treshold": 1}}, "no field 'treshold'; did you mean threshold"),
         ({"kl.high": {"zzz": 1}}, "no field 'zzz'; there are enabled, threshold"),
-        ({"kl.high": {"severity": "fatal"}}, "override of 'kl.high'.*'info', 'warning' or 'critical'"),
-        ({"length.truncated": {"direction": "sideways"}}, "direction must be one of"),
+        (
+            {"kl.high": {"severity": "fatal"}},
+            "rule 'kl.high': severity must be 'info', 'warning' or 'critical', got 'fatal'",
+        ),
+        ({"length.truncated": {"direction": "sideways"}}, 'direction must be "above" or "below", got'),
     ],
 )
 def test_a_wrong_override_says_what_there_is(overrides, message: str) -> None:
@@ -59,10 +88,61 @@ def test_a_wrong_override_says_what_there_is(overrides, message: str) -> None:
         rules_for(overrides=overrides)
 
 
+def test_none_stands_for_the_rules_own_value() -> None:
+    given = {"length.truncated": {"threshold": None}, "kl.high": {"threshold": None}}
+    rules = by_id(rules_for(overrides=given))
+    assert rules["length.truncated"] == RULES["length.truncated"]
+    assert rules["kl.high"].build({}).threshold is None  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, 'rules must be "safe", .* or a list of Rule, got None: leave it out for "safe"'),
+        (5, "got 5"),
+        (Rule, "got the class Rule"),
+        (RULES["kl.high"], r"got the rule 'kl.high': write rules=\[...\] around it"),
+        (["safe"], "rules must hold Rule objects, got 'safe': write Rule"),
+        ([Rule], "got the class Rule"),
+        ("rules.json", "unknown preset 'rules.json'"),
+    ],
+)
+def test_what_are_no_rules(given: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rules_for(given)
+
+
+def test_a_file_may_be_a_path(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("preset: none\nrules: [{id: a.b, when: last('x') > 1}]\n")
+    assert [rule.id for rule in rules_for(tmp_path / "mine.yaml")] == ["a.b"]
+
+
+def written(name: str, text: str) -> Rule:
+    return Rule(id=name, keys=("x",), condition="written", parameters={"when": text})
+
+
+def test_what_all_expressions_together_may_take() -> None:
+    assert len(rules_for([written("a.one", 'slope("x", 1000) > 0 or last("x") > 9')])) == 1
+    half = [written(f"a.n{n}", 'rising("x", 500) or last("y") > 1') for n in range(5)]
+    assert len(rules_for(half[:4])) == 4
+    with pytest.raises(RuleError, match=r"rule 'a.n0': its windows take 124,750 of the 623,750 operations a row"):
+        rules_for(half)
+    ninety = " + ".join(['slope("x", 1000)'] * 90)
+    with pytest.raises(RuleError, match="its windows take 89,910,000 of the 89,910,000 operations a row"):
+        rules_for([written("a.b", f"{ninety} > 0")])
+
+
+def test_how_many_rules_there_may_be() -> None:
+    many = [RULES["kl.high"].model_copy(update={"id": f"a.n{n}"}) for n in range(MAX_RULES + 1)]
+    assert len(rules_for(many[:-1])) == MAX_RULES
+    with pytest.raises(RuleError, match="it is one of 501 rules, .* at most 500 can be judged"):
+        rules_for(many)
+
+
 def test_unknown_presets_and_things_that_are_no_rules() -> None:
     with pytest.raises(ValueError, match="unknown preset 'mild'; there are safe, strict, quiet, and paths of .yaml"):
         rules_for("mild")
-    with pytest.raises(ValueError, match="got dict"):
+    with pytest.raises(ValueError, match=r"rules must hold Rule objects, got a dict: write Rule\(\*\*"):
         rules_for([{"id": "x.y"}])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="same id"):
         rules_for([RULES["kl.high"], RULES["kl.high"]])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from pydantic import ValidationError
 
 from rldk_tracking.health.catalogue import RULES
 from rldk_tracking.health.conditions import CONDITIONS
-from rldk_tracking.health.rules import FAMILIES, Rule, parameters_of
+from rldk_tracking.health.parameters import parameters_of
+from rldk_tracking.health.rules import FAMILIES, Rule, RuleError
 
 PLAIN = {"id": "mine.high", "keys": ("x",), "condition": "level", "parameters": {"threshold": 1.0}}
 
@@ -17,26 +17,53 @@ PLAIN = {"id": "mine.high", "keys": ("x",), "condition": "level", "parameters": 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"id": "no_dot"}, "id"),
+        ({"id": "no_dot"}, "id must be FAMILY.PROBLEM in small letters, such as .*, got 'no_dot'"),
         ({"id": "Upper.case"}, "id"),
-        ({"keys": ()}, "keys"),
+        ({"keys": ()}, "keys must name a series"),
+        ({"keys": "x"}, r"keys: a list of series is wanted, got 'x': write \['x'\]"),
         ({"condition": "magic"}, "unknown condition 'magic'; there are below_zero"),
-        ({"parameters": {"thresold": 1.0}}, "no parameter 'thresold'; it has threshold"),
-        ({"parameters": {}}, "threshold"),
-        ({"parameters": {"threshold": 1.0, "direction": "sideways"}}, "direction must be one of"),
-        ({"severity": "fatal"}, "severity"),
+        ({"parameters": {"thresold": 1.0}}, "no parameter 'thresold'; did you mean threshold"),
+        ({"parameters": {}}, "condition 'level' needs threshold: write parameters="),
+        (
+            {"parameters": {"threshold": 1.0, "direction": "sideways"}},
+            'direction must be "above" or "below", got .sideways.',
+        ),
+        ({"severity": "fatal"}, "severity must be 'info', 'warning' or 'critical', got 'fatal'"),
         ({"persistence": (3, 2)}, "persistence"),
-        ({"cooldown_steps": -1}, "cooldown_steps"),
+        ({"cooldown_steps": -1}, "cooldown_steps must be greater than or equal to 0, got -1"),
+        ({"clear_after": "3"}, "clear_after must be a valid integer, got '3'"),
+        ({"persistence": ("2", 3)}, "persistence must be a valid integer, got '2'"),
+        ({"persistence": 3}, r"persistence must be \(k, n\), breached in k of the last n rows, got 3"),
         ({"settings": {"nothing": "lr"}}, "no parameter 'nothing'"),
         ({"message": "{value.__class__}"}, "plain fields only"),
         ({"message": "{value!r}"}, "plain fields only"),
         ({"message": "{value:>999999999}"}, "too long"),
-        ({"colour": "red"}, "colour"),
+        ({"message": "{value:d}"}, "{value:d} cannot be filled"),
+        ({"message": "{reward:q}"}, "{reward:q} cannot be filled"),
+        ({"message": "{value"}, "message: "),
+        ({"colour": "red"}, "there is no field 'colour'"),
+        ({"treshold": 1}, "there is no field 'treshold'"),
+        ({"threshold": 1}, "threshold is a parameter of condition 'level': write parameters="),
+        ({"keys": ("rldk/lenght/mean",)}, "there is no series 'rldk/lenght/mean'; did you mean rldk/length/mean"),
     ],
 )
 def test_what_makes_no_rule_is_refused(fields, message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises(RuleError, match=message):
         Rule(**{**PLAIN, **fields})
+
+
+def test_a_rule_of_nothing_says_what_it_needs() -> None:
+    with pytest.raises(RuleError) as refused:
+        Rule()  # type: ignore[call-arg]
+    assert str(refused.value) == (
+        "a rule without an id: id and keys and condition are missing: write "
+        'id="team.slow", keys=["rldk/reward/mean"], condition="level".'
+    )
+
+
+def test_evidence_may_be_a_word_or_a_number() -> None:
+    for message in ("{key} {against}", "{rise:.3g}", "{step:d} {first_step:d}", "{value:.0%}"):
+        assert Rule(**{**PLAIN, "message": message}).message == message
 
 
 def test_a_parameter_comes_from_the_runs_settings_where_it_is_not_given() -> None:
@@ -44,6 +71,7 @@ def test_a_parameter_comes_from_the_runs_settings_where_it_is_not_given() -> Non
     assert rule.build({}).critical is None
     assert rule.build({"worst": 7.0}).critical == 7.0
     assert rule.build({"worst": "high"}).critical is None
+    assert rule.build({"worst": float("nan")}).critical is None
     given = Rule(**{**PLAIN, "parameters": {"threshold": 1.0, "critical": 2.0}, "settings": {"critical": "worst"}})
     assert given.build({"worst": 7.0}).critical == 2.0
 

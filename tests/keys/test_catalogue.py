@@ -20,6 +20,7 @@ from rldk_tracking.keys import (
     checkpoint,
     completions,
     lookup,
+    misspelt,
     policy,
     resources,
     reward,
@@ -124,3 +125,29 @@ def test_templates_are_resolved() -> None:
 def test_the_catalogue_needs_no_torch() -> None:
     code = "import sys, rldk_tracking.keys; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("rldk/reward/maen", "did you mean rldk/reward/mean?"),
+        ("lenght/mean", "did you mean rldk/length/mean?"),
+        ("rewards/mean", "did you mean rldk/reward/mean?"),
+        ("kl", "did you mean rldk/kl/"),
+        ("rldk/run/qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq", "see `rldk-tracking keys`."),
+    ],
+)
+def test_a_misspelt_name_is_told(name: str, hint: str) -> None:
+    said = misspelt(name)
+    assert said is not None and said.startswith(f"there is no series {name!r}; {hint}")
+
+
+@pytest.mark.parametrize("name", ["x", "loss", "rldk/mine/high", "my_reward/mean", "objective/kl", "tools/failures"])
+def test_names_of_the_users_own_are_possible(name: str) -> None:
+    assert misspelt(name) is None
+
+
+def test_every_key_is_spelt_as_it_is() -> None:
+    for name in CATALOGUE:
+        one = re.sub(r"<\w+>", "x", name)
+        assert misspelt(one) is None and misspelt(one.removeprefix("rldk/")) is None
