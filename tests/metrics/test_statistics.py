@@ -16,6 +16,7 @@ from scipy.stats import pearsonr, rankdata, spearmanr
 
 from rldk_tracking.metrics.columns import moment_columns
 from rldk_tracking.metrics.statistics import (
+    SMALL_GROUP,
     Groups,
     Moments,
     grouped_pearson,
@@ -134,6 +135,14 @@ def test_equal_scipy(rows: list[tuple[float, float]]) -> None:
         found, expected = ours(table[:, 0], table[:, 1]), by_scipy(theirs, *known.T)
         assert found is None or math.isfinite(found)
         assert (math.nan if found is None else found) == close(expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([1, 2, 8, SMALL_GROUP, SMALL_GROUP + 1]), st.integers(1, 5), st.randoms())
+def test_ranks_in_groups_of_one_size_that_stand_together(size: int, groups: int, random: Any) -> None:
+    values = np.array([float(random.randint(-3, 3)) for _ in range(size * groups)])
+    found = grouped_ranks(values, np.repeat(np.arange(groups), size))
+    np.testing.assert_array_equal(found.reshape(groups, size), [rankdata(row) for row in values.reshape(groups, size)])
 
 
 @settings(max_examples=60, deadline=None)
