@@ -254,6 +254,14 @@ def more_rows(rank: int, world: int) -> dict[str, Any]:
     return {"merged": merged}
 
 
+def many_rows(rank: int, world: int) -> dict[str, Any]:
+    """Seven rows a rank where twelve of a step are merged."""
+    with mock.patch.object(module, "MERGED_ROWS", 12):
+        merged = plain(Ranks(SMALL, rows=7, probe=0).start(small(rank, 7)).merged())
+    dist.barrier()
+    return {"merged": [merged]}
+
+
 def trainings(rank: int, world: int) -> dict[str, Any]:
     """Three trainings in the same processes, each with more rows than the one before."""
     found, groups = [], []
@@ -323,7 +331,7 @@ def lasting(rank: int, world: int) -> dict[str, Any]:
 
 SCENARIOS: dict[str, Callable[..., dict[str, Any]]] = {
     function.__name__: function
-    for function in (exchange, handshake, fault, more_rows, trainings, waiting, death, broken, lasting)
+    for function in (exchange, handshake, fault, more_rows, many_rows, trainings, waiting, death, broken, lasting)
 }
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch.distributed as dist
 
 from rldk_tracking.keys import lookup
-from rldk_tracking.ranks import SPREAD, Merged, Part, Ranks, _over_ranks
+from rldk_tracking.ranks import MERGED_ROWS, SPREAD, Merged, Part, Ranks, _over_ranks, rows_sent
 from tests import exchange_script
 from tests.exchange_script import SMALL, small
 
@@ -150,6 +150,18 @@ def test_more_rows_than_were_agreed_on_are_left_out_and_that_is_said_once(on_ran
     assert first["messages"] == []
     assert len(last["messages"]) == 1
     assert "4 completions, but the ranks agreed on 2" in last["messages"][0]
+
+
+def test_of_a_large_batch_each_rank_sends_its_first_rows(on_ranks: Run) -> None:
+    first, second, third = on_ranks("many_rows", 3)
+    assert first["merged"][0]["rollout"]["a"] == [0.0, 1.0, 2.0, 3.0, 10.0, 11.0, 12.0, 13.0, 20.0, 21.0, 22.0, 23.0]
+    assert first["messages"] == second["messages"] == third["messages"] == []
+
+
+def test_how_many_rows_are_sent() -> None:
+    assert rows_sent(7, 3) == 7
+    assert [rows_sent(128, ranks) for ranks in (1, 128, 129, 256, 1024, 100_000)] == [128, 128, 64, 64, 16, 1]
+    assert rows_sent(1_000_000, 1) == MERGED_ROWS
 
 
 def test_trainings_in_the_same_processes_do_not_meet_each_other(on_ranks: Run) -> None:

@@ -127,7 +127,8 @@ def by_module(merged: Merged, repeat: int) -> dict[str, float]:
 def setting(ranks: int, rows: int, tokens: int, uneven: bool) -> tuple[VectorLayout, Part, Array]:
     """A layout, one rank's part, and what rank 0 has received."""
     schema = Schema(ROLLOUT_COLUMNS, UPDATE_COLUMNS, TAILS, tuple(CATALOGUE))
-    layout = VectorLayout(schema, rows, rows, module.TAIL_VALUES, PROBE_LENGTH)
+    sent = module.rows_sent(rows, ranks)
+    layout = VectorLayout(schema, sent, sent, module.TAIL_VALUES, PROBE_LENGTH)
     parts = [part_of(rows, tokens, seed) for seed in range(min(ranks, DIFFERENT))]
     return layout, parts[0], gathered(layout, parts, ranks, uneven)
 
