@@ -159,7 +159,8 @@ def grouped_ranks(values: Array, labels: Labels) -> Array:
         for other in groups:
             doubled += other < groups
             doubled += other <= groups
-        return (doubled / 2).T.reshape(-1)
+        found: Array = (doubled / 2).T.reshape(-1)
+        return found
     order = np.argsort(values)  # with numpy's vectorised sort, which `lexsort` does without
     order = order[np.argsort(labels[order].astype(_smallest(labels)), kind="stable")]
     return _ordered_ranks(values, order, labels)
