@@ -17,9 +17,9 @@ from rldk_tracking.extras import advice
 
 if TYPE_CHECKING:
     from rldk_tracking.callback import CustomRLDKCallback, RLDKCallback, RLDKMetrics, RLDKMonitor, attach
-    from rldk_tracking.charts.dashboard import RLDKDashboard
     from rldk_tracking.health.alert import Alert
     from rldk_tracking.health.rules import Rule
+    from rldk_tracking.history.dashboard import RLDKDashboard
     from rldk_tracking.history.replay import replay
     from rldk_tracking.isolation import TrainingStopped
     from rldk_tracking.monitors.checkpoint import CheckpointMetrics, CheckpointMonitor
@@ -48,7 +48,7 @@ _HOME = {
     "PPOMonitor": "monitors.ppo",
     "PolicyUpdate": "rollout",
     "RLDKCallback": "callback",
-    "RLDKDashboard": "charts.dashboard",
+    "RLDKDashboard": "history.dashboard",
     "RLDKMetrics": "callback",
     "RLDKMonitor": "callback",
     "Rollout": "rollout",

@@ -218,7 +218,7 @@ class Run:
     @property
     def alerts(self) -> list[Alert]:
         """Every transition so far."""
-        return [] if self.judge is None else self.judge.alerts
+        return self.publisher.alerts
 
     @property
     def stop(self) -> Alert | None:

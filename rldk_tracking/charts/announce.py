@@ -1,18 +1,28 @@
-"""Tells a person at the terminal where to look: one line on stderr, as the trackers do for their own links."""
+"""What a person at the terminal reads of a run, on stderr: where to look, alerts as they come, how it ended."""
 
 from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
+
+from rldk_tracking.health.alert import Alert
 
 logger = logging.getLogger(__name__)
+alert_logger = logging.getLogger("rldk_tracking.alerts")
+"""Every alert is a record of it. Without a handler Python would write warnings to stderr, into the progress bar."""
+alert_logger.addHandler(logging.NullHandler())
 
 SILENT = "RLDK_SILENT"
 """Environment variable: set to anything but 0 or nothing, no line is written."""
+WIDTH = 110
+"""Characters of a line of an alert."""
 
 
 _elsewhere: ContextVar[Callable[[str], None] | None] = ContextVar("announcements", default=None)
@@ -35,14 +45,59 @@ def announce(text: str) -> None:
         other(text)
         return
     logger.info("%s", text)
+    _print(f"rldk: {text}")
+
+
+def announce_alert(alert: Alert) -> None:
+    """Write an alert above info that fires to stderr, with its advice; and every alert to the log."""
+    is_news = alert.state == "firing" and alert.severity != "info"
+    level = logging.WARNING if is_news else logging.INFO
+    alert_logger.log(level, "%s (step %d): %s", alert.title, alert.step, alert.message)
+    if is_news:
+        _print(alert_lines(alert, "rldk: "))
+
+
+def announce_journal(path: Path, folder: Path) -> None:
+    """Say where everything of a run is kept, and the command that makes a page of what is in its folder."""
+    announce(f"all of it: {_short(path)}; as a page: rldk-tracking report {shlex.quote(str(_short(folder)))}")
+
+
+def alert_lines(alert: Alert, margin: str) -> str:
+    """A line with step, severity, rule and message, and one with the advice while the alert fires.
+
+    Args:
+        alert: the alert.
+        margin: what stands before it.
+    """
+    word = "resolved" if alert.state == "resolved" else alert.severity
+    indent = " " * (len(margin) + 10)
+    head = f"{margin}step {alert.step:<4} {word:<9} {alert.rule}: "
+    lines = textwrap.wrap(alert.message, WIDTH, initial_indent=head, subsequent_indent=indent)
+    if alert.state == "firing" and alert.advice:
+        lines += textwrap.wrap(alert.advice, WIDTH, initial_indent=f"{indent}try: ", subsequent_indent=indent)
+    return "\n".join(lines)
+
+
+def _short(path: Path) -> Path:
+    """Relative to the working folder where the path lies below it."""
+    path, here = path.absolute(), Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def _printable(text: str) -> str:
+    """Without characters that move a terminal's cursor: names of reward functions and files are anybody's."""
+    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
+
+
+def _print(text: str) -> None:
+    text = _printable(text)
     if os.environ.get(SILENT, "").strip().lower() not in ("", "0", "false"):
         return
-    line = f"rldk: {text}"
     bars = sys.modules.get("tqdm")
     try:
         if bars is not None:
-            bars.tqdm.write(line, file=sys.stderr)
+            bars.tqdm.write(text, file=sys.stderr)
         elif sys.stderr is not None:
-            sys.stderr.write(line + "\n")
+            sys.stderr.write(text + "\n")
     except (OSError, ValueError):
         logger.debug("stderr is closed")

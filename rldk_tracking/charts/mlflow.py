@@ -31,9 +31,18 @@ VIEW_TAG = f"mlflow.sharedViewState.{VIEW_ID}"
 MARK = "rldk.view"
 KIND = "workflowType=machine_learning"
 """Of page: without it the navigation beside the page is that for chats and agents."""
+KIND_TAG = "mlflow.experimentKind"
+TRAINING = "custom_model_development"
+"""The kind of an experiment that holds trainings. One without a kind opens on the page for chats and agents."""
 TAG_LENGTH = 20_000
 """Of an experiment's tag; a longer one is refused."""
-RUN_COLUMNS = ("tags.`rldk.status`", "metrics.`rldk/health/score`", "metrics.`rldk/alerts/firing`")
+RUN_COLUMNS = (
+    "tags.`rldk.status`",
+    "tags.`rldk.alerts.open`",
+    "metrics.`rldk/health/score`",
+    "metrics.`rldk/alerts/firing`",
+)
+"""Of the list of runs beside the charts."""
 VIEWS_SINCE = (3, 15)
 """The first MLflow whose pages show saved views."""
 
@@ -102,7 +111,7 @@ class View:
             return
         series = wanted | charted(mark["series"] if mark is not None else ())
         chosen = sections(series)
-        wish = signature(chosen) + _digest(" ".join(sorted(series)))
+        wish = signature(chosen) + _digest(" ".join([*RUN_COLUMNS, *sorted(series)]))
         if mark is not None and mark["signature"] == wish:
             return
         now = int(time.time() * 1000)
@@ -115,6 +124,18 @@ class View:
         self._client.set_experiment_tag(self._experiment_id, VIEW_TAG, tag)
         self._client.set_experiment_tag(self._experiment_id, MARK, note)
         self.there = True
+
+
+def mark_as_training(client: Any, experiment_id: str) -> None:
+    """Say that an experiment holds trainings, where nobody has said what it holds and no traces are in it.
+
+    Raises:
+        MlflowException: the store does not take the tag.
+    """
+    if KIND_TAG in client.get_experiment(experiment_id).tags:
+        return
+    if not client.search_traces(locations=[experiment_id], max_results=1, include_spans=False):
+        client.set_experiment_tag(experiment_id, KIND_TAG, TRAINING)
 
 
 def _mark(tag: str | None) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 | what | where | when |
 |---|---|---|
+| kind | the experiment's tag `mlflow.experimentKind`, where it has none and holds no traces | first row |
 | charts | the experiment's saved view, see `rldk_tracking.charts.mlflow` | where a run has data for new charts |
 | picture of what broke | artifact `rldk/charts/overview.svg`, and in the note | with the note |
 | note | `mlflow.note.content`, where that is empty or ours | first row, status, alerts, every minute |
@@ -25,11 +26,12 @@ from urllib.parse import quote, urlsplit
 from rldk_tracking.charts.announce import announce
 from rldk_tracking.charts.figures import overview
 from rldk_tracking.charts.heatmap import Heatmap
-from rldk_tracking.charts.incidents import incidents_of, verdict, worst_open
+from rldk_tracking.charts.incidents import incidents_of, worst_open
 from rldk_tracking.charts.markdown import note
 from rldk_tracking.charts.mlflow import (
     View,
     is_server,
+    mark_as_training,
     models_path,
     run_path,
     server_version,
@@ -120,6 +122,7 @@ class RunPage:
         if view is not None:
             self._shielded("the view", lambda: view.show(metrics))
         if first:
+            self._shielded("the kind of experiment", lambda: mark_as_training(self._client, self._experiment_id))
             self._point_out()
         if first or time.monotonic() >= self._due:
             self.refresh()
@@ -178,9 +181,8 @@ class RunPage:
     def _point_out(self) -> None:
         links = self.links()
         if self._status in ENDED:
-            incidents = incidents_of(self._alerts)
-            announce(verdict(self._status, self._past.step, self._past.row, incidents))
-            announce(f"the run, with what to try: {self._address(run_path(self._experiment_id, self._run_id))}")
+            what = "the run, with what to try" if self._alerts else "the run"
+            announce(f"{what}: {self._address(run_path(self._experiment_id, self._run_id))}")
         name, path = next(iter(links.items()))
         hint = "" if is_server(self._place) else f" (served by `mlflow ui --backend-store-uri {self._place}`)"
         announce(f"{name[0].lower()}{name[1:]} in MLflow: {self._address(path)}{hint}")

@@ -20,7 +20,7 @@ from typing import Any
 
 from rldk_tracking.charts.figures import overview
 from rldk_tracking.charts.heatmap import Cadence, Heatmap
-from rldk_tracking.charts.incidents import by_weight, incidents_of, verdict
+from rldk_tracking.charts.incidents import by_weight, incidents_of
 from rldk_tracking.charts.report import Report
 from rldk_tracking.charts.series import Thinned
 from rldk_tracking.charts.spec import HEATMAP_TITLES
@@ -30,7 +30,7 @@ from rldk_tracking.rollout import RunInfo
 PREFIX = "rldk/charts"
 CELL_COLUMNS = ["global_step", "row", "value"]
 """Of a heat-map's table."""
-ALERT_COLUMNS = ["rule", "severity", "first_step", "step", "ended", "value", "threshold", "message", "advice", "series"]
+ALERT_COLUMNS = ["first_step", "severity", "rule", "message", "advice", "value", "threshold", "step", "ended", "series"]
 HEATMAP_CHART = "rldk-heatmap-1"
 """Of the definition by which W&B draws heat-maps; another number where it changes, since W&B cannot change one."""
 STEP, ROW, VALUE = CELL_COLUMNS
@@ -100,10 +100,6 @@ class RunPanels:
             found[f"{key}_histogram"] = self._wandb.Histogram(np_histogram=(latest, list(heatmap.edges)))
         return found
 
-    def verdict(self, status: str) -> str:
-        """The run in a sentence."""
-        return verdict(status, self._past.step, self._past.row, incidents_of(self._alerts))
-
     def at_end(self, status: str, title: str) -> dict[str, Any]:
         """All panels and the report, none where there was no row."""
         if self._past.step is None:
@@ -137,7 +133,7 @@ class RunPanels:
             found[f"{PREFIX}/reward_against_kl"] = chart
         if incidents:
             rows = [
-                [e.rule, e.severity, e.first_step, e.step, e.ended, e.value, e.threshold, e.message, e.advice, e.key]
+                [e.first_step, e.severity, e.rule, e.message, e.advice, e.value, e.threshold, e.step, e.ended, e.key]
                 for e in by_weight(incidents)
             ]
             found[f"{PREFIX}/alerts"] = self._wandb.Table(columns=ALERT_COLUMNS, data=rows, allow_mixed_types=True)

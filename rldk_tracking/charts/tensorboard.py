@@ -1,7 +1,6 @@
 """The specification as a layout of TensorBoard's Custom Scalars page: the same sections, several series in one plot.
 
-TensorBoard's transformers callback writes our series as `train/rldk/...`. A layout is a summary like any other, without
-a step; the last one written is the one that is shown.
+A layout is a summary like any other, without a step; the last one written is the one that is shown.
 """
 
 from __future__ import annotations
@@ -11,9 +10,6 @@ from collections.abc import Collection
 from typing import Any
 
 from rldk_tracking.charts.spec import sections
-
-PREFIX = "train/"
-"""What transformers puts before the name of a series."""
 
 
 def layout(keys: Collection[str], trainer: str | None = None) -> dict[str, dict[str, list[Any]]]:
@@ -25,7 +21,7 @@ def layout(keys: Collection[str], trainer: str | None = None) -> dict[str, dict[
     """
     return {
         section.name: {
-            chart.title: ["Multiline", [f"^{re.escape(PREFIX + key)}$" for key in chart.series(keys)]]
+            chart.title: ["Multiline", [f"^{re.escape(key)}$" for key in chart.series(keys)]]
             for chart in section.charts
         }
         for section in sections(keys, trainer)

@@ -136,7 +136,7 @@ def quieten() -> None:
         "HF_HUB_OFFLINE": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "WANDB_SILENT": "true",
-        "RLDK_SILENT": "true",  # the addresses are told at the end, for both runs
+        "RLDK_SILENT": "true",  # alerts are shown by the progress bar, addresses at the end, for both runs
         "TOKENIZERS_PARALLELISM": "false",
         "TRL_EXPERIMENTAL_SILENCE": "1",
     }.items():
@@ -146,8 +146,6 @@ def quieten() -> None:
     for name in ("alembic", "mlflow", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("trl").setLevel(logging.ERROR)
-    # The alerts are shown beside the progress bar, so their log lines are not needed.
-    logging.getLogger("rldk_tracking.run").setLevel(logging.ERROR)
 
     import torch
     from transformers.utils import logging as transformers_logging

@@ -115,19 +115,19 @@ def _other_reference(trainer: Trainer, step: int) -> None:
     trainer.ref_model.load_state_dict(tiny_model(seed=trainer.args.seed, warm_steps=0).state_dict())
 
 
-def _unending(trainer: Trainer, step: int) -> None:
-    """From the step on, the policy all but never ends a completion: its end-of-sequence logit is pushed down."""
+def _unending(model: Any, optimizer: Any) -> None:
+    """Gives the output layer a bias with which the policy all but never ends a completion.
+
+    A weight of the model, not a hook: TRL 1.16 scores with the layer's weight and bias, without calling the layer.
+    """
+    import torch
+
     from rldk_tracking.demo.model import EOS, VOCABULARY
 
-    def push_down(module: Any, inputs: Any, logits: Any) -> Any:
-        logits = logits.clone()
-        logits[..., VOCABULARY.index(EOS)] -= 20.0
-        return logits
-
-    def hook(model: Any, optimizer: Any) -> None:
-        model.get_output_embeddings().register_forward_hook(push_down)
-
-    trainer.add_callback(at_step(step, hook))
+    layer = model.get_output_embeddings()
+    bias = torch.zeros(layer.out_features, dtype=layer.weight.dtype, device=layer.weight.device)
+    bias[VOCABULARY.index(EOS)] = -20.0
+    layer.bias = torch.nn.Parameter(bias, requires_grad=False)
 
 
 def _callback(action: Callable[[Any, Any], None]) -> Callable[[Trainer, int], None]:
@@ -163,7 +163,7 @@ FAULTS: dict[str, Fault] = {
             ("nan.reward",),
             settings=lambda step: {"reward_funcs": reward_from(step, _nan_in_first)},
         ),
-        Fault("truncation", "completions run into the length limit", ("length.truncated",), apply=_unending),
+        Fault("truncation", "completions run into the length limit", ("length.truncated",), apply=_callback(_unending)),
         Fault(
             "entropy-collapse",
             "the policy becomes all but deterministic",

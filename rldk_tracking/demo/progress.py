@@ -1,22 +1,20 @@
-"""What a person sees of a run in the terminal: a bar that moves, and alerts above it as they come."""
+"""What a person sees of the demo's runs in the terminal: a bar that moves, and alerts above it as they come."""
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
+from rldk_tracking.charts.announce import alert_lines
+
 if TYPE_CHECKING:
     from rldk_tracking.callback import RLDKCallback
-    from rldk_tracking.health.alert import Alert
-
-WIDTH = 110
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]
-    """A progress bar with the reward and the KL of the latest step, and each alert once.
+    """A progress bar with the reward and the KL of the latest step, and each alert once, with its end.
 
     Args:
         name: what stands before the bar.
@@ -55,15 +53,5 @@ class Progress(TrainerCallback):  # type: ignore[misc]
     def _show_alerts(self) -> None:
         alerts = self._diagnostics.alerts
         for alert in alerts[self._shown :]:
-            tqdm.write(as_text(alert))
+            tqdm.write(alert_lines(alert, "  "))
         self._shown = len(alerts)
-
-
-def as_text(alert: Alert) -> str:
-    """A line with step, severity, rule and message, and one with the advice while the alert fires."""
-    word = "resolved" if alert.state == "resolved" else alert.severity
-    head = f"  step {alert.step:<4} {word:<9} {alert.rule}: "
-    lines = textwrap.wrap(alert.message, WIDTH, initial_indent=head, subsequent_indent=" " * 12)
-    if alert.state == "firing" and alert.advice:
-        lines += textwrap.wrap(alert.advice, WIDTH, initial_indent=" " * 12 + "try: ", subsequent_indent=" " * 12)
-    return "\n".join(lines)

@@ -29,19 +29,22 @@ class Judge:
         publisher: where judged rows go.
 
     Attributes:
-        alerts: every transition so far.
         stop: the alert that asked for a stop, if any.
     """
 
     def __init__(
         self, rules: Sequence[Rule], settings: Settings, config: Mapping[str, Any], publisher: Publisher
     ) -> None:
-        self.alerts: list[Alert] = []
         self.stop: Alert | None = None
         self.engine = Engine(rules, context=dict(config), strict=settings.strict)
         self._settings = settings
         self._limits = limits_of(settings.overrides, settings.goals)
         self._publisher = publisher
+
+    @property
+    def alerts(self) -> list[Alert]:
+        """Every transition so far."""
+        return self._publisher.alerts
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from the state of another run; afresh, with a warning, where it cannot be read."""
@@ -58,7 +61,6 @@ class Judge:
         publisher.join()
         row.update(publisher.health())
         alerts = engine.update(step, row)
-        self.alerts.extend(alerts)
         firing = engine.firing
         row.update(engine.scores())
         row["rldk/alerts/firing"] = float(len(firing))

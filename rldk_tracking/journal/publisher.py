@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rldk_tracking.charts.announce import announce
+from rldk_tracking.charts.announce import announce, announce_alert, announce_journal
+from rldk_tracking.charts.incidents import incidents_of, verdict
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.rules import Rule
 from rldk_tracking.health.watched import as_data
@@ -46,6 +47,7 @@ class Publisher:
 
     Attributes:
         actions: what the rules ask for; none before `open`.
+        alerts: every transition so far.
         closed: whether the run is over.
         latest: the last row, its step and its numbers.
         journal: the run's file; None before `open`, and where nothing is written.
@@ -54,6 +56,7 @@ class Publisher:
 
     def __init__(self, strict: bool = False, close_timeout_s: float = 15.0) -> None:
         self.actions = Actions([])
+        self.alerts: list[Alert] = []
         self.closed = False
         self.latest: tuple[int | None, dict[str, float]] = (None, {})
         self.journal: Journal | None = None
@@ -116,6 +119,11 @@ class Publisher:
         return self.journal is not None and any(not d.tracker.in_process for d in [*self._sent, *self._joining])
 
     @property
+    def ends_with_trainer(self) -> bool:
+        """Whether a tracker's run is ended by a callback of the trainer's."""
+        return any(tracker.ends_with_trainer for tracker, _ in self._in_process)
+
+    @property
     def is_open(self) -> bool:
         """Whether the run has begun and nobody has closed it."""
         return self._is_open and not self.closed
@@ -168,13 +176,14 @@ class Publisher:
 
     def row(self, step: int, row: Mapping[str, float], alerts: Iterable[Alert]) -> list[Alert]:
         """Write a judged row and what was found in it; returns the alerts that nobody was sent yet."""
+        alerts = list(alerts)
+        self.alerts += alerts
         earlier = self.latest[1] if self.latest[0] == step else {}
         self.latest = (step, earlier | dict(row))
         row = news_of(row, earlier)
         alerts = [alert for alert in alerts if self.journal is None or self.journal.earlier.is_news(alert)]
         for alert in alerts:
-            log = logger.info if alert.state == "resolved" or alert.severity == "info" else logger.warning
-            log("%s (step %d): %s", alert.title, alert.step, alert.message)
+            announce_alert(alert)
         if self.journal is not None:
             self.journal.row(step, row, alerts)
             if self._sent:
@@ -215,6 +224,7 @@ class Publisher:
         step = step if step is not None else self.latest[0] or 0
         self.join()
         self.status(status, step)
+        announce(verdict(status, step, self.latest[1], incidents_of(self.alerts)))
         if self.journal is not None:
             self.journal.end(status, step, exception)
             if self._sent and not courier().wait(self.journal, self._close_timeout_s):
@@ -224,6 +234,9 @@ class Publisher:
         for tracker in [*(tracker for tracker, _ in self._in_process), *others]:
             with self.shield.at(f"closing {tracker.name}"):
                 tracker.close()
+        if self.journal is not None and self.journal.memory is None:
+            path = self.journal.path
+            announce_journal(path, path.parent.parent if path.parent.name == FOLDER else path.parent)
         atexit.unregister(self._at_exit)
 
     def _at_exit(self) -> None:

@@ -17,6 +17,7 @@ from rldk_tracking.health.alert import Alert
 from rldk_tracking.isolation import Shield
 from rldk_tracking.journal.actions import Actions
 from rldk_tracking.journal.settings import OnCritical, Settings
+from rldk_tracking.monitors.ending import close_before_reporters
 from rldk_tracking.monitors.training import find_trackers, run_info, run_of, trainer_above
 from rldk_tracking.probes.base import Probe, StepData, Training
 from rldk_tracking.run import Run
@@ -98,16 +99,15 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
                 before.close("crashed")
         self._closed_step, self._stopping_since = -1, None
         with Shield(self._settings.strict).at("on_train_begin"):
-            given = self._given_trainer()
-            trainer = trainer_above() if given is None else given
+            trainer = self._given_trainer() or trainer_above()
             self._begin(trainer, args, state, control, kwargs.get("model"), kwargs.get("optimizer"))
 
     def _begin(self, trainer: Any, args: Any, state: Any, control: Any, model: Any, optimizer: Any) -> Run:
         made: list[Run] = []
 
         def make() -> Run:
-            accelerator = getattr(trainer, "accelerator", None)
-            device = None if accelerator is None else accelerator.device
+            close_before_reporters(trainer, self)
+            device = getattr(getattr(trainer, "accelerator", None), "device", None)
             training = Training(trainer, args, model, optimizer, device)
             info = run_info(trainer, args, state, control)
             settings = Settings()  # which other monitors add to

@@ -50,6 +50,8 @@ class Tracker(ABC):
     in_process: ClassVar[bool] = True
     """False where the calls are made by a process of their own, the courier, out of the run's journal. Such a tracker
     has `address`, `secrets` and `resume`."""
+    ends_with_trainer: ClassVar[bool] = False
+    """True where the trainer's own callback ends the backend's run at train end. What came later would open another."""
     takes_rows: ClassVar[bool] = True
     """False where rows are of no interest (a channel for alerts)."""
     repeatable: ClassVar[bool] = True

@@ -29,7 +29,7 @@ from rldk_tracking.trackers.mlflow_alerts import AlertTable
 from rldk_tracking.trackers.mlflow_models import log_model
 from rldk_tracking.trackers.mlflow_names import Names
 from rldk_tracking.trackers.mlflow_runs import last_step, make_run, write_tags
-from rldk_tracking.trackers.mlflow_server import Server, absolute, is_http, translated, without_credentials
+from rldk_tracking.trackers.mlflow_server import Server, absolute, check_uri, is_http, translated, without_credentials
 from rldk_tracking.trackers.mlflow_tables import write_table
 from rldk_tracking.trackers.records import Call
 
@@ -67,6 +67,7 @@ class MLflowTracker(Tracker):
         except ImportError as error:
             raise ImportError('MLflowTracker needs mlflow: pip install "rldk-tracking[mlflow]"') from error
         self._mlflow: Any = mlflow
+        check_uri(tracking_uri or mlflow.get_tracking_uri())
         self._given, self._info = (run_id, tracking_uri, experiment), RunInfo()
         self._given_origin: str | None = None
         self._reset()
@@ -79,8 +80,7 @@ class MLflowTracker(Tracker):
         self._server: Server | None = None
         self._opened = False
         self._status: str | None = None
-        self._step = 0
-        self._beat = 0.0
+        self._step, self._beat = 0, 0.0
         self._names = Names()
         self._alerts = AlertTable()
         self._page: RunPage | None = None

@@ -14,7 +14,8 @@ from rldk_tracking.trackers.mlflow_tables import is_listed, write_table
 from rldk_tracking.trackers.records import alert_of
 
 FILE = "rldk/alerts.json"
-COLUMNS = ("step", "rule", "severity", "state", "first_step", "value", "threshold", "message", "advice", "key")
+COLUMNS = ("step", "severity", "rule", "message", "advice", "value", "threshold", "state", "first_step", "key")
+"""What is read first stands first: the page shows what fits."""
 
 EVERY_S = 2.0
 """Table, note and picture hold all alerts, and are written anew not more often than this."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -12,6 +14,13 @@ from urllib.parse import urlsplit, urlunsplit
 import requests
 
 from rldk_tracking.trackers.base import RefusedError, RejectedError, UnavailableError
+
+logger = logging.getLogger(__name__)
+
+URI_ADVICE = (
+    "MLflow prints the address with it when a run ends, and W&B keeps what is printed. Set MLFLOW_TRACKING_USERNAME "
+    "and MLFLOW_TRACKING_PASSWORD, and leave both out of the address."
+)
 
 _HOPELESS = frozenset(
     {
@@ -110,6 +119,25 @@ def without_credentials(uri: str) -> str:
     if "@" not in parts.netloc:
         return uri
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def has_password(uri: str) -> bool:
+    """Whether the address of a server holds a password."""
+    try:
+        return is_http(uri) and bool(urlsplit(uri).password)
+    except ValueError:  # no address; MLflow says so
+        return False
+
+
+def check_uri(uri: str) -> None:
+    """Warn, once in a process, where the address of a server holds a password."""
+    if has_password(uri):
+        _warn_of_password()
+
+
+@cache
+def _warn_of_password() -> None:
+    logger.warning("rldk: MLflow's tracking address holds a password. %s", URI_ADVICE)
 
 
 def absolute(uri: str) -> str:

@@ -10,6 +10,8 @@ from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.mlflow import MLflowTracker
 from rldk_tracking.trackers.reporter import ReporterTracker
 from rldk_tracking.trackers.slack import ENVIRONMENT, SlackNotifier
+from rldk_tracking.trackers.tensorboard import TensorBoardTracker
+from rldk_tracking.trackers.trackio import TrackioTracker
 from rldk_tracking.trackers.wandb import WandbTracker
 from rldk_tracking.trackers.webhook import WebhookNotifier
 
@@ -67,6 +69,10 @@ def _tracker_of(callback: Any) -> Tracker | None:
         return WandbTracker()
     if isinstance(callback, integration_utils.MLflowCallback):
         return MLflowTracker()
+    if isinstance(callback, integration_utils.TensorBoardCallback):
+        return TensorBoardTracker(callback)
+    if isinstance(callback, integration_utils.TrackioCallback):
+        return TrackioTracker()
     # "rldk" is our own entry in the same table.
     backends = tuple(kind for name, kind in integration_utils.INTEGRATION_TO_CALLBACK.items() if name != "rldk")
     # Some integrations (CodeCarbon, Flyte) take no series.

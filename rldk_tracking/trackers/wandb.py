@@ -146,7 +146,6 @@ class WandbTracker(Tracker):
             panels = self._panels.at_end(status, str(run.name or run.id))
             if panels:
                 self._write(panels, step)
-                announce(self._panels.verdict(status))
         if self._url is not None and (ended or not self._pointed_out):
             self._pointed_out = True
             place = f"{run.entity}/{run.project}"

@@ -5,10 +5,15 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from rldk_tracking.charts.announce import announce
+from rldk_tracking.charts.announce import alert_lines, announce, announce_alert, announce_journal
+from rldk_tracking.health.alert import Alert
+
+Make = Callable[..., Alert]
 
 
 def test_the_line_goes_to_stderr_and_to_the_log(
@@ -62,3 +67,70 @@ def test_another_process_may_say_it_instead(capsys: pytest.CaptureFixture[str]) 
     announce("there")
     assert taken == ["here"]
     assert capsys.readouterr().err == "rldk: there\n"
+
+
+def test_an_alert_shows_step_severity_rule_message_and_advice(make_alert: Make) -> None:
+    alert = make_alert(message="Drift is 2 nats per token.", advice="Lower the learning rate.")
+    first, second = alert_lines(alert, "rldk: ").splitlines()
+    assert " ".join(first.split()) == "rldk: step 12 warning kl.high: Drift is 2 nats per token."
+    assert second.strip() == "try: Lower the learning rate."
+
+
+def test_an_end_shows_no_advice(make_alert: Make) -> None:
+    text = alert_lines(make_alert(state="resolved", advice="Lower the learning rate."), "")
+    assert "resolved" in text
+    assert "Lower" not in text
+
+
+def test_only_alerts_above_info_that_fire_are_written_and_all_are_logged(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, make_alert: Make
+) -> None:
+    with caplog.at_level(logging.INFO, "rldk_tracking"):
+        for changes in ({}, {"severity": "critical"}, {"severity": "info"}, {"state": "resolved"}):
+            announce_alert(make_alert(**changes))
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert [line.split()[3] for line in said.err.splitlines() if line.startswith("rldk: ")] == ["warning", "critical"]
+    assert said.err.count("try: ") == 2
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "INFO", "INFO"]
+    assert {record.name for record in caplog.records} == {"rldk_tracking.alerts"}
+
+
+ALERT = (
+    "from rldk_tracking.health.alert import Alert; from rldk_tracking.charts.announce import announce_alert\n"
+    "alert = Alert('kl.high', 'warning', 'firing', 2, 1, 2.0, 1.0, 'Drift is 2 nats.', 'Lower the rate.')\n"
+)
+
+
+@pytest.mark.parametrize("bar", ["tqdm.auto", "tqdm"])
+def test_an_alert_is_written_once_and_above_the_bar(bar: str) -> None:
+    code = f"{ALERT}from {bar} import tqdm\nfor n in tqdm(range(3), mininterval=0): n == 1 and announce_alert(alert)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    lines = result.stderr.replace("\n", "\r").split("\r")
+    assert [line for line in lines if "kl.high" in line] == ["rldk: step 2    warning   kl.high: Drift is 2 nats."]
+    assert [line.strip() for line in lines if "Lower" in line] == ["try: Lower the rate."]
+
+
+def test_a_program_with_a_log_of_its_own_has_the_alert_in_it(tmp_path: Path) -> None:
+    code = f"import logging; logging.basicConfig(filename='log.txt')\n{ALERT}announce_alert(alert)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert "rldk: step 2" in result.stderr
+    assert "WARNING:rldk_tracking.alerts:rldk warning: kl.high (step 2): Drift" in (tmp_path / "log.txt").read_text()
+
+
+def test_names_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    announce("a\x1b[2Kverdict\r: healthy\x9b")
+    assert capsys.readouterr().err == "rldk: a\\x1b[2Kverdict\\x0d: healthy\\x9b\n"
+
+
+def test_the_journal_and_the_command_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    announce_journal(Path("my run/_rldk/run.jsonl"), Path("my run"))
+    elsewhere = tmp_path.parent / "x"
+    announce_journal(elsewhere / "run.jsonl", elsewhere)
+    assert capsys.readouterr().err.splitlines() == [
+        "rldk: all of it: my run/_rldk/run.jsonl; as a page: rldk-tracking report 'my run'",
+        f"rldk: all of it: {elsewhere}/run.jsonl; as a page: rldk-tracking report {elsewhere}",
+    ]

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from typing import Any
 
 import pytest
 
 from rldk_tracking.charts import spec
 from rldk_tracking.charts.mlflow import (
+    KIND_TAG,
     MARK,
     TAG_LENGTH,
+    TRAINING,
     VIEW_TAG,
     View,
     is_server,
+    mark_as_training,
     models_path,
     packed,
     run_path,
@@ -217,3 +221,33 @@ def test_what_a_server_is() -> None:
     assert is_server("https://mlflow.example.org")
     assert not is_server("sqlite:///mlflow.db")
     assert not is_server("databricks")
+
+
+def test_the_list_of_runs_says_what_is_open() -> None:
+    assert view_state(sections(GRPO, "GRPOTrainer"), GRPO)["selectedColumns"][:2] == [
+        "tags.`rldk.status`",
+        "tags.`rldk.alerts.open`",
+    ]
+
+
+def test_an_experiment_without_a_kind_is_one_of_trainings(client: Any, experiment: str) -> None:
+    mark_as_training(client, experiment)
+    assert client.get_experiment(experiment).tags[KIND_TAG] == TRAINING
+
+
+@pytest.mark.parametrize("kind", ["genai_development", ""])
+def test_a_kind_that_is_there_stays(client: Any, experiment: str, kind: str) -> None:
+    client.set_experiment_tag(experiment, KIND_TAG, kind)
+    mark_as_training(client, experiment)
+    assert client.get_experiment(experiment).tags[KIND_TAG] == kind
+
+
+def test_an_experiment_with_traces_gets_no_kind(client: Any, experiment: str) -> None:
+    span = client.start_trace("a chat", experiment_id=experiment)
+    client.end_trace(span.trace_id)
+    for _ in range(100):
+        if client.search_traces(locations=[experiment], max_results=1):
+            break
+        time.sleep(0.05)
+    mark_as_training(client, experiment)
+    assert KIND_TAG not in client.get_experiment(experiment).tags

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rldk_tracking.charts.heatmap import Heatmap
-from rldk_tracking.charts.mlflow import VIEW_TAG
+from rldk_tracking.charts.mlflow import KIND_TAG, VIEW_TAG
 from rldk_tracking.charts.page import (
     COLOUR_TAG,
     NOTE,
@@ -168,7 +168,7 @@ def test_the_link_is_said_at_the_beginning_and_at_the_end(
     assert begin.err.count("rldk: ") == 1
     run.page.status("finished", [make_alert(step=3, first_step=2)])
     end = capsys.readouterr().err
-    assert "rldk: Finished, step 3. Warning: kl.high since step 2." in end
+    assert "rldk: the run, with what to try: " in end
     assert f"http://127.0.0.1:5000/#/experiments/{run.experiment}/runs/{run.id}" in end
     for said in (begin.err, end):
         assert "viewStateShareKey=rldk-rl-health" in said
@@ -263,3 +263,9 @@ def test_healthy_runs_differ_in_shade() -> None:
     assert shades == set(RUN_COLOURS[None])
     assert run_colour("critical", "a") == run_colour("critical", "a")
     assert not set(RUN_COLOURS["warning"]) & set(RUN_COLOURS["critical"])
+
+
+def test_the_experiment_is_one_of_trainings_from_the_first_row_on(run: Run) -> None:
+    assert KIND_TAG not in run.client.get_experiment(run.experiment).tags
+    run.page.row(ROW, 1)
+    assert run.client.get_experiment(run.experiment).tags[KIND_TAG] == "custom_model_development"

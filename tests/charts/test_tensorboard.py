@@ -1,16 +1,15 @@
-"""The layout as TensorBoard reads it, over series that transformers' own callback wrote."""
+"""The layout as TensorBoard reads it, over series that the tracker wrote."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from rldk_tracking.charts.tensorboard import layout
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.trackers.reporter import ReporterTracker
+from rldk_tracking.trackers.tensorboard import TensorBoardTracker
 
 pytest.importorskip("tensorboard", reason="needs tensorboard")
 
@@ -37,27 +36,25 @@ def test_each_pattern_is_of_one_series() -> None:
     assert list(made) == ["Rollouts", "KL and policy", "Value and advantage"]
     kind, patterns = made["KL and policy"]["KL to the reference"]
     assert kind == "Multiline"
-    names = [f"train/{key}" for key in ROW]
-    assert [[name for name in names if re.search(pattern, name)] for pattern in patterns] == [
-        ["train/rldk/kl/ref_k3"],
-        ["train/rldk/kl/ref_k1"],
+    assert [[name for name in ROW if re.search(pattern, name)] for pattern in patterns] == [
+        ["rldk/kl/ref_k3"],
+        ["rldk/kl/ref_k1"],
     ]
 
 
 def test_names_of_strangers_are_no_patterns() -> None:
     ((_, patterns),) = layout({"rldk/reward/function/a(.*/mean"})["Rollouts"].values()
-    assert re.search(patterns[0], "train/rldk/reward/function/a(.*/mean")
-    assert not re.search(patterns[0], "train/rldk/reward/function/a(b/mean")
+    assert re.search(patterns[0], "rldk/reward/function/a(.*/mean")
+    assert not re.search(patterns[0], "rldk/reward/function/a(b/mean")
 
 
 def test_the_page_has_the_sections_of_the_series_that_came(tmp_path: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter
     from transformers.integrations.integration_utils import TensorBoardCallback
 
-    state = SimpleNamespace(global_step=1, is_world_process_zero=True)
     callback = TensorBoardCallback(SummaryWriter(str(tmp_path)))
-    tracker = ReporterTracker(callback)
-    tracker.open(RunInfo(trainer="PPOTrainer", args=SimpleNamespace(), state=state, control=SimpleNamespace()))
+    tracker = TensorBoardTracker(callback)
+    tracker.open(RunInfo(trainer="PPOTrainer"))
     tracker.log(ROW, 1)
     tracker.log(ROW, 2)
     tracker.log(ROW | {"rldk/checkpoint/score": 1.0}, 3)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from rldk_tracking.charts.announce import alert_lines
 from rldk_tracking.cli import demo
 from rldk_tracking.demo.faults import FAULTS, Fault
-from rldk_tracking.demo.progress import as_text
 from rldk_tracking.demo.stores import JsonlStore
 from rldk_tracking.health.alert import Alert
 
@@ -63,7 +63,7 @@ def test_every_other_fault_meets_its_rule_and_not_before(
     assert demo.fault_as_expected(fault, alerts, 1 if fault.from_start else began), alerts
     if not fault.from_start:
         assert not [rule for rule, step in demo.firing(alerts).items() if step < began], "healthy until then"
-    assert as_text(alerts[0]) in capsys.readouterr().out
+    assert alert_lines(alerts[0], "  ") in capsys.readouterr().out
     lines = [json.loads(line) for line in store.path(name).read_text().splitlines()]
     assert any(rule in json.dumps(line) for line in lines if line["type"] == "alert" for rule in fault.rules)
 

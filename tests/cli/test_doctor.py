@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 from importlib import metadata
 from importlib.util import find_spec
 
@@ -99,3 +101,26 @@ def test_gpu_is_read_from_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(pynvml, "nvmlInit", fail)
     assert not doctor.gpu().usable
+
+
+def test_what_bites_in_a_long_training_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    versions = {**ALL_MISSING, "mlflow": "3.17.2", "wandb": "0.31.0"}
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@mlflow.example.org")
+    said = " ".join(doctor.notes(versions))
+    for words in ("WANDB_MODE=offline", "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER=false", "MLFLOW_TRACKING_PASSWORD"):
+        assert words in said
+    for form in ("text", "json"):
+        main(["doctor", "--format", form])
+        shown = capsys.readouterr().out
+        assert "secret" not in shown and "http://mlflow.example.org" in shown and "RETRY_AFTER" in shown
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    assert doctor.notes(versions) == [] == doctor.notes(ALL_MISSING)
+
+
+def test_nothing_but_the_report_is_written() -> None:
+    result = subprocess.run([sys.executable, "-m", "rldk_tracking.cli.main", "doctor"], capture_output=True, text=True)
+    assert result.stderr == "" and "rldk-tracking demo" in result.stdout.splitlines()[-1]

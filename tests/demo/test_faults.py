@@ -91,6 +91,21 @@ def test_truncation_cuts_completions_off(tmp_path: Path) -> None:
     assert min(logs["completions/clipped_ratio"][STEP - 1 :]) > 0.9
 
 
+def test_truncation_changes_sampling_and_scoring_alike(tmp_path: Path) -> None:
+    """The log-probabilities of the trainer are those of the policy that samples, also where TRL scores by itself."""
+    trainer = grpo_trainer(tmp_path, max_steps=STEP + 1, num_iterations=1)
+    FAULTS["truncation"].apply(trainer, STEP)
+    trainer.train()
+    model = trainer.model
+    ids = torch.randint(2, 12, (4, 8), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = model(ids).logits[:, :-1]
+        expected = torch.log_softmax(logits, -1).gather(-1, ids[:, 1:].unsqueeze(-1)).squeeze(-1)
+        found = trainer._get_per_token_logps_and_entropies(model, ids, torch.ones_like(ids), 7)[0]
+    assert (logits.argmax(-1) != 1).all() and float(logits[..., 1].max()) < -5
+    torch.testing.assert_close(found, expected)
+
+
 def test_entropy_collapse_stops_the_sampling(tmp_path: Path) -> None:
     _, logs = run("entropy-collapse", tmp_path)
     assert min(logs["entropy"][: STEP - 1]) > 1.0

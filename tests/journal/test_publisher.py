@@ -382,3 +382,33 @@ def test_the_exception_that_ends_the_interpreter(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(sys, "last_value", error, raising=False)
     lines: Any = last_exception()
     assert lines.splitlines()[-1] == "ValueError: the reward is no number" and len(lines.splitlines()) <= 5
+
+
+def test_the_end_is_said_with_the_verdict_and_the_way_to_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make_alert: Callable[..., Alert]
+) -> None:
+    publisher = Publisher()
+    publisher.open([], RunInfo(), [], tmp_path / FOLDER)
+    publisher.row(3, {"rldk/health/score": 0.5}, [make_alert(step=3, first_step=2)])
+    alert = capsys.readouterr().err
+    assert "rldk: step 3    warning   kl.high: " in alert and "try: " in alert
+    publisher.close("finished", 3)
+    verdict, place = capsys.readouterr().err.splitlines()
+    assert verdict == "rldk: Finished, step 3. Warning: kl.high since step 2."
+    assert place == f"rldk: all of it: {tmp_path}/_rldk/run.jsonl; as a page: rldk-tracking report {tmp_path}"
+    publisher.close("finished", 3)
+    assert capsys.readouterr().err == ""
+
+
+def test_without_a_journal_the_verdict_is_said_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    publisher_of(InMemoryTracker()).close("finished", 3)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("rldk: Finished, step 3. ")
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_tracker_whose_run_ends_with_the_trainer_is_known(ends: bool) -> None:
+    kind = type("Kind", (InMemoryTracker,), {"ends_with_trainer": ends})
+    publisher = publisher_of(InMemoryTracker(), kind())
+    assert publisher.ends_with_trainer is ends
+    publisher.close("finished")

@@ -37,3 +37,7 @@ def test_what_an_earlier_process_stored(store: Any, make_alert: Make) -> None:
     assert (found.rule, found.step, found.message) == ("kl.high", 12, make_alert().message)
     store.client.log_text(run_id, "{", FILE)
     assert stored(store.client, run_id) == []
+
+
+def test_what_is_read_first_stands_first() -> None:
+    assert COLUMNS[:5] == ("step", "severity", "rule", "message", "advice")

@@ -11,8 +11,16 @@ from typing import Any
 
 import pytest
 
+from rldk_tracking.trackers import mlflow_server
 from rldk_tracking.trackers.base import RefusedError, RejectedError, UnavailableError
-from rldk_tracking.trackers.mlflow_server import Server, absolute, translated, without_credentials
+from rldk_tracking.trackers.mlflow_server import (
+    Server,
+    absolute,
+    check_uri,
+    has_password,
+    translated,
+    without_credentials,
+)
 
 mlflow = pytest.importorskip("mlflow", reason="needs mlflow")
 Answer = tuple[int, bytes]
@@ -107,3 +115,30 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for same in ("http://host:5000", "databricks", "databricks://profile", "file:///a", "postgresql://me:x@host/db"):
         assert absolute(same) == same
     assert without_credentials("https://me:x@host:1/a?b") == "https://host:1/a?b"
+
+
+@pytest.mark.parametrize(
+    ("uri", "has"),
+    [
+        ("http://me:secret@mlflow.example.org:5000", True),
+        ("http://me@mlflow.example.org", False),
+        ("http://mlflow.example.org", False),
+        ("postgresql://me:secret@db/mlflow", False),  # which MLflow does not print
+        ("sqlite:///a@b:c.db", False),
+        ("http://[x", False),
+    ],
+)
+def test_a_password_in_an_address(uri: str, has: bool) -> None:
+    assert has_password(uri) is has
+
+
+def test_a_password_is_warned_of_once_and_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    from rldk_tracking import MLflowTracker
+
+    mlflow_server._warn_of_password.cache_clear()
+    check_uri("http://mlflow.example.org")
+    assert caplog.text == ""
+    for _ in range(2):
+        MLflowTracker(tracking_uri="http://me:secret@mlflow.example.org")
+    assert caplog.text.count("MLFLOW_TRACKING_PASSWORD") == 1
+    assert "secret" not in caplog.text

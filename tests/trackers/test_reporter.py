@@ -14,16 +14,6 @@ from rldk_tracking.trackers.reporter import ReporterTracker
 transformers = pytest.importorskip("transformers", reason="needs transformers")
 
 
-def events(folder: Path) -> Any:
-    """What lies somewhere below; transformers before 5 has no variable for the folder and takes one of its own."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    (place,) = {path.parent for path in folder.rglob("events.out.tfevents.*")}
-    found = EventAccumulator(str(place), size_guidance={"scalars": 0, "tensors": 0})
-    found.Reload()
-    return found
-
-
 def run_info(args: Any, step: int = 0) -> RunInfo:
     state = transformers.TrainerState(global_step=step, is_world_process_zero=True)
     return RunInfo(args=args, state=state, control=transformers.TrainerControl())
@@ -32,42 +22,6 @@ def run_info(args: Any, step: int = 0) -> RunInfo:
 @pytest.fixture
 def args(tmp_path: Path) -> Any:
     return transformers.TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)
-
-
-def test_tensorboard_gets_series_and_alerts(args: Any, tmp_path: Path, make_alert: Callable[..., Alert]) -> None:
-    pytest.importorskip("tensorboard", reason="needs tensorboard")
-    from transformers.integrations import TensorBoardCallback
-
-    callback = TensorBoardCallback()
-    run = run_info(args)
-    callback.on_train_begin(run.args, run.state, run.control)
-    tracker = ReporterTracker(callback)
-    tracker.open(run)
-    for step in range(1, 21):
-        run.state.global_step = step
-        tracker.log({"rldk/kl/ref_k1": step / 4, "rldk/reward/mean": 1.0}, step)
-    # A row that is handed over later than its step keeps its step.
-    run.state.global_step = 99
-    tracker.log({"rldk/late": 1.0}, 21)
-    tracker.alert(make_alert())
-    threads = threading.active_count()
-    callback.on_train_end(run.args, run.state, run.control)
-    # The callback has closed its file; a last row opens one of its own, which must not stay open.
-    tracker.log({"rldk/last": 7.0}, 22)
-    tracker.close()
-    assert callback.tb_writer is None
-    assert threading.active_count() < threads
-    assert run.state.global_step == 99
-
-    found = events(tmp_path)
-    assert [(e.step, e.value) for e in found.Scalars("train/rldk/kl/ref_k1")] == [(s, s / 4) for s in range(1, 21)]
-    assert [(e.step, e.value) for e in found.Scalars("train/rldk/late")] == [(21, 1.0)]
-    assert [(e.step, e.value) for e in found.Scalars("train/rldk/last")] == [(22, 7.0)]
-    (alert,) = found.Tensors("rldk/alerts/text_summary")
-    assert alert.step == 12
-    text = alert.tensor_proto.string_val[0].decode()
-    assert "rldk warning: kl.high" in text
-    assert "Lower the learning rate" in text
 
 
 class Backend(transformers.TrainerCallback):  # type: ignore[misc]

@@ -12,6 +12,7 @@ from rldk_tracking.trackers.mlflow import MLflowTracker
 from rldk_tracking.trackers.reporter import ReporterTracker
 from rldk_tracking.trackers.resolve import trackers_for
 from rldk_tracking.trackers.slack import SlackNotifier
+from rldk_tracking.trackers.tensorboard import TensorBoardTracker
 from rldk_tracking.trackers.wandb import WandbTracker
 from tests.trackers.wandb_log import load_finished
 
@@ -40,8 +41,8 @@ def kinds(trackers: list[Tracker]) -> list[type[Tracker]]:
 def test_each_backend_has_its_tracker() -> None:
     callbacks = callbacks_of("mlflow", "wandb", "tensorboard")
     found = trackers_for(callbacks)
-    assert kinds(found) == [MLflowTracker, WandbTracker, ReporterTracker]
-    assert isinstance(found[2], ReporterTracker)
+    assert kinds(found) == [MLflowTracker, WandbTracker, TensorBoardTracker]
+    assert isinstance(found[2], TensorBoardTracker)
     assert found[2].callback is callbacks[3]
 
 
@@ -53,7 +54,13 @@ def test_several_reporters_are_all_served(monkeypatch: pytest.MonkeyPatch) -> No
             return None
 
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "other", Other)
-    assert kinds(trackers_for(callbacks_of("tensorboard", "other"))) == [ReporterTracker] * 2
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "third", type("Third", (Other,), {}))
+    found = trackers_for(callbacks_of("third", "other"))
+    assert kinds(found) == [ReporterTracker] * 2
+    assert [type(tracker.callback).__name__ for tracker in found if isinstance(tracker, ReporterTracker)] == [
+        "Third",
+        "Other",
+    ]
 
 
 def test_two_callbacks_of_one_run_are_one_tracker() -> None:
@@ -117,9 +124,10 @@ def test_in_a_real_trainer(store: Any, tmp_path: Path, monkeypatch: pytest.Monke
                 tracker.log({"rldk/a": state.global_step / 2}, state.global_step)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            # MLflow's run has ended by now.
+            # MLflow's run has ended by now, and TensorBoard's file is closed.
             for tracker in self.trackers:
-                tracker.log({"rldk/last": 1.0}, state.global_step)
+                if not tracker.ends_with_trainer:
+                    tracker.log({"rldk/last": 1.0}, state.global_step)
                 tracker.close()
 
     class Model(torch.nn.Module):
@@ -167,7 +175,7 @@ def test_in_a_real_trainer(store: Any, tmp_path: Path, monkeypatch: pytest.Monke
     (place,) = {path.parent for path in (tmp_path / "out").rglob("events.out.tfevents.*")}
     found = EventAccumulator(str(place))
     found.Reload()
-    assert [(event.step, event.value) for event in found.Scalars("train/rldk/a")] == expected
+    assert [(event.step, event.value) for event in found.Scalars("rldk/a")] == expected
 
 
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])

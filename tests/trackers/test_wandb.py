@@ -200,7 +200,6 @@ def test_the_pages_address_is_said_at_the_beginning_and_at_the_end(
     tracker.alert(make_alert())
     tracker.status("finished", {}, 12)
     end = capsys.readouterr().err
-    assert "rldk: Finished, step 12. Warning: kl.high since step 10." in end
     assert end.count(run.url) == 1
     tracker.close()
 

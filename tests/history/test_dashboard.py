@@ -105,8 +105,28 @@ def test_a_store_without_a_view_opens_the_experiments(
     assert RLDKDashboard(output_dir=tmp_path).start_dashboard() == f"served:{uri}/#/experiments"
 
 
+def test_a_run_without_mlflow_has_its_report(
+    no_wandb: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.journal.conftest import row, started
+
+    written = started(tmp_path / "_rldk")
+    written.row(1, row(1), [])
+    written.close()
+    dashboard = RLDKDashboard(output_dir=tmp_path, port=0)
+    address = dashboard.start_dashboard()
+    try:
+        assert dashboard.start_dashboard() == address == f"http://127.0.0.1:{dashboard.port}/"
+        assert f"<h1>{tmp_path.name}</h1>" in requests.get(address, timeout=10).text
+        assert f"rldk: charts: {address}" in capsys.readouterr().err
+    finally:
+        dashboard.stop()
+    with pytest.raises(requests.exceptions.ConnectionError):
+        requests.get(address, timeout=5)
+
+
 def test_mistakes_are_said(tmp_path: Path, store: Path) -> None:
-    with pytest.raises(ValueError, match="has no mlflow.db"):
+    with pytest.raises(ValueError, match=r"neither an MLflow store \(mlflow.db\) nor the journal of a run"):
         RLDKDashboard(output_dir=tmp_path)
     with pytest.raises(ValueError, match="port"):
         RLDKDashboard(port=70000)

@@ -1,4 +1,4 @@
-"""Opens the tracker's own pages: starts an MLflow server over a local store, or says where the pages are."""
+"""Opens the pages on runs: an MLflow server over a local store, the tracker's own, or the report of a training."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 from rldk_tracking.charts.announce import announce
 from rldk_tracking.charts.mlflow import VIEW_TAG, view_path
+from rldk_tracking.history.live_page import HOST, LivePage
+from rldk_tracking.history.past import newest_journal
 
 logger = logging.getLogger(__name__)
 
 STORE = "mlflow.db"
 START_SECONDS = 90.0
-HOST = "127.0.0.1"
 
 
 class RLDKDashboard:
@@ -32,15 +33,16 @@ class RLDKDashboard:
         dashboard.start_dashboard()   # "http://127.0.0.1:5000/#/experiments/1/runs?..."
 
     Args:
-        output_dir: a folder with an MLflow store, `mlflow.db`. Without it the store that MLflow is set to, or the
-            project of the W&B run that is open in this process.
+        output_dir: a folder with an MLflow store, `mlflow.db`; or that of a training, whose report is shown and kept
+            fresh while it trains. Without it the store that MLflow is set to, or the project of the W&B run that is
+            open in this process.
         port: of the server on this machine, 0 for any that is free. It is reached from this machine only.
         auto_refresh: True, because the pages follow a running training by themselves: the saved view is written with
             MLflow's auto-refresh on, every 30 seconds, and W&B's workspace is live. False cannot be had from here,
             since a view is everybody's, and is answered with a warning that says where a person switches it off.
 
     Raises:
-        ValueError: `port` is none, or `output_dir` has no store.
+        ValueError: `port` is none, or `output_dir` has neither a store nor a run.
     """
 
     def __init__(
@@ -49,8 +51,11 @@ class RLDKDashboard:
         if not 0 <= port <= 65535:
             raise ValueError(f"port must be within 0 and 65535, got {port}.")
         self.output_dir = None if output_dir is None else Path(output_dir).resolve()
-        if self.output_dir is not None and not (self.output_dir / STORE).is_file():
-            raise ValueError(f"{self.output_dir} has no {STORE}.")
+        if self.output_dir is not None and not self._has_store and newest_journal(self.output_dir) is None:
+            raise ValueError(
+                f"{self.output_dir} has neither an MLflow store ({STORE}) nor the journal of a run (run.jsonl, which "
+                "the first step of a training writes to the folder _rldk in its output_dir)."
+            )
         if not auto_refresh:
             logger.warning(
                 "rldk: auto_refresh=False has no effect, the tracker's pages refresh by themselves. To hold them, "
@@ -61,6 +66,7 @@ class RLDKDashboard:
         self.auto_refresh = True
         self._process: subprocess.Popen[bytes] | None = None
         self._log: Any = None
+        self._page: LivePage | None = None
 
     def start_dashboard(self) -> str:
         """The address of the charts, once they can be opened. Starts a server where none is needed only once.
@@ -70,13 +76,18 @@ class RLDKDashboard:
             OSError: the port is taken, or the server does not start; the message holds its last words.
         """
         address = self._wandb_page() if self.output_dir is None else None
-        if address is None:
+        if self.output_dir is not None and not self._has_store:
+            address = self._report_page(self.output_dir)
+        elif address is None:
             address = self._mlflow_page()
         announce(f"charts: {address}")
         return address
 
     def stop(self) -> None:
         """End the server, if one was started here."""
+        if self._page is not None:
+            self._page.stop()
+            self._page = None
         process, self._process = self._process, None
         if process is None:
             return
@@ -89,6 +100,17 @@ class RLDKDashboard:
                 _signal(process, getattr(signal, "SIGKILL", signal.SIGTERM))
                 process.wait(10)
         self._log.close()
+
+    @property
+    def _has_store(self) -> bool:
+        return self.output_dir is not None and (self.output_dir / STORE).is_file()
+
+    def _report_page(self, folder: Path) -> str:
+        if self._page is None:
+            _free(self.port)
+            self._page = LivePage(folder, self.port)
+            self.port = self._page.port
+        return self._page.address
 
     def _wandb_page(self) -> str | None:
         """The project of this process's W&B run; None where there is none, or it is on this disk only."""

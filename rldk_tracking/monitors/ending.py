@@ -1,0 +1,41 @@
+"""The end of a training, in time for backends whose run is ended by a callback of the trainer's."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+if TYPE_CHECKING:
+    from rldk_tracking.monitors.base import Monitor
+
+
+class CloseBeforeReporters(TrainerCallback):  # type: ignore[misc]
+    """The first of a trainer's callbacks. At train end it closes the run while its backends' runs are open.
+
+    The callbacks of `report_to` come before the user's, and at train end some of them end their backend's run: a last
+    row would open a second one. Where no tracker has such a backend, the monitor closes the run in its own turn, after
+    what the user's callbacks before it have logged.
+
+    Args:
+        monitor: the one that drives the run. It is not kept alive from here.
+    """
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = weakref.ref(monitor)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        monitor = self._monitor()
+        run = None if monitor is None else monitor.run
+        if monitor is not None and run is not None and run.publisher.ends_with_trainer:
+            monitor.on_train_end(args, state, control)
+
+
+def close_before_reporters(trainer: Any, monitor: Monitor) -> None:
+    """Have a trainer's run closed in time. In the place of an earlier training's; nothing without a trainer."""
+    handler = getattr(trainer, "callback_handler", None)
+    if handler is not None:
+        others = [callback for callback in handler.callbacks if not isinstance(callback, CloseBeforeReporters)]
+        # A new list: the handler is going through the old one.
+        handler.callbacks = [CloseBeforeReporters(monitor), *others]

@@ -1,0 +1,60 @@
+"""TensorBoard: series, alerts as texts and a page of sections, in the event file of transformers' callback."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from rldk_tracking.charts.tensorboard import layout
+from rldk_tracking.health.alert import Alert
+from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.base import RejectedError, Tracker
+
+
+class TensorBoardTracker(Tracker):
+    """Writes with the callback's `SummaryWriter`, under the names of the key catalogue.
+
+    The callback's own `on_log` would put `train/` before every name. Series of versions that did so are
+    `train/rldk/...`; both are read.
+
+    Args:
+        callback: a `transformers.integrations.TensorBoardCallback` that sits in the trainer.
+    """
+
+    name: ClassVar[str] = "tensorboard"
+    ends_with_trainer: ClassVar[bool] = True
+
+    def __init__(self, callback: Any) -> None:
+        self.callback = callback
+        self._trainer = ""
+        self._drawn: set[str] = set()
+
+    @property
+    def joined(self) -> bool:
+        return self.callback.tb_writer is not None
+
+    def open(self, run: RunInfo) -> None:
+        self._trainer = run.trainer
+        self._drawn.clear()
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        writer = self._writer()
+        for key, value in metrics.items():
+            writer.add_scalar(key, value, step)
+        if not metrics.keys() <= self._drawn:
+            self._drawn.update(metrics)
+            chosen = layout(self._drawn, self._trainer)
+            if chosen:
+                writer.add_custom_scalars(chosen)
+        writer.flush()
+
+    def alert(self, alert: Alert) -> None:
+        writer = self._writer()
+        text = f"{alert.title} (step {alert.step}): {alert.message} {alert.advice}"
+        writer.add_text("rldk/alerts", text, alert.step)
+        writer.flush()
+
+    def _writer(self) -> Any:
+        if self.callback.tb_writer is None:
+            raise RejectedError("TensorBoard's event file is closed")
+        return self.callback.tb_writer
