@@ -25,10 +25,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *{"__init__", "charts", "checkpoint", "demo", "health", "history", "journal", "keys", "trackers"},
         *{"extras", "terminal"},
     },
-    "demo": {"callback", "charts", "health", "trackers"},
+    "demo": {"callback", "charts", "trackers"},
     # Its names are imported when they are first used.
     "__init__": {
-        *{"report_to", "callback", "monitors", "history", "trackers", "charts", "health", "rollout", "isolation"},
+        *{"report_to", "callback", "monitors", "history", "trackers", "health", "rollout", "isolation"},
         *{"extras"},
     },
     "report_to": {"callback"},
@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "history": {"journal", "trackers", "charts", "sources", "health", "rollout"},
     "journal": {"trackers", "charts", "sources", "health", "rollout", "isolation"},
     "trackers": {"charts", "health", "rollout"},
-    "charts": {"health", "keys", "rollout"},
+    "charts": {"health", "keys", "rollout", "terminal"},
     "sources": {"metrics", "rollout", "isolation"},
     "health": {"keys", "isolation", "arguments"},
     "checkpoint": {"metrics"},

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.terminal import printable
 
 logger = logging.getLogger(__name__)
 alert_logger = logging.getLogger("rldk_tracking.alerts")
@@ -45,7 +46,7 @@ def announce(text: str) -> None:
         other(text)
         return
     logger.info("%s", text)
-    _print(f"rldk: {text}")
+    _print(f"rldk: {printable(text)}")
 
 
 def announce_alert(alert: Alert) -> None:
@@ -75,7 +76,7 @@ def alert_lines(alert: Alert, margin: str) -> str:
     lines = textwrap.wrap(alert.message, WIDTH, initial_indent=head, subsequent_indent=indent)
     if alert.state == "firing" and alert.advice:
         lines += textwrap.wrap(alert.advice, WIDTH, initial_indent=f"{indent}try: ", subsequent_indent=indent)
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _short(path: Path) -> Path:
@@ -84,13 +85,7 @@ def _short(path: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-def _printable(text: str) -> str:
-    """Without characters that move a terminal's cursor: names of reward functions and files are anybody's."""
-    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
-
-
 def _print(text: str) -> None:
-    text = _printable(text)
     if os.environ.get(SILENT, "").strip().lower() not in ("", "0", "false"):
         return
     bars = sys.modules.get("tqdm")

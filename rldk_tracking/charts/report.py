@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from rldk_tracking.charts.figures import SEVERITY_COLOURS, line_chart, time_line
+from rldk_tracking.charts.figures import SEVERITY_COLOURS, line_chart, overview, time_line
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.incidents import Incident, by_weight, incidents_of, verdict, worst_open
 from rldk_tracking.charts.markdown import escaped, table
@@ -27,6 +27,7 @@ body { font: 14px/1.45 sans-serif; color: #222; max-width: 1240px; margin: 2em a
 h1 { font-size: 22px } h2 { font-size: 17px; margin-top: 2em; border-bottom: 1px solid #ddd }
 .verdict { padding: .7em 1em; border-left: 6px solid; background: #f6f6f6; font-size: 16px }
 table { border-collapse: collapse } td, th { text-align: left; vertical-align: top; padding: 4px 10px 4px 0 }
+td { overflow-wrap: anywhere } summary { font-size: 17px; font-weight: bold; margin-top: 2em }
 tr + tr td { border-top: 1px solid #eee }
 .charts { display: flex; flex-wrap: wrap; gap: 14px } figure { margin: 0 } figcaption { font-weight: bold }
 svg { max-width: 100%; height: auto } .small { color: #666; font-size: 12px }
@@ -97,6 +98,7 @@ class Report:
         hue = "#2ca02c" if severity is None else SEVERITY_COLOURS[severity]
         parts = [
             "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
+            "<meta name='viewport' content='width=device-width'>",
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
             f"<title>{escape(self.title)}: RL health</title><style>{_STYLE}</style></head><body>",
             f"<h1>{escape(self.title)}</h1>",
@@ -104,7 +106,10 @@ class Report:
             f"<p class='small'>{escape(self.scope)}</p>",
         ]
         if incidents:
-            parts += ["<h2>Alerts</h2>", time_line(incidents, *self.span), _alert_table(by_weight(incidents))]
+            are_troubles = any(incident.severity != "info" for incident in incidents)
+            picture = overview(incidents, self.series) if are_troubles else ""
+            picture = picture or time_line(incidents, *self.span)
+            parts += ["<h2>Alerts</h2>", picture, _alert_table(by_weight(incidents))]
         for section in self.sections():
             parts.append(f"<h2>{escape(section.name)}</h2><div class='charts'>")
             parts += [self._figure(chart, incidents) for chart in section.charts]
@@ -162,7 +167,7 @@ class Report:
             f"<tr><td>{escape(str(name))}</td><td>{escape(str(value))}</td></tr>"
             for name, value in sorted(self.settings.items())
         )
-        return f"<h2>Settings</h2><table>{rows}</table>"
+        return f"<details><summary>Settings</summary><table>{rows}</table></details>"
 
     def _not_judged(self) -> str:
         if not self.unknown:

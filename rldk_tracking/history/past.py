@@ -37,6 +37,7 @@ class Past:
         settings: what is known of its configuration.
         unknown: rules whose data never came, where the rules were asked now.
         heatmaps: the latest of each key, where the run kept them.
+        trainer: class name, "custom" where it is not known.
     """
 
     source: str
@@ -46,6 +47,7 @@ class Past:
     settings: Mapping[str, Any] | None = None
     unknown: tuple[str, ...] = ()
     heatmaps: Mapping[str, Heatmap] = field(default_factory=dict)
+    trainer: str = "custom"
 
     def report(self, title: str | None = None) -> Report:
         """The report, under the source's name or another."""
@@ -57,6 +59,7 @@ class Past:
             settings=self.settings or {},
             unknown=self.unknown,
             heatmaps=self.heatmaps,
+            trainer=self.trainer,
         )
 
 
@@ -115,13 +118,14 @@ def _watched(source: str, journal: Path) -> Past | None:
     """What a journal tells of a run that was judged as it went; None where it holds no health."""
     rows: list[Row] = []
     alerts: list[Alert] = []
-    status = ""
+    status, trainer = "", "custom"
     settings: Mapping[str, Any] = {}
     heatmaps: dict[str, Heatmap] = {}
     for entry in read_all(FileLines(journal)):
         if entry.record.get("type") == "begin":
             status = ""
             settings = _settings(entry.record) or settings
+            trainer = _trainer(entry.record) or trainer
         for call in entry.calls:
             status = _take(call, rows, alerts, heatmaps, status)
     if not any(key.startswith("rldk/health/") for _, row in rows for key in row):
@@ -129,7 +133,8 @@ def _watched(source: str, journal: Path) -> Past | None:
     crashed = next((alert for alert in reversed(alerts) if alert.rule == "run.crashed"), None)
     if status not in ENDED and crashed is not None and crashed.state == "firing":
         status = "crashed"
-    return Past(source, rows, alerts, status if status in ENDED else "", settings=settings, heatmaps=heatmaps)
+    ended = status if status in ENDED else ""
+    return Past(source, rows, alerts, ended, settings=settings, heatmaps=heatmaps, trainer=trainer)
 
 
 def _take(call: Call, rows: list[Row], alerts: list[Alert], heatmaps: dict[str, Heatmap], status: str) -> str:
@@ -150,3 +155,8 @@ def _settings(begin: Mapping[str, Any]) -> Mapping[str, Any]:
     run = begin.get("run")
     config = run.get("config") if isinstance(run, dict) else None
     return config if isinstance(config, dict) else {}
+
+
+def _trainer(begin: Mapping[str, Any]) -> str:
+    run = begin.get("run")
+    return str(run.get("trainer") or "") if isinstance(run, dict) else ""

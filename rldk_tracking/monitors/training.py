@@ -109,4 +109,7 @@ def _open_backends() -> list[Any]:
     mlflow = sys.modules.get("mlflow")
     if mlflow is not None and mlflow.active_run() is not None:
         found.append(integration_utils.MLflowCallback())
+    trackio = sys.modules.get("trackio")
+    if trackio is not None and trackio.context_vars.current_run.get() is not None:
+        found.append(integration_utils.TrackioCallback())
     return found

@@ -118,9 +118,11 @@ def test_a_program_with_a_log_of_its_own_has_the_alert_in_it(tmp_path: Path) -> 
     assert "WARNING:rldk_tracking.alerts:rldk warning: kl.high (step 2): Drift" in (tmp_path / "log.txt").read_text()
 
 
-def test_names_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
-    announce("a\x1b[2Kverdict\r: healthy\x9b")
-    assert capsys.readouterr().err == "rldk: a\\x1b[2Kverdict\\x0d: healthy\\x9b\n"
+def test_names_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str], make_alert: Make) -> None:
+    announce("a\x1b[2Kverdict\n: healthy\x9b")
+    assert capsys.readouterr().err == "rldk: a\\x1b[2Kverdict\\n: healthy\\x9b\n"
+    text = alert_lines(make_alert(message="a\x1b[2Kb\nhealthy", advice="c\x9b"), "")
+    assert "a\\x1b[2Kb healthy" in text and "c\\x9b" in text
 
 
 def test_the_journal_and_the_command_for_it(

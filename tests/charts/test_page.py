@@ -242,7 +242,9 @@ def test_what_the_store_does_not_take_is_said_once_and_hurts_nothing(
     said = [record.getMessage() for record in caplog.records if "does not take" in record.getMessage()]
     assert VIEW_TAG not in run.client.get_experiment(run.experiment).tags
     assert "Charts of all runs" not in run.page.links()
-    assert [line.split("(")[0] for line in said] == ["MLflow does not take the view ", "MLflow does not take the note "]
+    assert [line.split(" (")[0] for line in said] == [
+        f"MLflow does not take {what}" for what in ("the view", "the kind of experiment", "the note")
+    ]
 
 
 def test_an_old_server_gets_no_view_and_one_line(

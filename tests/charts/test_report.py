@@ -54,12 +54,14 @@ def test_verdict_time_line_alerts_and_charts(make_alert: Make) -> None:
     assert "Finished, step 40. Warning: kl.high since step 20." in text
     assert "Lower the learning rate or raise beta." in text
     headings = re.findall(r"<h2>(.*?)</h2>", report(alerts=[make_alert()], settings={"beta": 0.02}).html())
-    assert headings == ["Alerts", "Health and alerts", "Rollouts", "KL and policy", "Settings"]
+    assert headings == ["Alerts", "Health and alerts", "Rollouts", "KL and policy"]
+    assert "Settings" in page.texts, "folded, below the charts"
     assert "Value and advantage" not in text
-    assert sum(tag == "svg" for tag, _ in page.tags) == 4
+    assert sum(tag == "svg" for tag, _ in page.tags) == 1 + 1 + 3 + 3, "a picture of a time line and 3 plots; 3 charts"
     dashed = [attributes for tag, attributes in page.tags if tag == "polyline" and "stroke-dasharray" in attributes]
-    assert len(dashed) == 1
-    assert sum(tag == "rect" and "opacity" in attributes for tag, attributes in page.tags) == 1
+    assert len(dashed) == 2
+    shades = sum(tag == "rect" and "opacity" in attributes for tag, attributes in page.tags)
+    assert shades == 3 + 1, "in every plot of the picture, and in the chart of the alert's series"
 
 
 def heatmaps(name: str) -> dict[str, Heatmap]:

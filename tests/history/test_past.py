@@ -60,7 +60,7 @@ def test_the_journal_of_a_training(tmp_path: Path, make_alert: Make) -> None:
     past = load(tmp_path)
     assert [step for step, _ in past.rows] == [1, 2, 3, 4, 5], "the last training's"
     assert past.alerts == [make_alert("users.own", step=3)]
-    assert (past.status, past.settings) == ("finished", {"beta": 0.02})
+    assert (past.status, past.settings, past.trainer) == ("finished", {"beta": 0.02}, "GRPOTrainer")
     older = load(tmp_path / "_rldk" / "run.jsonl")
     assert (older.status, len(older.rows)) == ("stopped", 4)
 

@@ -17,14 +17,15 @@ def test_each_transition_once(make_alert: Make) -> None:
     table = AlertTable()
     for alert in (make_alert(), make_alert(), make_alert("nan.loss"), make_alert(step=20, state="resolved")):
         table.add(alert)
-    assert [row[:4] for row in table.rows] == [
+    shown = [dict(zip(COLUMNS, row, strict=True)) for row in table.rows]
+    assert [[row[name] for name in ("step", "rule", "severity", "state")] for row in shown] == [
         [12, "kl.high", "warning", "firing"],
         [12, "nan.loss", "warning", "firing"],
         [20, "kl.high", "warning", "resolved"],
     ]
     assert table.open == {"nan.loss": "warning"}
     table.put_before([make_alert("old.one", step=1), make_alert()])
-    assert [row[1] for row in table.rows] == ["old.one", "kl.high", "nan.loss", "kl.high"]
+    assert [row[COLUMNS.index("rule")] for row in table.rows] == ["old.one", "kl.high", "nan.loss", "kl.high"]
 
 
 def test_what_an_earlier_process_stored(store: Any, make_alert: Make) -> None:
