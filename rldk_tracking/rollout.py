@@ -123,10 +123,20 @@ class PolicyUpdate:
         old_logprobs: (N, T) nats, under the policy at sampling time. None where the trainer reuses the new ones,
             which makes every ratio 1 by construction (then no ratio statistic exists).
         advantages: (N,) or (N, T).
-        clip_low, clip_high: the clip range, ratios within [1 - clip_low, 1 + clip_high] are not clipped.
-        sequence_level: True where the trainer clips one ratio a sequence (RLOO, GSPO).
+        clip_low, clip_high: the clip range, ratios within [1 - clip_low, 1 + clip_high] are not clipped. None on a
+            side that is not clipped.
+        clip_delta: the ratio above which a negative advantage has no gradient either (two-sided clipping).
+        capped: True where ratios above 1 + clip_high are cut off whatever the advantage, and what is cut off keeps its
+            gradient (CISPO).
+        sequence_level: True where one ratio a sequence is clipped (RLOO, GSPO).
         geometric_mean: True where a sequence's ratio is the geometric mean over its tokens (GSPO), False where it is
             their product (RLOO). It says something only with sequence_level.
+        clips_tokens: True where the sequence's ratio is clipped at each of its tokens (GSPO-token), so that shares are
+            of tokens. It says something only with sequence_level.
+        loss_mask: (N, T) bool or 0/1. Those of the mask's tokens whose ratios the loss weighs, where it leaves some out
+            (top_entropy_quantile).
+        excluded: (N,) bool. Completions that the loss leaves out whole (mask_truncated_completions). Others whose mask
+            is empty are empty completions.
         entropy: (N, T) nats. Exact entropy of the policy's distribution at each position.
         micro_batch: (N,) which forward pass each row was in. Trainers average over passes, each a mean over its tokens.
         first_epoch: True where no optimiser step lies between sampling and this loss, so that every ratio must be 1.
@@ -140,8 +150,13 @@ class PolicyUpdate:
     micro_batch: Tensor | None = None
     clip_low: float | None = None
     clip_high: float | None = None
+    clip_delta: float | None = None
+    capped: bool = False
     sequence_level: bool = False
     geometric_mean: bool = False
+    clips_tokens: bool = False
+    loss_mask: Tensor | None = None
+    excluded: Tensor | None = None
     first_epoch: bool = False
 
     def __post_init__(self) -> None:
@@ -150,6 +165,8 @@ class PolicyUpdate:
         _check_shape("old_logprobs", self.old_logprobs, [(rows, tokens)])
         _check_shape("entropy", self.entropy, [(rows, tokens)])
         _check_shape("micro_batch", self.micro_batch, [(rows,)])
+        _check_shape("loss_mask", self.loss_mask, [(rows, tokens)])
+        _check_shape("excluded", self.excluded, [(rows,)])
         _check_shape("advantages", self.advantages, [(rows,), (rows, tokens)])
 
 

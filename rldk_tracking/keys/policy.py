@@ -33,7 +33,7 @@ KEYS = (
         "rldk/kl/ref_k1_stderr",
         NATS,
         "How far rldk/kl/ref_k1 may be off by chance.",
-        "standard error of the ratio of sums, with completions as independent units",
+        "standard error of the ratio of sums, with completions, empty ones too, as independent units (delta method)",
         "rollout",
         "lower",
     ),
@@ -41,7 +41,7 @@ KEYS = (
         "rldk/kl/ref_p99",
         "nats",
         "Drift at the tokens that drifted most.",
-        "99th percentile over tokens of d",
+        "99th percentile over tokens of d, with its sign: tokens that the policy gave up are at the other end",
         "rollout",
         "lower",
     ),
@@ -49,7 +49,7 @@ KEYS = (
         "rldk/kl/ref_per_sequence",
         "nats per sequence",
         "Drift summed over a completion, TRL PPO's `objective/kl`; grows with length.",
-        "mean over completions of the sum of d",
+        "mean over completions, empty ones too, of the sum of d",
         "rollout",
         "lower",
     ),
@@ -63,9 +63,10 @@ KEYS = (
     Key(
         "rldk/policy/entropy",
         NATS,
-        "How undecided the policy is. Exact on GRPO and RLOO, which compute it; on PPO the unbiased estimate from the "
-        "sampled tokens.",
-        "mean over forward passes of each one's mean over tokens of the entropy of pi; on PPO mean of -log pi(token)",
+        "How undecided the policy is. Exact on GRPO and RLOO, which compute it. On PPO an estimate from the sampled "
+        "tokens: unbiased where they are drawn from pi itself, too low with top_p, top_k or min_p.",
+        "mean over forward passes of each one's mean over tokens of the entropy of pi; on PPO mean over tokens of "
+        "-log pi(token)",
         "rollout",
     ),
     Key(
@@ -79,7 +80,8 @@ KEYS = (
     Key(
         "rldk/policy/clip_fraction",
         "1",
-        "Share of the loss's tokens that clipping leaves without a gradient (RLOO: of completions).",
+        "Share of what the loss weighs that it clips, so that it has no gradient (CISPO's capped tokens keep one): of "
+        "tokens, in RLOO and GSPO of completions. With top_entropy_quantile only the tokens count that it leaves in.",
         "clip_fraction_low + clip_fraction_high",
         "update",
         "lower",
@@ -88,7 +90,8 @@ KEYS = (
         "rldk/policy/clip_fraction_low",
         "1",
         "Share clipped on the way down.",
-        "share with w = pi / pi_old < 1 - clip_low and advantage < 0",
+        "share with w = pi / pi_old < 1 - epsilon_low (GMPO: log w < -epsilon_low) and advantage < 0; w of a completion "
+        "in RLOO (product over tokens), GSPO and GSPO-token (geometric mean)",
         "update",
         "lower",
     ),
@@ -96,7 +99,8 @@ KEYS = (
         "rldk/policy/clip_fraction_high",
         "1",
         "Share clipped on the way up.",
-        "share with w > 1 + clip_high and advantage > 0",
+        "share with w > 1 + epsilon_high (GMPO: log w > epsilon_high) and advantage > 0; with delta also w > delta and "
+        "advantage < 0; in CISPO w > epsilon_high, whatever the advantage",
         "update",
         "lower",
     ),
@@ -112,14 +116,14 @@ KEYS = (
         "rldk/policy/ratio_mean",
         "1",
         "Mean importance ratio; near 1 while the update stays near the policy that sampled.",
-        "mean of w over tokens (RLOO and GSPO: over completions, see metrics/ratio.py)",
+        "mean of w over tokens (RLOO and GSPO: over completions; GSPO-token: of its completion's w at each token)",
         "update",
     ),
     Key(
         "rldk/policy/ratio_max",
         "1",
         "Largest importance ratio.",
-        "maximum of w over tokens (RLOO and GSPO: over completions, see metrics/ratio.py)",
+        "maximum of w over tokens (RLOO, GSPO and GSPO-token: of completions)",
         "update",
         "lower",
         "max",
@@ -135,8 +139,9 @@ KEYS = (
     Key(
         "rldk/policy/ess_sequence",
         "1",
-        "Effective sample size over completions, as a share of them.",
-        "(sum W)^2 / (n sum W^2), W the product of w over a completion's tokens",
+        "Effective sample size over completions, as a share of them; those that the loss leaves out whole "
+        "(mask_truncated_completions) do not count.",
+        "(sum W)^2 / (n sum W^2), W the product of w over a completion's tokens, 1 for an empty one",
         "update",
         "higher",
     ),

@@ -7,8 +7,8 @@ With w = pi_new(token) / pi_old(token) over the tokens that the loss counts:
 | rldk/policy/entropy | mean over forward passes of each one's mean over tokens of the entropy of pi |
 | rldk/policy/logprob_min | lowest log pi(token) over response tokens |
 | rldk/policy/clip_fraction_low | share with w < 1 - clip_low and advantage < 0 |
-| rldk/policy/clip_fraction_high | share with w > 1 + clip_high and advantage > 0 |
-| rldk/policy/clip_fraction | the two together: the share that the objective gives no gradient |
+| rldk/policy/clip_fraction_high | share with w > 1 + clip_high and advantage > 0, and what the table below adds |
+| rldk/policy/clip_fraction | the two together: the share that the loss clips |
 | rldk/policy/approx_kl | mean over tokens of (log w)^2 / 2, as TRL's PPO but without padding; Schulman's k2 |
 | rldk/policy/ratio_mean, ratio_max | of w |
 | rldk/policy/ess | (sum w)^2 / (n sum w^2) over tokens, before any truncation (Kong 1992) |
@@ -22,11 +22,22 @@ The entropy is taken from the first of these that the step has, in nats per toke
 2. `Rollout.entropy`: exact, over the response tokens of the rollout, which count as one pass;
 3. `Rollout.logprobs`: the mean of -log pi(token). Tokens were drawn from pi, so it is an unbiased estimate (PPO).
 
-Where the trainer clips one ratio a completion (`sequence_level`), the clip fractions and ratio_mean and ratio_max count
-completions, with w the product over tokens as in TRL's RLOO, or their geometric mean as in GSPO (Zheng et al. 2025,
-eq. 7). Completions whose mask is empty count nowhere.
-Where old log-probabilities do not exist, ratios are 1 by construction and their keys are absent. Reads the column
-length/tokens.
+Clip fractions are shares of the tokens whose ratios the loss weighs, fewer than all with `top_entropy_quantile`; the
+other ratios are of all response tokens. What is clipped has no gradient, but in CISPO:
+
+| loss | clipped are |
+|---|---|
+| one ratio a completion (`sequence_level`) | completions; w is the product over tokens (RLOO) or their geometric mean \
+(GSPO, Zheng et al. 2025, eq. 7); ratio_mean and ratio_max count completions too |
+| GSPO-token (`clips_tokens`) | tokens, each with the w of its completion |
+| GMPO | tokens with log w < -epsilon_low or log w > epsilon_high (Zhao et al. 2025) |
+| two-sided (`clip_delta`) | on the high side also w > max(delta, 1 + clip_high) and advantage < 0; with advantage > 0 \
+the limit is the lower of the two |
+| CISPO (`capped`) | w > epsilon_high, whatever the advantage; those tokens keep a gradient, with the capped weight |
+
+An empty completion is one: its w is the product of nothing, 1. One that the loss leaves out (`excluded`) counts
+nowhere. Where old log-probabilities do not exist, ratios are 1 by construction and their keys are absent. Reads the
+column length/tokens.
 """
 
 from __future__ import annotations
@@ -45,6 +56,7 @@ COLUMNS = ("policy/entropy", "policy/surprise_max")
 RATIO_COLUMNS = (
     "ratio/tokens",
     "ratio/units",
+    "ratio/clip_units",
     "ratio/clipped_low",
     "ratio/clipped_high",
     "ratio/square",
@@ -132,10 +144,15 @@ def ratio_columns(update: PolicyUpdate) -> dict[str, Tensor]:
     product, square = counted.sum(dim=1), square_sum(counted) / 2
     log_max, log_sum, log_norm = _log_sums(present)
     units, log_unit_sum = tokens, log_sum
+    weighed = mask if update.loss_mask is None else mask & update.loss_mask.bool()
     if update.sequence_level:
-        log_max = log_unit_sum = product / tokens if update.geometric_mean else product
-        units = tokens.clamp(max=1)
-        counted, present = (where_masked(log_max, units, other)[:, None] for other in (0.0, -math.inf))
+        log_max = product / tokens if update.geometric_mean else product
+        log_ratio = log_max[:, None]
+        if update.clips_tokens:
+            log_ratio, log_unit_sum = log_ratio.expand(mask.shape), log_max + tokens.log()
+        else:
+            units, log_unit_sum = tokens.clamp(max=1), log_max
+            weighed = weighed.any(dim=1, keepdim=True)
     found = {
         "ratio/tokens": tokens,
         "ratio/units": units,
@@ -143,32 +160,33 @@ def ratio_columns(update: PolicyUpdate) -> dict[str, Tensor]:
         "ratio/log_max": log_max,
         "ratio/log_sum": log_sum,
         "ratio/log_norm": log_norm,
-        "ratio/log_product": product,
+        "ratio/log_product": product if update.excluded is None else product.masked_fill(update.excluded, math.nan),
         "ratio/log_unit_sum": log_unit_sum,
         "ratio/first_epoch": torch.full_like(tokens, float(update.first_epoch)),
     }
-    return found | _clip_columns(update, mask, (counted, present), product.isnan())
+    return found | _clip_columns(update, log_ratio, weighed, product.isnan())
 
 
 def compute_ratios(table: Table) -> dict[str, float]:
     """The keys of the ratios that exist for the table of an optimiser step."""
+    low, high = (table.ratio(f"ratio/clipped_{side}", "ratio/clip_units") for side in ("low", "high"))
+    sides = [share for share in (low, high) if share is not None]
     metrics: dict[str, float | None] = {
-        "rldk/policy/clip_fraction_low": table.ratio("ratio/clipped_low", "ratio/units"),
-        "rldk/policy/clip_fraction_high": table.ratio("ratio/clipped_high", "ratio/units"),
+        "rldk/policy/clip_fraction_low": low,
+        "rldk/policy/clip_fraction_high": high,
+        "rldk/policy/clip_fraction": sum(sides) if sides else None,
         "rldk/policy/approx_kl": table.ratio("ratio/square", "ratio/tokens"),
     }
-    low, high = metrics["rldk/policy/clip_fraction_low"], metrics["rldk/policy/clip_fraction_high"]
-    if low is not None and high is not None:
-        metrics["rldk/policy/clip_fraction"] = low + high
     names = ("tokens", "units", "log_sum", "log_norm", "log_product", "log_unit_sum", "log_max", "first_epoch")
     columns = [column for name in names if (column := table.get(f"ratio/{name}")) is not None]
     if len(columns) < len(names):
         return _finite(metrics)
+    completions = columns[4][~np.isnan(columns[4])]
     known = (columns[0] > 0) & ~np.isnan(columns[2])
-    tokens, units, log_sum, log_norm, product, log_unit_sum, log_max, first_epoch = (c[known] for c in columns)
-    rows, first = float(len(tokens)), first_epoch == 1.0
+    tokens, units, log_sum, log_norm, _, log_unit_sum, log_max, first_epoch = (c[known] for c in columns)
+    first = first_epoch == 1.0
     metrics["rldk/policy/ess"] = _sample_size(log_sum, 2 * log_norm, float(tokens.sum()))
-    metrics["rldk/policy/ess_sequence"] = _sample_size(product, 2 * product, rows)
+    metrics["rldk/policy/ess_sequence"] = _sample_size(completions, 2 * completions, float(len(completions)))
     metrics["rldk/policy/ratio_mean"] = _mean_of_exp(log_unit_sum, float(units.sum()))
     metrics["rldk/policy/ratio_max"] = _exp(float(log_max.max()))
     metrics["rldk/policy/first_epoch_ratio"] = _mean_of_exp(log_sum[first], float(tokens[first].sum()))
@@ -185,30 +203,36 @@ def _log_sums(log_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return largest, log_sum, log_norm
 
 
-def _clip_columns(
-    update: PolicyUpdate, mask: Tensor, log_ratios: tuple[Tensor, Tensor], unknown: Tensor
-) -> dict[str, Tensor]:
-    """(N,) numbers of units clipped on either side, where it is known what a unit's advantage is.
+def _clip_columns(update: PolicyUpdate, log_ratio: Tensor, weighed: Tensor, unknown: Tensor) -> dict[str, Tensor]:
+    """(N,) numbers of units clipped on either side, where it is known what a unit's advantage is, and of all units.
 
     Args:
-        log_ratios: (N, U) log w of each unit, once 0 and once -inf where the mask is not: never clipped from below,
-            and never from above.
+        log_ratio: (N, U) log w of each unit.
+        weighed: (N, U) bool, the units that the loss weighs.
         unknown: (N,) bool, True where some log w is NaN.
     """
-    advantages = update.advantages
+    advantages, mask = update.advantages, update.mask.bool()
     if advantages is None:
         return {}
-    if update.sequence_level and advantages.ndim == 2:
+    if advantages.ndim == 2 and weighed.shape != mask.shape:
         advantages = masked_sum(advantages, mask)
     missing = advantages.isnan()
     unknown = unknown | (missing if missing.ndim == 1 else (missing & mask).any(dim=1))
-    found = {}
+    found = {"ratio/clip_units": count_of(weighed)}
     if update.clip_low is not None:
-        below = log_ratios[0] < _log(1 - update.clip_low)
+        below = where_masked(log_ratio, weighed, math.inf) < _log(1 - update.clip_low)
         found["ratio/clipped_low"] = _count(below, advantages < 0).masked_fill(unknown, math.nan)
     if update.clip_high is not None:
-        above = log_ratios[1] > _log(1 + update.clip_high)
-        found["ratio/clipped_high"] = _count(above, advantages > 0).masked_fill(unknown, math.nan)
+        limit, delta = 1 + update.clip_high, update.clip_delta
+        present = where_masked(log_ratio, weighed, -math.inf)
+        if update.capped:
+            above = count_of(present > _log(limit))
+        elif delta is None:
+            above = _count(present > _log(limit), advantages > 0)
+        else:
+            above = _count(present > _log(min(limit, delta)), advantages > 0)
+            above = above + _count(present > _log(max(limit, delta)), advantages < 0)
+        found["ratio/clipped_high"] = above.masked_fill(unknown, math.nan)
     return found
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +17,9 @@ from rldk_tracking.sources.generation import Generation, align, row_keys, stack_
 CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 """GRPO's losses that clip the ratio on both sides."""
 
+SELECTIONS = ("get_high_entropy_mask", "get_off_policy_mask")
+"""Methods of GRPO whose masks say which of the tokens the loss weighs."""
+
 
 @dataclass
 class LossPass:
@@ -27,6 +31,7 @@ class LossPass:
         inputs: the micro-batch as the trainer buffers it.
         input_ids: (N, L) prompts and completions.
         logprobs, entropy: (N, T), detached.
+        selections: (N, T) or (N, 1), what the trainer's `SELECTIONS` gave: 0 at tokens whose ratios it does not weigh.
     """
 
     step: int
@@ -35,6 +40,7 @@ class LossPass:
     input_ids: Tensor
     logprobs: Tensor
     entropy: Tensor | None
+    selections: list[Tensor] = field(default_factory=list)
 
     @cached_property
     def keys(self) -> Tensor:
@@ -54,6 +60,14 @@ class LossPass:
         return mask if tool_mask is None else mask & tool_mask.bool()
 
     @property
+    def loss_mask(self) -> Tensor:
+        """(N, T) bool, those of the mask's tokens whose ratios the loss weighs."""
+        mask = self.mask
+        for selection in self.selections:
+            mask = mask & selection.bool()
+        return mask
+
+    @property
     def old_logprobs(self) -> Tensor | None:
         """(N, T) at sampling time; None where the loss takes its own instead."""
         kept: Tensor | None = self.inputs.get("old_per_token_logps")
@@ -68,7 +82,10 @@ def update_of(trainer: Any, passes: Sequence[LossPass]) -> PolicyUpdate | None:
     if mask is None or logprobs is None:
         return None
     first = all(p.is_first for p in passes)
-    low, high = (None, None) if first else clip_range(trainer)
+    low, high = (None, None) if first or not _selections_known(trainer, passes) else clip_range(trainer)
+    delta = getattr(getattr(trainer, "args", None), "delta", None)
+    capped, is_gmpo = getattr(trainer, "loss_type", None) == "cispo", _is_a(trainer, "GMPOTrainer")
+    level = "token" if is_gmpo else getattr(trainer, "importance_sampling_level", "token")
     return PolicyUpdate(
         mask=mask,
         new_logprobs=logprobs,
@@ -78,8 +95,13 @@ def update_of(trainer: Any, passes: Sequence[LossPass]) -> PolicyUpdate | None:
         micro_batch=torch.cat([torch.full_like(p.mask[:, 0], i, dtype=torch.long) for i, p in enumerate(passes)]),
         clip_low=low,
         clip_high=high,
-        sequence_level=_clips_sequences(trainer),
-        geometric_mean=_clips_geometric_mean(trainer),
+        clip_delta=None if high is None or capped or is_gmpo else delta,
+        capped=capped and not is_gmpo,
+        sequence_level=_is_a(trainer, "RLOOTrainer") or level in ("sequence", "sequence_token"),
+        geometric_mean=level in ("sequence", "sequence_token"),
+        clips_tokens=level == "sequence_token",
+        loss_mask=stack_rows([p.loss_mask for p in passes]) if any(p.selections for p in passes) else None,
+        excluded=~mask.any(dim=1) if getattr(trainer, "mask_truncated_completions", False) else None,
         first_epoch=first,
     )
 
@@ -88,20 +110,24 @@ def clip_range(trainer: Any) -> tuple[float | None, float | None]:
     """How far below and above 1 a ratio may be; None on a side that is not clipped, or not by the ratio itself."""
     low, high = getattr(trainer, "epsilon_low", None), getattr(trainer, "epsilon_high", None)
     loss = getattr(trainer, "loss_type", "grpo")
+    if _is_a(trainer, "GMPOTrainer"):
+        # It clips the logarithm of the ratio, whatever its loss type.
+        return None if low is None else 1 - math.exp(-low), None if high is None else math.exp(high) - 1
     if loss == "cispo":
         # Here the limit itself is given, not its distance from 1.
         return None, None if high is None else high - 1
     return (low, high) if loss in CLIPPED_LOSSES else (None, None)
 
 
-def _clips_geometric_mean(trainer: Any) -> bool:
-    """GSPO: the ratio of a completion is the geometric mean over its tokens, not their product."""
-    return getattr(trainer, "importance_sampling_level", "token") == "sequence"
+def _selections_known(trainer: Any, passes: Sequence[LossPass]) -> bool:
+    """Whether every mask was seen with which this trainer leaves tokens out of the loss."""
+    entropy = getattr(trainer, "top_entropy_quantile", 1.0) < 1.0
+    off_policy = getattr(trainer, "off_policy_mask_threshold", None) is not None
+    return all(len(p.selections) == entropy + off_policy for p in passes)
 
 
-def _clips_sequences(trainer: Any) -> bool:
-    names = {cls.__name__ for cls in type(trainer).__mro__}
-    return "RLOOTrainer" in names or _clips_geometric_mean(trainer)
+def _is_a(trainer: Any, name: str) -> bool:
+    return any(cls.__name__ == name for cls in type(trainer).__mro__)
 
 
 def detached(values: Any) -> Tensor | None:

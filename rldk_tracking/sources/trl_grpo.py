@@ -1,8 +1,8 @@
 """GRPO and RLOO: completions in groups of one prompt, read where the trainer makes and scores them.
 
-Two methods of the trainer instance are wrapped, and called as before. `_generate_and_score_completions` gives the
-rollout in generation order, before it is shuffled; `_get_per_token_logps_and_entropies` gives, in the loss, the
-log-probabilities of the weights that the optimiser step starts from.
+Methods of the trainer instance are wrapped, and called as before. `_generate_and_score_completions` gives the rollout
+in generation order, before it is shuffled; `_get_per_token_logps_and_entropies` gives, in the loss, the
+log-probabilities of the weights that the optimiser step starts from; `loss_pass.SELECTIONS` which tokens it weighs.
 
 Where the trainer computes no log-probabilities at sampling time, because no optimiser step lies between sampling and
 the loss, those of the loss are the same numbers, and `Rollout.logprobs` holds them; ratios are then 1 by construction,
@@ -29,11 +29,7 @@ from rldk_tracking.isolation import Shield
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 from rldk_tracking.sources.generation import Generation, at_sampling, joined, stack_rows
 from rldk_tracking.sources.logs import Kind, Observation, canonical
-from rldk_tracking.sources.loss_pass import (
-    LossPass,
-    detached,
-    update_of,
-)
+from rldk_tracking.sources.loss_pass import SELECTIONS, LossPass, detached, update_of
 from rldk_tracking.sources.wrapping import Wrapped
 
 logger = logging.getLogger(__name__)
@@ -69,11 +65,12 @@ class GroupSource:
         self._buffer: Callable[[], Any] = lambda: None
 
     def attach(self, trainer: Any, args: Any) -> None:
-        """Wrap the two methods; say once what is not there."""
+        """Wrap the methods; say once what is not there."""
         self.detach()
         self._trainer = weakref.ref(trainer)
         self.missing = what_is_missing(trainer)
-        for name, around in ((SCORING, self._around_scoring), (LOGPROBS, self._around_logprobs)):
+        selections = [(name, self._around_selection) for name in SELECTIONS]
+        for name, around in ((SCORING, self._around_scoring), (LOGPROBS, self._around_logprobs), *selections):
             if callable(getattr(trainer, name, None)):
                 self._wrapped.append(Wrapped(trainer, name, around))
         if self.missing:
@@ -137,6 +134,17 @@ class GroupSource:
             return result
 
         return get_per_token_logps_and_entropies
+
+    def _around_selection(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def select(*args: Any, **kwargs: Any) -> Any:
+            mask = original(*args, **kwargs)
+            trainer, kept = self._trainer(), detached(mask)
+            if trainer is not None and trainer.model.training and self._passes and kept is not None:
+                self._passes[-1].selections.append(kept)
+            return mask
+
+        return select
 
     def _keep_generation(self, output: Any) -> None:
         trainer = self._trainer()

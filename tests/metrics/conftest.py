@@ -129,8 +129,13 @@ def updates(draw: st.DrawFn, max_rows: int = 7, max_tokens: int = 12) -> PolicyU
         entropy=draw(st.sampled_from([None, numbers.tokens().abs()])),
         clip_low=draw(st.sampled_from([None, 0.2])),
         clip_high=draw(st.sampled_from([None, 0.2, 0.28, -0.8, -1.0])),
+        clip_delta=draw(st.sampled_from([None, None, 1.1, 1.5])),
+        capped=draw(st.booleans()),
         sequence_level=draw(st.booleans()),
         geometric_mean=draw(st.booleans()),
+        clips_tokens=draw(st.booleans()),
+        loss_mask=draw(st.sampled_from([None, mask.bool() & (numbers.normal(rows, tokens) > 0)])),
+        excluded=draw(st.sampled_from([None, ~mask.bool().any(dim=1)])),
         first_epoch=draw(st.booleans()),
     )
 

@@ -106,6 +106,18 @@ def sample_size(weights: list[float]) -> float:
     return sum(weights) ** 2 / (len(weights) * sum(w * w for w in weights))
 
 
+def is_clipped(update: PolicyUpdate, w: float, a: float) -> tuple[bool, bool]:
+    """Below and above, by the derivative of the loss of one token (CISPO: by its cap)."""
+    low, high = update.clip_low, update.clip_high
+    upper = math.inf if high is None else 1 + high
+    delta = math.inf if update.clip_delta is None or high is None else update.clip_delta
+    if update.capped:
+        return low is not None and w < 1 - low and a < 0, w > upper
+    below = low is not None and w < 1 - low and a < 0
+    above = w > min(upper, delta) if a > 0 else a < 0 and delta < math.inf and w > max(upper, delta)
+    return below, above
+
+
 def ratio_oracle(update: PolicyUpdate, tokens_of: Any) -> dict[str, float]:
     expected: dict[str, float] = {}
     mask = update.mask
@@ -116,41 +128,46 @@ def ratio_oracle(update: PolicyUpdate, tokens_of: Any) -> dict[str, float]:
     new, old = tokens_of(update.new_logprobs, mask), tokens_of(update.old_logprobs, mask)
     rows = [[n - o for n, o in zip(a, b, strict=True)] for a, b in zip(new, old, strict=True)]
     flat = [math.exp(d) for row in rows for d in row]
-    whole = [math.exp(sum(row)) for row in rows if row]
-    root = [math.exp(statistics.fmean(row)) for row in rows if row] if update.geometric_mean else whole
-    units = root if update.sequence_level else flat
+    out = [False] * len(rows) if update.excluded is None else update.excluded.tolist()
+    whole = [math.exp(sum(row)) for row, excluded in zip(rows, out, strict=True) if not excluded]
+    power = [1 / len(row) if update.geometric_mean else 1.0 for row in rows if row]
+    root = [math.exp(sum(row)) ** p for row, p in zip([row for row in rows if row], power, strict=True)]
+    each = [w for row, w in zip([row for row in rows if row], root, strict=True) for _ in row]
+    units = (each if update.clips_tokens else root) if update.sequence_level else flat
     expected |= {
         "rldk/policy/approx_kl": statistics.fmean(d * d / 2 for row in rows for d in row),
         "rldk/policy/ratio_mean": statistics.fmean(units),
         "rldk/policy/ratio_max": max(units),
         "rldk/policy/ess": sample_size(flat),
-        "rldk/policy/ess_sequence": sample_size(whole),
     }
+    if whole:
+        expected["rldk/policy/ess_sequence"] = sample_size(whole)
     if update.first_epoch:
         expected["rldk/policy/first_epoch_ratio"] = statistics.fmean(flat)
     if update.advantages is None:
         return expected
+    weighed = mask.bool() if update.loss_mask is None else update.loss_mask.bool()
     per_token = update.advantages.ndim == 2
     advantages = tokens_of(update.advantages, mask) if per_token else update.advantages.double().tolist()
-    low = high = 0
-    for row, advantage in zip(rows, advantages, strict=True):
-        if not row:
+    low = high = count = 0
+    for row, advantage, chosen in zip(rows, advantages, tokens_of(weighed, mask), strict=True):
+        if not any(chosen):
             continue
-        if update.sequence_level:
-            power = 1 / len(row) if update.geometric_mean else 1.0
-            pairs = [(math.exp(sum(row)) ** power, statistics.fmean(advantage) if per_token else advantage)]
+        weights = advantage if per_token else [advantage] * len(row)
+        whole_ratio = math.exp(sum(row)) ** (1 / len(row) if update.geometric_mean else 1.0)
+        if update.sequence_level and not update.clips_tokens:
+            pairs = [(whole_ratio, statistics.fmean(advantage) if per_token else advantage)]
         else:
-            weights = advantage if per_token else [advantage] * len(row)
-            pairs = [(math.exp(d), a) for d, a in zip(row, weights, strict=True)]
+            ratios = [whole_ratio if update.sequence_level else math.exp(d) for d in row]
+            pairs = [pair for pair, is_in in zip(zip(ratios, weights, strict=True), chosen, strict=True) if is_in]
         for w, a in pairs:
-            low += update.clip_low is not None and w < 1 - update.clip_low and a < 0
-            high += update.clip_high is not None and w > 1 + update.clip_high and a > 0
-    if update.clip_low is not None:
-        expected["rldk/policy/clip_fraction_low"] = low / len(units)
-    if update.clip_high is not None:
-        expected["rldk/policy/clip_fraction_high"] = high / len(units)
-    if update.clip_low is not None and update.clip_high is not None:
-        expected["rldk/policy/clip_fraction"] = (low + high) / len(units)
+            below, above = is_clipped(update, w, a)
+            low, high, count = low + below, high + above, count + 1
+    sides = {"low": low if update.clip_low is not None else None, "high": high if update.clip_high is not None else None}
+    known = {side: clipped / count for side, clipped in sides.items() if clipped is not None and count}
+    expected |= {f"rldk/policy/clip_fraction_{side}": share for side, share in known.items()}
+    if known:
+        expected["rldk/policy/clip_fraction"] = sum(known.values())
     return expected
 
 
@@ -265,3 +282,14 @@ def test_an_infinite_ratio_leaves_its_keys_out_without_a_warning(tabulate_update
         warnings.simplefilter("error")
         found = policy.compute_ratios(tabulate_updates(PolicyUpdate(torch.ones(2, 2), torch.full((2, 2), -1.0), old)))
     assert found == {}
+
+
+def test_an_empty_completion_counts_as_one_of_ratio_1(tabulate_updates: Any) -> None:
+    mask = torch.tensor([[1, 1], [0, 0], [0, 0]])
+    update = PolicyUpdate(mask, torch.tensor([[0.5, 0.5]] * 3), torch.zeros(3, 2))
+    weights = [math.exp(1.0), 1.0, 1.0]
+    found = policy.compute_ratios(tabulate_updates(update))
+    assert found["rldk/policy/ess_sequence"] == pytest.approx(sample_size(weights))
+    hidden = replace(update, excluded=torch.tensor([False, True, False]))
+    found = policy.compute_ratios(tabulate_updates(hidden))
+    assert found["rldk/policy/ess_sequence"] == pytest.approx(sample_size(weights[:2]))
