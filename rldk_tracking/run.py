@@ -101,6 +101,7 @@ class Run:
         rules = settings.all_rules()
         self.judge = Judge(row_rules(rules), settings, self.info.config, self.publisher)
         self.judge.load_state(state)
+        self.probes.load_state(state)
         schema = Schema(ROLLOUT_COLUMNS, UPDATE_COLUMNS, TAILS, tuple(CATALOGUE))
         self._ranks = Ranks(schema, self.training.device, self.probes.rows_per_rank or 512)
         folder = shared = folder_of(settings.output_dir, self.info)
@@ -262,7 +263,7 @@ class Run:
     def state(self) -> dict[str, Any]:
         """What a resumed run needs to go on judging where this one is, as plain data."""
         self.complete()
-        return {} if self.judge is None else self.judge.engine.state()
+        return {} if self.judge is None else self.judge.engine.state() | {"probes": self.probes.state()}
 
     # Its end.
 

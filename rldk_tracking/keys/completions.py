@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from rldk_tracking.keys.key import TOKENS, Key
+from rldk_tracking.keys.key import LINEAR, SAMPLE_STD, TOKENS, Key
 
 KEYS = (
-    Key("rldk/length/mean", TOKENS, "Response tokens of a completion.", "mean over completions", "rollout"),
-    Key("rldk/length/std", TOKENS, "Spread of the length.", "standard deviation over completions", "rollout"),
+    Key(
+        "rldk/length/mean",
+        TOKENS,
+        "Tokens of a completion that the model wrote: without those of tools.",
+        "mean over completions",
+        "rollout",
+    ),
+    Key("rldk/length/std", TOKENS, "Spread of the length.", f"{SAMPLE_STD} over completions", "rollout"),
     Key("rldk/length/min", TOKENS, "Shortest completion.", "minimum", "rollout", reduce="min"),
     Key("rldk/length/max", TOKENS, "Longest completion.", "maximum", "rollout", reduce="max"),
-    Key("rldk/length/p95", TOKENS, "One completion in twenty is longer.", "95th percentile", "rollout"),
+    Key("rldk/length/p95", TOKENS, "One completion in twenty is longer.", f"95th percentile, {LINEAR}", "rollout"),
     Key(
         "rldk/length/truncated_fraction",
         "1",
@@ -37,7 +43,7 @@ KEYS = (
         "rldk/diversity/unique_fraction",
         "1",
         "1 where no completion occurs twice.",
-        "distinct completions / completions",
+        "distinct completions / completions; empty ones are completions, all the same one",
         "rollout",
         "higher",
     ),
@@ -45,7 +51,7 @@ KEYS = (
         "rldk/diversity/distinct_1",
         "1",
         "Variety of tokens within a completion (Li et al. 2016).",
-        "mean over completions (a subsample of a large batch) of distinct tokens / tokens",
+        "mean over completions with tokens (a subsample of a large batch) of distinct tokens / tokens",
         "rollout",
         "higher",
     ),
@@ -53,7 +59,7 @@ KEYS = (
         "rldk/diversity/distinct_2",
         "1",
         "Variety of pairs of tokens within a completion.",
-        "mean over completions (a subsample of a large batch) of distinct bigrams / bigrams",
+        "mean over completions of two tokens or more (a subsample of a large batch) of distinct bigrams / bigrams",
         "rollout",
         "higher",
     ),
@@ -62,7 +68,7 @@ KEYS = (
         "1",
         "How alike the answers to one prompt are; 1 where they use the same bigrams.",
         "mean over groups (a subsample of a large batch) and pairs in them of |A and B| / |A or B| of bigram sets, "
-        "estimated from 16 min-hashes",
+        "estimated from 16 min-hashes; without completions of fewer than two tokens",
         "rollout",
         "lower",
     ),
@@ -70,7 +76,8 @@ KEYS = (
         "rldk/diversity/repetition",
         "1",
         "How much completions repeat themselves; near 1 one phrase over and over.",
-        "mean over completions (a subsample of a large batch) of the longest n-gram that occurs twice / tokens",
+        "mean over completions with tokens (a subsample of a large batch) of the longest n-gram that occurs twice / "
+        "tokens",
         "rollout",
         "lower",
     ),

@@ -66,6 +66,8 @@ TOKENS = "tokens"
 NORM_QUANTILES = (("p10", "10th percentile"), ("p50", "median"), ("p90", "90th percentile"))
 EXTREMES = (("max", "maximum"), ("min", "minimum"))
 GIB = "GiB"
+SAMPLE_STD = "standard deviation (n - 1)"
+LINEAR = "interpolated linearly"
 SCORE = "score in [0, 1]"
 
 _COUNTS = {

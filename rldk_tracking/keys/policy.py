@@ -90,8 +90,8 @@ KEYS = (
         "rldk/policy/clip_fraction_low",
         "1",
         "Share clipped on the way down.",
-        "share with w = pi / pi_old < 1 - epsilon_low (GMPO: log w < -epsilon_low) and advantage < 0; w of a completion "
-        "in RLOO (product over tokens), GSPO and GSPO-token (geometric mean)",
+        "share with w = pi / pi_old < 1 - epsilon_low (GMPO: log w < -epsilon_low) and advantage < 0; w is that of the "
+        "completion in RLOO (product over tokens), GSPO and GSPO-token (geometric mean)",
         "update",
         "lower",
     ),

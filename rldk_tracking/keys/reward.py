@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rldk_tracking.keys.key import REWARD, Key
+from rldk_tracking.keys.key import LINEAR, REWARD, SAMPLE_STD, Key
 
 KEYS = (
     Key(
@@ -13,12 +13,26 @@ KEYS = (
         "rollout",
         "higher",
     ),
-    Key("rldk/reward/std", REWARD, "Spread of the score over the whole batch.", "standard deviation", "rollout"),
+    Key("rldk/reward/std", REWARD, "Spread of the score over the whole batch.", SAMPLE_STD, "rollout"),
     Key("rldk/reward/min", REWARD, "Lowest score.", "minimum", "rollout", "higher", "min"),
     Key("rldk/reward/max", REWARD, "Highest score.", "maximum", "rollout", "higher", "max"),
-    Key("rldk/reward/p10", REWARD, "A tenth of the completions score less.", "10th percentile", "rollout", "higher"),
-    Key("rldk/reward/p50", REWARD, "Median score.", "50th percentile", "rollout", "higher"),
-    Key("rldk/reward/p90", REWARD, "A tenth of the completions score more.", "90th percentile", "rollout", "higher"),
+    Key(
+        "rldk/reward/p10",
+        REWARD,
+        "A tenth of the completions score less.",
+        f"10th percentile, {LINEAR}",
+        "rollout",
+        "higher",
+    ),
+    Key("rldk/reward/p50", REWARD, "Median score.", f"50th percentile, {LINEAR}", "rollout", "higher"),
+    Key(
+        "rldk/reward/p90",
+        REWARD,
+        "A tenth of the completions score more.",
+        f"90th percentile, {LINEAR}",
+        "rollout",
+        "higher",
+    ),
     Key(
         "rldk/reward/function/<name>/mean",
         REWARD,
@@ -31,7 +45,7 @@ KEYS = (
         "rldk/reward/function/<name>/std",
         REWARD,
         "Spread of what one reward function returns.",
-        "standard deviation over the completions that it scored",
+        f"{SAMPLE_STD} over the completions that it scored",
         "rollout",
     ),
     Key(
@@ -59,8 +73,9 @@ KEYS = (
         "rldk/reward/group_tied_fraction",
         "1",
         "Share of groups in which every completion scored the same, so that none teaches anything; groups of one "
-        "scored completion do not count.",
-        "share of groups with a standard deviation of at most 1e-8",
+        "scored completion do not count. TRL's own share takes scores that differ by rounding for different.",
+        "share of groups whose scores differ by at most 1e-6 of the largest magnitude among them, or have a standard "
+        "deviation of at most 1e-8",
         "rollout",
         "lower",
     ),
@@ -68,15 +83,16 @@ KEYS = (
         "rldk/reward/group_tied_fraction_all_max",
         "1",
         "Share of groups tied at the highest score: solved prompts. The highest is the task's where it is stated, else "
-        "the batch's.",
-        "share of groups",
+        "that of the run so far; absent while every score was the same.",
+        "share of groups of several scored completions",
         "rollout",
     ),
     Key(
         "rldk/reward/group_tied_fraction_all_min",
         "1",
-        "Share of groups tied at the batch's lowest score: prompts that are too hard.",
-        "share of groups",
+        "Share of groups tied at the lowest score of the run so far: prompts that are too hard; absent while every "
+        "score was the same.",
+        "share of groups of several scored completions",
         "rollout",
         "lower",
     ),
@@ -84,7 +100,7 @@ KEYS = (
         "rldk/reward/group_std_mean",
         REWARD,
         "Spread of the score among completions of one prompt: the signal that GRPO and RLOO learn from.",
-        "mean over groups of the standard deviation within",
+        f"mean over groups of the {SAMPLE_STD} within",
         "rollout",
         "higher",
     ),
@@ -100,7 +116,7 @@ KEYS = (
         "rldk/reward/within_group_length_corr",
         "1",
         "Whether longer answers to the same prompt score higher; the mark of a reward that pays for length.",
-        "mean over groups of Spearman's correlation of score with length",
+        "mean over groups of Spearman's correlation of score with length; scores that differ by rounding are ties",
         "rollout",
     ),
     Key(
@@ -152,8 +168,14 @@ KEYS = (
         "higher",
     ),
     Key("rldk/eval/perplexity", "1", "Perplexity on held-out text.", "as logged", "logs", "lower"),
-    Key("rldk/value/mean", REWARD, "The critic's predictions.", "mean over tokens of V", "rollout"),
-    Key("rldk/value/std", REWARD, "Spread of the critic's predictions.", "standard deviation over tokens", "rollout"),
+    Key(
+        "rldk/value/mean",
+        REWARD,
+        "The critic's predictions.",
+        "mean over tokens of V; as all of rldk/value/ over one position more than the response in TRL's PPO",
+        "rollout",
+    ),
+    Key("rldk/value/std", REWARD, "Spread of the critic's predictions.", f"{SAMPLE_STD} over tokens", "rollout"),
     Key(
         "rldk/value/loss",
         "reward^2",
@@ -194,7 +216,7 @@ KEYS = (
         "mean over tokens (GRPO and RLOO: over completions)",
         "rollout",
     ),
-    Key("rldk/advantage/std", "1", "Their spread.", "standard deviation, likewise", "rollout"),
+    Key("rldk/advantage/std", "1", "Their spread.", f"{SAMPLE_STD}, likewise", "rollout"),
     Key(
         "rldk/advantage/raw_mean",
         REWARD,
@@ -206,7 +228,7 @@ KEYS = (
         "rldk/advantage/raw_std",
         REWARD,
         "Their spread before whitening, which whitening hides.",
-        "standard deviation, likewise",
+        f"{SAMPLE_STD}, likewise",
         "rollout",
     ),
     Key(

@@ -6,15 +6,15 @@
 | rldk/length/truncated_fraction | share of completions that the length limit ended |
 | rldk/length/eos_fraction | share of completions that ended by themselves |
 | rldk/length/terminated_mean | mean length of those that ended by themselves; absent where none did |
-| rldk/diversity/unique_fraction | distinct completions / completions |
+| rldk/diversity/unique_fraction | distinct completions / completions; an empty one is a completion |
 | rldk/diversity/distinct_1, distinct_2 | mean over completions of distinct n-grams / n-grams (Li et al. 2016) |
 | rldk/diversity/within_group_overlap | mean over groups of the mean over pairs of Jaccard's similarity of bigram sets |
 | rldk/diversity/repetition | mean over completions of longest repeated n-gram / tokens |
 
 The percentile interpolates linearly, the standard deviation has n - 1 in the denominator. An n-gram is repeated if it
 occurs at two places of one completion, which may overlap: "a a a a" has "a a a" twice. Jaccard's similarity is
-|A and B| / |A or B|. Completions without tokens are left out of all diversity, those of one token have no bigrams. A
-completion's identity travels as a 48-bit hash in two columns, each exact in float32 too. The overlap is estimated from
+|A and B| / |A or B|. A completion without tokens has no n-grams and one of one token no bigrams: the means are over the
+others. A completion's identity travels as a 48-bit hash in two columns, each exact in float32 too. The overlap is from
 16 min-hashes a completion (Broder 1997): two completions agree in each with a probability of their similarity, so that
 the mean over the 16 is unbiased, with a standard error of at most 0.125 for one pair. The hash functions are fixed, the
 same in every process.
@@ -156,7 +156,7 @@ def compute_diversity(table: Table) -> dict[str, float]:
         return metrics
     high, low = (table.get(name) for name in IDENTITY)
     if high is not None and low is not None:
-        identities = (high * 2.0**24 + low)[np.isfinite(high) & (length > 0)]
+        identities = (high * 2.0**24 + low)[np.isfinite(high)]
         if len(identities):
             metrics["rldk/diversity/unique_fraction"] = len(np.unique(identities)) / len(identities)
     repeats_1, repeats_2, longest = (table.get(name) for name in REPEATS)

@@ -5,7 +5,7 @@
 | rldk/kl/ref_k1 | mean over tokens of d |
 | rldk/kl/ref_k2 | mean over tokens of d^2 / 2 |
 | rldk/kl/ref_k3 | mean over tokens of exp(-d) - 1 + d |
-| rldk/kl/ref_k1_stderr | standard error of ref_k1, with completions as the independent units |
+| rldk/kl/ref_k1_stderr | standard error of ref_k1, with completions, empty ones too, as the independent units |
 | rldk/kl/ref_p99 | 99th percentile over tokens of d |
 | rldk/kl/ref_per_sequence | mean over completions, empty ones too, of the sum of d over tokens |
 | rldk/kl/ref_k1_k3_gap | ref_k1 - ref_k3; far from 0 where few tokens carry the divergence |
@@ -57,10 +57,10 @@ def compute(table: Table) -> dict[str, float]:
     }
     k1, tokens = table.get("kl/k1"), table.get("length/tokens")
     if k1 is not None and tokens is not None:
-        known = (tokens > 0) & ~np.isnan(k1)
-        if known.any():
-            metrics["rldk/kl/ref_per_sequence"] = float(np.nanmean(k1))
-        metrics["rldk/kl/ref_k1_stderr"] = _ratio_standard_error(k1[known], tokens[known])
+        known = ~np.isnan(k1)
+        if tokens[known].any():
+            metrics["rldk/kl/ref_per_sequence"] = float(k1[known].mean())
+            metrics["rldk/kl/ref_k1_stderr"] = _ratio_standard_error(k1[known], tokens[known])
     if "kl/log_ratio" in table.tails:
         metrics["rldk/kl/ref_p99"] = table.tails["kl/log_ratio"].quantile(0.99)
     mean_k1, mean_k3 = metrics["rldk/kl/ref_k1"], metrics["rldk/kl/ref_k3"]

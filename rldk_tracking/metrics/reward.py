@@ -7,7 +7,6 @@
 | rldk/reward/unweighted | mean of the one function whose weight is 0: logged, not optimised |
 | rldk/reward/pairwise_corr/min, mean | lowest and mean Pearson correlation over all pairs of reward functions |
 | rldk/reward/group_tied_fraction | share of groups in which all scores are equal, so that they carry no gradient |
-| rldk/reward/group_tied_fraction_all_max, _all_min | share of groups tied at the highest, at the lowest score |
 | rldk/reward/group_std_mean | mean over groups of the standard deviation within |
 | rldk/reward/effective_batch_fraction | share of all completions that have a score and a group with a spread |
 | rldk/reward/within_group_length_corr | mean over groups of Spearman's correlation of score with length |
@@ -16,10 +15,10 @@
 | rldk/nan/reward | number of completions whose score is not finite |
 
 Standard deviations have n - 1 in the denominator, as TRL's; percentiles interpolate linearly. Groups of one scored
-completion count nowhere. The highest score is `max_score` where the task states it, else the batch's highest; the
-lowest is the batch's. Where all scores of a batch are equal and no `max_score` is stated, nobody can say which of
-the two it is, and both keys are absent. Groups in which score or length has no spread have no correlation and are
-left out. Pairs of functions are compared on the completions that both scored. Reads the column length/tokens.
+completion count nowhere. Scores that differ by no more than rounding are equal, for ties and for ranks, see
+`statistics.RELATIVE_TIE`. Groups in which score or length has no spread have no correlation and are left out. Pairs of
+functions are compared on the completions that both scored. Reads the column length/tokens. At which end of the scale
+groups are tied is asked in `reward_range`.
 
 | key | formula, over response tokens, or over completions where each has one advantage |
 |---|---|
@@ -49,6 +48,7 @@ from rldk_tracking.metrics.statistics import (
     Groups,
     grouped_spearman,
     merge_moments,
+    merge_near_ties,
     pearson,
     quantiles,
     spearman,
@@ -181,21 +181,12 @@ def _groups(group_ids: Array, scores: Array, table: Table) -> dict[str, float | 
         "rldk/reward/group_std_mean": float(std[several].mean()),
         "rldk/reward/effective_batch_fraction": float(groups.size[spread].sum() / np.isfinite(group_ids).sum()),
     }
-    stated = table.get("reward/max_score")
-    lowest = float(groups.values.min())
-    highest = float(groups.values.max()) if stated is None else float(np.nanmax(stated))
-    # A score that is a weighted sum may miss the stated highest by a rounding error.
-    reach = highest - 1e-6 * max(1.0, abs(highest)) if stated is not None else highest
-    if lowest < reach or stated is not None:
-        at_top = (tied == 1.0) & (groups.highest >= reach)
-        at_bottom = (tied == 1.0) & (groups.lowest <= lowest) & ~at_top
-        metrics["rldk/reward/group_tied_fraction_all_max"] = float(at_top[several].mean())
-        metrics["rldk/reward/group_tied_fraction_all_min"] = float(at_bottom[several].mean())
     lengths = table.get("length/tokens")
     if lengths is not None:
         lengths = lengths[np.isfinite(group_ids) & np.isfinite(scores)]
         known = np.isfinite(lengths)
-        correlations = grouped_spearman(groups.values[known], lengths[known], groups.labels[known])
+        ranked = merge_near_ties(groups.values, groups.labels)
+        correlations = grouped_spearman(ranked[known], lengths[known], groups.labels[known])
         if np.isfinite(correlations).any():
             metrics["rldk/reward/within_group_length_corr"] = float(np.nanmean(correlations))
     return metrics
@@ -245,7 +236,9 @@ def compute_advantages(table: Table) -> dict[str, float]:
     means, lengths = table.get("advantage/raw/mean"), table.get("length/tokens")
     means = means if means is not None else table.get("advantage/used/mean")
     if means is not None and lengths is not None:
-        metrics["rldk/advantage/length_corr"] = spearman(means, lengths)
+        both = np.isfinite(means) & np.isfinite(lengths)
+        ranked = merge_near_ties(means[both], np.zeros(int(both.sum()), dtype=np.intp))
+        metrics["rldk/advantage/length_corr"] = spearman(ranked, lengths[both])
     return _finite(metrics)
 
 

@@ -218,6 +218,30 @@ def _centred(values: Array, labels: Labels) -> Array:
 
 TIE_TOLERANCE = 1e-8
 """Scores whose standard deviation is at most this count as equal, as in TRL's `frac_reward_zero_std` (isclose to 0)."""
+RELATIVE_TIE = 1e-6
+"""Scores count as equal too where they differ by at most this share of the largest magnitude among them. A weighted sum
+of rewards is one in float32, whose last bit is 6e-8 of a number: equal sums made of different parts may differ in it,
+and TRL's tolerance, which is absolute, lets those pass that are larger than about 0.1."""
+
+
+def merge_near_ties(values: Array, labels: Labels) -> Array:
+    """The same values, but those of a group that are apart by `RELATIVE_TIE` of its largest magnitude made equal.
+
+    Args:
+        values: (n,) finite.
+        labels: (n,) numbers 0, 1, ... of the groups.
+    """
+    if len(values) == 0:
+        return values
+    size = np.zeros(int(labels.max()) + 1)
+    np.maximum.at(size, labels, np.abs(values))
+    order = np.lexsort((values, labels))
+    ordered, group = values[order], labels[order]
+    starts = np.ones(len(values), dtype=bool)
+    starts[1:] = (group[1:] != group[:-1]) | (np.diff(ordered) > RELATIVE_TIE * size[group[1:]])
+    merged = np.empty_like(values)
+    merged[order] = ordered[np.flatnonzero(starts)[np.cumsum(starts) - 1]]
+    return merged
 
 
 @dataclass(frozen=True)
@@ -271,5 +295,6 @@ class Groups:
     @cached_property
     def tied(self) -> Array:
         """1.0 where all completions of a group have the same value, 0.0 where not, NaN in groups of one."""
-        std = self.std
-        return np.where(np.isnan(std), np.nan, std <= TIE_TOLERANCE)
+        size = np.maximum(np.abs(self.lowest), np.abs(self.highest))
+        same = (self.std <= TIE_TOLERANCE) | (self.highest - self.lowest <= RELATIVE_TIE * size)
+        return np.where(np.isnan(self.std), np.nan, same)

@@ -101,6 +101,13 @@ class Probe:
         """What follows from a step over all ranks and those before it; on rank 0."""
         return {}
 
+    def state(self) -> Mapping[str, Any]:
+        """What a resumed training needs to go on looking, as plain data; empty where that is nothing."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state, after `begin` and before the first step."""
+
     def saved(self, step: int) -> None:
         """A checkpoint was written."""
 
@@ -173,6 +180,18 @@ class ProbeSet:
             with self._shield.at(f"{type(probe).__name__} at a row"):
                 whole.update(finite(probe.derive(step, whole, merged)))
         return whole
+
+    def state(self) -> dict[str, Any]:
+        """Type of probe to its state, of those that have one."""
+        return {type(probe).__name__: dict(state) for probe in self._probes if (state := probe.state())}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what a run has stored: the probes' states are under "probes"."""
+        states = state.get("probes") if isinstance(state, Mapping) else None
+        for probe in self._probes if isinstance(states, Mapping) else []:
+            if type(probe).__name__ in states:
+                with self._shield.at(f"{type(probe).__name__} at resuming"):
+                    probe.load_state(states[type(probe).__name__])
 
     def saved(self, step: int) -> None:
         """A checkpoint was written."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from rldk_tracking.charts.binning import Distribution
 from rldk_tracking.charts.heatmap import LiveHeatmap
 from rldk_tracking.charts.spec import HEATMAP_TITLES, REWARDS
 from rldk_tracking.metrics.preference import drift
 from rldk_tracking.metrics.resources import ResourceMeter, ThroughputMeter
+from rldk_tracking.metrics.reward_range import RewardRange
 from rldk_tracking.probes.base import Probe, StepData, Training
 from rldk_tracking.probes.samples import SampleTable
 from rldk_tracking.ranks import Merged
@@ -22,7 +24,7 @@ SCORES = "reward/score"
 
 
 class RolloutProbe(Probe):
-    """Hands on the rollout of a step, the optimiser's view of it and the trainer's logs.
+    """Hands on the rollout of a step, the optimiser's view of it and the trainer's logs; says where groups are tied.
 
     Args:
         log_samples: log the best and worst completions now and then as a table.
@@ -33,9 +35,11 @@ class RolloutProbe(Probe):
         self._source: Source | None = None
         self._training = Training()
         self._rewards: LiveHeatmap | None = None
+        self._range = RewardRange()
 
     def begin(self, training: Training) -> None:
         self._training = training
+        self._range = RewardRange()
         self._rewards = LiveHeatmap(REWARDS, Distribution(HEATMAP_TITLES[REWARDS]), training.publish)
         if training.trainer is None:
             return
@@ -61,7 +65,13 @@ class RolloutProbe(Probe):
         scores = merged.rollout.get(SCORES)
         if scores is not None and self._rewards is not None:
             self._rewards.add(step, scores)
-        return {}
+        return self._range.shares(merged.rollout)
+
+    def state(self) -> Mapping[str, Any]:
+        return self._range.state()
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._range.load_state(state)
 
     def end(self) -> Mapping[str, float]:
         if self._rewards is not None:

@@ -163,7 +163,10 @@ def ratio_oracle(update: PolicyUpdate, tokens_of: Any) -> dict[str, float]:
         for w, a in pairs:
             below, above = is_clipped(update, w, a)
             low, high, count = low + below, high + above, count + 1
-    sides = {"low": low if update.clip_low is not None else None, "high": high if update.clip_high is not None else None}
+    sides = {
+        "low": low if update.clip_low is not None else None,
+        "high": high if update.clip_high is not None else None,
+    }
     known = {side: clipped / count for side, clipped in sides.items() if clipped is not None and count}
     expected |= {f"rldk/policy/clip_fraction_{side}": share for side, share in known.items()}
     if known:
