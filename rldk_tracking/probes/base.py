@@ -188,7 +188,9 @@ class ProbeSet:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what a run has stored: the probes' states are under "probes"."""
         states = state.get("probes") if isinstance(state, Mapping) else None
-        for probe in self._probes if isinstance(states, Mapping) else []:
+        if not isinstance(states, Mapping):
+            return
+        for probe in self._probes:
             if type(probe).__name__ in states:
                 with self._shield.at(f"{type(probe).__name__} at resuming"):
                     probe.load_state(states[type(probe).__name__])

@@ -30,6 +30,7 @@ from rldk_tracking.keys import (
 from rldk_tracking.keys.catalogue import ROWS
 from rldk_tracking.metrics import preference
 from rldk_tracking.metrics.columns import tail_of
+from rldk_tracking.metrics.reward_range import RewardRange
 from rldk_tracking.metrics.table import Table, merge_tails
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
@@ -71,7 +72,8 @@ def emitted() -> set[str]:
     }
     columns = {name: column.numpy() for name, column in module.rollout_columns(rollout).items()}
     steps = {name: column.numpy() for name, column in module.update_columns(update).items()}
-    return set(module.keys_of(Table(columns, tails, module.reward.names(rollout)), Table(steps)))
+    table = Table(columns, tails, module.reward.names(rollout))
+    return set(module.keys_of(table, Table(steps))) | set(RewardRange().shares(table))
 
 
 def test_what_is_computed_from_tensors_is_what_is_documented() -> None:

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from rldk_tracking import row as module
 from rldk_tracking.metrics import reward
 from rldk_tracking.metrics.columns import tail_of
+from rldk_tracking.metrics.reward_range import RewardRange
 from rldk_tracking.metrics.table import Table, merge_tails
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
@@ -210,7 +211,8 @@ def computed() -> Callable[..., dict[str, float]]:
     """Every key of a step's tables."""
 
     def keys(rollout: Table | None = None, update: Table | None = None) -> dict[str, float]:
-        return module.keys_of(rollout or Table(), update or Table())
+        found = module.keys_of(rollout or Table(), update or Table())
+        return found | RewardRange().shares(rollout or Table())
 
     return keys
 

@@ -92,11 +92,14 @@ def overlaps(completions: list[Tokens], group_ids: list[int]) -> list[float]:
 
 
 def diversity_oracle(rollout: Rollout, tokens_of: Any) -> dict[str, float]:
-    completions = [row for row in tokens_of(rollout.token_ids, rollout.mask) if row]
-    if not completions:
+    everything = tokens_of(rollout.token_ids, rollout.mask)
+    if not everything:
         return {}
-    expected = {
-        "rldk/diversity/unique_fraction": len({tuple(row) for row in completions}) / len(completions),
+    expected = {"rldk/diversity/unique_fraction": len({tuple(row) for row in everything}) / len(everything)}
+    completions = [row for row in everything if row]
+    if not completions:
+        return expected
+    expected |= {
         "rldk/diversity/distinct_1": statistics.fmean(len(set(row)) / len(row) for row in completions),
         "rldk/diversity/repetition": statistics.fmean(longest_repeated(row) / len(row) for row in completions),
     }
@@ -156,6 +159,15 @@ def test_padding_and_holes_are_not_text(tabulate: Any) -> None:
     assert found["rldk/diversity/unique_fraction"] == pytest.approx(1 / 3)
     assert found["rldk/diversity/within_group_overlap"] == 1.0
     assert found["rldk/diversity/repetition"] == 0.0
+
+
+def test_empty_completions_are_completions_and_all_the_same(tabulate: Any) -> None:
+    """Half of them empty is the collapse that the key is to show, not a batch in which all differ."""
+    tokens, mask = torch.arange(32).reshape(16, 2), torch.ones(16, 2)
+    mask[::2] = 0
+    found = completions.compute_diversity(tabulate(Rollout(mask, token_ids=tokens)))
+    assert found["rldk/diversity/unique_fraction"] == 9 / 16
+    assert found["rldk/diversity/distinct_1"] == 1.0
 
 
 def test_a_prefix_or_another_order_is_another_completion(tabulate: Any) -> None:

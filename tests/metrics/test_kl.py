@@ -18,7 +18,6 @@ def oracle(rollout: Rollout, tokens_of: Any) -> dict[str, float]:
     policy, reference = tokens_of(rollout.logprobs, rollout.mask), tokens_of(rollout.ref_logprobs, rollout.mask)
     rows = [[p - r for p, r in zip(a, b, strict=True)] for a, b in zip(policy, reference, strict=True)]
     per_sequence = [sum(row) for row in rows]
-    rows = [row for row in rows if row]
     flat = [d for row in rows for d in row]
     if not flat:
         return {}

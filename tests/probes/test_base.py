@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
 
+from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics.table import Table
-from rldk_tracking.probes.base import Probe, StepData, Training, is_number
+from rldk_tracking.probes.base import Probe, ProbeSet, StepData, Training, is_number
 from rldk_tracking.ranks import Merged
 
 
@@ -20,6 +22,8 @@ def test_a_probe_may_leave_every_method_as_it_is() -> None:
     probe.collect(data)
     assert data == StepData(1)
     assert probe.derive(1, {"a": 1.0}, Merged(Table(), Table(), [], [])) == {}
+    assert probe.state() == {}
+    probe.load_state({})
     probe.saved(1)
     assert probe.end() == {}
     assert probe.honours_stop and probe.rows_per_rank == 0
@@ -75,3 +79,27 @@ def test_a_training_cannot_be_changed_and_drops_what_nobody_shows() -> None:
     training.publish("log_table", "key", [], [], 1)
     with pytest.raises(dataclasses.FrozenInstanceError):
         training.model = object()  # type: ignore[misc]
+
+
+class Counter(Probe):
+    def __init__(self) -> None:
+        self.count = 0
+
+    def state(self) -> dict[str, int]:
+        return {"count": self.count} if self.count else {}
+
+    def load_state(self, state: Any) -> None:
+        self.count = int(state["count"])
+
+
+@pytest.mark.parametrize("broken", [{}, {"probes": None}, {"probes": {"Counter": {}}}, {"probes": {"Counter": 3}}, []])
+def test_states_are_stored_by_type_and_a_broken_one_costs_itself(broken: Any) -> None:
+    before, after = ProbeSet(Shield()), ProbeSet(Shield())
+    (counter,) = before.add([Counter()], Training())
+    assert isinstance(counter, Counter) and before.state() == {}
+    counter.count = 5
+    (other,) = after.add([Counter()], Training())
+    after.load_state(broken)
+    assert isinstance(other, Counter) and other.count == 0
+    after.load_state({"version": 1, "probes": before.state()})
+    assert other.count == 5

@@ -134,6 +134,23 @@ def test_the_distribution_of_rewards_grows_and_is_shown_at_the_end(published: Pu
     assert len(published.calls) == 1
 
 
+def test_where_groups_are_tied_is_told_by_the_whole_run_also_after_a_resume() -> None:
+    def row(probe: RolloutProbe, *scores: float) -> Mapping[str, float]:
+        table = Table({SCORES: np.array(scores), "reward/group": np.zeros(len(scores))})
+        return probe.derive(1, {}, Merged(table, Table(), [], []))
+
+    too_hard = {"rldk/reward/group_tied_fraction_all_max": 0.0, "rldk/reward/group_tied_fraction_all_min": 1.0}
+    probe, resumed, fresh = RolloutProbe(), RolloutProbe(), RolloutProbe()
+    for one in (probe, resumed, fresh):
+        one.begin(Training())
+    assert row(probe, 0.0, 1.0) == {name: 0.0 for name in too_hard}
+    assert row(probe, 0.0, 0.0) == too_hard
+    resumed.load_state(probe.state())
+    assert row(resumed, 0.0, 0.0) == too_hard and row(fresh, 0.0, 0.0) == {}
+    probe.begin(Training())
+    assert row(probe, 0.0, 0.0) == {}, "another training"
+
+
 def test_it_is_shown_while_the_run_goes_on(published: Published) -> None:
     probe = RolloutProbe()
     probe.begin(Training(publish=published))

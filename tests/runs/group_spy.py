@@ -106,10 +106,23 @@ class Reader:
         self.weights = dict(zip(self.trainer.reward_func_names, self.trainer.reward_weights.tolist(), strict=True))
         self._precise: dict[int, dict[str, torch.Tensor]] = {}
         self._known: dict[Any, tuple[list[float], list[float]]] = {}
+        self._steps = spy.steps
+        self._scores: dict[int, list[float]] = {}
 
     def rollout(self, step: Step) -> dict[str, float]:
         batch = self.completions(step)
-        return rollout_keys(batch, self.weights) if batch else {}
+        return rollout_keys(batch, self.weights, self._scores_before(step)) if batch else {}
+
+    def _scores_before(self, step: Step) -> list[float]:
+        earlier = list[float]()
+        for number in sorted(self._steps):
+            if self._steps[number] is step:
+                break
+            if number not in self._scores:
+                batch = self.completions(self._steps[number])
+                self._scores[number] = [c.score for c in batch if c.score is not None]
+            earlier += self._scores[number]
+        return earlier
 
     def overlap(self, step: Step) -> float | None:
         return overlap(self.completions(step))

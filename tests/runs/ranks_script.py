@@ -73,10 +73,12 @@ def grpo(folder: Path, callback: RLDKCallback) -> dict[int, dict[str, float]]:
     )
     spy.trainer = trainer
     trainer.train()
-    reader, expected = Reader(spy), {}
+    reader, expected, earlier = Reader(spy), {}, []
     for number, step in spy.steps.items():
         batch, rows = from_all(reader.completions(step)), from_all(reader.trained(step))
-        expected[number] = (rollout_keys(batch, reader.weights) if batch else {}) | reader.update_of(rows)
+        of_batch = rollout_keys(batch, reader.weights, earlier) if batch else {}
+        earlier += [c.score for c in batch if c.score is not None]
+        expected[number] = of_batch | reader.update_of(rows)
         expected[number]["rldk/grad/norm"] = step.logs["grad_norm"] if step.logs else 0.0
         expected[number]["rldk/policy/entropy"] = step.logs["entropy"] if step.logs else 0.0
     return expected

@@ -51,9 +51,9 @@ class Trained:
     is_first: bool = False
 
 
-def rollout_keys(batch: Sequence[Completion], weights: Mapping[str, float]) -> dict[str, float]:
-    """Every key of a rollout."""
-    found = {**kl(batch), **advantage(batch), **reward(batch), **functions(batch, weights), **length(batch)}
+def rollout_keys(batch: Sequence[Completion], weights: Mapping[str, float], earlier: Numbers = ()) -> dict[str, float]:
+    """Every key of a rollout; `earlier` are the scores of the steps before it."""
+    found = {**kl(batch), **advantage(batch), **reward(batch, earlier), **functions(batch, weights), **length(batch)}
     found |= {**diversity(batch), **sampler(batch), **value(batch)}
     known = [p for c in batch if c.logprobs is not None for p in c.logprobs]
     if known:
@@ -132,10 +132,9 @@ def update_keys(
         found["rldk/policy/clip_fraction_low"] = sum(w < 1 - low and a < 0 for w, a in pairs) / len(pairs)
     if high is not None:
         found["rldk/policy/clip_fraction_high"] = sum(w > 1 + high and a > 0 for w, a in pairs) / len(pairs)
-    if low is not None and high is not None:
-        found["rldk/policy/clip_fraction"] = (
-            found["rldk/policy/clip_fraction_low"] + found["rldk/policy/clip_fraction_high"]
-        )
+    sides = [f"rldk/policy/clip_fraction_{side}" for side in ("low", "high")]
+    if any(side in found for side in sides):
+        found["rldk/policy/clip_fraction"] = sum(found.get(side, 0.0) for side in sides)
     return found
 
 
@@ -163,7 +162,7 @@ def advantage(batch: Sequence[Completion]) -> dict[str, float]:
     return found | named("rldk/advantage/length_corr", correlation(stats.spearmanr, of_rows))
 
 
-def reward(batch: Sequence[Completion]) -> dict[str, float]:
+def reward(batch: Sequence[Completion], earlier: Numbers) -> dict[str, float]:
     if all(c.score is None for c in batch):
         return {}
     scored = [c for c in batch if c.score is not None and math.isfinite(c.score)]
@@ -190,20 +189,20 @@ def reward(batch: Sequence[Completion]) -> dict[str, float]:
         whole = penalty + math.fsum(abs(c.score or 0.0) for c in penalised)
         if whole:
             found["rldk/reward/non_score_share"] = penalty / whole
-    return found | of_groups([c for c in batch if c.group is not None])
+    return found | of_groups([c for c in batch if c.group is not None], earlier)
 
 
-def of_groups(batch: Sequence[Completion]) -> dict[str, float]:
+def of_groups(batch: Sequence[Completion], earlier: Numbers) -> dict[str, float]:
     groups: dict[Hashable, list[Completion]] = defaultdict(list)
     for c in batch:
         if c.score is not None and math.isfinite(c.score):
             groups[c.group].append(c)
-    everything = [c.score for members in groups.values() for c in members]
+    everything = [*filter(math.isfinite, earlier), *(c.score for members in groups.values() for c in members)]
     several = [members for members in groups.values() if len(members) > 1]
     if not several:
         return {}
     spreads = [sample_std([c.score for c in members]) for members in several]
-    tied = [max(c.score for c in members) == min(c.score for c in members) for members in several]
+    tied = [math.isclose(max(c.score for c in m), min(c.score for c in m), rel_tol=1e-6) for m in several]
     found = {
         "rldk/reward/group_tied_fraction": sum(tied) / len(several),
         "rldk/reward/group_std_mean": math.fsum(spreads) / len(several),
@@ -213,12 +212,16 @@ def of_groups(batch: Sequence[Completion]) -> dict[str, float]:
         / len(batch),
     }
     highest, lowest = max(everything), min(everything)
-    if highest > lowest:
+    if not math.isclose(highest, lowest, rel_tol=1e-6):
         for name, edge in (("max", highest), ("min", lowest)):
-            at_edge = [t and members[0].score == edge for members, t in zip(several, tied, strict=True)]
+            at_edge = [
+                t and math.isclose(members[0].score, edge, rel_tol=1e-6)
+                for members, t in zip(several, tied, strict=True)
+            ]
             found[f"rldk/reward/group_tied_fraction_all_{name}"] = sum(at_edge) / len(several)
     correlations = [
-        correlation(stats.spearmanr, [(c.score, len(c.tokens)) for c in members]) for members in groups.values()
+        correlation(stats.spearmanr, [(float(f"{c.score:.6g}"), len(c.tokens)) for c in members])
+        for members in groups.values()
     ]
     known = [value for value in correlations if value is not None]
     return found | named("rldk/reward/within_group_length_corr", math.fsum(known) / len(known) if known else None)
@@ -267,9 +270,12 @@ def length(batch: Sequence[Completion]) -> dict[str, float]:
 
 
 def diversity(batch: Sequence[Completion]) -> dict[str, float]:
-    texts = [tuple(c.tokens) for c in batch if len(c.tokens)]
-    found = {
-        "rldk/diversity/unique_fraction": len(set(texts)) / len(texts),
+    texts = [tuple(c.tokens) for c in batch]
+    found = {"rldk/diversity/unique_fraction": len(set(texts)) / len(texts)}
+    texts = [text for text in texts if text]
+    if not texts:
+        return found
+    found |= {
         "rldk/diversity/distinct_1": mean(len(set(text)) / len(text) for text in texts),
         "rldk/diversity/repetition": mean(longest_repeated(text) / len(text) for text in texts),
     }
