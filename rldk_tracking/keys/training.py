@@ -119,8 +119,9 @@ KEYS = (
     Key(
         "rldk/grad/noise_scale",
         "samples",
-        "Batch size above which larger batches bring little (McCandlish et al. 2018).",
-        "B_simple = tr(S) / |G|^2, from gradients of micro-batches against the accumulated one",
+        "Batch size above which larger batches bring little (McCandlish et al. 2018). Only at the level \"full\" and "
+        "with gradient accumulation; samples count as independent, which completions of one prompt are not quite.",
+        "B_simple = tr(S) / |G|^2, by least squares from |gradient|^2 after each micro-batch of an accumulation",
         "optimizer",
     ),
     *(

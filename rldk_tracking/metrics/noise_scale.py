@@ -4,14 +4,26 @@
 |---|---|
 | rldk/grad/noise_scale | tr(S) / |G|^2 in samples, S the covariance of one sample's gradient and G the true gradient |
 
-This is B_simple of McCandlish et al. 2018 (arXiv:1812.06162, appendix A.1), from the squared norms of the gradient over
-one micro-batch and over the whole batch. With gradient accumulation both exist anyway.
+This is B_simple of McCandlish et al. 2018 (arXiv:1812.06162, appendix A.1). With gradient accumulation a step passes
+through the sums A_k of the first k = 1 ... K micro-batches' gradients, each a mean over b samples, and
+
+    E |A_k|^2 = k^2 |G|^2 + k tr(S) / b
+
+Of ranks that average before the step the last sum has tr(S) / b divided by their number. Both unknowns follow by
+weighted least squares from the growth of |A_k|^2 from one micro-batch to the next, whose variance goes like 2 k - 1
+where noise prevails, as it does in practice, and which is then uncorrelated. With two micro-batches that is McCandlish's
+pair of batch sizes; with more, each of them counts, not the first alone.
+
+Samples are taken as independent. Completions of one prompt share a baseline, so in GRPO and RLOO the number that is
+independent is that of prompts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,19 +31,40 @@ MEMORY = 0.95
 """Weight of the past in the running means of both estimates."""
 
 
-def estimates(small_square: Tensor, big_square: Tensor, small: float, big: float) -> tuple[Tensor, Tensor]:
-    """Unbiased (tr(S), |G|^2) from |G_B|^2 over batches of `small` and of `big` samples.
+def estimates(squares: Tensor, samples: float, ranks: int = 1) -> tuple[Tensor, Tensor]:
+    """Unbiased (tr(S), |G|^2); both are noisy and may be negative: average each over steps before dividing.
 
-    Both are noisy and may be negative: average each over steps before dividing.
+    Args:
+        squares: (K,) |A_k|^2, the last one of the mean over ranks.
+        samples: in one micro-batch of one rank.
+        ranks: over which gradients are averaged before the optimizer's step, but not within an accumulation.
 
     Raises:
-        ValueError: unless 0 < small < big.
+        ValueError: fewer than two micro-batches, or no samples.
     """
-    if not 0 < small < big:
-        raise ValueError(f"Two batch sizes with 0 < small < big are needed, got {small} and {big}.")
-    trace = (small_square - big_square) / (1 / small - 1 / big)
-    signal = (big * big_square - small * small_square) / (big - small)
-    return trace, signal
+    passes = len(squares)
+    if passes < 2 or not samples > 0:
+        raise ValueError(f"Two micro-batches of samples are needed, got {passes} of {samples:g}.")
+    growth = squares.clone()
+    growth[1:-1] -= squares[:-2]
+    growth[-1] -= squares[-2] / ranks**2
+    signal, noise = torch.tensor(_solution(passes, ranks), dtype=squares.dtype, device=squares.device) @ growth
+    return noise * samples, signal
+
+
+@lru_cache(maxsize=16)
+def _solution(passes: int, ranks: int) -> list[list[float]]:
+    """(2, K) what (|G|^2, tr(S) / b) are of the growths."""
+    k = np.arange(1, passes + 1, dtype=np.float64)
+    of_signal, of_noise, variance = 2 * k - 1, np.ones(passes), 2 * k - 1
+    # The last sum is the mean over ranks, of which this one's own part before it is taken off.
+    of_signal[-1] = passes**2 - (passes - 1) ** 2 / ranks**2
+    of_noise[-1] = passes / ranks - (passes - 1) / ranks**2
+    variance[-1] = of_signal[-1] / ranks**2
+    design = np.stack([of_signal, of_noise], axis=1)
+    weighted = design / variance[:, None]
+    solution: list[list[float]] = np.linalg.solve(weighted.T @ design, weighted.T).tolist()
+    return solution
 
 
 class NoiseScale:
@@ -45,25 +78,20 @@ class NoiseScale:
     def __init__(self, samples: float, ranks: int = 1) -> None:
         self._samples = samples
         self._ranks = ranks
-        self._first: Tensor | None = None
-        self._passes = 0
+        self._partial: list[Tensor] = []
         self._means: Tensor | None = None
 
     def micro(self, square: Callable[[], Tensor]) -> None:
         """A backward pass without an optimizer step is over. `square` measures |accumulated gradient|^2."""
-        if self._passes == 0:
-            self._first = square()
-        self._passes += 1
+        self._partial.append(square())
 
     def step(self, square: Tensor) -> None:
         """The last backward pass is over, and the whole gradient has this |G|^2, before clipping."""
-        passes, first = self._passes + 1, self._first
-        self._passes, self._first = 0, None
-        if first is None:
+        squares, self._partial = [*self._partial, square], []
+        if len(squares) < 2:
             return
         # Trainers divide each pass by the number of passes, so that the sum is a mean.
-        small, big = self._samples, self._samples * passes * self._ranks
-        pair = torch.stack(estimates(first * passes**2, square, small, big))
+        pair = torch.stack(estimates(torch.stack(squares) * len(squares) ** 2, self._samples, self._ranks))
         if self._means is None:
             self._means = torch.zeros_like(pair)
         usable = pair.isfinite().all()

@@ -159,7 +159,7 @@ def advantage(batch: Sequence[Completion]) -> dict[str, float]:
         for c in batch
         if (values := c.advantages if c.raw_advantages is None else c.raw_advantages)
     ]
-    return found | named("rldk/advantage/length_corr", correlation(stats.spearmanr, of_rows))
+    return found | named("rldk/advantage/length_corr", correlation(stats.spearmanr, rounded(of_rows)))
 
 
 def reward(batch: Sequence[Completion], earlier: Numbers) -> dict[str, float]:
@@ -220,7 +220,7 @@ def of_groups(batch: Sequence[Completion], earlier: Numbers) -> dict[str, float]
             ]
             found[f"rldk/reward/group_tied_fraction_all_{name}"] = sum(at_edge) / len(several)
     correlations = [
-        correlation(stats.spearmanr, [(float(f"{c.score:.6g}"), len(c.tokens)) for c in members])
+        correlation(stats.spearmanr, rounded([(c.score, len(c.tokens)) for c in members]))
         for members in groups.values()
     ]
     known = [value for value in correlations if value is not None]
@@ -348,6 +348,16 @@ def correlation(function: object, pairs: Iterable[tuple[float | None, float | No
     if len({x for x, _ in known}) < 2 or len({y for _, y in known}) < 2:
         return None
     return float(function([x for x, _ in known], [y for _, y in known]).statistic)  # type: ignore[operator]
+
+
+def rounded(pairs: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The pairs, with first numbers made equal that are apart by a millionth of the largest of them."""
+    margin = 1e-6 * max((abs(first) for first, _ in pairs), default=0.0)
+    equal: dict[float, float] = {}
+    for first in sorted(first for first, _ in pairs):
+        last = max(equal, default=-math.inf)
+        equal[first] = equal[last] if first - last <= margin else first
+    return [(equal[first], second) for first, second in pairs]
 
 
 def mean(values: Iterable[float]) -> float:
