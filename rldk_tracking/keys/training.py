@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rldk_tracking.keys.key import EXTREMES, NORM_QUANTILES, Key
+from rldk_tracking.keys.key import EXTREMES, LINEAR, NORM_QUANTILES, Key
 
 KEYS = (
     Key("rldk/train/loss", "1", "The trainer's loss. Near 0 by construction in on-policy GRPO.", "as logged", "logs"),
@@ -119,7 +119,7 @@ KEYS = (
     Key(
         "rldk/grad/noise_scale",
         "samples",
-        "Batch size above which larger batches bring little (McCandlish et al. 2018). Only at the level \"full\" and "
+        'Batch size above which larger batches bring little (McCandlish et al. 2018). Only at the level "full" and '
         "with gradient accumulation; samples count as independent, which completions of one prompt are not quite.",
         "B_simple = tr(S) / |G|^2, by least squares from |gradient|^2 after each micro-batch of an accumulation",
         "optimizer",
@@ -129,7 +129,8 @@ KEYS = (
             f"rldk/update/ratio/{stat}",
             "1",
             "How far one optimizer step moves a layer, against its size.",
-            f"{name} over layers of |change| / |weights|",
+            f"{name}, {LINEAR}, over layers of |change| / |weights|: mean norms over the optimizer steps of the row "
+            "(PPO has several), weights after each step",
             "optimizer",
         )
         for stat, name in NORM_QUANTILES
@@ -137,7 +138,8 @@ KEYS = (
     Key(
         "rldk/update/adam_rms",
         "1",
-        "How sure Adam is of its direction: near 1 gradients agree, near 0 they cancel.",
+        "How sure Adam is of its direction: near 1 gradients agree, near 0 they cancel. Of torch's Adam and AdamW "
+        "with weights of float32 or bfloat16.",
         "root mean square over elements of m_hat / (sqrt(v_hat) + eps)",
         "optimizer",
     ),
@@ -152,7 +154,7 @@ KEYS = (
     Key(
         "rldk/update/effective_lr",
         "1",
-        "How far a weight moves in one step.",
+        "How far a weight moves in one step; elements without a gradient, such as rows of unused tokens, count too.",
         "root mean square over elements of the change",
         "optimizer",
     ),
@@ -176,7 +178,7 @@ KEYS = (
         "rldk/update/layer_ratio/<layer>",
         "1",
         "How far one optimizer step moves one of the few layers farthest from the rest.",
-        "|change| / |weights|",
+        "|change| / |weights|, as of rldk/update/ratio",
         "optimizer",
     ),
     Key(
@@ -197,9 +199,21 @@ KEYS = (
         )
         for name, what in (("loss", "the loss"), ("kl", "the KL"), ("grad_norm", "the gradient norm"))
     ),
-    Key("rldk/weight/norm", "1", "Size of the trained weights.", "Euclidean norm over all parameters", "optimizer"),
+    Key(
+        "rldk/weight/norm",
+        "1",
+        "Size of the trained weights, after the step.",
+        "Euclidean norm over all parameters, mean over the optimizer steps",
+        "optimizer",
+    ),
     *(
-        Key(f"rldk/weight/layer_norm/{stat}", "1", "Size of a layer.", f"{name} over layers of the norm", "optimizer")
+        Key(
+            f"rldk/weight/layer_norm/{stat}",
+            "1",
+            "Size of a layer, after the step.",
+            f"{name} over layers",
+            "optimizer",
+        )
         for stat, name in (*NORM_QUANTILES, *EXTREMES)
     ),
 )

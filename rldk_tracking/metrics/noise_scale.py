@@ -11,8 +11,8 @@ through the sums A_k of the first k = 1 ... K micro-batches' gradients, each a m
 
 Of ranks that average before the step the last sum has tr(S) / b divided by their number. Both unknowns follow by
 weighted least squares from the growth of |A_k|^2 from one micro-batch to the next, whose variance goes like 2 k - 1
-where noise prevails, as it does in practice, and which is then uncorrelated. With two micro-batches that is McCandlish's
-pair of batch sizes; with more, each of them counts, not the first alone.
+where noise prevails, as it does in practice, and which is then uncorrelated. With two micro-batches that is
+McCandlish's pair of batch sizes; with more, each of them counts, not the first alone.
 
 Samples are taken as independent. Completions of one prompt share a baseline, so in GRPO and RLOO the number that is
 independent is that of prompts.

@@ -22,7 +22,9 @@ Of torch's Adam and AdamW with float32 weights, d follows from the optimizer's s
 (Kingma & Ba 2015, algorithm 1; Loshchilov & Hutter 2019, algorithm 2). Weights of 16 bits round the step that is added
 to them, often to nothing, and other optimizers have other formulas: there d is the difference to a copy of at most
 SAMPLE elements of each tensor, taken before the step; its norm is then an estimate for larger tensors, with a relative
-standard error below 1 % where the elements move independently.
+standard error below 1 % where the elements move independently. Adam's direction is that of the state in bfloat16 too,
+which has the range of float32; what is rounded in it, the optimizer steps with. It is not read in float16, in which the
+squares of gradients below 2e-4 are 0.
 """
 
 from __future__ import annotations
@@ -46,10 +48,19 @@ SMALL = 1 << 14
 """Elements up to which a tensor takes less time to compute with than to call a few operations for."""
 
 
+def is_adam(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it is torch's own Adam or AdamW, whose state and formula are known."""
+    return type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)
+
+
 def is_exact(optimizer: torch.optim.Optimizer, parameter: Tensor) -> bool:
-    """Whether `adam_squares` is exact: torch's own Adam or AdamW, on weights that are not rounded to 16 bits."""
-    plain = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)
-    return plain and parameter.dtype in (torch.float32, torch.float64)
+    """Whether the step that `adam_squares` finds is exact: weights that are not rounded to 16 bits."""
+    return is_adam(optimizer) and parameter.dtype in (torch.float32, torch.float64)
+
+
+def has_direction(optimizer: torch.optim.Optimizer, parameter: Tensor) -> bool:
+    """Whether the direction that `adam_squares` finds is Adam's: moments that can be as small as they are."""
+    return is_adam(optimizer) and parameter.dtype in (torch.float32, torch.float64, torch.bfloat16)
 
 
 @torch.no_grad()
@@ -74,7 +85,7 @@ def adam_squares(
     decays = decoupled and group["weight_decay"] != 0
     moments = _blocks(local(first), local(second), local(parameter))
     adam, cross, weight = [], [], []
-    for m, v, w in moments:
+    for m, v, w in (map(_wide, block) for block in moments):
         direction = torch.sqrt(v).add_(group["eps"] * correction2)
         torch.div(m, direction, out=direction)
         adam.append(torch.dot(direction, direction))
@@ -127,14 +138,14 @@ def _together(
     correction1, correction2 = 1 - beta1**step, (1 - beta2**step) ** 0.5
     second = "max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"
     sizes = [held(parameter).numel() for parameter in parameters]
-    direction = _flat([state["exp_avg"] for state in states])
-    direction /= _flat([state[second] for state in states]).sqrt_().add_(group["eps"] * correction2)
+    direction = _wide(_flat([state["exp_avg"] for state in states]))
+    direction /= _wide(_flat([state[second] for state in states])).sqrt_().add_(group["eps"] * correction2)
     direction *= correction2 / correction1
     adam = precise(torch.stack(torch._foreach_norm(torch.split(direction, sizes)))).square()
     if not decoupled or group["weight_decay"] == 0:
         return adam * group["lr"] ** 2, adam
     decay = group["lr"] * group["weight_decay"]
-    change = (_flat(parameters) * decay + direction * group["lr"]) / (1 - decay)
+    change = (_wide(_flat(parameters)) * decay + direction * group["lr"]) / (1 - decay)
     return precise(torch.stack(torch._foreach_norm(torch.split(change, sizes)))).square(), adam
 
 
@@ -209,6 +220,11 @@ def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The same consecutive elements of tensors of one shape, as flat views."""
     size = CACHED_BLOCK if tensors[0].device.type == "cpu" else DEVICE_BLOCK
     return zip(*(torch.split(tensor.reshape(-1), size) for tensor in tensors), strict=True)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """In float32 where it has 16 bits."""
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
 
 
 def _total(parts: Sequence[Tensor], like: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from rldk_tracking.metrics import updates
 from rldk_tracking.metrics.layers import Layout, Summary, on, over_ranks, summarise_all
 from rldk_tracking.metrics.noise_scale import NoiseScale
 from rldk_tracking.sources.deepspeed import CANNOT, is_partitioned
-from rldk_tracking.sources.torch_optimizer import named_parameters, unwrap
+from rldk_tracking.sources.torch_optimizer import named_parameters, unwrap, what_is_missing
 from rldk_tracking.sources.wrapping import AcceleratorWatch
 
 logger = logging.getLogger(__name__)
@@ -98,11 +98,8 @@ class OptimizerSource:
             self._lacks(CANNOT if is_partitioned(optimizer) else unknown)
             return
         self._find_parameters(self._optimizer)
-        if level != "light" and not type(self._optimizer).__module__.startswith("torch.optim"):
-            self._lacks(
-                f"{type(self._optimizer).__name__} keeps its state in a form of its own: rldk/update/adam_rms cannot "
-                "be read, and how far weights move is estimated from a sample of them"
-            )
+        for sentence in what_is_missing(self._optimizer) if level != "light" else []:
+            self._lacks(sentence)
         self._handles = [
             self._optimizer.register_step_pre_hook(self._before_step),
             self._optimizer.register_step_post_hook(self._after_step),
@@ -243,7 +240,8 @@ class OptimizerSource:
             measured: dict[int, Tensor] = {}
             for parameter in group["params"]:
                 index += 1
-                if index not in sampled and parameter.grad is not None and optimizer.state.get(parameter):
+                known = index not in sampled or updates.has_direction(optimizer, parameter)
+                if known and parameter.grad is not None and optimizer.state.get(parameter):
                     measured[index] = parameter
             squares = updates.group_squares(
                 list(measured.values()),
@@ -252,9 +250,11 @@ class OptimizerSource:
                 bool(group.get("decoupled_weight_decay", decoupled)),
             )
             for place, square, direction in zip(measured, *squares, strict=True):
-                moved[place], adam[place] = on(square, device), on(direction, device)
+                adam[place] = on(direction, device)
+                if place not in sampled:
+                    moved[place] = on(square, device)
         self._queue["updates"].append(torch.stack(moved))
-        if not sampled:
+        if self._has_direction:
             self._queue["adam"].append(torch.stack(adam))
 
     def _measures_updates(self) -> bool:
@@ -272,6 +272,7 @@ class OptimizerSource:
             self._lacks(f"{unknown} parameters of the optimizer are not the model's own: their layers have no names")
         self._parameters = [parameter for _, parameter in named]
         self._sampled = [i for i, p in enumerate(self._parameters) if not updates.is_exact(optimizer, p)]
+        self._has_direction = all(updates.has_direction(optimizer, p) for p in self._parameters)
         self.layout = Layout.of(named)
         for queue in self._queue.values():
             queue.clear()

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rldk_tracking.metrics.updates import has_direction, is_adam
+
 
 def unwrap(optimizer: Any) -> torch.optim.Optimizer | None:
     """The innermost torch optimizer of accelerate's and others' wrappers, None where there is none."""
@@ -26,3 +28,17 @@ def named_parameters(
         for position, parameter in enumerate(group["params"])
     ]
     return found, sum(parameter not in names for _, parameter in found)
+
+
+def what_is_missing(optimizer: torch.optim.Optimizer) -> list[str]:
+    """What cannot be read from this optimizer's state, in sentences."""
+    if not type(optimizer).__module__.startswith("torch.optim"):
+        return [
+            f"{type(optimizer).__name__} keeps its state in a form of its own: rldk/update/adam_rms cannot be read, "
+            "and how far weights move is estimated from a sample of them"
+        ]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    dtypes = {str(parameter.dtype) for parameter in parameters if not has_direction(optimizer, parameter)}
+    if not is_adam(optimizer) or not dtypes:
+        return []
+    return [f"Adam's moments in {', '.join(sorted(dtypes))} lose small gradients: rldk/update/adam_rms cannot be read"]

@@ -55,6 +55,9 @@ def test_adam_squares(kind: Any, options: dict[str, Any], block: int, monkeypatc
 def test_what_is_exact() -> None:
     single, half = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
     assert not updates.is_exact(torch.optim.AdamW([half]), half)
+    assert updates.has_direction(torch.optim.AdamW([half]), half)
+    assert not updates.has_direction(torch.optim.AdamW([half]), torch.ones(2, dtype=torch.float16))
+    assert not updates.has_direction(torch.optim.SGD([single]), single)
     assert not updates.is_exact(torch.optim.SGD([single]), single)
     assert not updates.is_exact(torch.optim.Adamax([single]), single)
 

@@ -143,7 +143,7 @@ def test_where_groups_are_tied_is_told_by_the_whole_run_also_after_a_resume() ->
     probe, resumed, fresh = RolloutProbe(), RolloutProbe(), RolloutProbe()
     for one in (probe, resumed, fresh):
         one.begin(Training())
-    assert row(probe, 0.0, 1.0) == {name: 0.0 for name in too_hard}
+    assert row(probe, 0.0, 1.0) == dict.fromkeys(too_hard, 0.0)
     assert row(probe, 0.0, 0.0) == too_hard
     resumed.load_state(probe.state())
     assert row(resumed, 0.0, 0.0) == too_hard and row(fresh, 0.0, 0.0) == {}

@@ -64,6 +64,20 @@ OPTIMIZERS: list[Callable[[Any], torch.optim.Optimizer]] = [
 ]
 
 
+def adam_rms(optimizer: torch.optim.Adam) -> float:
+    """Of m_hat / (sqrt(v_hat) + eps), element by element in double precision."""
+    squares, count = 0.0, 0
+    for group in optimizer.param_groups:
+        (beta1, beta2), eps = group["betas"], group["eps"]
+        for state in (optimizer.state[p] for p in group["params"]):
+            step = float(state["step"])
+            moments = zip(state["exp_avg"].flatten().tolist(), state["exp_avg_sq"].flatten().tolist(), strict=True)
+            for m, v in moments:
+                squares += (m / (1 - beta1**step) / (math.sqrt(v / (1 - beta2**step)) + eps)) ** 2
+                count += 1
+    return math.sqrt(squares / count)
+
+
 @pytest.mark.parametrize("make", OPTIMIZERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_number_against_copies(make: Callable[[Any], torch.optim.Optimizer], dtype: torch.dtype) -> None:
@@ -86,10 +100,39 @@ def test_every_number_against_copies(make: Callable[[Any], torch.optim.Optimizer
         assert found["rldk/update/learning_rate"] == pytest.approx(optimizer.param_groups[0]["lr"])
         assert found["rldk/nan/gradients"] == found["rldk/nan/weights"] == 0
         assert found["rldk/grad/layers_without"] == found["rldk/update/frozen_layers"] == 0
-        exact = isinstance(optimizer, torch.optim.Adam) and dtype == torch.float32
-        assert ("rldk/update/adam_rms" in found) == exact
+        assert ("rldk/update/adam_rms" in found) == isinstance(optimizer, torch.optim.Adam)
+        if isinstance(optimizer, torch.optim.Adam):
+            assert found["rldk/update/adam_rms"] == pytest.approx(adam_rms(optimizer), rel=1e-4)
     assert probe.layout.layers == ("embed", "layers.0", "layers.1", "layers.2")  # the tied head is the embedding
     assert probe.missing == []
+
+
+@pytest.mark.parametrize("width", [40, 200])  # small tensors are worked on together
+def test_adams_direction_in_bfloat16_is_that_of_float32(width: int) -> None:
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.Linear(width, 1)).to(dtype)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        probe = OptimizerSource(optimizer, model, "full")
+        for seed in range(4):
+            for parameter in model.parameters():
+                drawn = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed))
+                parameter.grad = (drawn + 0.5).to(dtype)
+            optimizer.step()
+            found[dtype] = read(probe)["rldk/update/adam_rms"]
+        assert probe.missing == []
+    assert found[torch.bfloat16] == pytest.approx(found[torch.float32], rel=0.01)
+
+
+def test_of_float16_it_is_said_once_that_it_cannot_be_read(caplog: pytest.LogCaptureFixture) -> None:
+    half, single = (torch.nn.Parameter(torch.ones(9, dtype=dtype)) for dtype in (torch.float16, torch.float32))
+    probe = OptimizerSource(torch.optim.AdamW([half, single], lr=1e-2), None)
+    for _ in range(2):
+        half.grad, single.grad = torch.ones_like(half), torch.ones_like(single)
+        probe._optimizer.step()  # type: ignore[union-attr, call-arg]
+        assert "rldk/update/adam_rms" not in read(probe)
+    assert caplog.text.count("Adam's moments in torch.float16 lose small gradients") == len(probe.missing) == 1
 
 
 def test_layer_ratios() -> None:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from rldk_tracking.sources.torch_optimizer import named_parameters, unwrap
+from rldk_tracking.sources.torch_optimizer import named_parameters, unwrap, what_is_missing
 
 
 def sgd(*rates: float | torch.Tensor) -> torch.optim.SGD:
@@ -44,3 +44,12 @@ def test_without_a_model_no_parameter_has_a_name() -> None:
     named, unknown = named_parameters(sgd(0.1, 0.2), None)
     assert [name for name, _ in named] == ["group0.0", "group0.1", "group1.0", "group1.1"]
     assert unknown == 4
+
+
+def test_what_an_optimizer_does_not_tell() -> None:
+    weights = {dtype: nn.Parameter(torch.ones(2, dtype=dtype)) for dtype in (torch.float16, torch.bfloat16)}
+    assert what_is_missing(sgd(0.1)) == []
+    assert what_is_missing(torch.optim.AdamW([weights[torch.bfloat16]])) == []
+    (sentence,) = what_is_missing(torch.optim.Adam(weights.values()))
+    assert sentence.startswith("Adam's moments in torch.float16 lose small gradients: rldk/update/adam_rms")
+    assert what_is_missing(torch.optim.SGD(weights.values())) == [], "which has no such direction"
