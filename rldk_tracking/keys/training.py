@@ -184,7 +184,7 @@ KEYS = (
     Key(
         "rldk/lr/change",
         "1",
-        "By what factor the schedule changed the learning rate; see rldk_tracking/probes/optimizer.py.",
+        "By what factor the schedule changed the learning rate; see rldk_tracking/probes/schedule.py.",
         "rate at the change / rate before it",
         "optimizer",
     ),
@@ -193,8 +193,9 @@ KEYS = (
         Key(
             f"rldk/lr/{name}_response",
             "standard errors",
-            f"How far {what} moved when the schedule changed the learning rate: 2 is little, 5 is much.",
-            "Welch's t of up to ten rows on each side of the change, without its own",
+            f"How far {what} left its trend when the schedule changed the learning rate: 2 is little, 5 is much.",
+            "after a jump, the mean of up to 10 rows minus the line through up to 20 rows before it; after a smooth "
+            "change, the gap between the lines on its two sides; over the standard error",
             "optimizer",
         )
         for name, what in (("loss", "the loss"), ("kl", "the KL"), ("grad_norm", "the gradient norm"))

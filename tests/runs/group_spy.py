@@ -139,7 +139,8 @@ class Reader:
         if all(row.is_first for row in rows):
             low = high = None
         geometric_mean = not self.is_rloo and self.args.importance_sampling_level == "sequence"
-        return update_keys(rows, low, high, self.is_rloo or geometric_mean, geometric_mean)
+        capped = not self.is_rloo and self.args.loss_type == "cispo"
+        return update_keys(rows, low, high, self.is_rloo or geometric_mean, geometric_mean, capped)
 
     def trained(self, step: Step) -> list[Trained]:
         """What the losses of the step saw. The trainer keeps old log-probabilities where a step lies between."""

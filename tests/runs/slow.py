@@ -80,10 +80,9 @@ def kl(batch: Sequence[Completion]) -> dict[str, float]:
         "rldk/kl/ref_per_sequence": math.fsum(tokens) / len(differences),
         "rldk/kl/ref_k1_k3_gap": k1 - k3,
     }
-    rows = [row for row in differences if row]
-    if len(rows) > 1:
-        squares = math.fsum((math.fsum(row) - k1 * len(row)) ** 2 for row in rows)
-        found["rldk/kl/ref_k1_stderr"] = math.sqrt(len(rows) / (len(rows) - 1) * squares) / len(tokens)
+    if (rows := len(differences)) > 1:
+        squares = math.fsum((math.fsum(row) - k1 * len(row)) ** 2 for row in differences)
+        found["rldk/kl/ref_k1_stderr"] = math.sqrt(rows / (rows - 1) * squares) / len(tokens)
     return found
 
 
@@ -93,6 +92,7 @@ def update_keys(
     high: float | None,
     sequence_level: bool,
     geometric_mean: bool = False,
+    capped: bool = False,
 ) -> dict[str, float]:
     """Every key of what an optimiser step saw."""
     found = {}
@@ -116,7 +116,7 @@ def update_keys(
         "rldk/policy/ratio_mean": math.fsum(units) / len(units),
         "rldk/policy/ratio_max": max(units),
         "rldk/policy/ess": sample_size(tokens),
-        "rldk/policy/ess_sequence": sample_size(products),
+        "rldk/policy/ess_sequence": sample_size([*products, *(1.0 for row in batch if not len(row.new))]),
     }
     first = [math.exp(d) for row, ratios in zip(rows, logs, strict=True) if row.is_first for d in ratios]
     if first:
@@ -131,7 +131,7 @@ def update_keys(
     if low is not None:
         found["rldk/policy/clip_fraction_low"] = sum(w < 1 - low and a < 0 for w, a in pairs) / len(pairs)
     if high is not None:
-        found["rldk/policy/clip_fraction_high"] = sum(w > 1 + high and a > 0 for w, a in pairs) / len(pairs)
+        found["rldk/policy/clip_fraction_high"] = sum(w > 1 + high and (a > 0 or capped) for w, a in pairs) / len(pairs)
     sides = [f"rldk/policy/clip_fraction_{side}" for side in ("low", "high")]
     if any(side in found for side in sides):
         found["rldk/policy/clip_fraction"] = sum(found.get(side, 0.0) for side in sides)
