@@ -17,13 +17,13 @@ schedule does not do, or what it has done by the time that an answer can be seen
 | zero | it has sunk to 0 |
 
 KL, loss and gradient norm have trends of their own, above all in a warm-up. So a line is fitted through the rows on
-each side, none of them beyond a neighbouring change. Where the rate jumped (rise, drop), the response is the mean of up to
-WINDOW rows after the change minus where the line through up to 2 WINDOW rows before it would have been at them. Where
-the rate moved smoothly (the other kinds) a series may bend, but has no reason to jump: the response is the gap between
-the two lines, through WINDOW rows each, at the change. Either way it is divided by the standard error that follows from
-the scatter of the rows about their lines. The row of the change belongs to neither: its loss was measured before the
-new rate moved the weights, or, with several epochs, partly so. Rows are not quite independent, as the error takes them
-to be: 2 is little and 5 is much.
+each side, none of them beyond a neighbouring change. Where the rate jumped (rise, drop), the response is the mean of up
+to WINDOW rows after the change minus where the line through up to 2 WINDOW rows before it would have been at them.
+Where the rate moved smoothly (the other kinds) a series may bend, but has no reason to jump: the response is the gap
+between the two lines, through WINDOW rows each, at the change. Either way it is divided by the standard error that
+follows from the scatter of the rows about their lines. The row of the change belongs to neither: its loss was measured
+before the new rate moved the weights, or, with several epochs, partly so. Rows are not quite independent, as the error
+takes them to be: 2 is little and 5 is much.
 """
 
 from __future__ import annotations
