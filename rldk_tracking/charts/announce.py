@@ -51,7 +51,7 @@ def announce(text: str) -> None:
 
 def announce_alert(alert: Alert) -> None:
     """Write an alert above info that fires to stderr, with its advice; and every alert to the log."""
-    is_news = alert.state == "firing" and alert.severity != "info"
+    is_news = alert.state == "firing" and alert.severity != "info" and alert.notify
     level = logging.WARNING if is_news else logging.INFO
     alert_logger.log(level, "%s (step %d): %s", alert.title, alert.step, alert.message)
     if is_news:

@@ -19,7 +19,7 @@ class Incident:
         first_step: where the condition was first seen.
         step: where it was believed.
         ended: where it was over; None while it lasts.
-        message, advice, value, threshold, key: of its last firing, see `Alert`.
+        message, advice, value, threshold, key, consequences, times: of its last firing, see `Alert`.
     """
 
     rule: str
@@ -32,20 +32,29 @@ class Incident:
     value: float | None
     threshold: float | None
     key: str | None
+    consequences: tuple[str, ...] = ()
+    times: int = 1
 
 
 def incidents_of(alerts: Iterable[Alert]) -> list[Incident]:
-    """Every incident, in the order in which they began. An end without a beginning, of another process, is left out."""
+    """Every incident, in the order in which they began.
+
+    One that fires again soon is the same incident (`Alert.times`). An end without a beginning, of another process, is
+    left out.
+    """
     incidents: list[Incident] = []
     open_at: dict[str, int] = {}
+    last_at: dict[str, int] = {}
     for alert in alerts:
         place = open_at.get(alert.rule)
+        if place is None and alert.state == "firing" and alert.times > 1 and alert.rule in last_at:
+            place = open_at[alert.rule] = last_at[alert.rule]
         if alert.state == "resolved":
             if place is not None:
                 incidents[place] = replace(incidents[place], ended=alert.step)
                 del open_at[alert.rule]
         elif place is None:
-            open_at[alert.rule] = len(incidents)
+            open_at[alert.rule] = last_at[alert.rule] = len(incidents)
             incidents.append(_of(alert, None))
         else:
             incidents[place] = _of(alert, incidents[place])
@@ -65,6 +74,8 @@ def _of(alert: Alert, before: Incident | None) -> Incident:
         value=alert.value,
         threshold=alert.threshold,
         key=alert.key,
+        consequences=alert.consequences,
+        times=alert.times,
     )
 
 

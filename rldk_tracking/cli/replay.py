@@ -116,7 +116,9 @@ def _page(report: ReplayResult, form: str) -> str:
     lines = [f"{'## ' if form == 'markdown' else ''}{report.verdict}: {report.source} ({report.rows} rows)"]
     if report.convergence is not None:
         lines.append(f"reward: {report.convergence}")
-    lines += [_line(row, alert, form) for row, alert in report.alerts]
+    last = {alert.rule: alert for _, alert in report.alerts if alert.state == "firing"}
+    shown = [(row, alert) for row, alert in report.alerts if alert.notify or alert is last[alert.rule]]
+    lines += [_line(row, alert, form) for row, alert in shown]
     if report.unknown:
         lines.append(f"no data for: {', '.join(report.unknown)}")
     return "\n".join(lines)

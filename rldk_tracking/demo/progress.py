@@ -53,5 +53,6 @@ class Progress(TrainerCallback):  # type: ignore[misc]
     def _show_alerts(self) -> None:
         alerts = self._diagnostics.alerts
         for alert in alerts[self._shown :]:
-            tqdm.write(alert_lines(alert, "  "))
+            if alert.notify:
+                tqdm.write(alert_lines(alert, "  "))
         self._shown = len(alerts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 Severity = Literal["info", "warning", "critical"]
@@ -27,6 +27,10 @@ class Alert:
         advice: what to try first.
         evidence: further numbers that the verdict rests on.
         key: the series to look at.
+        consequences: rules that would fire too and are held back, because this one is their cause.
+        times: how often the rule has fired since it was quiet for `Rule.reopen_steps`.
+        notify: whether people are to be sent it. False for a repeat that is no more severe than what they were sent,
+            and for an alert that is given again with more consequences.
     """
 
     rule: str
@@ -40,6 +44,12 @@ class Alert:
     advice: str
     evidence: Mapping[str, float | str] = field(default_factory=dict)
     key: str | None = None
+    consequences: tuple[str, ...] = ()
+    times: int = 1
+    notify: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "consequences", tuple(self.consequences))  # JSON has lists only
 
     @property
     def title(self) -> str:
@@ -49,4 +59,18 @@ class Alert:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
-        return asdict(self) | {"evidence": dict(self.evidence)}
+        return asdict(self) | {"evidence": dict(self.evidence), "consequences": list(self.consequences)}
+
+
+def add_alert(alerts: list[Alert], alert: Alert) -> None:
+    """Add a transition; one that is there already, with fewer consequences, makes way for it."""
+    for place in range(len(alerts) - 1, -1, -1):
+        there = alerts[place]
+        if _identity(there) == _identity(alert):
+            alerts[place] = replace(alert, notify=there.notify)
+            return
+    alerts.append(alert)
+
+
+def _identity(alert: Alert) -> tuple[str, int, str, str]:
+    return alert.rule, alert.step, alert.severity, alert.state

@@ -81,7 +81,7 @@ WINDOWED: dict[str, Callable[[list[float]], Value]] = {
     "sum": sum,
     "std": _spread,
     "delta": lambda values: values[-1] - values[0],
-    "slope": lambda values: theil_sen(values)[1] if len(values) > 1 else None,
+    "slope": lambda values: None if (found := theil_sen(values)) is None else found[1],
     "rising": _trend(1),
     "falling": _trend(-1),
 }

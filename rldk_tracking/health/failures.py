@@ -10,7 +10,7 @@ from rldk_tracking.health.alert import Alert
 from rldk_tracking.isolation import Shield
 
 if TYPE_CHECKING:
-    from rldk_tracking.health.engine import Watch
+    from rldk_tracking.health.watch import Watch
 
 logger = logging.getLogger(__name__)
 

@@ -27,6 +27,7 @@ RANGES: dict[str, tuple[float, float | None]] = {
     **dict.fromkeys(("minimum", "early", "patience", "accept_after", "rows", "block", "blocks"), (1, None)),
     "window": (2, None),
     "remains": (0, 0.99),
+    "back": (0, 1),
 }
 """Parameter to the least and the largest value that it may have."""
 LIMITS = ("threshold", "clear", "critical", "beyond")

@@ -70,6 +70,8 @@ class Rule(BaseModel):
         persistence: (k, n): believed when k of the last n observations were breached.
         clear_after: observations in a row, past the clear level, that end it.
         cooldown_steps: after it ended, steps in which it stays silent unless it is more severe than before.
+        reopen_steps: an alert that fires again within so many steps of its end is the same one, counted in
+            `Alert.times`: people are sent it again only if it is more severe. 0: each firing is a new alert.
         critical_after: steps of firing after which a warning becomes critical. None: never.
         silences: ids, or families as `family.*`, whose alerts are held back while this one fires: its consequences.
         message: sentence with {value}, {threshold}, {first_step}, {step}, {key} and the names of the evidence.
@@ -95,6 +97,7 @@ class Rule(BaseModel):
     persistence: tuple[StrictInt, StrictInt] = (1, 1)
     clear_after: int = Field(default=3, ge=1, strict=True)
     cooldown_steps: int = Field(default=0, ge=0, strict=True)
+    reopen_steps: int = Field(default=100, ge=0, strict=True)
     critical_after: int | None = Field(default=None, ge=0, strict=True)
     silences: tuple[str, ...] = ()
     message: str = "{key} is {value:.4g}, limit {threshold:.4g}."

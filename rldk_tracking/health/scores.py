@@ -1,257 +1,120 @@
-"""How a run comes along: its trend, how far it is with its task, and its scores.
+"""How a run comes along, in numbers of [0, 1]. The key catalogue has the formulas: `rldk_tracking.keys.verdicts`.
 
-Scores are in [0, 1], with their parts, from the alerts that fire and the conditions behind them:
-
-| key | meaning |
-|---|---|
-| rldk/health/score | product of the families' scores |
-| rldk/health/{family} | 1 where nothing of the family fires, 0.5 with a warning, 0.1 with a critical alert |
-| rldk/health/stability | 1 minus the share of recent rows (exponential mean over 20) with a jump, a spike or a NaN |
-| rldk/health/convergence | 0 diverging, 0.5 plateau, 0.75 improving, 1 solved |
-| rldk/health/convergence_slope, .._low, .._high | change of the reward per row (Theil-Sen) and its 95 % interval |
-| rldk/health/memory_efficiency | share of the GPU memory that torch reserves which tensors use at their peak |
-| rldk/health/policy_collapse_risk | mean loss of entropy, diversity, reward spread since the start; 0 where solved |
-| rldk/health/reward_hacking_risk | share of the witnesses that contradict a reward that rises |
-
-A part that no data speaks of is absent, and so is the score where nothing is known.
+A part that no rule has judged is absent, and so is the score where nothing is known.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
+from rldk_tracking.health.alert import SEVERITIES, Severity
 from rldk_tracking.health.detectors import Stateful
-from rldk_tracking.health.detectors.baseline import mann_kendall, theil_sen
+from rldk_tracking.health.detectors.baseline import Baseline
+from rldk_tracking.health.progress import REWARD_MEAN
+from rldk_tracking.health.trend import RunTrend
 
 if TYPE_CHECKING:
-    from rldk_tracking.health.engine import Watch
+    from rldk_tracking.health.watch import Watch
 
-HALF = 16
-"""Blocks to which a full run is merged."""
-LEAST_BLOCKS = 8
-"""Blocks before anything is said."""
-REWARD_MEAN = "rldk/reward/mean"
-REWARD_SPREADS = ("rldk/reward/group_std_mean", "rldk/reward/std")
-TIED_AT_TOP = "rldk/reward/group_tied_fraction_all_max"
-PATIENCE_ROWS = 20
-"""Rows without a new best after which a reward has stopped to rise."""
-
-
-class RunTrend(Stateful):
-    """The trend of a series over the whole run, robust and in bounded memory, judged anew whenever a block is full.
-
-    The run is kept as at most `2 * HALF` means of equal blocks; when they are full, neighbours are merged and blocks
-    become twice as long. Over the blocks: Theil's slope (Theil 1950; Sen 1968) with Sen's interval, and the test of
-    Mann (1945) and Kendall (1975).
-
-    `slope` is (low, slope, high) per observation, `effect` the change over the run in standard deviations of the noise
-    of a single observation.
-    """
-
-    STATE: ClassVar[tuple[str, ...]] = ("blocks", "length", "total", "count", "noise", "last", "score", "_slope")
-
-    def __init__(self) -> None:
-        self.blocks: list[float] = []
-        self.length = 1
-        self.total = 0.0
-        self.count = 0
-        self.noise: float | None = None
-        self.last: float | None = None
-        self.score = 0.0
-        self._slope: list[float] = []
-
-    def add(self, value: float) -> None:
-        """Take a value."""
-        if self.last is not None:
-            step = abs(value - self.last) * 0.8862
-            self.noise = step if self.noise is None else self.noise + (step - self.noise) / 50.0
-        self.last = value
-        self.total += value
-        self.count += 1
-        if self.count < self.length:
-            return
-        self.blocks.append(self.total / self.count)
-        self.total, self.count = 0.0, 0
-        if len(self.blocks) == 2 * HALF:
-            self.blocks = [(a + b) / 2 for a, b in zip(self.blocks[::2], self.blocks[1::2], strict=True)]
-            self.length *= 2
-        if len(self.blocks) >= LEAST_BLOCKS:
-            self.score = mann_kendall(self.blocks)
-            self._slope = [slope / self.length for slope in theil_sen(self.blocks)]
-
-    @property
-    def slope(self) -> tuple[float, float, float] | None:
-        """(low, slope, high) per observation; None before there are blocks enough."""
-        return (self._slope[0], self._slope[1], self._slope[2]) if self._slope else None
-
-    @property
-    def effect(self) -> float | None:
-        """The change over the run, in standard deviations of single observations."""
-        if not self._slope or self.noise is None:
-            return None
-        change = self._slope[1] * self.length * len(self.blocks)
-        if self.noise == 0:
-            return 0.0 if change == 0 else (1e9 if change > 0 else -1e9)
-        return change / self.noise
-
-    def verdict(self) -> str | None:
-        """One of "improving", "diverging" or "plateau": a trend that is both certain and large enough to matter."""
-        effect = self.effect
-        if effect is None:
-            return None
-        if self.score > 2.6 and effect > 0.6:
-            return "improving"
-        if self.score < -2.6 and effect < -0.6:
-            return "diverging"
-        return "plateau"
-
-
-class Progress(Stateful):
-    """How far a run has come with its task: has the reward climbed, is it at its best, is the task solved?
-
-    Follows the mean reward (exponential mean over 9 rows), its best, and the largest spread of single rewards. What a
-    collapse and success have in common is that entropy, diversity and spread go. They differ in the reward.
-
-    Args:
-        ceiling: the highest reward that the task can give, where it is known.
-        margin: how near the best, or the ceiling, counts as there, as a share of the climb.
-        climb: the rise since the first rows that counts as one, in units of the largest spread.
-    """
-
-    STATE: ClassVar[tuple[str, ...]] = (
-        "count", "mean", "first", "best", "since_best", "lowest", "widest", "spread", "all_max",
-    )  # fmt: skip
-
-    def __init__(self, ceiling: float | None = None, margin: float = 0.15, climb: float = 1.0) -> None:
-        self.ceiling, self.margin, self.climb = ceiling, margin, climb
-        self.count = 0
-        self.mean: float | None = None
-        self.first = self.best = self.lowest = 0.0
-        self.since_best = 0
-        self.widest = 0.0
-        self.spread: float | None = None
-        self.all_max: float | None = None
-
-    def add(self, row: Mapping[str, float]) -> None:
-        """Take what the row says of the reward."""
-        spread = next((row[key] for key in REWARD_SPREADS if key in row), None)
-        if spread is not None:
-            self.spread = spread if self.spread is None else self.spread + 0.2 * (spread - self.spread)
-            self.widest = max(self.widest, spread)
-        solved = row.get(TIED_AT_TOP)
-        if solved is not None:
-            self.all_max = solved if self.all_max is None else self.all_max + 0.2 * (solved - self.all_max)
-        value = row.get(REWARD_MEAN)
-        if value is None:
-            return
-        self.count += 1
-        if self.mean is None:
-            self.mean = self.best = self.lowest = value
-        self.mean += 0.2 * (value - self.mean)
-        if self.count <= 5:
-            self.first += (value - self.first) / self.count
-        self.lowest = min(self.lowest, self.mean)
-        self.since_best += 1
-        if self.mean > self.best + 0.02 * abs(self.best - self.lowest):
-            self.since_best = 0
-        self.best = max(self.best, self.mean)
-
-    @property
-    def climbed(self) -> bool:
-        """Whether the best is above the first rows by more than single rewards ever differed."""
-        return self.widest > 0 and self.best - self.first >= self.climb * self.widest
-
-    @property
-    def at_best(self) -> bool:
-        """Whether the reward is where it was at its best."""
-        return self.mean is not None and self.mean >= self.best - self.margin * (self.best - self.lowest)
-
-    @property
-    def at_lowest(self) -> bool:
-        """Whether the reward is where it was at its lowest."""
-        return self.mean is not None and self.mean <= self.lowest + 0.1 * (self.best - self.lowest)
-
-    @property
-    def solved(self) -> bool:
-        """At the task's ceiling where that is known, else at the best after a climb, any ties being ties at the top."""
-        if self.mean is None:
-            return False
-        if self.ceiling is not None:
-            extent = max(self.ceiling - self.lowest, 0.1 * abs(self.ceiling))
-            return self.mean >= self.ceiling - self.margin * extent
-        return self.climbed and self.at_best and (self.all_max is None or self.all_max >= 0.5)
-
-    @property
-    def excuses(self) -> bool:
-        """Whether a loss of variety is what learning looks like: the reward climbed, is at its best, and still rises
-        or is tied at the top."""
-        if self.solved:
-            return True
-        rising = self.since_best <= PATIENCE_ROWS or (self.all_max is not None and self.all_max >= 0.3)
-        return self.climbed and self.at_best and rising
-
-    @property
-    def near_ceiling(self) -> bool:
-        """Whether most of what can be had is had, if rewards are 0 or R: then mean / R = mean² / (mean² + spread²).
-
-        A reward that hardly varies at all tells nothing of the kind.
-        """
-        if self.mean is None or self.spread is None or self.mean <= 0 or self.spread <= 0.02 * self.mean:
-            return False
-        return self.mean**2 / (self.mean**2 + self.spread**2) > 0.5
-
-
-PENALTY = {"info": 1.0, "warning": 0.5, "critical": 0.1}
+PENALTY: dict[Severity, float] = {"info": 1.0, "warning": 0.5, "critical": 0.1}
 UNSTABLE = (
     "nan.weights", "nan.gradients", "nan.loss", "nan.reward", "kl.spike", "grad.explosion", "value.loss",
     "update.too_large", "entropy.explosion",
 )  # fmt: skip
 """Rules whose breaches make a row unstable."""
+DEAD = ("nan.weights", "nan.loss", "reward.collapse", "policy.collapse")
+"""Rules of which one that fires, or is held back, makes a run diverging."""
 CONVERGENCE = {"diverging": 0.0, "plateau": 0.5, "improving": 0.75, "solved": 1.0}
 PEAK, RESERVED = "rldk/resources/gpu_memory_peak_gib", "rldk/resources/gpu_memory_reserved_gib"
+STABILITY, SPIKE_FREE = "rldk/health/stability", "rldk/health/spike_free_fraction"
 ENOUGH = 20
-"""Rows before stability and convergence are judged."""
+"""Rows before stability is judged, and that it looks back."""
+VARYING = (("rldk/kl/ref_k1", "rldk/kl/ref_k3"), ("rldk/grad/norm",), ("rldk/train/loss",))
+"""Series whose variation tells how steadily a run goes, each with its substitutes."""
+
+
+class Variation(Stateful):
+    """By how much a series changes from one row to the next, in units of its size: medians, so no single spike counts.
+
+    Median of |x - x before| over the last 20 rows / median of |x| over the last 48. While that is 0 there is no unit.
+    """
+
+    STATE: ClassVar[tuple[str, ...]] = ("key", "changes", "sizes", "last")
+
+    def __init__(self, keys: tuple[str, ...]) -> None:
+        self.keys = keys
+        self.key: str | None = None
+        self.changes = Baseline(ENOUGH, delay=0)
+        self.sizes = Baseline(48, delay=0)
+        self.last: float | None = None
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """Take the row's value."""
+        if self.key is None:
+            self.key = next((key for key in self.keys if key in row), None)
+        value = None if self.key is None else row.get(self.key)
+        if value is None:
+            return
+        self.sizes.add(abs(value))
+        if self.last is not None:
+            self.changes.add(abs(value - self.last))
+        self.last = value
+
+    @property
+    def size(self) -> float | None:
+        """The variation; None before there are rows enough, and without a unit."""
+        if len(self.changes) < ENOUGH or self.sizes.median == 0.0:
+            return None
+        return self.changes.median / self.sizes.median
 
 
 class Scores(Stateful):
     """Follows a run beside its watches."""
 
-    STATE: ClassVar[tuple[str, ...]] = ("rows", "unstable", "trend", "solved", "collapsed", "memory")
+    STATE: ClassVar[tuple[str, ...]] = ("rows", "unstable", "kl", "grad", "loss", "trend", "memory")
 
     def __init__(self) -> None:
         self.rows = 0
         self.unstable: float | None = None
+        self.kl, self.grad, self.loss = (Variation(keys) for keys in VARYING)
         self.trend = RunTrend()
-        self.solved = self.collapsed = False
         self.memory: float | None = None
 
-    def follow(self, row: Mapping[str, float], watches: Mapping[str, Watch]) -> Mapping[str, float]:
+    def follow(self, step: int, row: Mapping[str, float], watches: Mapping[str, Watch]) -> Mapping[str, float]:
         """Take a row, before it is judged; returns it with the scores that rules may watch."""
         known = [watches[name] for name in UNSTABLE if name in watches and watches[name].known]
         if known:
             shaken = any(watch.finding is not None and watch.finding.breached for watch in known)
-            self.unstable = 0.0 if self.unstable is None else self.unstable + (shaken - self.unstable) / 10.5
+            change = 0.0 if self.unstable is None else 2.0 / (ENOUGH + 1.0) * (shaken - self.unstable)
+            self.unstable = (self.unstable or 0.0) + change
             self.rows += 1
-        reward = row.get("rldk/reward/mean")
+        for variation in (self.kl, self.grad, self.loss):
+            variation.add(row)
+        reward = row.get(REWARD_MEAN)
         if reward is not None:
-            self.trend.add(reward)
+            self.trend.add(step, reward)
         peak, reserved = row.get(PEAK), row.get(RESERVED)
         if peak is not None and reserved:
             self.memory = min(1.0, peak / reserved)
-        self.solved = _fires(watches, "reward.saturated")
-        self.collapsed = _fires(watches, "reward.collapse")
-        if self.unstable is not None and self.rows >= ENOUGH:
-            return {**row, "rldk/health/stability": 1.0 - self.unstable}
-        return row
+        return {**row, **self._steadiness()}
 
-    @property
-    def verdict(self) -> str | None:
+    def _steadiness(self) -> dict[str, float]:
+        """How steadily the run goes; empty before there are rows enough."""
+        if self.unstable is None or self.rows < ENOUGH:
+            return {}
+        spike_free = stability = 1.0 - self.unstable
+        varying = sorted(size for v in (self.kl, self.grad, self.loss) if (size := v.size) is not None)
+        if len(varying) >= 2:  # one series alone may have a mean of about 0, as losses of RL do
+            middle = varying[1] if len(varying) == 3 else varying[0]
+            stability = min(spike_free, 1.0 / (1.0 + (middle / 2.0) ** 2))
+        return {SPIKE_FREE: spike_free, STABILITY: stability}
+
+    def verdict(self, watches: Mapping[str, Watch]) -> str | None:
         """The convergence, in a word."""
-        if self.solved:
+        if severity_of(watches, "reward.saturated") is not None:
             return "solved"
-        if self.collapsed:
+        if any(severity_of(watches, name) is not None for name in DEAD):
             return "diverging"
         return self.trend.verdict()
 
@@ -259,22 +122,20 @@ class Scores(Stateful):
         """The scores that are known."""
         parts: dict[str, float] = {}
         risks: dict[str, float] = {}
-        for watch in watches.values():
-            if watch.known:
-                penalty = 1.0 if watch.severity is None else PENALTY[watch.severity]
-                if penalty < parts.get(watch.part, 2.0):
-                    parts[watch.part] = penalty
-                if watch.condition.risk_key is not None and watch.condition.risk is not None:
-                    risks[watch.condition.risk_key] = watch.condition.risk
+        for name, watch in watches.items():
+            if watch.judged:
+                severity = severity_of(watches, name)
+                penalty = 1.0 if severity is None else PENALTY[severity]
+                parts[watch.part] = min(penalty, parts.get(watch.part, 1.0))
+            if watch.condition.risk_key is not None and watch.condition.risk is not None:
+                risks[watch.condition.risk_key] = watch.condition.risk
         parts.pop("rldk/health/health", None)
-        scores = {**parts, **risks}
+        scores = {**parts, **risks, **self._steadiness()}
         if parts:
-            scores["rldk/health/score"] = math.prod(parts.values())
-        if self.unstable is not None and self.rows >= ENOUGH:
-            scores["rldk/health/stability"] = 1.0 - self.unstable
+            scores["rldk/health/score"] = score(list(parts.values()))
+        verdict = self.verdict(watches)
         if self.memory is not None:
             scores["rldk/health/memory_efficiency"] = self.memory
-        verdict = self.verdict
         if verdict is not None:
             scores["rldk/health/convergence"] = CONVERGENCE[verdict]
         if self.trend.slope is not None:
@@ -285,6 +146,21 @@ class Scores(Stateful):
         return scores
 
 
-def _fires(watches: Mapping[str, Watch], rule: str) -> bool:
+def score(parts: list[float]) -> float:
+    """The run's score from those of its families: first by the worst severity, then by how many families it has.
+
+    With c families of a critical and w of a warning alert: 0.1 / (c + w / (w + 1)), or 0.1 + 0.4 / w without a
+    critical one, or 1. So every run without a critical alert is above every run with one.
+    """
+    critical, warning = parts.count(PENALTY["critical"]), parts.count(PENALTY["warning"])
+    if critical:
+        return 0.1 / (critical + warning / (warning + 1))
+    return 0.1 + 0.4 / warning if warning else 1.0
+
+
+def severity_of(watches: Mapping[str, Watch], rule: str) -> Severity | None:
+    """That of the rule's open alert, or of the cause's by which it is held back."""
     watch = watches.get(rule)
-    return watch is not None and watch.severity is not None
+    cause = None if watch is None or watch.cause is None else watches.get(watch.cause)
+    found = [each.severity for each in (watch, cause) if each is not None and each.severity is not None]
+    return max(found, key=SEVERITIES.index) if found else None

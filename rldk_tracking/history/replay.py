@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rldk_tracking.health.alert import Alert
+from rldk_tracking.health.alert import Alert, add_alert
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import rules_for
 from rldk_tracking.health.rules import Rule
@@ -87,11 +87,16 @@ def replay(
     """
     past = source if isinstance(source, History) else read(source, aliases)
     engine = Engine(row_rules(rules_for(rules, overrides)), {**past.settings, **(context or {})})
-    alerts = [(entry.index, alert) for entry in past.entries for alert in engine.update(entry.step, entry.row)]
+    alerts: list[Alert] = []
+    rows: dict[tuple[str, int, str], int] = {}
+    for entry in past.entries:
+        for alert in engine.update(entry.step, entry.row):
+            rows.setdefault((alert.rule, alert.step, alert.state), entry.index)
+            add_alert(alerts, alert)
     return ReplayResult(
         source=past.source,
         rows=len(past.entries),
-        alerts=alerts,
+        alerts=[(rows[alert.rule, alert.step, alert.state], alert) for alert in alerts],
         unknown=engine.unknown(),
         scores=engine.scores(),
         convergence=engine.convergence,

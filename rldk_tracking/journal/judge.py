@@ -68,7 +68,8 @@ class Judge:
         unsent = publisher.row(step, row, alerts)
         severities = {alert.severity for alert in firing}
         publisher.status(next((s for s in ("critical", "warning") if s in severities), "running"), step)
-        flags = self._act(alerts, unsent) if alerts else 0
+        new = [alert for alert in alerts if alert.step == step]  # the others are there, with fewer consequences
+        flags = self._act(new, [alert for alert in unsent if alert.step == step]) if new else 0
         return flags | (STOP if self.stop is not None else 0)
 
     def _act(self, alerts: Sequence[Alert], unsent: Sequence[Alert]) -> int:

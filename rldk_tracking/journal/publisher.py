@@ -17,7 +17,7 @@ from typing import Any
 
 from rldk_tracking.charts.announce import announce, announce_alert, announce_journal
 from rldk_tracking.charts.incidents import incidents_of, verdict
-from rldk_tracking.health.alert import Alert
+from rldk_tracking.health.alert import Alert, add_alert
 from rldk_tracking.health.rules import Rule
 from rldk_tracking.health.watched import as_data
 from rldk_tracking.isolation import Shield
@@ -177,7 +177,8 @@ class Publisher:
     def row(self, step: int, row: Mapping[str, float], alerts: Iterable[Alert]) -> list[Alert]:
         """Write a judged row and what was found in it; returns the alerts that nobody was sent yet."""
         alerts = list(alerts)
-        self.alerts += alerts
+        for alert in alerts:
+            add_alert(self.alerts, alert)
         earlier = self.latest[1] if self.latest[0] == step else {}
         self.latest = (step, earlier | dict(row))
         row = news_of(row, earlier)

@@ -15,8 +15,8 @@ from typing import Any
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.catalogue import RULES
 from rldk_tracking.health.conditions.silence import LIMIT_KEY
-from rldk_tracking.health.engine import BREACHED, Watch
 from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.watch import BREACHED, Watch
 from rldk_tracking.health.watched import from_data, watched_rules
 from rldk_tracking.journal import beats
 from rldk_tracking.journal.beats import GONE, STOPPED, Beat

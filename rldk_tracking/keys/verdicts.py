@@ -5,14 +5,50 @@ from __future__ import annotations
 from rldk_tracking.keys.key import SCORE, Key
 
 KEYS = (
-    Key("rldk/health/score", SCORE, "The run's health.", "from the parts that are known", "rules", "higher"),
-    Key("rldk/health/stability", SCORE, "How steadily training goes.", "see the rule's page", "rules", "higher"),
-    Key("rldk/health/convergence", SCORE, "How far the reward still improves.", "trend of the reward", "rules"),
+    Key(
+        "rldk/health/score",
+        SCORE,
+        "The run's health: first by the worst severity, then by how many families of rules have it.",
+        "of c families at 0.1 and w at 0.5: 0.1 / (c + w / (w + 1)) where c > 0, else 0.1 + 0.4 / w where w > 0, else "
+        "1; the family `health` does not count",
+        "rules",
+        "higher",
+    ),
+    Key(
+        "rldk/health/spike_free_fraction",
+        SCORE,
+        "Share of the recent rows without a jump, a spike or a NaN; absent for the first 20 rows.",
+        "1 - exponential mean over 20 rows (weight 2/21, from 0 in the first row) of whether one of nan.*, kl.spike, "
+        "grad.explosion, value.loss, update.too_large and entropy.explosion was breached in the row before",
+        "rules",
+        "higher",
+    ),
+    Key(
+        "rldk/health/stability",
+        SCORE,
+        "How steadily training goes; absent for the first 20 rows.",
+        "the smaller of spike_free_fraction and 1 / (1 + (v / 2)^2), v being, of KL to the reference, gradient norm "
+        "and loss, the middle one (of two the smaller, of one none) of median |x - x before| over 20 rows / median |x| "
+        "over 48 rows; v of pure noise around 0 is 1.4",
+        "rules",
+        "higher",
+    ),
+    Key(
+        "rldk/health/convergence",
+        SCORE,
+        "How the reward comes along: 0 diverging, 0.5 plateau, 0.75 improving, 1 solved.",
+        "1 while reward.saturated fires; 0 while nan.weights, nan.loss, reward.collapse or policy.collapse fires or is "
+        "held back by its cause; else by the Mann-Kendall score S of the blocks of convergence_slope, and the change "
+        "C = slope x steps / noise, the noise being an exponential mean (weight 1/50) of 0.8862 |change of the "
+        "reward|: 0.75 where S > 2.6 and C > 0.6, 0 where S < -2.6 and C < -0.6, else 0.5",
+        "rules",
+    ),
     Key(
         "rldk/health/policy_collapse_risk",
         SCORE,
         "Signs that the policy has become deterministic without having solved the task.",
-        "from entropy, diversity and reward spread",
+        "mean over entropy, diversity and reward spread of (1 - left) / 0.9 within [0, 1], left being the exponential "
+        "mean over 3 rows as a share of the median of the first 5; 0 for a reward that climbed and is at its best",
         "rules",
         "lower",
     ),
@@ -20,7 +56,9 @@ KEYS = (
         "rldk/health/reward_hacking_risk",
         SCORE,
         "Signs that the reward rises for the wrong reason; absent without a second signal.",
-        "from length, KL, diversity, reward functions and held-out scores",
+        "(1 where a held-out score has not followed, else 0.4 for each of perplexity, length and disagreement of the "
+        "reward functions that contradicts, and with one of them 0.2 for each of KL and diversity, at most 1) x (rise "
+        "of the reward in standard deviations / 2 within [0, 1]); see `explain reward.hacking`",
         "rules",
         "lower",
     ),
@@ -28,20 +66,37 @@ KEYS = (
         "rldk/health/convergence_slope",
         "reward/step",
         "How fast the reward moves.",
-        "Theil-Sen slope over the rows that are kept",
+        "median of the slopes of all pairs (Theil-Sen) of at most 32 blocks of equally many rows, each the means of "
+        "its steps and rewards",
         "rules",
     ),
-    Key("rldk/health/convergence_slope_low", "reward/step", "Lower end of the slope's interval.", "95 %", "rules"),
-    Key("rldk/health/convergence_slope_high", "reward/step", "Upper end of the slope's interval.", "95 %", "rules"),
+    *(
+        Key(
+            f"rldk/health/convergence_slope_{name}",
+            "reward/step",
+            f"{end} end of the slope's interval, rows taken for independent.",
+            f"slope of rank {rank} of N, C = 1.96 sqrt(n (n - 1) (2n + 5) / 18) for n blocks (Sen 1968, 95 %)",
+            "rules",
+        )
+        for name, end, rank in (("low", "Lower", "(N - C) / 2"), ("high", "Upper", "(N + C) / 2 + 1"))
+    ),
     Key(
         "rldk/health/<family>",
         SCORE,
-        "Health in one family of rules (nan, kl, reward, ...); absent where none of its rules has data.",
-        "1; halved by a warning, a tenth with a critical alert",
+        "Health in one family of rules (nan, kl, reward, ...); absent until one of its rules has judged.",
+        "lowest over its rules of 0.1 for critical, 0.5 for warning, else 1; a rule that its cause holds back has the "
+        "severity of the cause",
         "rules",
         "higher",
     ),
-    Key("rldk/health/memory_efficiency", SCORE, "Use that is made of the memory.", "see its page", "rules", "higher"),
+    Key(
+        "rldk/health/memory_efficiency",
+        SCORE,
+        "Use that is made of the GPU memory that torch reserves.",
+        "gpu_memory_peak_gib / gpu_memory_reserved_gib, at most 1",
+        "rules",
+        "higher",
+    ),
     Key("rldk/alerts/firing", "alerts", "Alerts that are open.", "count", "rules", "lower", "max"),
     Key(
         "rldk/system/tracker_errors",

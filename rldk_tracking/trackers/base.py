@@ -110,7 +110,7 @@ class Tracker(ABC):
         return None
 
     def alert(self, alert: Alert) -> None:
-        """Bring an alert, or its end, to people."""
+        """Bring an alert, or its end, to people; to a record only where `alert.notify` is off."""
         return None
 
     def status(self, status: str, metrics: Mapping[str, float], step: int) -> None:

@@ -14,8 +14,13 @@ from rldk_tracking.trackers.mlflow_tables import is_listed, write_table
 from rldk_tracking.trackers.records import alert_of
 
 FILE = "rldk/alerts.json"
-COLUMNS = ("step", "severity", "rule", "message", "advice", "value", "threshold", "state", "first_step", "key")
+COLUMNS = (
+    "step", "severity", "rule", "message", "advice", "value", "threshold", "state", "first_step", "times",
+    "consequences", "key",
+)  # fmt: skip
 """What is read first stands first: the page shows what fits."""
+SEPARATOR = ", "
+"""Between the consequences in a cell."""
 
 EVERY_S = 2.0
 """Table, note and picture hold all alerts, and are written anew not more often than this."""
@@ -34,20 +39,24 @@ class AlertTable:
         self.waits = False
         self._is_loaded = False
         self._not_before = 0.0
-        self._known: set[tuple[int, str, str, str]] = set()
+        self._known: dict[tuple[int, str, str, str], int] = {}
 
     def add(self, alert: Alert) -> None:
-        """Take a transition, unless it is there."""
+        """Take a transition. One that is there makes way for itself with more consequences."""
         sign = (alert.step, alert.rule, alert.severity, alert.state)
-        if sign not in self._known:
-            self._known.add(sign)
+        place = self._known.get(sign)
+        if place is None:
+            self._known[sign] = len(self.alerts)
             self.alerts.append(alert)
+            self.waits = True
+        elif len(alert.consequences) > len(self.alerts[place].consequences):
+            self.alerts[place] = alert
             self.waits = True
 
     def put_before(self, earlier: Iterable[Alert]) -> None:
         """Take transitions that are older than those here."""
         waits, later = self.waits, self.alerts
-        self.alerts, self._known = [], set()
+        self.alerts, self._known = [], {}
         for alert in [*earlier, *later]:
             self.add(alert)
         self.waits = waits
@@ -94,7 +103,8 @@ class AlertTable:
     @property
     def rows(self) -> list[list[Any]]:
         """One row a transition, under `COLUMNS`."""
-        return [[getattr(alert, column) for column in COLUMNS] for alert in self.alerts]
+        found = [alert.as_dict() | {"consequences": SEPARATOR.join(alert.consequences)} for alert in self.alerts]
+        return [[fields[column] for column in COLUMNS] for fields in found]
 
 
 def stored(client: Any, run_id: str) -> list[Alert]:
@@ -114,7 +124,8 @@ def stored(client: Any, run_id: str) -> list[Alert]:
     found = []
     for row in rows:
         try:
-            found.append(alert_of(row))
-        except (KeyError, TypeError, ValueError):
+            consequences = row.pop("consequences", None)
+            found.append(alert_of(row | {"consequences": consequences.split(SEPARATOR) if consequences else ()}))
+        except (KeyError, TypeError, ValueError, AttributeError):
             continue
     return found

@@ -191,6 +191,9 @@ def alert_of(fields: Mapping[str, Any]) -> Alert:
         advice=_text(fields.get("advice", "")),
         evidence={str(name): item if isinstance(item, str) else _number(item) for name, item in evidence.items()},
         key=None if fields.get("key") is None else _text(fields["key"]),
+        consequences=tuple(_text(name) for name in fields.get("consequences") or ()),
+        times=_step(fields.get("times", 1)),
+        notify=fields.get("notify", True) is not False,
     )
 
 

@@ -128,16 +128,16 @@ class SlackNotifier(Tracker):
 
     def restore(self, past: Iterable[Call]) -> None:
         for method, args in past:
-            if method == "alert" and self._is_wanted(args[0]):
+            if method == "alert" and args[0].notify and self._is_wanted(args[0]):
                 self._sent[args[0].rule] = (args[0].state, args[0].severity)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Series are for trackers; a channel gets alerts."""
 
     def alert(self, alert: Alert) -> None:
-        """Post it, unless it is too mild or the channel knows already."""
+        """Post it, unless it is too mild, not for people (`Alert.notify`), or the channel knows already."""
         news = (alert.state, alert.severity)
-        if not self._is_wanted(alert) or self._sent.get(alert.rule) == news:
+        if not alert.notify or not self._is_wanted(alert) or self._sent.get(alert.rule) == news:
             return
         self._post(self.payload(alert))
         self._sent[alert.rule] = news

@@ -48,8 +48,11 @@ class TrackioTracker(Tracker):
     def alert(self, alert: Alert) -> None:
         """Shown on Trackio's page of alerts, and sent to the webhook that Trackio is set to.
 
-        Trackio gives it the step of the last row, and prints it.
+        Trackio gives it the step of the last row, and prints it. One that is not for people (`Alert.notify`) is left
+        out.
         """
+        if not alert.notify:
+            return
         run = self._joined_run()
         level = "INFO" if alert.state == "resolved" else _LEVELS[alert.severity]
         text = f"{alert.message} {alert.advice}" if alert.state == "firing" else alert.message

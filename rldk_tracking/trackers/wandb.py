@@ -128,7 +128,8 @@ class WandbTracker(Tracker):
         run = self._joined_run()
         level = "INFO" if alert.state == "resolved" else _LEVELS[alert.severity]
         with _Finished(self._wandb):
-            run.alert(title=alert.title[:63], text=alert_text(alert), level=self._wandb.AlertLevel[level])
+            if alert.notify:
+                run.alert(title=alert.title[:63], text=alert_text(alert), level=self._wandb.AlertLevel[level])
             if alert.state == "firing":
                 self._open_alerts[alert.rule] = alert.severity
             else:

@@ -76,6 +76,7 @@ def healthy_rows(seed: int, steps: int = 300, correlation: float = 0.6) -> list[
                 "rldk/grad/norm": 0.5 * 2 ** (0.6 * n["grad"]),
                 "rldk/grad/layers_without": 0.0,
                 "rldk/update/ratio/p50": 1e-3 * 2 ** (0.2 * n["update"]),
+                "rldk/update/effective_lr": 1e-6 * 2 ** (0.2 * n["update"]),
                 "rldk/update/frozen_layers": 0.0,
                 "rldk/update/learning_rate": 1e-5 * min(1.0, (step + 1) / 20),
                 "rldk/train/loss": 0.02 * n["loss"],

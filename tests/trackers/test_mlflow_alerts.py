@@ -28,14 +28,22 @@ def test_each_transition_once(make_alert: Make) -> None:
     assert [row[COLUMNS.index("rule")] for row in table.rows] == ["old.one", "kl.high", "nan.loss", "kl.high"]
 
 
+def test_an_alert_with_more_consequences_takes_its_own_row() -> None:
+    table = AlertTable()
+    for named in ((), ("kl.spike",), ("kl.spike", "reward.collapse"), ("kl.spike",)):
+        table.add(Alert("lr.spike", "warning", "firing", 5, 5, None, None, "m", "a", consequences=named))
+    assert [row[COLUMNS.index("consequences")] for row in table.rows] == ["kl.spike, reward.collapse"]
+
+
 def test_what_an_earlier_process_stored(store: Any, make_alert: Make) -> None:
     run_id = store.client.create_run(store.experiment_id).info.run_id
     table = AlertTable()
-    table.add(make_alert(value=float("nan"), evidence={}))
-    rows = [*table.rows, [1, "of another make"] + [None] * 8]
+    table.add(make_alert(value=float("nan"), evidence={}, consequences=("kl.spike", "reward.collapse"), times=3))
+    rows = [*table.rows, [1, "of another make"] + [None] * (len(COLUMNS) - 2)]
     write_table(store.client, run_id, FILE, COLUMNS, rows)
     (found,) = stored(store.client, run_id)
     assert (found.rule, found.step, found.message) == ("kl.high", 12, make_alert().message)
+    assert (found.consequences, found.times) == (("kl.spike", "reward.collapse"), 3)
     store.client.log_text(run_id, "{", FILE)
     assert stored(store.client, run_id) == []
 

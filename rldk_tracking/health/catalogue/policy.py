@@ -99,7 +99,8 @@ RULES = (
             "update.none",
         ),
         critical_after=50,
-        message="The policy has lost its variety without having solved the task, since step {first_step}.",
+        message="The policy has lost its variety without having solved the task, since step {first_step}; of the start "
+        "are left: {lost}.",
         advice="Go back to a checkpoint from before, raise the sampling temperature or the KL weight, lower the "
         "learning rate, and look at what completions the reward prefers.",
         quotes=("learning_rate", "beta", "kl_coef", "temperature"),

@@ -16,8 +16,7 @@ RULES = (
         persistence=(1, 1),
         clear_after=3,
         cooldown_steps=20,
-        message="{value:.0%} of the groups have completions of equal reward since step {first_step}: nothing to learn "
-        "from.",
+        message="{value:.0%} of the {tie} since step {first_step}: nothing to learn from.",
         advice="Look at the rewards: too hard, too easy, or a parser that never matches. More completions per prompt, "
         "other prompts, or partial credit bring a spread back.",
         quotes=("num_generations", "temperature", "max_completion_length"),
@@ -32,7 +31,7 @@ RULES = (
         persistence=(3, 4),
         clear_after=5,
         cooldown_steps=50,
-        message="The reward is at its ceiling ({reward:.3g}) and {value:.0%} of the groups are tied: solved.",
+        message="The reward is at its ceiling ({reward:.3g}) and {value:.0%} of the {tie}: solved.",
         advice="Stop, or go on with harder prompts.",
     ),
     Rule(
@@ -43,7 +42,7 @@ RULES = (
         clear_after=5,
         cooldown_steps=20,
         silences=("reward.no_signal",),
-        message="The reward fell to {now:.3g} from {best:.3g} and stays there.",
+        message="The reward fell to {value:.3g} from {best:.3g} and stays there, under {threshold:.3g}.",
         advice="Go back to the checkpoint before the fall. Look at KL, entropy and length just before it: a learning "
         "rate that is too high is the usual cause.",
         quotes=("learning_rate", "beta", "kl_coef", "max_grad_norm"),

@@ -16,6 +16,7 @@ RULES = (
         parameters={"threshold": 0.0},
         severity="critical",
         clear_after=1,
+        reopen_steps=0,
         silences=("run.hung",),
         message="Training {how} at step {step}: {cause}.",
         advice="Resume from the last checkpoint, resume_from_checkpoint=True; what was written until then is in the "
@@ -27,6 +28,7 @@ RULES = (
         condition="silence",
         parameters={"threshold": 120.0, "times": 10.0, "first": 1800.0, "critical": 2.0, "stacks": True},
         clear_after=1,
+        reopen_steps=0,
         message="Nothing was heard for {value:.0f} s (limit {threshold:.0f} s) in {phase} of step {step}: {about}.",
         advice="The alert's evidence has where the main thread stands, and the file that it names has every thread. A "
         "rank that did not arrive is the one to look at: the others wait for it.",

@@ -63,7 +63,7 @@ RULES = (
     ),
     Rule(
         id="update.none",
-        keys=("rldk/update/ratio/p50", "rldk/grad/norm"),
+        keys=("rldk/update/effective_lr", "rldk/grad/norm"),  # of all weights: some layers may rightly stand still
         condition="still",
         parameters={"unless_above": {"rldk/reward/group_tied_fraction": 0.5}},
         persistence=(8, 8),
@@ -116,7 +116,8 @@ RULES = (
             "throughput.*",
             "health.*",
         ),
-        message="The learning rate rose {rise:.3g} times, and {answer} answered.",
+        message="The learning rate rose {rise:.3g} times, from {before:.3g} to {value:.3g}, and {answering} answered: "
+        "{reached:.3g}, usually {usual:.3g}.",
         advice="Lower the rate or raise it over more steps.",
         quotes=("learning_rate", "lr_scheduler_type", "warmup_steps"),
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rldk_tracking.health.conditions.base import Condition
-from rldk_tracking.health.conditions.changes import Drop, Jump, RateResponse
+from rldk_tracking.health.conditions.changes import Drop, Jump
 from rldk_tracking.health.conditions.levels import (
     BelowZero,
     ConstantZero,
@@ -12,6 +12,7 @@ from rldk_tracking.health.conditions.levels import (
     Level,
     Levels,
 )
+from rldk_tracking.health.conditions.rate_response import RateResponse
 from rldk_tracking.health.conditions.reward_signal import Hacking, TiedGroups
 from rldk_tracking.health.conditions.shifts import Growth, Shift, Slowdown
 from rldk_tracking.health.conditions.silence import Silence

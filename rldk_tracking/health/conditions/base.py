@@ -23,6 +23,9 @@ class Finding:
         critical: bad enough for the severity "critical" whatever the rule's own is.
         evidence: further numbers, where there are any.
         key: the series that was judged.
+        judged: False while the condition still learns what is normal for this run.
+        averaged_rows: over how many rows `value` is a mean; 1 where it is this row's own.
+        now: this row's own value, where `value` is a mean.
     """
 
     breached: bool
@@ -32,6 +35,9 @@ class Finding:
     critical: bool = False
     evidence: Mapping[str, float | str] | None = None
     key: str | None = None
+    judged: bool = True
+    averaged_rows: float = 1.0
+    now: float | None = None
 
 
 class Condition(Stateful, ABC):

@@ -1,12 +1,10 @@
-"""Conditions that hold a value to what is normal for this run: jump, lasting fall, answer to the learning rate."""
+"""Conditions that hold a value to what is normal for this run: a jump, a lasting fall."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from rldk_tracking.health.conditions.base import Condition, Finding, Row, sign_of
-from rldk_tracking.health.detectors import Stateful
 from rldk_tracking.health.detectors.baseline import Baseline
 
 SETTLED_ROWS = 8
@@ -30,10 +28,13 @@ class Jump(Condition):
         critical_ratio: multiple of the median at which the breach is critical.
         minimum: values before anything is judged.
         window: values that the baseline remembers.
-        accept_after: so many breaches in a row are a new level, which becomes the baseline. None: never.
+        accept_after: so many breaches in a row are a new level, which becomes the baseline. The breach is not clear
+            before the value is back from there. None: never.
+
+    A multiple of 0 means nothing: with `ratio` or `product`, zeros do not count for the median.
     """
 
-    STATE: ClassVar[tuple[str, ...]] = (*Condition.STATE, "baseline", "beyond")
+    STATE: ClassVar[tuple[str, ...]] = (*Condition.STATE, "baseline", "beyond", "former")
 
     def __init__(
         self,
@@ -56,8 +57,11 @@ class Jump(Condition):
         self.z, self.floor, self.ratio, self.critical_ratio = z, floor, ratio, critical_ratio
         self.product = product
         self.minimum, self.accept_after = minimum, accept_after
+        self.is_relative = ratio is not None or product is not None
         self.baseline = Baseline(window)
         self.beyond: list[float] = []
+        self.former: float | None = None
+        """Where a breach is over that lasted until its level was accepted."""
 
     def judge(self, step: int, row: Row) -> Finding | None:
         """Hold the value to the baseline, then let it into the baseline if it is normal."""
@@ -67,9 +71,9 @@ class Jump(Condition):
         if self.threshold is not None:
             over = self.sign * (value - self.threshold) > 0
             return Finding(over, not over, value, self.threshold, key=self.key)
-        if len(self.baseline) < self.minimum:
-            self.baseline.add(value)
-            return Finding(False, True, value, key=self.key)
+        if len(self.baseline) < self.minimum or (self.is_relative and self.baseline.median == 0.0):
+            self._learn(value)
+            return Finding(False, True, value, key=self.key, judged=False)
         middle = self.baseline.median
         margin = max(self.z * self.baseline.spread, self.floor)
         if self.ratio is not None:
@@ -84,15 +88,23 @@ class Jump(Condition):
             if self.accept_after is not None:
                 self.beyond.append(value)
                 if len(self.beyond) >= self.accept_after:
+                    self.former = self.former if self.former is not None else middle + self.sign * margin / 2
                     self.baseline.restart(self.beyond)
                     self.beyond = []
         else:
-            self.baseline.add(value)
+            self._learn(value)
             self.beyond = []
+        if self.former is not None and self.sign * (value - self.former) <= 0:
+            self.former = None
         critical = breached and self.critical_ratio is not None and abs(value) > self.critical_ratio * abs(middle)
         limit = middle + self.sign * margin
         evidence = {"normal": middle, "spread": self.baseline.spread}
-        return Finding(breached, distance <= margin / 2, value, limit, critical, evidence, self.key)
+        clear = distance <= margin / 2 and self.former is None
+        return Finding(breached, clear, value, limit, critical, evidence, self.key)
+
+    def _learn(self, value: float) -> None:
+        if value != 0.0 or not self.is_relative:
+            self.baseline.add(value)
 
 
 class Drop(Condition):
@@ -137,7 +149,7 @@ class Drop(Condition):
         super().__init__(keys)
         self.z, self.share, self.critical_share, self.relative, self.floor = z, share, critical_share, relative, floor
         self.whole = whole
-        self.weight, self.origin, self.minimum = 2.0 / (span + 1.0), origin, minimum
+        self.span, self.weight, self.origin, self.minimum = span, 2.0 / (span + 1.0), origin, minimum
         self.baseline = Baseline(window, delay=3)
         self.mean: float | None = None
         self.lowest: float | None = None
@@ -159,7 +171,7 @@ class Drop(Condition):
                 self.wander = max(self.wander, self.baseline.wander)
         if self.best is None:
             self.baseline.add(value)
-            return Finding(False, True, value, key=self.key)
+            return Finding(False, True, value, key=self.key, judged=False)
         origin = min(self.lowest, 0.0) if self.origin is None else self.origin
         if self.best <= 0.0 and self.origin is None:
             origin = self.lowest
@@ -174,104 +186,7 @@ class Drop(Condition):
         else:
             self.baseline.add(value)
         critical = breached and self.critical_share is not None and fall > self.critical_share * height
-        evidence = {"best": self.best, "now": self.mean, "wander": self.wander}
-        return Finding(breached, fall <= limit / 2, self.mean, self.best - limit, critical, evidence, self.key)
-
-
-class RateResponse(Condition):
-    """Breached where loss, KL or gradient norm leave their baseline soon after the learning rate was raised.
-
-    Args:
-        keys: the learning rate.
-        factor: a rise by this much from one observation to the next is a change of the schedule.
-        settled: a rise counts from this share of the highest rate so far; below it the schedule is warming up.
-        answers: the series that may answer.
-        z, ratio: how far an answer leaves its baseline: robust standard deviations, and multiple of the median's size.
-        patience: observations after the change in which an answer is put down to it. What answered stays its
-            consequence until it is back.
-        minimum: observations of an answer before it is judged.
-    """
-
-    STATE: ClassVar[tuple[str, ...]] = (*Condition.STATE, "last", "highest", "left", "rise", "baselines", "hit")
-
-    def __init__(
-        self,
-        keys: tuple[str, ...],
-        *,
-        factor: float = 3.0,
-        settled: float = 0.3,
-        answers: tuple[str, ...] = ("rldk/train/loss", "rldk/kl/ref_k3", "rldk/kl/ref_k1", "rldk/grad/norm"),
-        z: float = 6.0,
-        ratio: float = 2.0,
-        patience: int = 20,
-        minimum: int = 8,
-    ) -> None:
-        super().__init__(keys)
-        self.factor, self.settled, self.z, self.ratio = factor, settled, z, ratio
-        self.patience, self.minimum = patience, minimum
-        self.last: float | None = None
-        self.highest = 0.0
-        self.left = 0
-        self.rise = 1.0
-        self.hit = False
-        self.baselines = Baselines(tuple(answers))
-
-    def judge(self, step: int, row: Row) -> Finding | None:
-        """Note a change of the rate; while its patience lasts, look for an answer."""
-        value = self.read(row)
-        if value is None:
-            return None
-        last = self.last
-        if last and value >= self.factor * last and last >= self.settled * self.highest:
-            self.left, self.rise, self.hit = self.patience, value / last, False
-            self.baselines.freeze()
-        self.last, self.highest = value, max(self.highest, value)
-        answer = None
-        if self.left > 0 or self.hit:
-            answer = self.baselines.beyond(row, self.z, self.ratio, self.minimum)
-            self.left = max(0, self.left - 1)
-            self.hit = answer is not None or (self.hit and self.left > 0)
-        else:
-            self.baselines.add(row)
-        evidence: dict[str, float | str] = {"rise": self.rise}
-        if answer is not None:
-            evidence["answer"] = answer
-            evidence[answer] = row[answer]
-        limit = None if last is None else last * self.factor
-        return Finding(answer is not None, not self.hit, value, limit, False, evidence, self.key)
-
-
-class Baselines(Stateful):
-    """One `Baseline` for each of several series."""
-
-    def __init__(self, keys: tuple[str, ...]) -> None:
-        self.of = {key: Baseline(window=32) for key in keys}
-
-    def add(self, row: Row) -> None:
-        """Take the row's values for normal."""
-        for key, baseline in self.of.items():
-            if key in row:
-                baseline.add(row[key])
-
-    def freeze(self) -> None:
-        """What has not counted yet never will."""
-        for baseline in self.of.values():
-            baseline.freeze()
-
-    def beyond(self, row: Row, z: float, ratio: float, minimum: int) -> str | None:
-        """The first series whose value is above its median by z spreads and by (ratio - 1) times the median's size."""
-        for key, baseline in self.of.items():
-            if key in row and len(baseline) >= minimum:
-                margin = max(z * baseline.spread, (ratio - 1.0) * abs(baseline.median))
-                if row[key] - baseline.median > margin:
-                    return key
-        return None
-
-    def state(self) -> dict[str, Any]:
-        """Plain data."""
-        return {key: baseline.state() for key, baseline in self.of.items()}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` returned."""
-        for key, baseline in self.of.items():
-            baseline.load_state(state.get(key, {}))
+        evidence = {"best": self.best, "wander": self.wander}
+        found = Finding(breached, fall <= limit / 2, self.mean, self.best - limit, critical, evidence, self.key)
+        found.averaged_rows, found.now = self.span, value
+        return found

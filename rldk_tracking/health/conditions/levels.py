@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -20,8 +21,8 @@ class Level(Condition):
         zero_is_missing: zeros before the first other value are not a measurement.
         span: observations of the exponential mean; 1 judges single values.
         only_below: key to limit: where a row has that key, it must be below the limit for a breach.
-        unless_improving: a value that is on its way back is no breach: the exponential mean is nearer to the threshold
-            than one over four times the span, by this share of the latter's distance.
+        unless_improving: a value that is on its way back is no breach, and not clear yet: the exponential mean is
+            nearer to the threshold than one over four times the span, by this share of the latter's distance.
     """
 
     STATE: ClassVar[tuple[str, ...]] = (*Condition.STATE, "mean", "slow")
@@ -43,7 +44,7 @@ class Level(Condition):
         self.sign = sign_of(direction)
         self.threshold, self.critical = threshold, critical
         self.clear = threshold if clear is None else clear
-        self.weight = 2.0 / (span + 1.0)
+        self.span, self.weight = span, 2.0 / (span + 1.0)
         self.slow_weight = 2.0 / (4.0 * span + 1.0)
         self.only_below = dict(only_below or {})
         self.unless_improving = unless_improving
@@ -52,22 +53,27 @@ class Level(Condition):
 
     def judge(self, step: int, row: Row) -> Finding | None:
         """Compare the value with the limits."""
-        value = self.read(row)
-        if value is None:
+        now = self.read(row)
+        if now is None:
             return None
+        value = now
         if self.weight < 1.0:
             value = self.mean = value if self.mean is None else self.mean + self.weight * (value - self.mean)
         sign = self.sign
         over = sign * (value - self.threshold) > 0
-        excused = self._excused(value, row)
-        breached = over and not excused
-        clear = excused or (not over and sign * (value - self.clear) <= 0)
+        harmless, improving = self._harmless(row), self._improving(value)
+        breached = over and not harmless and not improving
+        clear = harmless or (not over and sign * (value - self.clear) <= 0)
         critical = breached and self.critical is not None and sign * (value - self.critical) > 0
-        return Finding(breached, clear, value, self.threshold, critical, key=self.key)
+        found = Finding(breached, clear, value, self.threshold, critical, key=self.key)
+        if self.weight < 1.0:
+            found.averaged_rows, found.now = self.span, now
+        return found
 
-    def _excused(self, value: float, row: Row) -> bool:
-        if any(row.get(key, limit - 1.0) >= limit for key, limit in self.only_below.items()):
-            return True
+    def _harmless(self, row: Row) -> bool:
+        return any(row.get(key, limit - 1.0) >= limit for key, limit in self.only_below.items())
+
+    def _improving(self, value: float) -> bool:
         if self.unless_improving is None:
             return False
         self.slow = value if self.slow is None else self.slow + self.slow_weight * (value - self.slow)
@@ -218,7 +224,8 @@ class FirstValue(Condition):
         breached = self.seen == 1 and step <= self.latest and abs(value) > limit
         critical = breached and self.key != self.sequence_key and self.critical is not None
         critical = critical and abs(value) > (self.critical or 0.0)
-        return Finding(breached, abs(value) <= limit / 2, value, limit, critical, key=self.key)
+        clear = abs(value) <= limit / 2
+        return Finding(breached, clear, value, math.copysign(limit, value), critical, key=self.key)
 
 
 class ExpressionCondition(Condition):

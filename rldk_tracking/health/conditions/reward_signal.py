@@ -6,10 +6,14 @@ from typing import ClassVar
 
 from rldk_tracking.health.conditions.base import Condition, Finding, Row
 from rldk_tracking.health.detectors.baseline import Change
-from rldk_tracking.health.scores import Progress
+from rldk_tracking.health.progress import Progress
 
 PRIOR_ROWS, PRIOR_TIED = 4.0, 1.0
 """What is believed of a run before its first row: one row in four is all tied."""
+LEAST_IN_A_ROW = 4
+"""Rows without any spread that may be more than chance."""
+OFTEN_AT_USUAL = 0.4
+"""Share of rows with the very same mean reward, above which the reward says always the same."""
 LENGTH, LENGTH_CORR = "rldk/length/mean", "rldk/reward/within_group_length_corr"
 DISAGREEMENT = "rldk/reward/pairwise_corr/min"
 PERPLEXITY = "rldk/eval/perplexity"
@@ -69,7 +73,7 @@ class TiedGroups(Condition):
         self.often, self.nearly_all, self.negligible = often, nearly_all, negligible
         self.minimum = minimum
         self.progress = Progress(ceiling)
-        self.weight = 2.0 / (span + 1.0)
+        self.span, self.weight = span, 2.0 / (span + 1.0)
         self.spread_keys, self.mean_key = tuple(spread_keys), mean_key
         self.tied = self.variance = 0.0
         self.usual: float | None = None
@@ -103,7 +107,7 @@ class TiedGroups(Condition):
         usual = self.before_tied / self.before
         usual = min(1.0, usual + (usual * (1.0 - usual) / self.before) ** 0.5)
         chance = usual**self.in_a_row
-        now = self.in_a_row >= 4 and chance < self.improbable * (100.0 if self.progress.at_lowest else 1.0)
+        now = self.in_a_row >= LEAST_IN_A_ROW and chance < self.improbable * (100.0 if self.progress.at_lowest else 1.0)
         limit = self.nearly_all if self.progress.near_ceiling else self.often
         surely = self.tied - 1.64 * (self.variance * weight) ** 0.5
         average = self.count >= self.minimum and (surely > limit or self._frozen())
@@ -111,9 +115,19 @@ class TiedGroups(Condition):
         breached = (now or average) and there == self.solved
         clear = there != self.solved or (value < self.nearly_all and self.tied < limit and not self._frozen())
         evidence: dict[str, float | str] = {"tied": self.tied, "rows_in_a_row": self.in_a_row}
+        evidence["tie"] = "groups have completions of equal reward"
         if self.progress.mean is not None:
             evidence["reward"] = self.progress.mean
-        return Finding(breached, clear, value if now else self.tied, limit, False, evidence, self.key)
+        found = Finding(breached, clear, self.tied, limit, False, evidence, self.key)
+        found.judged = self.count >= LEAST_IN_A_ROW
+        if now:
+            found.value, found.threshold = value, self.nearly_all
+        elif average and self.tied <= limit:
+            found.value, found.threshold = self.at_usual, OFTEN_AT_USUAL
+            evidence["tie"] = "rows have one and the same mean reward"
+        else:
+            found.averaged_rows, found.now = min(self.span, self.count), value
+        return found
 
     def _tied_share(self, row: Row, mean: float | None, spread: float | None) -> float | None:
         value = self.read(row)
@@ -146,7 +160,7 @@ class TiedGroups(Condition):
 
     def _frozen(self) -> bool:
         """Whether about half of the means are one exact value and the others are within a tenth of it."""
-        return self.usual is not None and self.at_usual > 0.4 and self.off_usual <= 0.1 * abs(self.usual)
+        return self.usual is not None and self.at_usual > OFTEN_AT_USUAL and self.off_usual <= 0.1 * abs(self.usual)
 
 
 class Hacking(Condition):
@@ -257,7 +271,7 @@ class Hacking(Condition):
             alone.append("held-out score" if self.gold_key != UNWEIGHTED else "reward function of weight 0")
         if self.perplexity.change is not None and self.perplexity.mean > self.worse_perplexity * self.perplexity.start:
             paired.append("held-out perplexity")
-        grown = self.length.change is not None and self.length.mean > self.length_growth * self.length.start
+        grown = self.length.change is not None and self.length.mean > self.length_growth * self.length.start > 0
         if grown and self.length_corr.change is not None and self.length_corr.mean > self.most_length_corr:
             paired.append("length")
         if self.disagreement.change is not None and self.disagreement.mean < self.least_agreement:

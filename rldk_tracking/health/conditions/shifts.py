@@ -11,6 +11,9 @@ from rldk_tracking.health.conditions.base import Condition, Finding, Row, sign_o
 from rldk_tracking.health.detectors import Stateful
 from rldk_tracking.health.detectors.baseline import Baseline, Cusum, inflation
 
+RECENT_ROWS = 9.0
+"""Of the exponential mean that is the level of now."""
+
 
 class ShiftedLevel(Stateful):
     """Whether a series's exponential mean is away from the median of its past by a share of it."""
@@ -27,7 +30,7 @@ class ShiftedLevel(Stateful):
         value = row.get(self.key)
         if value is not None:
             self.mean = value if self.mean is None else self.mean + 0.2 * (value - self.mean)
-        if self.mean is None or not len(self.past):
+        if self.mean is None or not len(self.past) or self.past.median == 0.0:
             moved = False
         else:
             limit = self.past.median * (1.0 + self.share) ** self.sign
@@ -53,11 +56,14 @@ class Shift(Condition):
         minimum: values that make up the first baseline.
         window: values that the baseline remembers.
         agree: another series whose level must have shifted the same way, by half the share.
-        accept_after: so many breaches in a row are a new level, which becomes the baseline. None: never.
+        accept_after: so many breaches in a row are a new level, which becomes the baseline. The breach is not clear
+            before the level is back from there. None: never.
+
+    A share of 0 means nothing: while the median is 0, a rule with a `share` is not judged.
     """
 
     STATE: ClassVar[tuple[str, ...]] = (
-        *Condition.STATE, "baseline", "cusum", "last", "product", "square", "recent", "beyond", "agree",
+        *Condition.STATE, "baseline", "cusum", "last", "product", "square", "recent", "beyond", "agree", "former",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +89,8 @@ class Shift(Condition):
         self.product = self.square = 0.0
         self.recent: float | None = None
         self.beyond: list[float] = []
+        self.former: float | None = None
+        """Where a breach is over that lasted until its level was accepted."""
         self.agree = None if agree is None else ShiftedLevel(agree, self.sign, share / 2)
 
     def judge(self, step: int, row: Row) -> Finding | None:
@@ -92,22 +100,29 @@ class Shift(Condition):
         if value is None or (self.log and value <= 0.0):
             return None
         level = math.log(value) if self.log else value
-        if len(self.baseline) < self.minimum:
+        is_empty = not self.log and self.share > 0.0 and len(self.baseline) > 0 and self.baseline.median == 0.0
+        if len(self.baseline) < self.minimum or is_empty:
             self.baseline.add(level)
             self._correlate(level)
-            return Finding(False, True, value, key=self.key)
+            return Finding(False, True, value, key=self.key, judged=False)
         middle, wander = self.baseline.median, self.baseline.wander
         scale = max(wander * inflation(self.autocorrelation), 1e-3 * abs(middle), 1e-12)
         standard = self.sign * (level - middle) / scale
         beyond = self.cusum.add(min(max(standard, -4.0), 4.0))
-        self.recent = level if self.recent is None else self.recent + 0.2 * (level - self.recent)
+        weight = 2.0 / (RECENT_ROWS + 1.0)
+        self.recent = level if self.recent is None else self.recent + weight * (level - self.recent)
         shift = self.sign * (self.recent - middle)
         smallest = math.log1p(self.share) if self.log else self.share * abs(middle)
         breached = beyond and shift > smallest and agreed
-        self._learn(level, breached, standard)
-        normal = math.exp(middle) if self.log else middle
-        limit = math.exp(middle + self.sign * smallest) if self.log else middle + self.sign * smallest
-        return Finding(breached, not beyond, value, limit, False, {"normal": normal}, self.key)
+        self._learn(level, breached, standard, middle + self.sign * smallest / 2)
+        if self.former is not None and self.sign * (self.recent - self.former) <= 0:
+            self.former = None
+        ends = (self.recent, middle + self.sign * smallest, middle)
+        recent, limit, normal = (math.exp(end) for end in ends) if self.log else ends
+        clear = not beyond and self.former is None
+        found = Finding(breached, clear, recent, limit, False, {"normal": normal}, self.key)
+        found.averaged_rows, found.now = RECENT_ROWS, value
+        return found
 
     @property
     def autocorrelation(self) -> float:
@@ -121,12 +136,13 @@ class Shift(Condition):
         self.product += 0.05 * (here * before - self.product)
         self.square += 0.05 * (here * here - self.square)
 
-    def _learn(self, level: float, breached: bool, standard: float) -> None:
+    def _learn(self, level: float, breached: bool, standard: float, back: float) -> None:
         if breached:
             self.baseline.freeze()
             if self.accept_after is not None:
                 self.beyond.append(level)
                 if len(self.beyond) >= self.accept_after:
+                    self.former = self.former if self.former is not None else back
                     self.baseline.restart(self.beyond)
                     self.cusum.load_state(Cusum().state())
                     self.beyond = []
@@ -202,11 +218,11 @@ class Slowdown(Shift):
         finding.breached = finding.breached and long and self.count >= self.rows
         return finding
 
-    def _learn(self, level: float, breached: bool, standard: float) -> None:
+    def _learn(self, level: float, breached: bool, standard: float, back: float) -> None:
         if breached and 0.0 < self.slow < self.seconds:
             self.baseline.freeze()
         else:
-            super()._learn(level, breached, standard)
+            super()._learn(level, breached, standard, back)
 
 
 class Growth(Condition):
@@ -242,9 +258,12 @@ class Growth(Condition):
             self.lows.append(self.lowest)
             self.count, self.lowest = 0, None
         if len(self.lows) < (self.lows.maxlen or 0):
-            return Finding(False, True, value, key=self.key)
+            return Finding(False, True, value, key=self.key, judged=False)
         lows = list(self.lows)
         rising = all(later > earlier for earlier, later in pairwise(lows))
         rise = lows[-1] - lows[0]
         limit = max(self.floor, self.share * abs(lows[0]))
-        return Finding(rising and rise > limit, not rising, value, lows[0] + limit, False, {"rise": rise}, self.key)
+        if limit == 0.0:  # a share of nothing
+            return Finding(False, True, value, key=self.key, judged=False)
+        evidence = {"rise": rise, "rows": float(self.block * (len(lows) - 1))}
+        return Finding(rising and rise > limit, not rising, lows[-1], lows[0] + limit, False, evidence, self.key)

@@ -48,4 +48,4 @@ class Silence(Condition):
         limit = row.get(LIMIT_KEY)
         breached = limit is not None and silent > limit
         critical = limit is not None and silent > self.critical * limit
-        return Finding(breached, not breached, silent, limit, critical, key=self.key)
+        return Finding(breached, not breached, silent, limit, critical, key=self.key, judged=limit is not None)

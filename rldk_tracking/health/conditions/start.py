@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from rldk_tracking.health.conditions.base import Condition, Finding, Row, sign_of
 from rldk_tracking.health.detectors import Stateful
 from rldk_tracking.health.detectors.baseline import Change, median_of_sorted
-from rldk_tracking.health.scores import Progress
+from rldk_tracking.health.progress import Progress
 
 
 class FromStart(Condition):
@@ -51,7 +51,7 @@ class FromStart(Condition):
         self.sign, self.share, self.beyond, self.change = sign_of(direction), share, beyond, change
         self.early, self.skip_zero = early, skip_zero
         self.capped_key, self.capped, self.capped_share = capped_key, capped, capped_share
-        self.weight = 2.0 / (span + 1.0)
+        self.span, self.weight = span, 2.0 / (span + 1.0)
         self.progress = Progress() if unless_learned else None
         self.sudden = sudden
         self.slow: float | None = None
@@ -63,18 +63,20 @@ class FromStart(Condition):
         """Hold the value to the start."""
         if self.progress is not None:
             self.progress.add(row)
-        value = self.read(row)
-        if value is None or (self.skip_zero and value == 0.0):
+        now = self.read(row)
+        if now is None or (self.skip_zero and now == 0.0):
             return None
         if self.weight < 1.0:
-            self.mean = value if self.mean is None else self.mean + self.weight * (value - self.mean)
+            self.mean = now if self.mean is None else self.mean + self.weight * (now - self.mean)
         if self.start is None:
-            self.first.append(value)
+            self.first.append(now)
             if len(self.first) >= self.early:
                 self.start = median_of_sorted(sorted(self.first))
                 self.first = []
-            return Finding(False, True, value, key=self.key)
-        value = value if self.mean is None else self.mean
+            return Finding(False, True, now, key=self.key, judged=False)
+        value = now if self.mean is None else self.mean
+        if self.start == 0.0 and self.change == 0.0 and self.beyond is None:  # no share of nothing
+            return Finding(False, True, value, key=self.key, judged=False)
         sign, share = self.sign, self.share
         if self.capped_share is not None and self.capped_key is not None and row.get(self.capped_key, 0) > self.capped:
             share = self.capped_share
@@ -86,7 +88,10 @@ class FromStart(Condition):
         excused = gradual and self.progress is not None and self.progress.excuses
         breached = sign * (value - limit) > 0 and not excused
         clear = sign * (value - (limit + self.start) / 2) <= 0 or excused
-        return Finding(breached, clear and not breached, value, limit, False, {"start": self.start}, self.key)
+        found = Finding(breached, clear and not breached, value, limit, False, {"start": self.start}, self.key)
+        if self.mean is not None:
+            found.averaged_rows, found.now = self.span, now
+        return found
 
 
 class ShareOfStart(Stateful):
@@ -118,6 +123,7 @@ class Collapse(Condition):
     Args:
         keys: entropy.
         remains: a share of the start at or below which a quantity is gone.
+        back: the share of its start above which a quantity is back.
         tied: share of tied groups from which the reward spread is gone.
     """
 
@@ -131,13 +137,14 @@ class Collapse(Condition):
         keys: tuple[str, ...],
         *,
         remains: float = 0.1,
+        back: float = 0.3,
         tied: float = 0.9,
         diversity_keys: tuple[str, ...] = ("rldk/diversity/unique_fraction", "rldk/diversity/distinct_2"),
         spread_keys: tuple[str, ...] = ("rldk/reward/group_std_mean", "rldk/reward/std"),
         tied_key: str = "rldk/reward/group_tied_fraction",
     ) -> None:
         super().__init__(keys, zero_is_missing=True)
-        self.remains, self.tied = remains, tied
+        self.remains, self.back, self.tied = remains, back, tied
         self.diversity_keys, self.spread_keys = tuple(diversity_keys), tuple(spread_keys)
         self.tied_key = tied_key
         self.entropy, self.diversity, self.spread = ShareOfStart(), ShareOfStart(), ShareOfStart()
@@ -168,7 +175,9 @@ class Collapse(Condition):
         self.risk = 0.0 if solved else sum(parts) / len(parts)
         breached = len(lost) >= 2 and not solved
         evidence: dict[str, float | str] = {f"{name} left": left for name, left in self.gone.items()}
-        return Finding(breached, len(lost) < 2, self.risk, None, False, evidence, self.key)
+        evidence["lost"] = ", ".join(f"{name} {self.gone[name]:.0%}" for name in lost)
+        clear = sum(left <= self.back for left in self.gone.values()) < 2
+        return Finding(breached, clear, self.risk, None, False, evidence, self.key)
 
     def _note(self, name: str, left: float | None) -> None:
         if left is not None:
@@ -215,7 +224,7 @@ class UnpaidDrift(Condition):
         self.threshold, self.soft, self.blind, self.ceiling, self.pay = threshold, soft, blind, ceiling, pay
         self.sequence_key, self.sequence_scale = sequence_key, sequence_scale
         self.reward_keys = tuple(reward_keys)
-        self.weight = 2.0 / (span + 1.0)
+        self.span, self.weight = span, 2.0 / (span + 1.0)
         self.kl: float | None = None
         self.reward_key: str | None = None
         self.reward = Change()
@@ -231,7 +240,7 @@ class UnpaidDrift(Condition):
         gain = self._follow_reward(row)
         if value is None or self.kl is None:
             return None
-        evidence: dict[str, float | str] = {"smoothed": self.kl, "paid_kl": self.paid_kl}
+        evidence: dict[str, float | str] = {"paid_kl": self.paid_kl}
         if gain is not None:
             evidence["reward_gain_sigmas"] = gain
         scale = self.sequence_scale if self.key == self.sequence_key else 1.0
@@ -244,7 +253,10 @@ class UnpaidDrift(Condition):
             limit = min(ceiling, max(self.soft * scale, 1.5 * self.paid_kl))
         breached = self.kl > limit
         critical = breached and self.kl > ceiling
-        return Finding(breached, self.kl <= 0.7 * limit, value, limit, critical, evidence, self.key)
+        clear = self.kl <= 0.7 * limit
+        found = Finding(breached, clear, self.kl, limit, critical, evidence, self.key)
+        found.averaged_rows, found.now = self.span, value
+        return found
 
     def _smooth(self, value: float) -> None:
         """One wild row must not look like drift: a value counts as four times the mean so far at most."""

@@ -37,13 +37,31 @@ def mann_kendall(values: Sequence[float]) -> float:
     return float((s - (1 if s > 0 else -1)) / variance**0.5)
 
 
-def theil_sen(values: Sequence[float], score: float = 1.96) -> tuple[float, float, float]:
-    """(low, slope, high): the median of the slopes of all pairs, a unit apart, and Sen's interval for it."""
+def theil_sen(
+    values: Sequence[float], at: Sequence[float] | None = None, score: float = 1.96
+) -> tuple[float, float, float] | None:
+    """(low, slope, high): the median of the slopes of all pairs, and Sen's interval for it.
+
+    Of N slopes in ascending order the interval's ends are those of rank (N - C) / 2 and (N + C) / 2 + 1, with
+    C = `score` sqrt(n (n - 1) (2n + 5) / 18), ranks rounded, as in Sen (1968). Values are taken for independent.
+
+    Args:
+        values: what is measured.
+        at: where, a unit apart by default. Pairs at one place have no slope.
+        score: of the normal distribution.
+
+    Returns:
+        None where no pair has a slope.
+    """
     count = len(values)
-    slopes = sorted((values[j] - values[i]) / (j - i) for i in range(count) for j in range(i + 1, count))
+    xs: Sequence[float] = range(count) if at is None else at
+    pairs = [(i, j) for i in range(count) for j in range(i + 1, count) if xs[j] != xs[i]]
+    slopes = sorted((values[j] - values[i]) / (xs[j] - xs[i]) for i, j in pairs)
+    if not slopes:
+        return None
     width = score * (count * (count - 1) * (2 * count + 5) / 18.0) ** 0.5
-    low = max(0, int((len(slopes) - width) / 2))
-    high = min(len(slopes) - 1, int((len(slopes) + width) / 2) + 1)
+    low = max(0, round((len(slopes) - width) / 2) - 1)
+    high = min(len(slopes) - 1, round((len(slopes) + width) / 2))
     return slopes[low], median_of_sorted(slopes), slopes[high]
 
 

@@ -81,7 +81,7 @@ PAGES = {
         "Spikes in most rows: each may pass, together they say that the settings are at the edge.",
         ("A learning rate that is too high.", "Batches that are too small.", "Rewards with heavy tails."),
         ("Halve the learning rate.", "Larger batches, clipped rewards, max_grad_norm."),
-        "A stability below 0.5 in ten of twelve rows: more than half of the recent rows had a NaN, a spike of KL or "
+        "Less than half free of spikes in ten of twelve rows: most of the recent rows had a NaN, a spike of KL or "
         "gradient, a jump of value loss or update, or an explosion of entropy.",
     ),
 }

@@ -17,7 +17,7 @@ CASES = {
     "grad.explosion": lambda case: case(lambda since, row: {NORM: 300.0} if since == 0 else {}, within=0, end=101),
     "grad.vanishing": lambda case: case(lambda since, row: {NORM: 1e-6}, within=10),
     "grad.flow": lambda case: case(lambda since, row: {"rldk/grad/layers_without": 2.0}, within=6),
-    "update.none": lambda case: case(lambda since, row: {"rldk/update/ratio/p50": 0.0}, within=8),
+    "update.none": lambda case: case(lambda since, row: {"rldk/update/effective_lr": 0.0}, within=8),
     "update.frozen": lambda case: case(lambda since, row: {"rldk/update/frozen_layers": 3.0}, within=10),
     "update.too_large": lambda case: case(lambda since, row: {"rldk/update/ratio/p50": 0.1}, within=3, end=110),
     "lr.spike": lambda case: case(lambda since, row: {RATE: 3e-4, "rldk/kl/ref_k1": 4.0}, within=2, end=120),
@@ -40,7 +40,7 @@ def test_no_gradient_where_every_group_is_tied_is_another_rules_affair(healthy) 
     engine = Engine([RULES["update.none"]])
     tied = {NORM: 0.0, "rldk/reward/group_tied_fraction": 1.0}
     for step, row in enumerate(healthy(4, 100)):
-        row.pop("rldk/update/ratio/p50")
+        row.pop("rldk/update/effective_lr")
         assert engine.update(step, row | (tied if step > 50 else {})) == []
 
 

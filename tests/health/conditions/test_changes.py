@@ -1,4 +1,4 @@
-"""Changes against what is normal for the run: jumps, lasting falls, and the answer to a learning rate."""
+"""Changes against what is normal for the run: jumps and lasting falls."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from rldk_tracking.health.conditions.changes import Drop, Jump, RateResponse
+from rldk_tracking.health.conditions.changes import Drop, Jump
 
 
 def noise(n: int, seed: int = 0, mean: float = 10.0) -> list[float]:
@@ -133,43 +133,6 @@ def test_it_clears_when_the_value_is_back(findings) -> None:
     assert found[49].breached and not found[49].clear and found[-1].clear
 
 
-RATE, LOSS, KL = "lr", "rldk/train/loss", "rldk/kl/ref_k3"
-
-
-def rows(rates, loss=lambda t: 0.0, seed: int = 0):
-    draw = random.Random(seed)
-    return [{RATE: rate, LOSS: 1.0 + draw.gauss(0, 0.1) + loss(t), KL: 0.1} for t, rate in enumerate(rates)]
-
-
-def responses(given, **options) -> list[int]:
-    condition = RateResponse((RATE,), **options)
-    return [t for t, row in enumerate(given) if condition.judge(t, row).breached]
-
-
-def test_an_answer_soon_after_a_rise() -> None:
-    found = responses(rows([1e-5] * 50 + [1e-4] * 30, lambda t: 5.0 if 52 <= t < 60 else 0.0))
-    assert found == list(range(52, 60))
-
-
-def test_neither_a_rise_without_answer_nor_an_answer_without_rise() -> None:
-    assert responses(rows([1e-5] * 50 + [1e-4] * 50)) == []
-    assert responses(rows([1e-5] * 100, lambda t: 5.0 if t > 50 else 0.0)) == []
-
-
-def test_an_answer_that_comes_too_late_has_another_cause() -> None:
-    assert responses(rows([1e-5] * 50 + [1e-4] * 80, lambda t: 5.0 if t > 100 else 0.0)) == []
-
-
-def test_a_warm_up_is_no_rise() -> None:
-    warm_up = [1e-5 * min(1.0, 4.0 ** (t - 10)) for t in range(60)]
-    assert responses(rows(warm_up, lambda t: 5.0 if 8 <= t < 30 else 0.0)) == []
-
-
-def test_it_lasts_as_long_as_the_answer() -> None:
-    given = rows([1e-5] * 50 + [1e-4] * 60, lambda t: 5.0 if t >= 52 else 0.0)
-    assert responses(given) == list(range(52, 110))
-
-
 def test_only_jumps_in_a_row_are_a_new_level(findings) -> None:
     jump = Jump(("x",), accept_after=20)
     found = findings(jump, noise(60) + ([100.0] * 19 + [10.0]) * 3)
@@ -188,19 +151,6 @@ def test_a_fall_below_the_floor_does_not_matter(findings) -> None:
     values = [1.0] * 40 + [0.0] * 20
     assert drops(findings, values)
     assert not drops(findings, values, floor=1.1)
-
-
-def test_a_rise_to_far_below_the_highest_rate_is_a_warm_up() -> None:
-    given = rows([1e-4] * 30 + [1e-6] * 30 + [1e-5] * 30, lambda t: 5.0 if 62 <= t < 70 else 0.0)
-    assert responses(given) == []
-    assert responses(given, settled=0.001) == list(range(62, 70))
-
-
-def test_the_rows_before_a_rise_do_not_blur_what_its_answer_is_held_to() -> None:
-    condition = RateResponse((RATE,))
-    for t, row in enumerate([{RATE: 1e-5, LOSS: 1.0}] * 20 + [{RATE: 1e-5, LOSS: 9.0}] * 3 + [{RATE: 1e-4, LOSS: 1.0}]):
-        condition.judge(t, row)
-    assert not condition.baselines.of[LOSS].waiting
 
 
 def test_the_limit_of_a_fall_is_below_the_best(findings) -> None:

@@ -1,0 +1,213 @@
+"""One rule over a run, from findings to transitions: warm-up, persistence, hysteresis, cooldown and escalation."""
+
+from __future__ import annotations
+
+import string
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from rldk_tracking.health.alert import SEVERITIES, Alert, Severity
+from rldk_tracking.health.conditions.base import Finding, Row
+from rldk_tracking.health.detectors import Stateful
+from rldk_tracking.health.rules import Rule
+
+QUIET, BREACHED, CRITICAL = 0, 1, 2
+
+
+class Watch(Stateful):
+    """One rule over a run.
+
+    `look` takes a row; then `wants_to_fire` and `wants_to_resolve` say what the rule would do, and `fire` and `resolve`
+    do it. The engine decides in between, because another rule may silence this one.
+    """
+
+    STATE: ClassVar[tuple[str, ...]] = (
+        "condition", "begin", "samples", "judged", "recent", "onset", "clears", "severity", "since", "alert", "ended",
+        "ended_severity", "cause", "times", "first_fired", "notified",
+    )  # fmt: skip
+
+    def __init__(self, rule: Rule, context: Mapping[str, Any]) -> None:
+        self.rule = rule
+        self.context = context
+        self.condition = rule.build(context)
+        self.begin: int | None = None
+        self.samples = 0
+        self.judged = False
+        """Whether the rule is past its warm-up, and its condition knows what is normal."""
+        self.recent: deque[int] = deque(maxlen=rule.persistence[1])
+        self.onset: int | None = None
+        self.clears = 0
+        self.severity: Severity | None = None
+        self.since: int | None = None
+        self.alert: dict[str, Any] | None = None
+        self.ended: int | None = None
+        self.ended_severity: Severity | None = None
+        self.cause: str | None = None
+        """The rule that fires and holds this one back, as long as this one would fire too."""
+        self.times = 0
+        self.first_fired: int | None = None
+        self.notified: Severity | None = None
+        self.finding: Finding | None = None
+        self.part = f"rldk/health/{rule.family}"
+        """The series of the family's score."""
+
+    @property
+    def known(self) -> bool:
+        """Whether the data of this rule ever came."""
+        return self.samples > 0
+
+    def look(self, step: int, row: Row) -> None:
+        """Judge a row. A row without this rule's data changes nothing."""
+        if self.begin is None:
+            self.begin = step
+        finding = self.finding = self.condition.judge(step, row)
+        if finding is None:
+            return
+        self.samples += 1
+        warm = self.samples > self.rule.warm_up_samples and step - self.begin >= self.rule.warm_up_steps
+        self.judged = self.judged or (warm and finding.judged)
+        breached = finding.breached and warm
+        if breached and not any(self.recent):
+            self.onset = step
+        self.recent.append((CRITICAL if finding.critical else BREACHED) if breached else QUIET)
+        self.clears = self.clears + 1 if finding.clear and not breached else 0
+
+    def wants_to_fire(self, step: int) -> Severity | None:
+        """The severity with which the rule would begin to fire or escalate now; None where it would not."""
+        if self.finding is None or not self.finding.breached:
+            return None
+        k, _ = self.rule.persistence
+        if sum(level >= BREACHED for level in self.recent) < k:
+            return None
+        wanted: Severity = self.rule.severity
+        if sum(level >= CRITICAL for level in self.recent) >= k:
+            wanted = "critical"
+        lasts = self.rule.critical_after
+        if self.since is not None and lasts is not None and step - self.since >= lasts:
+            wanted = "critical"
+        if self.severity is not None:
+            return wanted if _rank(wanted) > _rank(self.severity) else None
+        if self.ended is not None and self.ended_severity is not None:
+            cooling = 0 <= step - self.ended < self.rule.cooldown_steps
+            if cooling and _rank(wanted) <= _rank(self.ended_severity):
+                return None
+        return wanted
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the condition has been clear for as long as ends an alert."""
+        return self.clears >= self.rule.clear_after
+
+    def wants_to_resolve(self) -> bool:
+        """Whether the rule fires and its condition has been clear for long enough."""
+        return self.severity is not None and self.is_clear
+
+    def fire(self, step: int, severity: Severity, finding: Finding) -> Alert:
+        """Begin to fire, or escalate, on a finding."""
+        first = min(step, step if self.onset is None else self.onset)
+        if self.severity is None:
+            self._count(step, first)
+        if self.since is None:
+            self.since = step
+        was = self.firing()
+        consequences = () if was is None else was.consequences
+        notify = self.notified is None or _rank(severity) > _rank(self.notified)
+        if notify:
+            self.notified = severity
+        self.severity = severity
+        evidence = dict(finding.evidence or {}) | ({} if finding.now is None else {"now": finding.now})
+        alert = Alert(
+            rule=self.rule.id,
+            severity=severity,
+            state="firing",
+            step=step,
+            first_step=first,
+            value=finding.value,
+            threshold=finding.threshold,
+            message=self._sentence(step, first, finding, consequences),
+            advice=advice(self.rule, self.context),
+            evidence=evidence,
+            key=finding.key,
+            consequences=consequences,
+            times=self.times,
+            notify=notify,
+        )
+        self.alert = alert.as_dict()
+        return alert
+
+    def _count(self, step: int, first: int) -> None:
+        """An alert opens: a new one, or again that which was open shortly before."""
+        if self.ended is None or not 0 <= step - self.ended < self.rule.reopen_steps:
+            self.times, self.first_fired, self.notified = 0, first, None
+        self.times += 1
+
+    def _sentence(self, step: int, first: int, finding: Finding, consequences: tuple[str, ...]) -> str:
+        parts = [sentence(self.rule.message, step, first, finding)]
+        if self.times > 1:
+            parts.append(f"It has fired {self.times} times since step {self.first_fired}.")
+        if consequences:
+            parts.append(f"With it: {', '.join(consequences)}.")
+        return " ".join(parts)
+
+    def add_consequence(self, rule: str) -> Alert | None:
+        """Name a rule that the open alert holds back. Returns the alert anew; None where the rule is named already."""
+        was = self.firing()
+        if was is None or rule in was.consequences:
+            return None
+        message = f"{was.message[:-1]}, {rule}." if was.consequences else f"{was.message} With it: {rule}."
+        alert = replace(was, message=message, consequences=(*was.consequences, rule))
+        self.alert = alert.as_dict()
+        return replace(alert, notify=False)
+
+    def resolve(self, step: int, was: Alert, how: str | None = None) -> Alert:
+        """End the alert that is open, because it is over or as `how` says."""
+        value = None if self.finding is None else self.finding.value
+        self.ended, self.ended_severity = step, self.severity
+        self.severity = self.since = self.alert = self.onset = None
+        self.recent.clear()
+        message = f"{how or f'Over after {max(0, step - was.first_step)} steps.'} It was: {was.message}"
+        return replace(was, state="resolved", step=step, value=value, message=message, advice="")
+
+    def firing(self) -> Alert | None:
+        """The alert that is open."""
+        return None if self.alert is None else Alert(**self.alert)
+
+
+def advice(rule: Rule, context: Mapping[str, Any]) -> str:
+    """The rule's advice, after the run's own settings that it is about."""
+    known = [f"{name} {_short(context[name])}" for name in rule.quotes if context.get(name) is not None]
+    return f"({', '.join(known)}) {rule.advice}" if known else rule.advice
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)[:80]
+
+
+def _rank(severity: Severity) -> int:
+    return SEVERITIES.index(severity)
+
+
+class _Words(string.Formatter):
+    """Fills plain fields; a number that is not known reads "unknown"."""
+
+    def get_value(self, key: int | str, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        return kwargs.get(str(key))
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if value is None:
+            return "unknown"
+        return str(value) if isinstance(value, str) else format(value, format_spec)
+
+
+def sentence(template: str, step: int, first: int, finding: Finding) -> str:
+    """A rule's message with the numbers in it. Where the judged value is a mean, this row's own is quoted too."""
+    fields: dict[str, Any] = {name.replace(" ", "_"): value for name, value in (finding.evidence or {}).items()}
+    fields |= {"value": finding.value, "threshold": finding.threshold, "key": finding.key}
+    fields |= {"step": step, "first_step": first, "now": finding.now}
+    text = _Words().vformat(template, (), fields)
+    form = next((form for _, name, form, _ in string.Formatter().parse(template) if name == "value"), None)
+    if finding.averaged_rows > 1.0 and finding.now is not None and form is not None:
+        text += f" That is a mean over {finding.averaged_rows:.0f} rows; step {step} alone has {finding.now:{form}}."
+    return text

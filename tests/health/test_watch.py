@@ -1,0 +1,167 @@
+"""One rule over a run beside a plain reference: warm-up, persistence, cooldown, escalation, sentence, state."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rldk_tracking.health.alert import Alert
+from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.watch import Watch, advice
+
+PLAIN = {"id": "mine.high", "keys": ("x",), "condition": "level", "parameters": {"threshold": 1.0, "clear": 0.5}}
+
+
+def run(watch: Watch, values: list[float], start: int = 0) -> list[tuple[int, str, str]]:
+    changes = []
+    for step, value in enumerate(values, start):
+        watch.look(step, {"x": value})
+        was = watch.firing()
+        if watch.wants_to_resolve() and was is not None:
+            changes.append(watch.resolve(step, was))
+        severity = watch.wants_to_fire(step)
+        if severity is not None and watch.finding is not None:
+            changes.append(watch.fire(step, severity, watch.finding))
+    return [(change.step, change.state, change.severity) for change in changes]
+
+
+def plain(values: list[float], k: int, n: int, clear_after: int, cooldown: int) -> list[tuple[int, str, str]]:
+    """The same in the plainest words, over the whole history at every step."""
+    changes, firing, began, ended = [], False, 0, None
+    for step in range(len(values)):
+        recent = [value > 1.0 for value in values[max(began, step - n + 1) : step + 1]]
+        clear = [value <= 0.5 for value in values[max(0, step - clear_after + 1) : step + 1]]
+        if firing and len(clear) == clear_after and all(clear):
+            firing, ended, began = False, step, step + 1
+            changes.append((step, "resolved", "warning"))
+        elif not firing and values[step] > 1.0 and sum(recent) >= k and (ended is None or step - ended >= cooldown):
+            firing = True
+            changes.append((step, "firing", "warning"))
+    return changes
+
+
+VALUES = st.lists(st.sampled_from([0.0, 0.7, 2.0]), max_size=60)
+
+
+@given(VALUES, st.integers(1, 4), st.integers(0, 3), st.integers(1, 4), st.integers(0, 10))
+def test_it_does_what_it_says(values: list[float], k: int, more: int, clear_after: int, cooldown: int) -> None:
+    fields = {"persistence": (k, k + more), "clear_after": clear_after, "cooldown_steps": cooldown}
+    watch = Watch(Rule(**PLAIN, **fields), {})
+    assert run(watch, values) == plain(values, k, k + more, clear_after, cooldown)
+
+
+@given(VALUES, st.integers(0, 60))
+def test_state_goes_through_json_anywhere(values: list[float], cut: int) -> None:
+    rule = Rule(**PLAIN, persistence=(2, 3), clear_after=2, cooldown_steps=5, critical_after=4)
+    first, second = Watch(rule, {}), Watch(rule, {})
+    before = run(first, values[:cut])
+    second.load_state(json.loads(json.dumps(first.state(), allow_nan=False)))
+    assert before + run(second, values[cut:], start=min(cut, len(values))) == run(Watch(rule, {}), values)
+
+
+def test_the_sentence_has_the_numbers_in_it() -> None:
+    watch = Watch(
+        Rule(**PLAIN, message="{key} is {value:.1f}, over {threshold:.1f}, since {first_step}; {odd:.2f}."), {}
+    )
+    watch.look(4, {"x": 2.0})
+    alert = watch.fire(4, "warning", watch.finding)
+    assert alert.message == "x is 2.0, over 1.0, since 4; unknown."
+    assert isinstance(watch.firing(), Alert) and watch.firing() == alert
+
+
+def test_the_end_names_what_it_was_and_how_long() -> None:
+    watch = Watch(Rule(**PLAIN, clear_after=1, message="{value:.0f} is high."), {})
+    watch.look(3, {"x": 2.0})
+    was = watch.fire(3, "warning", watch.finding)
+    watch.look(9, {"x": 0.0})
+    end = watch.resolve(9, was)
+    assert end.message == "Over after 6 steps. It was: 2 is high."
+    assert (end.state, end.first_step, end.value) == ("resolved", 3, 0.0)
+
+
+def test_advice_quotes_what_is_known_and_nothing_else() -> None:
+    rule = Rule(**PLAIN, advice="Lower it.", quotes=("learning_rate", "beta", "name"))
+    assert advice(rule, {}) == "Lower it."
+    assert advice(rule, {"learning_rate": 3e-4, "name": "a" * 500, "token": "secret"}).startswith(
+        "(learning_rate 0.0003, name aaa"
+    )
+    assert "secret" not in advice(rule, {"token": "secret"}) and len(advice(rule, {"name": "a" * 500})) < 120
+
+
+def test_rows_without_the_data_change_nothing() -> None:
+    watch = Watch(Rule(**PLAIN, clear_after=1), {})
+    watch.look(0, {"y": 5.0})
+    assert not watch.known and watch.finding is None and watch.wants_to_fire(0) is None
+
+
+RULED = {"persistence": (1, 1), "clear_after": 1, "parameters": {"threshold": 1.0, "clear": 0.5, "critical": 5.0}}
+
+
+def ruled(**fields: object) -> Watch:
+    return Watch(Rule(**{**PLAIN, **RULED, **fields}), {})
+
+
+def test_the_cooldown_mutes_a_repeat_but_not_something_worse() -> None:
+    assert run(ruled(cooldown_steps=10), [2.0, 0.0, 2.0, 9.0, 0.0, 9.0]) == [
+        (0, "firing", "warning"),
+        (1, "resolved", "warning"),
+        (3, "firing", "critical"),
+        (4, "resolved", "critical"),
+    ]
+
+
+def test_the_cooldown_is_over_when_it_says() -> None:
+    values = [2.0, 0.0, *[2.0] * 20]
+    assert [step for step, state, _ in run(ruled(cooldown_steps=10), values) if state == "firing"] == [0, 11]
+
+
+def test_a_cooldown_that_lies_ahead_mutes_nothing() -> None:
+    watch = ruled(cooldown_steps=10)
+    run(watch, [0.0])
+    run(watch, [2.0, 0.0], start=100)
+    assert run(watch, [2.0], start=50) == [(50, "firing", "warning")], "the run went back to an earlier checkpoint"
+
+
+def test_the_onset_is_the_first_breach_among_the_recent_rows() -> None:
+    watch = ruled(persistence=(3, 4))
+    run(watch, [0.0, 2.0, 0.0, 2.0, 2.0])
+    assert watch.firing().first_step == 1
+    watch = ruled(persistence=(2, 2))
+    run(watch, [2.0, 0.0, 0.0, 2.0, 2.0])
+    assert watch.firing().first_step == 3, "a breach that is forgotten is no beginning"
+
+
+def test_what_was_breached_before_an_end_counts_no_more() -> None:
+    assert run(ruled(persistence=(2, 4)), [2.0, 2.0, 0.0, 2.0, 0.0, 2.0]) == [
+        (1, "firing", "warning"),
+        (2, "resolved", "warning"),
+        (5, "firing", "warning"),
+    ]
+
+
+def test_warm_up_samples_are_not_judged() -> None:
+    assert run(ruled(warm_up_samples=3), [2.0] * 4) == [(3, "firing", "warning")]
+
+
+def test_critical_needs_as_many_rows_as_the_rule_itself() -> None:
+    assert run(ruled(persistence=(2, 3)), [2.0, 9.0, 2.0, 9.0]) == [
+        (1, "firing", "warning"),
+        (3, "firing", "critical"),
+    ]
+
+
+def test_what_lasts_is_critical_after_exactly_so_many_steps() -> None:
+    assert run(ruled(critical_after=3), [2.0] * 6) == [(0, "firing", "warning"), (3, "firing", "critical")]
+
+
+def test_a_run_that_goes_back_has_no_alert_from_its_future() -> None:
+    watch = ruled(persistence=(2, 2))
+    watch.look(0, {"x": 0.0})
+    watch.look(100, {"x": 2.0})
+    watch.look(50, {"x": 2.0})
+    alert = watch.fire(50, "warning", watch.finding)
+    assert (alert.first_step, alert.step) == (50, 50)
+    watch.look(20, {"x": 0.0})
+    assert watch.resolve(20, alert).message.startswith("Over after 0 steps.")
