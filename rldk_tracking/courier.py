@@ -1,6 +1,6 @@
 """The courier's process: `python -m rldk_tracking.courier`, started by a training.
 
-It reads from its standard input which journals to follow, see `rldk_tracking.journal.courier`. By hand,
+It reads from its standard input which journals to follow, see `rldk_tracking.journal.service`. By hand,
 `rldk-tracking sync` does the same.
 """
 
@@ -30,7 +30,7 @@ def main() -> int:
         return 2
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    from rldk_tracking.journal.courier import serve
+    from rldk_tracking.journal.service import serve
 
     logging.raiseExceptions = False
     if hasattr(os, "nice"):

@@ -69,9 +69,9 @@ class Run:
         self._pending: tuple[int, Transfer] | None = None
         self._resume: tuple[dict[str, Any], int | None] = ({}, None)
         self._urgent: dict[str, float] = {}
-        self._flags = 0
-        self._step = 0
+        self._flags = self._step = 0
         self._liveness: Liveness | None = None
+        self._has_ended = False
 
     # Its beginning.
 
@@ -124,10 +124,10 @@ class Run:
             about = ranks.agree(about)
         number, is_watched = divmod(about, 2)
         if number > 0:
-            rule = silence_of(rules) if is_watched else None
-            self._liveness = Liveness(
-                folder, number, ranks.rank, ranks.world_size, rule, self.training.trainer, self._step
-            )
+            rule, trainer = silence_of(rules) if is_watched else None, self.training.trainer
+            is_over = self.publisher.close_if_broken_off if self.publisher.is_open else None
+            of_rank = (number, ranks.rank, ranks.world_size)
+            self._liveness = Liveness(folder, *of_rank, rule, trainer, self._step, is_over)
 
     def beat(self, phase: Phase, step: int) -> None:
         """A phase of the training begins, or the one that is under way goes on."""
@@ -243,7 +243,7 @@ class Run:
     @property
     def is_open(self) -> bool:
         """Whether its first event has come, and nobody has closed it."""
-        return self._ranks is not None and not self.closed
+        return self._ranks is not None and not self._has_ended
 
     @property
     def closed(self) -> bool:
@@ -280,10 +280,11 @@ class Run:
 
     def close(self, status: str, step: int | None = None) -> None:
         """Write what is under way, have the probes take out what they installed, and close the journal."""
-        if self.closed:
+        if self._has_ended:
             return
-        # Of a training that was broken off the other ranks may be gone.
-        if status != "crashed" or self._ranks is None or self._ranks.world_size == 1:
+        self._has_ended = True
+        # Of a training that was broken off the other ranks may be gone, and its journal may be closed.
+        if not self.closed and (status != "crashed" or self._ranks is None or self._ranks.world_size == 1):
             with self.shield.at("the last row"):
                 self.complete()
         self._pending = None

@@ -54,7 +54,7 @@ def test_it_ends_when_the_trainer_is_gone_although_the_pipe_stays_open(tmp_path:
 
 def test_settings_of_the_users_own_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
-        "import os, sys, runpy; sys.stdin.close(); import rldk_tracking.journal.courier as c;"
+        "import os, sys, runpy; sys.stdin.close(); import rldk_tracking.journal.service as c;"
         "c.serve = lambda source: print({k: os.environ[k] for k in sorted(os.environ) if k.startswith('MLFLOW_HTTP')});"
         "sys.stdin = open(os.devnull); runpy.run_module('rldk_tracking.courier', run_name='__main__')"
     )

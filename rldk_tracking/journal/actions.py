@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from rldk_tracking.health.actions import Call, Function, Webhook
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.watched import watched_rules
 from rldk_tracking.isolation import Shield
 from rldk_tracking.trackers.webhook import WebhookNotifier
 
@@ -26,11 +27,14 @@ class Actions:
         webhooks: one notifier for each webhook.
 
     Raises:
-        ValueError: a function's name that stands for nothing, or a webhook's address that cannot be.
+        ValueError: a function's name that stands for nothing, a webhook's address that cannot be, or an action that
+            nobody can take.
     """
 
     def __init__(self, rules: Iterable[Rule], strict: bool = False) -> None:
         rules = list(rules)
+        for rule in watched_rules(rules):
+            _refuse_what_the_training_does(rule)
         self._shield = Shield(strict)
         self._stops = {rule.id for rule in rules if "stop" in rule.actions}
         self._saves = {rule.id for rule in rules if "save" in rule.actions}
@@ -50,6 +54,15 @@ class Actions:
         for function in self._functions.get(alert.rule, ()):
             with self._shield.at(f"an action of {alert.rule}"):
                 function(alert)
+
+
+def _refuse_what_the_training_does(rule: Rule) -> None:
+    """Of a rule that is judged by the courier, whose alerts the training never sees. Raises ValueError."""
+    if any(not isinstance(action, Webhook) and action != "alert" for action in rule.actions):
+        raise ValueError(
+            f"{rule.id} fires when the training stands still or is gone, so the training cannot stop, save or call a "
+            "function for it. Take these out of its actions; a webhook can be asked for."
+        )
 
 
 def functions_of(rule: Rule) -> list[Function]:

@@ -1,27 +1,23 @@
-"""Brings the journals of a training process to their destinations, in a process of its own.
+"""Brings a journal to its destinations, also after the trainer is gone, until all is delivered or its time is up.
 
-`serve` reads from its input which journals to follow, one JSON object a line, and goes on after the trainer is gone,
-until all is delivered or its time is up. Each destination of each journal has a thread, so that one that hangs holds up
-no other. Where no process can be had, the trainer runs a `Follower` in a thread.
+Each destination of each journal has a thread, so that one that hangs holds up no other. The courier's process runs a
+`Follower` for each journal that it is told of; where no process can be had, the trainer runs it.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.journal.earlier import note_run_alert
 from rldk_tracking.journal.lock import FileLock
-from rldk_tracking.journal.log import courier_log
 from rldk_tracking.journal.offset import Offset
-from rldk_tracking.journal.reader import FileLines, Lines, MemoryLines, read_all
+from rldk_tracking.journal.reader import FileLines, JournalLines, Lines, MemoryLines, read_all
 from rldk_tracking.journal.sender import Sender
 from rldk_tracking.journal.target import Target, load_offset
 from rldk_tracking.journal.watch import Trainer, Watch
@@ -33,7 +29,9 @@ from rldk_tracking.trackers.slack import SlackNotifier
 
 AFTER_THE_TRAINER_S = 6 * 3600.0
 """For so long it goes on trying when the trainer is gone."""
-_LOOK_S = 1.0
+NOTHING_LEFT_S = 10.0
+"""The same where the journal was deleted too: nobody could send the rest of it later, or would look for it."""
+LOOK_S = 1.0
 """Seconds between two looks at the training."""
 
 
@@ -45,9 +43,9 @@ class Follower(threading.Thread):
         pid, created: the process that trains, see `Trainer`.
         targets: where it goes.
         rules: parameters of the rules of the family `run` that are on.
-        lines: where the lines are, if not in the file.
         log: where to say what happens.
-        is_trainer: whether this is the trainer's own process, as a last resort.
+        memory: where this is the process that writes the journal, as a last resort: gives the lines that its file did
+            not take, None as long as it takes them.
         holds_lock: False for one more follower beside that which has the journal's lock.
     """
 
@@ -59,8 +57,7 @@ class Follower(threading.Thread):
         targets: Iterable[Target],
         rules: Mapping[str, Mapping[str, Any]],
         log: logging.Logger,
-        lines: Lines | None = None,
-        is_trainer: bool = False,
+        memory: Callable[[], MemoryLines | None] | None = None,
         holds_lock: bool = True,
     ) -> None:
         super().__init__(name="rldk-courier", daemon=True)
@@ -70,19 +67,18 @@ class Follower(threading.Thread):
         self._identity = (pid, created)
         self._targets = list(targets)
         self._log = log
-        self._lines = lines
-        self._is_trainer = is_trainer
+        self._memory = memory
         self._lock = FileLock(journal.with_name(f"{journal.stem}.courier.lock")) if holds_lock else None
         self._rules = rules if holds_lock else {}
         self._watchdog: Watchdog | None = None
         self._senders: list[tuple[Sender, threading.Thread]] = []
-        self._own_lines = lines or FileLines(journal)
+        self._lines = self._new_lines()
         self._position = 0
         self._last_step = 0
         self._looks_since_gone = 0
         self._end: dict[str, Any] | None = None
         self._firing: dict[str, Alert] = {}
-        self._is_taken_over = self._is_unwatched = self._leaves = False
+        self._is_taken_over = self._is_unwatched = self._leaves = self._has_said_no_thread = False
 
     def add(self, target: Target) -> None:
         """One more destination, or one whose journal goes on."""
@@ -102,7 +98,7 @@ class Follower(threading.Thread):
         try:
             if self._locked():
                 while not self._look():
-                    self.watch.sleep(_LOOK_S)
+                    self.watch.sleep(LOOK_S)
         except OSError as error:
             self._log.warning("The journal cannot be followed: %s", error)
         finally:
@@ -123,7 +119,7 @@ class Follower(threading.Thread):
             self._limit()
             if self.watch.is_out_of_time:
                 return False
-            self.watch.sleep(_LOOK_S)
+            self.watch.sleep(LOOK_S)
         return True
 
     def _look(self) -> bool:
@@ -133,30 +129,33 @@ class Follower(threading.Thread):
         self._scan()
         if self._is_taken_over or self._leaves:
             return True
-        while self._targets:
-            self._start(self._targets.pop(0))
+        for target in list(self._targets):
+            if self._start(target):
+                self._targets.remove(target)
         self._append(self._judged())
         self.watch.is_end_judged = self._end is not None
-        if not was_alive and not self._is_trainer:
+        if not was_alive and self._memory is None:
             self._looks_since_gone += 1
             self.watch.is_gone = self._looks_since_gone > 1  # so that what is said of it is in the journal by then
         if any(thread.is_alive() for _, thread in self._senders):
             return False
+        if self._targets and not self.watch.is_out_of_time:  # which have no thread yet
+            return False
         if not self.watch.is_gone and self._end is None:
             return False
-        if not all(sender.offset.closed for sender, _ in self._senders):
+        if self._targets or not all(sender.offset.closed for sender, _ in self._senders):
             self._say_what_is_left()
         return True
 
     def _limit(self) -> None:
-        if not self._is_trainer and not self.trainer.is_alive:
-            self.watch.limit(AFTER_THE_TRAINER_S)
+        if self._memory is None and not self.trainer.is_alive:
+            self.watch.limit(AFTER_THE_TRAINER_S if _is_there(self._journal) else NOTHING_LEFT_S)
 
     def _scan(self) -> None:
         """What the journal says of the training."""
-        if self._own_lines.replaced():
+        if self._lines.replaced():
             self._position = 0
-        for entry in read_all(self._own_lines, self._position):
+        for entry in read_all(self._lines, self._position):
             self._position = entry.end
             kind = entry.record.get("type")
             if kind == "begin":
@@ -184,17 +183,23 @@ class Follower(threading.Thread):
             return []
 
     def _append(self, alerts: Sequence[Alert]) -> None:
+        memory = None if self._memory is None else self._memory()
         try:
-            if isinstance(self._lines, MemoryLines):
-                for alert in alerts:
-                    self._lines.append(alert_lines([alert]))
-            else:
+            if memory is None:
                 append_alerts(self._journal, alerts)
+            else:
+                for alert in alerts:
+                    memory.append(alert_lines([alert]))
         except OSError as error:
             self._log.warning("%d alerts cannot be written to the journal (%s).", len(alerts), type(error).__name__)
 
-    def _start(self, target: Target) -> None:
-        lines = self._lines or FileLines(self._journal)
+    def _new_lines(self) -> Lines:
+        """For one thread: a file has one position."""
+        return FileLines(self._journal) if self._memory is None else JournalLines(self._journal, self._memory)
+
+    def _start(self, target: Target) -> bool:
+        """Have a destination served. False where there is no thread for it now, which is tried again."""
+        lines = self._new_lines()
         offset = load_offset(self._journal, target, lines, self._log)
         sender = Sender(
             target.id,
@@ -203,11 +208,18 @@ class Follower(threading.Thread):
             offset,
             self.watch,
             self._log.getChild(target.id),
-            hands_back=not self._is_trainer,
+            hands_back=self._memory is None,
         )
         thread = threading.Thread(target=sender.run, name=f"rldk-{target.id}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if not self._has_said_no_thread:
+                self._has_said_no_thread = True
+                self._log.warning("No thread can be started for %s (%s); it is tried again.", target.id, error)
+            return False
         self._senders.append((sender, thread))
-        thread.start()
+        return True
 
     def _connecting(self, target: Target) -> Callable[[Mapping[str, str]], Tracker]:
         def connect(to: Mapping[str, str]) -> Tracker:
@@ -229,6 +241,17 @@ class Follower(threading.Thread):
         )
 
 
+def _is_there(journal: Path) -> bool:
+    """Whether a journal exists; one that cannot be asked for does."""
+    try:
+        journal.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def append_alerts(journal: Path, alerts: Sequence[Alert]) -> None:
     """Add what was noticed beside the training to its journal, where that is still there. Raises OSError."""
     if alerts and journal.exists():
@@ -240,59 +263,3 @@ def append_alerts(journal: Path, alerts: Sequence[Alert]) -> None:
 def alert_lines(alerts: Sequence[Alert]) -> bytes:
     """Alerts as lines of a journal."""
     return "".join(dumps(encode("alert", (alert,), time.time())) + "\n" for alert in alerts).encode()
-
-
-def serve(source: IO[bytes]) -> None:
-    """Follow the journals that `source` names, until they are delivered and the trainer is gone."""
-    followers: dict[str, Follower] = {}
-    lock = threading.Lock()
-
-    def listen() -> None:
-        for line in source:
-            try:
-                message = json.loads(line)
-                with lock:
-                    _obey(message, followers)
-            except (ValueError, KeyError, TypeError, OSError):
-                continue
-
-    listening = threading.Thread(target=listen, name="rldk-listen", daemon=True)
-    listening.start()
-    while True:
-        with lock:
-            active = [follower for follower in followers.values() if follower.is_alive()]
-            trainers = [follower.trainer for follower in followers.values()]
-        trainer_is_gone = bool(trainers) and not any(trainer.is_alive for trainer in trainers)
-        if not active and (trainer_is_gone or not listening.is_alive()):
-            return
-        listening.join(_LOOK_S)
-        if active:
-            active[0].join(_LOOK_S)
-
-
-def _obey(message: Mapping[str, Any], followers: dict[str, Follower]) -> None:
-    journal = str(message["journal"])
-    follower = followers.get(journal)
-    if message.get("hurry"):
-        if follower is not None:
-            follower.watch.hurry()
-        return
-    if message.get("leave"):
-        if follower is not None:
-            follower.leave()
-        return
-    os.environ.update({str(name): str(value) for name, value in message.get("environment", {}).items()})
-    targets = [
-        Target(str(one["id"]), str(one["tracker"]), dict(one["to"]), dict(one["secrets"]))
-        for one in message["destinations"]
-    ]
-    if follower is not None and follower.is_alive():
-        for target in targets:
-            follower.add(target)
-        return
-    path = Path(journal)
-    follower = Follower(
-        path, int(message["pid"]), float(message["created"]), targets, message.get("rules", {}), courier_log(path)
-    )
-    followers[journal] = follower
-    follower.start()

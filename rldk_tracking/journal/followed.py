@@ -18,7 +18,21 @@ SILENT_S = 60.0
 
 @dataclass
 class Followed:
-    """A journal, and what is known of its destinations."""
+    """A journal, and what is known of its destinations.
+
+    Attributes:
+        journal, rules: as for `CourierProcess.follow`.
+        destinations: by id.
+        offsets: as they were last read.
+        printed: how much of what was announced has been shown.
+        adopted: what each tracker was told of its run.
+        seen: state of each offset's file when it was read.
+        threads: of this process, which serve destinations as a last resort.
+        since: when it was followed last, on the clock of `time.monotonic`.
+        is_over: whether the training has ended, and nobody waits.
+        is_left: whether the courier's process was told to leave it to this one.
+        is_unserved: whether this process serves it and has no thread for it.
+    """
 
     journal: Journal
     rules: Mapping[str, Mapping[str, Any]]
@@ -29,6 +43,9 @@ class Followed:
     seen: dict[str, tuple[int, int]] = field(default_factory=dict)
     threads: dict[str, Follower] = field(default_factory=dict)
     since: float = field(default_factory=time.monotonic)
+    is_over: bool = False
+    is_left: bool = False
+    is_unserved: bool = False
 
     def read(self, name: str) -> Offset:
         """The offset of a destination as it is now: a thread's own, or that in the file."""
@@ -53,6 +70,18 @@ class Followed:
         if name in self.offsets:
             return self.offsets[name].down_since is not None
         return time.monotonic() - self.since > SILENT_S
+
+    def is_answering(self, name: str) -> bool:
+        """Whether it is worth while to wait for a destination."""
+        return not self.is_unserved and not self.is_down(name)
+
+    def without_thread(self) -> list[Destination]:
+        """The destinations that no thread of this process serves."""
+        return [destination for name, destination in self.destinations.items() if name not in self.threads]
+
+    def left(self) -> list[str]:
+        """The destinations that have not everything."""
+        return [name for name in self.destinations if not self.is_done(name)]
 
     def is_done(self, name: str) -> bool:
         """Whether it has everything."""

@@ -11,25 +11,24 @@ import json
 import logging
 import os
 import re
-import sys
-import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from rldk_tracking.health.conditions.silence import Silence
-from rldk_tracking.journal.beats import PlannedDump, append_stacks, beat_files, host_name, stacks_of
+from rldk_tracking.journal.beats import PlannedDump, beat_files, host_name
 from rldk_tracking.journal.journal import journal_stem
+from rldk_tracking.journal.stacks import StacksWriter
+from rldk_tracking.journal.train_call import TrainCall
 from rldk_tracking.sources.wrapping import Phase, PhaseWatch
 
 logger = logging.getLogger(__name__)
 
 KEPT_DURATIONS = 512
-CHECK_S = 0.5
-"""Between two looks whether the stacks are due."""
 LONGEST_FACTOR = 2.0
 """What has taken so long once may take this many times as long again, however rare it is."""
 NUMBERS_BYTES = 160
@@ -77,10 +76,21 @@ class Heartbeat:
         rank: of this process.
         ranks: how many there are, of those that have a heartbeat.
         rule: says how long a phase may be silent; None where that is not watched (`run.hung` is off).
+        is_over: whether the training has ended, asked now and then in a thread of this package; by default whether the
+            present call of `train` has.
     """
 
-    def __init__(self, folder: Path, stem: str, rank: int, ranks: int = 1, rule: Silence | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stem: str,
+        rank: int,
+        ranks: int = 1,
+        rule: Silence | None = None,
+        is_over: Callable[[], bool] | None = None,
+    ) -> None:
         self._rule = rule
+        train_call = TrainCall()
         self._pid = os.getpid()
         self._phase: Phase = "starting"
         self._step = 0
@@ -93,7 +103,8 @@ class Heartbeat:
         self._stem, self._rank = stem, rank
         self._path = folder / f"{stem}.beat-{at}.json"
         stacks = folder / (f"{stem}.stacks.txt" if rank == 0 else f"{stem}.stacks-{at}.txt")
-        self._stacks = StacksWriter(stacks) if rule is not None and rule.stacks else None
+        wants_stacks = rule is not None and rule.stacks
+        self._stacks = StacksWriter(stacks, is_over or train_call.is_over) if wants_stacks else None
         constant = {
             "began": time.time(),
             "pid": self._pid,
@@ -101,7 +112,7 @@ class Heartbeat:
             "host": host,
             "rank": rank,
             "ranks": ranks,
-            "in_train": _is_within("train"),
+            "in_train": train_call.is_known,
             "stacks": stacks.name,
         }
         self._constant = json.dumps(constant)[1:]
@@ -200,16 +211,6 @@ class Heartbeat:
         return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
 
 
-def _is_within(name: str) -> bool:
-    """Whether a function of that name is under way on this thread."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == name:
-            return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False
-
-
 class Liveness:
     """Beats from construction to `close`.
 
@@ -220,12 +221,21 @@ class Liveness:
         rule: says how long a phase may be silent; None where that is not watched.
         trainer: whose phases are followed; None in a loop of the user's own.
         step: the global step so far.
+        is_over: as for `Heartbeat`.
     """
 
     def __init__(
-        self, folder: Path, number: int, rank: int, ranks: int, rule: Silence | None, trainer: Any, step: int
+        self,
+        folder: Path,
+        number: int,
+        rank: int,
+        ranks: int,
+        rule: Silence | None,
+        trainer: Any,
+        step: int,
+        is_over: Callable[[], bool] | None = None,
     ) -> None:
-        self._heartbeat = Heartbeat(folder, journal_stem(number), rank, ranks, rule)
+        self._heartbeat = Heartbeat(folder, journal_stem(number), rank, ranks, rule, is_over)
         self._heartbeat.beat("starting", step)
         self._phases = None if trainer is None else PhaseWatch(trainer, self._heartbeat.beat)
 
@@ -242,50 +252,3 @@ class Liveness:
     def close(self) -> None:
         """Everything is over."""
         self._heartbeat.close()
-
-
-class StacksWriter:
-    """Writes the stacks when a plan is due. The file is made when there is something to write.
-
-    A thread of this package does it, which sleeps otherwise. It reads the stacks as Python code does, while no other
-    thread runs Python. `faulthandler.dump_traceback_later` does not wait for that: where a thread goes on during the
-    reading, as after a SIGCONT or in a step that is only slow, it reads frames that are gone and ends the process
-    (CPython issues 116008, 140815; here after 1 to 250 readings of a loop in plain Python, with Python 3.10 to 3.13).
-    What the thread cannot do is read while a single native call keeps the interpreter to itself.
-
-    Args:
-        path: the file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._planned: PlannedDump | None = None
-        self._closed = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def plan(self, dump: PlannedDump | None) -> None:
-        """Replace what was planned before; None for nothing. The first plan starts the thread.
-
-        Raises:
-            RuntimeError: no thread can be started.
-        """
-        self._planned = dump
-        if self._thread is None and dump is not None:
-            self._thread = threading.Thread(target=self._run, name="rldk-stacks", daemon=True)
-            self._thread.start()
-
-    def close(self) -> None:
-        """Let the thread end."""
-        self._closed.set()
-
-    def _run(self) -> None:
-        written: PlannedDump | None = None
-        while not self._closed.wait(CHECK_S):
-            dump = self._planned
-            if dump is None or dump is written or time.monotonic() < dump.due:
-                continue
-            written = dump
-            try:
-                append_stacks(self._path, stacks_of(dump))
-            except OSError as error:
-                logger.debug("rldk: the stacks cannot be written to %s: %s", self._path, error)

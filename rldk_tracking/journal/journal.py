@@ -36,22 +36,21 @@ _REOPEN_S = 10.0
 
 
 class Journal:
-    """One run's file. Nothing here raises: what cannot be written is counted, and said once with its cause.
-
-    Made by `Journal.open`.
+    """One run's file, made by `open`. Nothing here raises: what cannot be written is counted, and said once.
 
     Attributes:
         path: the file.
         earlier: what the file, and those before it, hold of the trainings that this one goes on from.
         memory: the records since the file took no more, at most 1,000, which a thread of the training delivers; None as
             long as it takes them.
+        deleted: records that were in a file which somebody deleted.
     """
 
     def __init__(self, file: LineFile, earlier: Earlier, problem: OSError | None = None) -> None:
         self.path = file.path
         self.earlier = earlier
         self.memory: MemoryLines | None = None
-        self._lost = 0
+        self.deleted = self._written = self._lost = 0
         self._unwritten: deque[bytes] = deque(maxlen=KEPT_LINES)
         self._file = file
         self._pid = os.getpid()
@@ -179,6 +178,7 @@ class Journal:
                 if self._is_gone or self._file.is_gone:
                     self._make_anew()
                 self._file.append(data)
+                self._written += 1
                 return
         except (TypeError, ValueError, RecursionError, OSError) as error:
             if not isinstance(error, OSError) or self._is_gone:
@@ -190,15 +190,14 @@ class Journal:
 
     def close(self) -> None:
         """Close the file, and let another training go on with it."""
-        if os.getpid() == self._pid and self.lost:
-            self._write_what_is_kept()
+        self.write_what_is_kept()
         if os.getpid() == self._pid and self.lost:
             logger.warning("%d records could not be written to %s.", self.lost, self.path)
         self._file.close()
         _OPEN.discard(self)
 
     def _go_on_in_memory(self, error: OSError) -> None:
-        """The disk is full, or not to be written: the file may take again what is kept until then."""
+        """The disk is full, or not to be written: what is kept until then may go into the file later."""
         self._say(error)
         self.memory = MemoryLines(KEPT_LINES, self.size, self.path)
         self._reopen_at = time.monotonic() + _REOPEN_S
@@ -209,11 +208,16 @@ class Journal:
         self._lost += len(self._unwritten) == self._unwritten.maxlen
         self._unwritten.append(data)
         if time.monotonic() >= self._reopen_at:
-            self._write_what_is_kept()
+            self.write_what_is_kept()
 
-    def _write_what_is_kept(self) -> None:
+    def write_what_is_kept(self) -> None:
+        """Try once more to bring into the file what is in memory alone."""
+        if not self._unwritten or os.getpid() != self._pid:
+            return
         self._reopen_at = time.monotonic() + _REOPEN_S
         try:
+            if self._file.is_gone:  # what goes there is lost
+                self._file.close()
             self._file.append(b"".join(self._unwritten))
             self._unwritten.clear()
         except OSError as error:
@@ -222,7 +226,7 @@ class Journal:
     def _make_anew(self) -> None:
         """Somebody deleted the folder: begin the file once more, in the place where it was."""
         now = time.monotonic()
-        self._is_gone = True
+        self._is_gone, self.deleted, self._written = True, self.deleted + self._written, 0
         if now < self._reopen_at:
             raise FileNotFoundError("the folder was deleted")
         self._reopen_at = now + _REOPEN_S
@@ -270,8 +274,7 @@ def _line(record: Mapping[str, Any]) -> bytes:
 
 def _new_file(folder: Path) -> LineFile:
     folder.mkdir(parents=True, exist_ok=True)
-    names = [int(match[1] or 1) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
-    number = max(names, default=0) + 1
+    number = 1 + max(map(journal_number, journals_in(folder)), default=0)
     while True:
         path = folder / f"{journal_stem(number)}.jsonl"
         number += 1

@@ -22,6 +22,7 @@ import psutil
 
 from rldk_tracking.charts.announce import announce
 from rldk_tracking.journal.courier import Follower
+from rldk_tracking.journal.ending import say_what_is_left, wait_for
 from rldk_tracking.journal.followed import Followed
 from rldk_tracking.journal.journal import Journal
 from rldk_tracking.journal.target import Destination
@@ -34,8 +35,6 @@ _DEATHS = 3
 _DEATHS_WITHIN_S = 60.0
 _LOOK_S = 2.0
 """Seconds between two looks at the offsets of one journal."""
-_UNANSWERED_S = 3.0
-"""At the end, a destination that does not answer gets so much."""
 
 
 class CourierProcess:
@@ -67,13 +66,14 @@ class CourierProcess:
             return
         followed = self._followed.setdefault(journal.path, Followed(journal, rules))
         followed.journal, followed.rules, followed.since = journal, rules, time.monotonic()
+        followed.is_over = followed.is_left = False
         for destination in destinations:
             followed.destinations[destination.id] = destination
             followed.adopted.pop(destination.id, None)
             followed.printed[destination.id] = len(followed.read(destination.id).said)
         if journal.memory is not None or self._uses_threads:
             self._in_thread(followed, destinations)
-        elif self._process is None:
+        elif self._process is None or self._process.poll() == 0:  # which had nothing to follow for a while
             self._start()
         else:
             self._send(self._message(followed, destinations))
@@ -90,10 +90,12 @@ class CourierProcess:
         if now < self._look_at:
             return
         self._look_at = now + _LOOK_S
-        for followed in self._followed.values():
-            if followed.journal.memory is not None:
+        for path, followed in list(self._followed.items()):
+            if followed.journal.memory is not None or self._uses_threads:
                 self._take_over(followed)
             self._look(followed)
+            if followed.is_over and not followed.left():
+                self._followed.pop(path)
 
     def health(self, journal: Journal) -> dict[str, float]:
         """`rldk/system/tracker_errors`, calls that failed so far, and `trackers_down`, how many do not answer."""
@@ -104,30 +106,40 @@ class CourierProcess:
         errors = sum(offset.errors for offset in followed.offsets.values())
         return {"rldk/system/tracker_errors": float(errors), "rldk/system/trackers_down": float(down)}
 
+    def release(self, journal: Journal) -> None:
+        """The journal has its end record, and nobody waits for its delivery before the process ends."""
+        followed = self._followed.get(journal.path)
+        if followed is not None:
+            followed.is_over = True
+
     def wait(self, journal: Journal, timeout_s: float) -> bool:
-        """Wait until the journal, which has its end record, is delivered.
+        """Wait until the journal, which has its end record, is delivered, and say what is not.
 
         Returns:
             Whether all is. A destination that does not answer is not waited for longer than 3 s.
         """
         followed = self._followed.get(journal.path)
-        if not self._is_ours() or followed is None:
-            return True
-        self._hurry(followed)
-        start = time.monotonic()
-        while True:
+        return followed is None or self._wait([followed], timeout_s)
+
+    def wait_for_all(self, timeout_s: float) -> bool:
+        """The same for all journals together, when the process ends."""
+        return self._wait(list(self._followed.values()), timeout_s)
+
+    def _wait(self, journals: list[Followed], timeout_s: float) -> bool:
+        def look() -> None:
             self._look_at = 0.0
             self.check()
-            waited = time.monotonic() - start
-            left = [name for name in followed.destinations if not followed.is_done(name)]
-            if not left:
-                self._followed.pop(journal.path)
-                return True
-            answering = [name for name in left if not followed.is_down(name)]
-            if waited > timeout_s or (not answering and waited > _UNANSWERED_S):
-                self._followed.pop(journal.path)
-                return False
-            time.sleep(0.05)
+
+        if not self._is_ours():
+            return True
+        for followed in journals:
+            self._hurry(followed)
+        left = wait_for(journals, look, timeout_s)
+        for followed in left:
+            say_what_is_left(followed)
+        for followed in journals:
+            self._followed.pop(followed.journal.path, None)
+        return not left
 
     def forget(self) -> None:
         """In a forked child: the pipe is the parent's."""
@@ -162,9 +174,8 @@ class CourierProcess:
         self._environment = dict(os.environ)
         self._unsent.clear()
         for followed in self._followed.values():
-            destinations = [one for one in followed.destinations.values() if one.id not in followed.threads]
             if followed.journal.memory is None:
-                self._send(self._message(followed, destinations))
+                self._send(self._message(followed, followed.without_thread()))
 
     def _message(self, followed: Followed, destinations: Iterable[Destination]) -> bytes:
         changed = {name: value for name, value in os.environ.items() if self._environment.get(name) != value}
@@ -208,13 +219,14 @@ class CourierProcess:
         self._uses_threads = True
         self._say(f"{cause}: the courier works in a thread of the training instead, and ends with it.")
         for followed in self._followed.values():
-            self._in_thread(followed, [one for one in followed.destinations.values() if one.id not in followed.threads])
+            self._take_over(followed)
 
     def _take_over(self, followed: Followed) -> None:
-        """The journal goes on in this process's memory: so do its destinations."""
-        destinations = [one for one in followed.destinations.values() if one.id not in followed.threads]
-        if destinations:
+        """The journal goes on in this process's memory, or there is no other: its destinations are served here."""
+        if not followed.is_left:
+            followed.is_left = True
             self._tell(followed, "leave")
+        if destinations := followed.without_thread():
             self._in_thread(followed, destinations)
 
     def _in_thread(self, followed: Followed, destinations: Sequence[Destination], holds_lock: bool = True) -> None:
@@ -226,15 +238,16 @@ class CourierProcess:
             [destination.target() for destination in destinations],
             followed.rules,
             logger,
-            lines=journal.memory,
-            is_trainer=True,
+            memory=lambda: journal.memory,
             holds_lock=holds_lock,
         )
         try:
             follower.start()
-        except RuntimeError as error:
+        except RuntimeError as error:  # tried again at the next look
+            followed.is_unserved = True
             self._say(f"No thread can be started ({error}): `rldk-tracking sync` sends what is in {journal.path}.")
             return
+        followed.is_unserved = False
         followed.threads |= {destination.id: follower for destination in destinations}
 
     def _say(self, text: str) -> None:

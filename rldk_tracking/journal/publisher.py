@@ -6,11 +6,9 @@ a training that was broken off must not keep its model in memory until then.
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
-import sys
-import traceback
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,14 @@ from rldk_tracking.health.alert import Alert, add_alert
 from rldk_tracking.health.rules import Rule
 from rldk_tracking.health.watched import as_data
 from rldk_tracking.isolation import Shield
+from rldk_tracking.journal import exits
 from rldk_tracking.journal.actions import Actions
 from rldk_tracking.journal.earlier import BEFORE_ALL_STEPS
 from rldk_tracking.journal.journal import Journal, journal_number
 from rldk_tracking.journal.process import Destination, courier
+from rldk_tracking.journal.target import named
+from rldk_tracking.journal.train_call import TrainCall
+from rldk_tracking.journal.without_run import say_never_a_run, say_no_run
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import Tracker
 
@@ -32,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "_rldk"
 """In the trainer's output folder. `push_to_hub` of transformers leaves names with an underscore out."""
-EXCEPTION_LINES = 5
-"""Last lines of the exception that ended a training, kept in the journal."""
+BROKEN_OFF = "an exception or an interrupt ended the training, and its process goes on"
+"""Kept in the journal where nobody saw the exception."""
 ONCE_A_STEP = ("rldk/health/", "rldk/alerts/", "rldk/system/")
 """Series of which a second row of a step has nothing new: a store keeps both points, and one is one too many."""
 
@@ -50,6 +52,7 @@ class Publisher:
         alerts: every transition so far.
         closed: whether the run is over.
         latest: the last row, its step and its numbers.
+        train_call: the trainer's `train()` that it began in.
         journal: the run's file; None before `open`, and where nothing is written.
         shield: keeps the faults of trackers from the training, and counts them.
     """
@@ -61,8 +64,11 @@ class Publisher:
         self.latest: tuple[int | None, dict[str, float]] = (None, {})
         self.journal: Journal | None = None
         self.shield = Shield(strict)
+        self.train_call = TrainCall()
         self._close_timeout_s = close_timeout_s
+        self._closing = threading.Lock()
         self._pid = os.getpid()
+        self._has_said_no_run = False
         self._info = RunInfo()
         self._joining: list[Destination] = []
         self._in_process: list[tuple[Tracker, int]] = []
@@ -91,6 +97,8 @@ class Publisher:
             resumed_at: the checkpoint's step where the training goes on from one.
             ranks: how many processes train.
         """
+        self.train_call = TrainCall()
+        _close_those_broken_off(self.train_call)
         self._is_open, self._info, self._resumed_at = True, info, resumed_at
         self.actions = Actions(rules, self.shield.strict)
         destinations = named([*trackers, *self.actions.webhooks])
@@ -105,8 +113,7 @@ class Publisher:
             self.journal.begin(info, ranks, self._run_rules, resumed_at)
         self.join()
         self.status("running", resumed_at or 0)
-        # After the trackers' own exit hooks, so that it is called before them.
-        atexit.register(self._at_exit)
+        exits.note_open(self)
 
     @property
     def journal_number(self) -> int:
@@ -168,17 +175,21 @@ class Publisher:
 
     def health(self) -> dict[str, float]:
         """What the trackers do at present; rank 0's own affair, and no reason for a stop."""
-        if not self._in_process and not self._sent:
+        if not self._in_process and not self._sent and not self._joining:
             return {}
         found = courier().health(self.journal) if self.journal is not None and self._sent else {}
         errors = found.get("rldk/system/tracker_errors", 0.0) + self.shield.faults
-        return {"rldk/system/trackers_down": 0.0, **found, "rldk/system/tracker_errors": errors}
+        down = found.get("rldk/system/trackers_down", 0.0) + len(self._joining)  # those without a run
+        return {"rldk/system/trackers_down": down, "rldk/system/tracker_errors": errors}
 
     def row(self, step: int, row: Mapping[str, float], alerts: Iterable[Alert]) -> list[Alert]:
         """Write a judged row and what was found in it; returns the alerts that nobody was sent yet."""
         alerts = list(alerts)
         for alert in alerts:
             add_alert(self.alerts, alert)
+        if self._joining and not self._has_said_no_run:
+            self._has_said_no_run = True
+            say_no_run(self._joining, None if self.journal is None else self.journal.path)
         earlier = self.latest[1] if self.latest[0] == step else {}
         self.latest = (step, earlier | dict(row))
         row = news_of(row, earlier)
@@ -217,19 +228,27 @@ class Publisher:
         return {name: url for name, url in found.items() if url}
 
     def close(self, status: str, step: int | None = None, exception: str | None = None) -> None:
-        """Write how the run ended, and give the trackers their time."""
-        if self.closed or not self._is_open:
-            self.closed = True
+        """Write how the run ended, and give the trackers their time; that of one that crashed is the process's end.
+
+        May be called from a thread of this package, when the training is over.
+        """
+        with self._closing:
+            was_open, self.closed = self.is_open, True
+        if not was_open or os.getpid() != self._pid:  # a forked child's copy is not the run
             return
-        self.closed = True
-        step = step if step is not None else self.latest[0] or 0
-        self.join()
+        step = self.latest[0] or 0 if step is None else step
+        has_crashed = status == "crashed"
+        if not has_crashed:
+            self.join()
+            say_never_a_run(self._joining, None if self.journal is None else self.journal.path)
         self.status(status, step)
         announce(verdict(status, step, self.latest[1], incidents_of(self.alerts)))
         if self.journal is not None:
             self.journal.end(status, step, exception)
-            if self._sent and not courier().wait(self.journal, self._close_timeout_s):
-                announce(f"not all of this run has reached its trackers; the rest lies in {self.journal.path}")
+            if has_crashed:
+                courier().release(self.journal)
+            elif self._sent:
+                courier().wait(self.journal, self._close_timeout_s)
             self.journal.close()
         others = [destination.tracker for destination in [*self._sent, *self._joining]]
         for tracker in [*(tracker for tracker, _ in self._in_process), *others]:
@@ -238,29 +257,19 @@ class Publisher:
         if self.journal is not None and self.journal.memory is None:
             path = self.journal.path
             announce_journal(path, path.parent.parent if path.parent.name == FOLDER else path.parent)
-        atexit.unregister(self._at_exit)
+        exits.note_closed(self)
 
-    def _at_exit(self) -> None:
-        if os.getpid() == self._pid:  # a child that was forked and leaves by sys.exit runs this too
-            self.close("crashed", exception=last_exception())
-
-
-def last_exception() -> str | None:
-    """The last lines of the exception that ends the interpreter, which Python keeps for debuggers."""
-    error = getattr(sys, "last_value", None)
-    if error is None:
-        return None
-    lines = "".join(traceback.format_exception(type(error), error, error.__traceback__)).splitlines()
-    return "\n".join(lines[-EXCEPTION_LINES:])
+    def close_if_broken_off(self, later: TrainCall | None = None) -> bool:
+        """Close it where an exception has ended its training. `later` is the training that begins now, if one does."""
+        if self.train_call.is_over(later):
+            self.close("crashed", exception=BROKEN_OFF)
+        return self.closed
 
 
-def named(trackers: Iterable[Tracker]) -> list[Destination]:
-    """Each tracker with a name of its own: "mlflow", "webhook", "webhook-2"."""
-    found: list[Destination] = []
-    for tracker in trackers:
-        number = 1 + sum(known.tracker.name == tracker.name for known in found)
-        found.append(Destination(tracker.name if number == 1 else f"{tracker.name}-{number}", tracker))
-    return found
+def _close_those_broken_off(later: TrainCall) -> None:
+    for run in exits.open_runs():
+        if isinstance(run, Publisher):
+            run.close_if_broken_off(later)
 
 
 def news_of(row: Mapping[str, float], earlier: Mapping[str, float]) -> dict[str, float]:

@@ -7,8 +7,9 @@ as somebody has edited by hand.
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -138,6 +139,7 @@ class MemoryLines:
 
     def __init__(self, most: int = KEPT_LINES, begin: int = 0, file: Path | None = None) -> None:
         self._lines: deque[tuple[int, bytes]] = deque(maxlen=most)
+        self._starts: list[int] = []
         self._begin, self._file = begin, file
         self.size = begin
 
@@ -146,7 +148,12 @@ class MemoryLines:
         if not data:
             return
         self._lines.append((self.size, data))
+        self._starts.append(self.size)
         self.size += len(data)
+
+    def behind(self, position: int) -> int:
+        """How many lines there were from a position on, those that are gone included."""
+        return len(self._starts) - bisect_left(self._starts, position)
 
     def lines(self, position: int) -> Iterator[tuple[int, bytes]]:
         kept = tuple(self._lines)
@@ -169,6 +176,31 @@ class MemoryLines:
             file = FileLines(self._file)  # of its own, since several threads read
             yield from (pair for pair in file.lines(position) if pair[0] < self._begin)
             file.close()
+
+
+class JournalLines:
+    """The lines of a journal for the process that writes it: those in the file, then those that it did not take.
+
+    Args:
+        path: the file.
+        memory: gives the lines that the file did not take, None as long as it takes them.
+    """
+
+    def __init__(self, path: Path, memory: Callable[[], MemoryLines | None]) -> None:
+        self._file, self._memory = FileLines(path), memory
+
+    def lines(self, position: int) -> Iterator[tuple[int, bytes]]:
+        return self._present().lines(position)
+
+    def aligned(self, position: int) -> int:
+        return self._present().aligned(position)
+
+    def replaced(self) -> bool:
+        return self._present().replaced()
+
+    def _present(self) -> FileLines | MemoryLines:
+        memory = self._memory()
+        return self._file if memory is None else memory
 
 
 def read(lines: Lines, position: int = 0) -> Iterator[Entry]:

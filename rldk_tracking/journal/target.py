@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,6 +49,15 @@ class Destination:
     def target(self) -> Target:
         """What is handed over."""
         return Target(self.id, self.tracker.name, dict(self.tracker.address()), dict(self.tracker.secrets()))
+
+
+def named(trackers: Iterable[Tracker]) -> list[Destination]:
+    """Each tracker with a name of its own: "mlflow", "webhook", "webhook-2"."""
+    found: list[Destination] = []
+    for tracker in trackers:
+        number = 1 + sum(known.tracker.name == tracker.name for known in found)
+        found.append(Destination(tracker.name if number == 1 else f"{tracker.name}-{number}", tracker))
+    return found
 
 
 def load_offset(journal: Path, target: Target, lines: Lines, log: logging.Logger) -> Offset:

@@ -39,9 +39,11 @@ class Watch:
         return self.is_gone and (self._identity is None or self._identity == begun)
 
     def limit(self, seconds: float) -> None:
-        """There is so much time from now on. Said a second time it changes nothing."""
-        if self._deadline is None:
-            self._deadline = time.monotonic() + seconds
+        """There is so much time from now on. A longer limit than the one that there is changes nothing."""
+        deadline = time.monotonic() + seconds
+        if self._deadline is None or deadline < self._deadline:
+            self._deadline = deadline
+            self._wake()
 
     def stop(self) -> None:
         """There is no more time."""

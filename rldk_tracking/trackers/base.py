@@ -56,6 +56,8 @@ class Tracker(ABC):
     """False where rows are of no interest (a channel for alerts)."""
     repeatable: ClassVar[bool] = True
     """False where a call that is made twice is seen twice. Such a call is not made again when it may have arrived."""
+    how_to_join: ClassVar[str] = ""
+    """What the user can do where there is no run to join, as a sentence."""
     rows_per_call: ClassVar[int] = 1
     """How many consecutive rows `log_rows` takes at once; more than one only where they are written all or none."""
 

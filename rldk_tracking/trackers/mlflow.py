@@ -28,7 +28,7 @@ from rldk_tracking.trackers.base import Row, Tracker, UnavailableError
 from rldk_tracking.trackers.mlflow_alerts import AlertTable
 from rldk_tracking.trackers.mlflow_models import log_model
 from rldk_tracking.trackers.mlflow_names import Names
-from rldk_tracking.trackers.mlflow_runs import last_step, make_run, write_tags
+from rldk_tracking.trackers.mlflow_runs import HOW_TO_JOIN, experiment_of, last_step, make_run, write_tags
 from rldk_tracking.trackers.mlflow_server import Server, absolute, check_uri, is_http, translated, without_credentials
 from rldk_tracking.trackers.mlflow_tables import write_table
 from rldk_tracking.trackers.records import Call
@@ -57,6 +57,7 @@ class MLflowTracker(Tracker):
 
     name: ClassVar[str] = "mlflow"
     in_process: ClassVar[bool] = False
+    how_to_join: ClassVar[str] = HOW_TO_JOIN
     rows_per_call: ClassVar[int] = 50
 
     def __init__(
@@ -78,6 +79,7 @@ class MLflowTracker(Tracker):
         self._origin = self._given_origin
         self._client: Any = None
         self._server: Server | None = None
+        self._is_known = False
         self._opened = False
         self._status: str | None = None
         self._step, self._beat = 0, 0.0
@@ -259,19 +261,17 @@ class MLflowTracker(Tracker):
         if not self.joined:
             raise UnavailableError("no MLflow run is open")
         if is_http(self.tracking_uri):
-            if self._server is None:
-                self._server = Server(self._place)
-            self._server.knock()
+            self._server = self._server or Server(self._place)
+            self._is_known = self._server.knock() and self._is_known
         with translated(self._mlflow):
             if self._client is None:
                 self._client = self._mlflow.MlflowClient(tracking_uri=self.tracking_uri)
             if self.run_id is None:
                 made = make_run(self._client, self._experiment, str(self._origin), self._info.name)
                 self.run_id, self.experiment_id = made
-            elif self.experiment_id is None:
-                self.experiment_id = self._client.get_run(self.run_id).info.experiment_id or None
-        if self.experiment_id is None:
-            raise UnavailableError("what answers knows nothing of the run, and is not MLflow")
+            elif not self._is_known:
+                self.experiment_id = experiment_of(self._client, self.run_id)
+            self._is_known = True
         return self._client
 
     def _set_tags(self, tags: Mapping[str, str]) -> None:

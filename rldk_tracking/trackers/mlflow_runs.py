@@ -9,6 +9,10 @@ from rldk_tracking.trackers.base import UnavailableError
 
 ORIGIN_TAG = "rldk.origin"
 """Of a run that a tracker made: the training that it was made for, so that it is made once."""
+HOW_TO_JOIN = (
+    "Call mlflow.start_run() before train(), name a run, MLflowTracker(run_id=...), or have one made, "
+    "MLflowTracker(experiment=...)."
+)
 _TAG_LENGTH = 8000
 
 
@@ -37,6 +41,19 @@ def make_run(client: Any, experiment: str | None, origin: str, name: str | None)
     if not run.info.run_id or not experiment_id:
         raise UnavailableError("what answers makes no run, and is not MLflow")
     return run.info.run_id, experiment_id
+
+
+def experiment_of(client: Any, run_id: str) -> str:
+    """The id of a run's experiment.
+
+    Raises:
+        MlflowException: the store does not answer, or has no such run.
+        UnavailableError: what answers is not MLflow.
+    """
+    info = client.get_run(run_id).info
+    if info.run_id != run_id or not info.experiment_id:
+        raise UnavailableError("what answers knows nothing of the run, and is not MLflow")
+    return str(info.experiment_id)
 
 
 def write_tags(client: Any, run_id: str, tags: Mapping[str, str]) -> None:

@@ -57,15 +57,25 @@ class Server:
         self.place = place.rstrip("/")
         self._session = requests.Session()
         self._answered = -_FRESH_S
+        self._was_there = False
 
-    def knock(self) -> None:
-        """Raises UnavailableError where no MLflow server answers within seconds, or one says that it cannot now."""
+    def knock(self) -> bool:
+        """Ask whether it is there.
+
+        Returns:
+            Whether it was there the last time too; else it may be another one now.
+
+        Raises:
+            UnavailableError: no MLflow server answers within seconds, or one says that it cannot now.
+        """
         if time.monotonic() - self._answered < _FRESH_S:
-            return
+            return True
+        before, self._was_there = self._was_there, False
         reason = self._problem()
         if reason is not None:
             raise UnavailableError(f"the MLflow server at {self.place} does not take anything now ({reason})")
-        self._answered = time.monotonic()
+        self._was_there, self._answered = True, time.monotonic()
+        return before
 
     def _problem(self) -> str | None:
         try:

@@ -38,6 +38,7 @@ class WandbTracker(Tracker):
 
     name: ClassVar[str] = "wandb"
     repeatable: ClassVar[bool] = False
+    how_to_join: ClassVar[str] = "Call wandb.init() before train(), or give it a run: WandbTracker(wandb.init(...))."
 
     def __init__(self, run: Any = None) -> None:
         try:

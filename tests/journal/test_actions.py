@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
+from rldk_tracking.callback import RLDKCallback
 from rldk_tracking.health.actions import Call, Webhook, action
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.health.presets import rules_for
 from rldk_tracking.health.rules import Rule
 from rldk_tracking.journal.actions import Actions
 from rldk_tracking.rollout import RunInfo
@@ -93,3 +95,21 @@ def test_the_variable_of_an_address_is_known_to_a_later_process(monkeypatch: pyt
     assert notifier.address() == {"environment": "PAGER_URL", "rules": "a.hook"}
     (given,) = Actions([rule("a.hook", Webhook(f"https://example.com/{TOKEN}"))]).webhooks
     assert given.address() == {"rules": "a.hook"}
+
+
+@pytest.mark.parametrize("asked", ["stop", "save", print, Call("tests_break")])
+@pytest.mark.parametrize("name", ["run.crashed", "run.hung"])
+def test_of_a_training_that_is_gone_nobody_can_ask_anything(name: str, asked: object) -> None:
+    with pytest.raises(ValueError, match=f"{name} fires when the training stands still or is gone"):
+        Actions(rules_for("safe", {name: {"actions": ["alert", asked]}}))
+
+
+def test_a_webhook_hears_of_a_training_that_is_gone() -> None:
+    hook = Webhook("https://pager.example/xyz")
+    (notifier,) = Actions(rules_for("safe", {"run.crashed": {"actions": ["alert", hook]}})).webhooks
+    assert notifier.rules == {"run.crashed"}
+
+
+def test_it_is_refused_when_the_callback_is_made() -> None:
+    with pytest.raises(ValueError, match="run.hung fires when"):
+        RLDKCallback(overrides={"run.hung": {"actions": ["stop"]}})

@@ -59,6 +59,8 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[CourierProcess]:
     yield found
     # No courier of a test follows its journal while another test runs.
     for follower in {thread for followed in found._followed.values() for thread in followed.threads.values()}:
+        if follower.ident is None:  # a test kept it from starting
+            continue
         follower.leave()
         follower.join(10)
         assert not follower.is_alive()
@@ -366,6 +368,141 @@ def test_a_disk_that_is_full_in_the_middle(
     assert len(webhook.messages) == 2
     journal.close()
     assert journal.lost == 6
+
+
+def test_a_disk_that_fills_up_where_no_process_can_be_had(
+    service: CourierProcess, no_process: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that reads the file goes on with what is in memory alone."""
+    tracker = Distant()
+    journal = started(tmp_path, tracker)
+    service.follow(journal, [Destination("distant", tracker)], {})
+    for step in (1, 2):
+        journal.row(step, row(step))
+    eventually(lambda: TAKEN == [("there", 1), ("there", 2)], 10)
+    monkeypatch.setattr(LineFile, "append", full)
+    for step in (3, 4):
+        journal.row(step, row(step))
+        service.check()
+    journal.end("finished", 4)
+    assert service.wait(journal, 10)
+    assert [("there", step) for step in (1, 2, 3, 4)] == TAKEN
+    journal.close()
+
+
+def test_a_disk_that_fills_up_where_the_courier_is_refused(
+    service: CourierProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker, idle = Distant(), _Idle()
+    journal = started(tmp_path, tracker)
+    service._process = idle  # type: ignore[assignment]
+    service.follow(journal, [Destination("distant", tracker)], {})
+    Offset(offset_path(journal.path, "distant"), refused=True).save()
+    journal.row(1, row(1))
+    service._look_at = 0.0
+    service.check()
+    eventually(lambda: TAKEN == [("there", 1)], 10)
+    monkeypatch.setattr(LineFile, "append", full)
+    journal.row(2, row(2))
+    journal.end("finished", 2)
+    assert service.wait(journal, 10)
+    assert TAKEN == [("there", 1), ("there", 2)]
+    assert b'"leave": true' in os.read(idle.reader, 1 << 16), "what the file does not say the courier cannot know"
+    service._process = None
+    journal.close()
+
+
+def test_a_thread_that_can_be_had_later(
+    service: CourierProcess, no_process: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker, start = Distant(), threading.Thread.start
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    journal = started(tmp_path, tracker)
+    service.follow(journal, [Destination("distant", tracker)], {})
+    journal.row(1, row(1))
+    service._look_at = 0.0
+    service.check()
+    monkeypatch.setattr(threading.Thread, "start", start)
+    journal.end("finished", 1)
+    assert service.wait(journal, 10)
+    assert TAKEN == [("there", 1)]
+
+
+def test_the_rest_is_counted(
+    service: CourierProcess,
+    no_process: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Disk full and no thread: what is in memory goes with the process."""
+    monkeypatch.setattr(threading.Thread, "start", lambda self: (_ for _ in ()).throw(RuntimeError("no thread")))
+    tracker = Distant()
+    journal = started(tmp_path, tracker)
+    service.follow(journal, [Destination("distant", tracker)], {})
+    journal.row(1, row(1))
+    monkeypatch.setattr(LineFile, "append", full)
+    for step in (2, 3):
+        journal.row(step, row(step))
+    journal.end("finished", 3)
+    start = time.monotonic()
+    assert not service.wait(journal, 15)
+    assert time.monotonic() - start < 5, "nobody works on it"
+    said = capsys.readouterr().err
+    assert "has reached distant; the rest lies in" in said and "but 3 records" in said and "are lost" in said
+    journal.close()
+
+
+def test_all_that_is_left_is_waited_for_at_once(service: CourierProcess, tmp_path: Path) -> None:
+    """Eight trainings that were broken off, and a server that does not answer."""
+    service._process = _Idle()  # type: ignore[assignment]
+    for number in range(8):
+        tracker = Distant()
+        journal = started(tmp_path / str(number), tracker)
+        service.follow(journal, [Destination("distant", tracker)], {})
+        Offset(offset_path(journal.path, "distant"), down_since=1.0).save()
+        journal.end("crashed", 1)
+        service.release(journal)
+        journal.close()
+    start = time.monotonic()
+    assert not service.wait_for_all(15)
+    assert 2.5 < time.monotonic() - start < 5
+    assert service._followed == {}
+    service._process = None
+
+
+def test_what_is_delivered_after_its_end_is_forgotten(service: CourierProcess, tmp_path: Path) -> None:
+    tracker = Distant()
+    journal = started(tmp_path, tracker)
+    service._process = _Idle()  # type: ignore[assignment]
+    service.follow(journal, [Destination("distant", tracker)], {})
+    journal.end("crashed", 1)
+    service.release(journal)
+    for closed in (False, True):
+        Offset(offset_path(journal.path, "distant"), position=journal.size, closed=closed).save()
+        service._look_at = 0.0
+        service.check()
+        assert bool(service._followed) is not closed
+    service._process = None
+
+
+def test_a_courier_that_had_nothing_to_do_is_started_again(
+    service: CourierProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[bytes] = []
+    monkeypatch.setattr(service, "_start", lambda: begun.append(b"1"))
+    idle = _Idle()
+    idle.poll = lambda: 0  # type: ignore[method-assign, assignment, return-value]
+    service._process = idle  # type: ignore[assignment]
+    tracker = Distant()
+    journal = started(tmp_path, tracker)
+    service.follow(journal, [Destination("distant", tracker)], {})
+    assert len(begun) == 1 and len(service._deaths) == 0
+    service._process = None
 
 
 def full(*_: Any) -> None:

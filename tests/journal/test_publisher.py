@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
-import subprocess
-import sys
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.rules import Rule
-from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of, last_exception, named, needs_journal, news_of
+from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of, named, needs_journal, news_of
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.memory import InMemoryTracker
@@ -336,52 +333,6 @@ def test_one_that_was_closed_is_kept_by_nobody() -> None:
     del publisher
     gc.collect()
     assert alive() is None
-
-
-LEFT_OPEN = """
-import os, sys
-from rldk_tracking.journal.publisher import Publisher
-from rldk_tracking.rollout import RunInfo
-from rldk_tracking.trackers.memory import InMemoryTracker
-
-
-class Saying(InMemoryTracker):
-    def status(self, status, metrics, step):
-        sys.stdout.write(f"{status} {step} {os.getpid() == parent}\\n")
-        sys.stdout.flush()
-
-
-parent = os.getpid()
-publisher = Publisher()
-publisher.open([], RunInfo(), [Saying()], None)
-publisher.row(5, {"a": 1.0}, [])
-if hasattr(os, "fork") and os.fork() == 0:
-    sys.exit()
-if hasattr(os, "fork"):
-    os.wait()
-"""
-
-
-def said_at_exit(end: str) -> list[str]:
-    command = [sys.executable, "-c", LEFT_OPEN + end]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ).stdout.splitlines()
-
-
-def test_what_nobody_closed_is_said_at_exit_to_have_crashed_and_not_by_a_forked_child() -> None:
-    assert said_at_exit("del publisher") == ["running 0 True", "crashed 5 True"]
-    assert said_at_exit("raise RuntimeError('out of memory')") == ["running 0 True", "crashed 5 True"]
-    assert said_at_exit("publisher.close('finished')") == ["running 0 True", "finished 5 True"]
-
-
-def test_the_exception_that_ends_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(sys, "last_value", raising=False)
-    assert last_exception() is None
-    try:
-        raise ValueError("the reward is no number")
-    except ValueError as error:
-        monkeypatch.setattr(sys, "last_value", error, raising=False)
-    lines: Any = last_exception()
-    assert lines.splitlines()[-1] == "ValueError: the reward is no number" and len(lines.splitlines()) <= 5
 
 
 def test_the_end_is_said_with_the_verdict_and_the_way_to_a_page(

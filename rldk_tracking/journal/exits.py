@@ -1,0 +1,65 @@
+"""What is done when the process ends: runs that nobody closed have crashed, and what is left is waited for at once."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import traceback
+from typing import Protocol
+
+from rldk_tracking.journal.process import courier
+
+EXCEPTION_LINES = 5
+"""Last lines of the exception that ended a training, kept in the journal."""
+LONGEST_WAIT_S = 15.0
+"""For destinations that answer, of all runs together."""
+
+
+class Closable(Protocol):
+    """A run that is open."""
+
+    def close(self, status: str, step: int | None = None, exception: str | None = None) -> None:
+        """Say how it ended."""
+
+
+_OPEN: dict[int, Closable] = {}
+
+
+def note_open(run: Closable) -> None:
+    """A run has begun."""
+    _OPEN[id(run)] = run
+    # After the trackers' own exit hooks, so that it is called before them.
+    atexit.unregister(close_all)
+    atexit.register(close_all)
+
+
+def note_closed(run: Closable) -> None:
+    """Somebody has closed it."""
+    _OPEN.pop(id(run), None)
+
+
+def open_runs() -> list[Closable]:
+    """Runs that nobody has closed yet, the oldest first."""
+    return list(_OPEN.values())
+
+
+def close_all() -> None:
+    """Say of every open run that it crashed, then wait for the destinations of all of them together."""
+    for run in open_runs():
+        run.close("crashed", exception=last_exception())
+    courier().wait_for_all(LONGEST_WAIT_S)
+
+
+def last_exception() -> str | None:
+    """The last lines of the exception that ends the interpreter, which Python keeps for debuggers."""
+    error = getattr(sys, "last_value", None)
+    if error is None:
+        return None
+    lines = "".join(traceback.format_exception(type(error), error, error.__traceback__)).splitlines()
+    return "\n".join(lines[-EXCEPTION_LINES:])
+
+
+if hasattr(os, "register_at_fork"):
+    # A child that leaves by sys.exit runs `close_all` too: the runs are its parent's.
+    os.register_at_fork(after_in_child=_OPEN.clear)

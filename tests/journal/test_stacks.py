@@ -1,0 +1,219 @@
+"""Where every thread stands: written once, in time, and without harm to what goes on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from rldk_tracking.journal import beats
+from rldk_tracking.journal.beats import PlannedDump, append_stacks, stacks_of
+from rldk_tracking.journal.stacks import CHECK_S, StacksWriter
+
+
+def planned(due_s: float, events: int = 1) -> PlannedDump:
+    now = time.monotonic()
+    return PlannedDump(now + due_s, now, events, "phase reward of step 3")
+
+
+def waits_for_a_judge(until: threading.Event, inside: threading.Event) -> None:
+    inside.set()
+    until.wait(20)
+
+
+def within(seconds: float, path: Path) -> str:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if path.exists() and path.read_text().endswith("\n\n"):
+            return path.read_text()
+        time.sleep(0.05)
+    return ""
+
+
+@pytest.fixture
+def waiting_thread():
+    until, inside = threading.Event(), threading.Event()
+    thread = threading.Thread(target=waits_for_a_judge, args=(until, inside), name="judge")
+    thread.start()
+    inside.wait(5)
+    yield thread
+    until.set()
+    thread.join()
+
+
+@pytest.fixture
+def writer(tmp_path: Path):
+    """One whose thread has ended when the next test begins."""
+    made = StacksWriter(tmp_path / "run.stacks.txt")
+    yield made
+    made.close()
+    for thread in threads():
+        thread.join(5)
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "rldk-stacks"]
+
+
+def test_every_thread_but_the_writer_is_there_with_the_main_thread_first(waiting_thread) -> None:
+    text = ""
+
+    def write() -> None:
+        nonlocal text
+        text = stacks_of(planned(0.0, events=42))
+
+    writer = threading.Thread(target=write, name="the writer")
+    writer.start()
+    writer.join()
+    first, *blocks = text.strip().split("\n\n")
+    assert first.startswith(f"=== event 42 of process {os.getpid()}: phase reward of step 3, silent for 0 s at ")
+    assert blocks[0].startswith("Main thread (innermost frame first):\n  File ")
+    assert blocks[0].splitlines()[-1].startswith('  File "')
+    assert f'  File "{threading.__file__}"' in blocks[0].splitlines()[1]  # join, where the main thread waits
+    (judge,) = [block for block in blocks if block.startswith("Thread judge (")]
+    assert "in waits_for_a_judge" in judge
+    assert "the writer" not in text
+
+
+def test_they_are_written_when_due_and_once(tmp_path: Path, writer: StacksWriter) -> None:
+    path = tmp_path / "run.stacks.txt"
+    writer.plan(planned(0.2))
+    assert "=== event 1 of " in within(5, path)
+    time.sleep(2.5 * CHECK_S)
+    assert path.read_text().count("=== event") == 1
+    writer.plan(planned(0.0, events=2))
+    end = time.monotonic() + 5
+    while path.read_text().count("=== event") < 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    assert "=== event 2 of " in path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_goes_on_is_not_written(tmp_path: Path, writer: StacksWriter) -> None:
+    for events in range(12):
+        writer.plan(planned(2.0, events))
+        time.sleep(0.25)
+    writer.plan(None)
+    time.sleep(2 * CHECK_S)
+    assert not (tmp_path / "run.stacks.txt").exists()
+
+
+def test_the_thread_begins_with_the_first_plan_and_ends(writer: StacksWriter) -> None:
+    writer.plan(None)
+    assert threads() == []
+    writer.plan(planned(60.0))
+    (thread,) = threads()
+    assert thread.daemon
+    writer.close()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_a_folder_that_is_gone_is_no_fault(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    writer = StacksWriter(gone / "run.stacks.txt")
+    gone.rmdir()
+    writer.plan(planned(0.0))
+    time.sleep(2.5 * CHECK_S)
+    gone.mkdir()
+    writer.plan(planned(0.0, events=2))
+    assert "=== event 2 of " in within(5, gone / "run.stacks.txt")
+    writer.close()
+    threads()[0].join(5)
+
+
+def test_a_file_that_has_grown_begins_anew(tmp_path: Path) -> None:
+    path = tmp_path / "stacks.txt"
+    append_stacks(path, "x" * beats.STACKS_FILE_BYTES)
+    append_stacks(path, "y")
+    assert path.stat().st_size == beats.STACKS_FILE_BYTES + 1
+    append_stacks(path, "z")
+    assert path.read_text() == "z"
+
+
+def test_a_deep_stack_is_cut() -> None:
+    until, inside = threading.Event(), threading.Event()
+
+    def wait(levels: int) -> None:
+        if levels:
+            wait(levels - 1)
+        else:
+            inside.set()
+            until.wait(5)
+
+    thread = threading.Thread(target=wait, args=(300,), name="deep")
+    thread.start()
+    inside.wait(5)
+    text = stacks_of(planned(0.0))
+    until.set()
+    thread.join()
+    (block,) = [block for block in text.split("\n\n") if block.startswith("Thread deep (")]
+    assert len(block.splitlines()) == beats.FRAMES_PER_THREAD + 2
+    assert block.endswith("  ...")
+
+
+@pytest.mark.parametrize("end", ["sys.exit(0)", "os._exit(0)", "pass"])
+def test_a_forked_child_ends_while_the_thread_waits(tmp_path: Path, end: str) -> None:
+    # With a timer of faulthandler it does not: its end waits for a thread that only its parent has.
+    code = (
+        "import os, sys, time\nfrom pathlib import Path\n"
+        "from rldk_tracking.journal.stacks import PlannedDump, StacksWriter\n"
+        f"StacksWriter(Path({str(tmp_path / 's.txt')!r})).plan(PlannedDump(time.monotonic() + 60, 0.0, 1, ''))\n"
+        "pid = os.fork()\n"
+        f"if pid == 0:\n    {end}\n"
+        "else:\n    sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60, env=os.environ)
+    assert done.returncode == 0
+
+
+def test_a_process_that_runs_python_survives_thousands_of_readings() -> None:
+    # A timer of faulthandler ends this one within some hundred.
+    code = (
+        "import sys, threading, time\n"
+        "from rldk_tracking.journal.beats import PlannedDump, stacks_of\n"
+        "read = 0\n"
+        "def reader():\n"
+        "    global read\n"
+        "    while True:\n"
+        "        stacks_of(PlannedDump(0.0, 0.0, 1, '')); read += 1; time.sleep(0.0005)\n"
+        "threading.Thread(target=reader, daemon=True).start()\n"
+        "sys.setswitchinterval(1e-5)\n"
+        "while read < 2000:\n"
+        "    [sum(i for i in range(50)) for _ in range(20)]\n"
+        "    threading.Thread(target=lambda: None).start()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, env=os.environ).returncode == 0
+
+
+def test_a_timer_that_the_user_armed_is_left_alone(tmp_path: Path) -> None:
+    code = (
+        "import faulthandler, sys, time\nfrom pathlib import Path\n"
+        "from rldk_tracking.journal.stacks import PlannedDump, StacksWriter\n"
+        f"faulthandler.dump_traceback_later(0.75, file=open({str(tmp_path / 'mine.txt')!r}, 'wb'))\n"
+        f"writer = StacksWriter(Path({str(tmp_path / 'run.stacks.txt')!r}))\n"
+        "writer.plan(PlannedDump(time.monotonic(), 0.0, 1, ''))\n"
+        "time.sleep(1.25)\nwriter.close()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, env=os.environ).returncode == 0
+    assert "most recent call first" in (tmp_path / "mine.txt").read_text()
+    assert "=== event 1 of process " in (tmp_path / "run.stacks.txt").read_text()
+
+
+def test_where_the_training_is_over_the_thread_ends_by_itself(tmp_path: Path) -> None:
+    over: list[bool] = []
+    writer = StacksWriter(tmp_path / "run.stacks.txt", lambda: bool(over))
+    writer.plan(planned(60.0))
+    (thread,) = threads()
+    time.sleep(1.5 * CHECK_S)
+    assert thread.is_alive()
+    over.append(True)
+    thread.join(5)
+    assert not thread.is_alive()
+    assert list(tmp_path.iterdir()) == []
