@@ -18,8 +18,12 @@ from transformers import TrainerCallback
 from rldk_tracking import demo
 from rldk_tracking.callback import RLDKCallback
 from rldk_tracking.isolation import TrainingStopped
+from rldk_tracking.journal.publisher import BROKEN_OFF
 from rldk_tracking.sources.optimizer import OptimizerSource
 from rldk_tracking.trackers.memory import InMemoryTracker
+from rldk_tracking.trackers.records import parsed
+from tests.faults.processes import wait_for
+from tests.trackers.conftest import free_port
 
 OURS = "rldk_tracking."
 TRAINERS = {"grpo": demo.grpo_trainer, "ppo": demo.ppo_trainer}
@@ -125,6 +129,29 @@ def test_the_next_training_is_measured_once_and_leaves_nothing(
     assert hooks(trainer) == clean == []
     assert tracker.statuses[-1][1] == "finished"
     assert not [t for t in set(threading.enumerate()) - before if t.name.startswith("rldk")]
+
+
+def test_trainings_that_are_broken_off_leave_no_thread_and_say_so(tmp_path: Path) -> None:
+    """Each with a trainer and a callback of its own, as cells of a notebook, and a server that does not answer."""
+    pytest.importorskip("mlflow", reason="needs mlflow")
+    from rldk_tracking.trackers.mlflow import MLflowTracker
+
+    kept = []
+    for number in range(3):
+        trainer = demo.grpo_trainer(tmp_path / str(number), max_steps=3)
+        trainer.add_callback(RLDKCallback(trackers=[MLflowTracker("0" * 32, f"http://127.0.0.1:{free_port()}")]))
+        trainer.add_callback(Break())
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+        kept.append(trainer)
+        ended = [list(parsed(path.read_bytes().splitlines())) for path in sorted(tmp_path.glob("*/_rldk/run.jsonl"))]
+        for records in ended[:-1]:
+            (end,) = [record for record in records if record["type"] == "end"]
+            assert (end["status"], end["exception"]) == ("crashed", BROKEN_OFF), "the next one has begun"
+    assert wait_for(lambda: not [t for t in threading.enumerate() if t.name.startswith("rldk")], 5)
+    records = list(parsed((tmp_path / "2" / "_rldk" / "run.jsonl").read_bytes().splitlines()))
+    assert [record["status"] for record in records if record["type"] == "end"] == ["crashed"]
+    assert len(kept) == 3
 
 
 def test_a_trainer_that_had_to_be_stopped_by_an_exception_has_no_hook_left(tmp_path: Path) -> None:
