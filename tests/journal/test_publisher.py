@@ -13,7 +13,8 @@ import pytest
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.rules import Rule
-from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of, named, needs_journal, news_of
+from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of, needs_journal, news_of
+from rldk_tracking.journal.target import named
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.memory import InMemoryTracker
