@@ -61,8 +61,7 @@ class Run:
         self.publisher = Publisher(settings.strict, settings.close_timeout_s)
         self.training = replace(training or Training(), shield=self.shield, publish=self.publisher.publish)
         self.probes = ProbeSet(self.shield)
-        self.should_stop = False
-        self.save = False
+        self.should_stop = self.save = self._has_ended = False
         self._find_trackers = find_trackers
         self.judge: Judge | None = None
         self._ranks: Ranks | None = None
@@ -71,7 +70,6 @@ class Run:
         self._urgent: dict[str, float] = {}
         self._flags = self._step = 0
         self._liveness: Liveness | None = None
-        self._has_ended = False
 
     # Its beginning.
 
@@ -124,10 +122,10 @@ class Run:
             about = ranks.agree(about)
         number, is_watched = divmod(about, 2)
         if number > 0:
-            rule, trainer = silence_of(rules) if is_watched else None, self.training.trainer
+            rule = silence_of(rules) if is_watched else None
             is_over = self.publisher.close_if_broken_off if self.publisher.is_open else None
-            of_rank = (number, ranks.rank, ranks.world_size)
-            self._liveness = Liveness(folder, *of_rank, rule, trainer, self._step, is_over)
+            of_rank = (number, ranks.rank, ranks.world_size, rule, self.training.trainer, self._step)
+            self._liveness = Liveness(folder, *of_rank, is_over)
 
     def beat(self, phase: Phase, step: int) -> None:
         """A phase of the training begins, or the one that is under way goes on."""
