@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from rldk_tracking.terminal import printable
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this command."""
@@ -21,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (ImportError, RefusedError) as fault:
         raise SystemExit(str(fault)) from fault
     words = {"made": "saved", "updated": "brought up to date", "unchanged": "there already"}
-    print(f"The view with {view.charts} charts is {words[view.outcome]}: {view.url}")
+    print(f"The view with {view.charts} charts is {words[view.outcome]}: {printable(view.url)}")
     return 0
 
 

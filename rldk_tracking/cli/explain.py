@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
+
+from rldk_tracking.terminal import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,16 +16,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the page. Returns 0, or 2 where there is no such rule."""
     from rldk_tracking.health.catalogue import RULES
-    from rldk_tracking.health.explain import explain
+    from rldk_tracking.health.explain import explain, summary
 
     if arguments.rule is None:
         for rule in RULES.values():
-            print(f"{rule.id:32s} {rule.severity}")
+            print(f"{rule.id:32s} {rule.severity:10s}{summary(rule)}")
         return 0
     try:
-        page = explain(arguments.rule)
+        page = explain(arguments.rule.strip().lower())
     except KeyError as fault:
-        print(fault.args[0])
+        sys.stderr.write(f"{printable(fault.args[0])}\n")
         return 2
     print(page)
     return 0

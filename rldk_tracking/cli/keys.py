@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import textwrap
 from dataclasses import asdict
 
@@ -23,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the keys. Returns 1 where the prefix fits none."""
     rows = select(arguments.prefix)
     if not rows:
-        print(f"No key begins with {arguments.prefix!r}. Without a prefix, all keys are printed.")
+        sys.stderr.write(f"No key begins with {arguments.prefix!r}. Without a prefix, all keys are printed.\n")
         return 1
     writers = {"table": table, "markdown": markdown, "json": as_json}
     print(writers[arguments.format](rows))

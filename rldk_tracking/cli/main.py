@@ -46,28 +46,29 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sync": ("rldk_tracking.cli.sync", "send what a tracker did not take, and complete trainings that were killed"),
 }
 """Name of the command to its module and one line of help."""
+JUDGES = ("checkpoint", "replay", "report")
+"""Commands whose mistakes end in `UNREADABLE`: the usual 1 and 2 would be read as verdicts."""
 
 
-class CommandParser(argparse.ArgumentParser):
-    """A parser whose mistakes end in a code that is no verdict: argparse's own 2 is "critical"."""
-
-    error_code = UNREADABLE
+class JudgeParser(argparse.ArgumentParser):
+    """The parser of a command that judges."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and how it is called."""
+        """Say how the command is called, and what is wrong."""
         self.print_usage(sys.stderr)
-        self.exit(self.error_code, f"{self.prog}: {printable(message)}\n")
+        self.exit(UNREADABLE, f"{self.prog}: {printable(message)}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. `argv` defaults to the command line's."""
-    if argv is None:
-        sys.excepthook = _unforeseen
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal of another encoding shows escapes
             stream.reconfigure(errors="backslashreplace")
     chosen = next((word for word in words if not word.startswith("-")), None)
+    failed = UNREADABLE if chosen in JUDGES else 1
+    if argv is None and chosen in JUDGES:
+        sys.excepthook = _unforeseen
     try:
         return _run(words, chosen)
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
@@ -81,24 +82,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sentence is None:
             raise
         sys.stderr.write(f"{sentence}\n")
-        return UNREADABLE
+        return failed
     except SystemExit as stop:
         if isinstance(stop.code, str):
             sys.stderr.write(f"{printable(' '.join(stop.code.split()))}\n")
-            stop.code = UNREADABLE
+            stop.code = failed
         raise
 
 
 def _run(words: Sequence[str], chosen: str | None) -> int:
-    parser = CommandParser(
+    parser_class = JudgeParser if chosen in JUDGES else argparse.ArgumentParser
+    parser = parser_class(
         prog="rldk-tracking",
         description="Diagnostics for reinforcement learning, in MLflow and W&B.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"rldk-tracking {rldk_tracking.__version__}")
-    if chosen not in COMMANDS:
-        parser.error_code = 2
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
         judges = name in ("replay", "checkpoint")

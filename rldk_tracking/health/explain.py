@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 import textwrap
 
 from rldk_tracking.health.catalogue import RULES
@@ -46,6 +47,12 @@ def explain(name: str, rule: Rule | None = None) -> str:
     return "\n".join(sections) + "\n"
 
 
+def summary(rule: Rule) -> str:
+    """Why a rule is there, in its page's first sentence; empty where it has no page."""
+    page = PAGES.get(rule.id)
+    return "" if page is None else re.split(r"(?<! al)[.:;] ", page.why)[0].rstrip(".") + "."
+
+
 def _watched(rule: Rule) -> str:
     about = inspect.getdoc(CONDITIONS[rule.condition]) or ""
     first = about.split("\n\nArgs:")[0].split("\n\n")[0].replace("\n", " ").replace("`", "")
@@ -79,14 +86,15 @@ def _beside(rule: Rule) -> str:
 
 
 def _change(rule: Rule) -> str:
-    names = [
-        name
-        for name in inspect.signature(CONDITIONS[rule.condition].__init__).parameters
+    values = {
+        name: rule.parameters.get(name, parameter.default)
+        for name, parameter in inspect.signature(CONDITIONS[rule.condition].__init__).parameters.items()
         if name not in ("self", "keys")
-    ]
-    example = f'overrides={{"{rule.id}": {{"{names[0]}": ...}}}}'
+    }
+    example = f'overrides={{"{rule.id}": {{"{next(iter(values))}": ...}}}}'
     switch = f'{{"{rule.id}": {{"enabled": False}}}}'
-    return _paragraph(f"{example}; parameters: {', '.join(names)}. Off: {switch}.")
+    given = ", ".join(f"{name}={value!r}" for name, value in values.items() if value is not inspect.Parameter.empty)
+    return _paragraph(f"{example}; parameters, as they are: {given}. Off: {switch}.")
 
 
 def _heading(text: str) -> str:

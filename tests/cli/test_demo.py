@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from rldk_tracking.charts.announce import alert_lines
 from rldk_tracking.cli import demo
+from rldk_tracking.cli.main import main
 from rldk_tracking.demo.faults import FAULTS, Fault
 from rldk_tracking.demo.stores import JsonlStore
 from rldk_tracking.health.alert import Alert
@@ -66,6 +68,35 @@ def test_every_other_fault_meets_its_rule_and_not_before(
     assert alert_lines(alerts[0], "  ") in capsys.readouterr().out
     lines = [json.loads(line) for line in store.path(name).read_text().splitlines()]
     assert any(rule in json.dumps(line) for line in lines if line["type"] == "alert" for rule in fault.rules)
+
+
+@pytest.mark.parametrize("tracker", ["mlflow", "jsonl"])
+def test_what_the_demo_leaves_can_be_judged_and_reported(
+    tracker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run_demo(tmp_path, "--tracker", tracker, "--steps", "30", "--fault", "nan")
+    assert result.returncode == 0, result.stdout + result.stderr
+    monkeypatch.chdir(tmp_path)
+    for name, code in (("healthy", 0), ("nan", 2)):
+        folder = f"rldk_demo/{name}"
+        assert main(["replay", folder]) == code
+        assert "reading _rldk/run.jsonl" in capsys.readouterr().out
+        assert main(["report", folder]) == 0
+        assert ("Critical: nan" in capsys.readouterr().out) == (name == "nan")
+
+
+def test_an_interrupt_is_one_line(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, "-m", "rldk_tracking", "demo", "--tracker", "jsonl"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    said = ""
+    while "2/60" not in said and process.poll() is None:
+        said += process.stderr.read(1)
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert rest.splitlines()[-1] == "rldk-tracking: interrupted." and "Traceback" not in said + rest
 
 
 def test_wandb_offline(tmp_path: Path) -> None:

@@ -20,4 +20,11 @@ def test_without_a_rule_all_are_listed(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_a_rule_that_is_not_there_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "kl.hihg"]) == 2
-    assert "kl.high" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "kl.high" in said.err and not said.out
+
+
+@pytest.mark.parametrize("name", ["KL.HIGH", " kl.high", "Kl.High"])
+def test_capitals_do_not_matter(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", name]) == 0
+    assert capsys.readouterr().out.startswith("kl.high (warning)")

@@ -45,4 +45,5 @@ def test_a_prefix_selects_with_and_without_the_namespace() -> None:
 
 def test_an_unknown_prefix_is_code_one_and_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["keys", "no-such-group"]) == 1
-    assert "no-such-group" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "no-such-group" in said.err and not said.out

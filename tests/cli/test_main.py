@@ -91,14 +91,15 @@ def test_a_mistake_that_quotes_a_file_stays_on_its_line(
         raise SystemExit("no \x1b[2Kgood\nverdict: healthy")
 
     monkeypatch.setattr(keys, "run", run)
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as stopped:
         main(["keys"])
+    assert stopped.value.code == 1, "a command that judges nothing"
     assert capsys.readouterr().err == "no \\x1b[2Kgood verdict: healthy\n"
 
 
 def test_a_fault_of_the_command_is_a_traceback_and_no_verdict() -> None:
-    planted = "from rldk_tracking.cli import keys\ndef run(arguments): raise LookupError('planted')\nkeys.run = run"
-    result = command(planted, "keys")
+    planted = "from rldk_tracking.cli import replay\ndef run(arguments): raise LookupError('planted')\nreplay.run = run"
+    result = command(planted, "replay", "x.csv")
     assert result.returncode == 3
     assert result.stderr.startswith("Traceback") and result.stderr.endswith("LookupError: planted\n")
 
@@ -106,7 +107,7 @@ def test_a_fault_of_the_command_is_a_traceback_and_no_verdict() -> None:
 @pytest.mark.parametrize("module", ["torch", "tqdm"])
 def test_the_demo_in_a_base_install_names_its_extra(module: str) -> None:
     result = command(f"sys.modules[{module!r}] = None", "demo")
-    assert (result.returncode, result.stdout) == (3, "")
+    assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
         f"rldk-tracking demo needs {module}, which is not installed: pip install 'rldk-tracking[demo]'\n"
     )
@@ -114,7 +115,7 @@ def test_the_demo_in_a_base_install_names_its_extra(module: str) -> None:
 
 def test_an_import_that_no_extra_mends_is_a_fault() -> None:
     result = command("sys.modules['rldk_tracking.keys'] = None", "keys")
-    assert result.returncode == 3
+    assert result.returncode == 1
     assert result.stderr.startswith("Traceback")
 
 

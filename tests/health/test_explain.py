@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rldk_tracking.health.catalogue import RULES
-from rldk_tracking.health.explain import WIDTH, explain
+from rldk_tracking.health.explain import WIDTH, explain, summary
 from rldk_tracking.health.presets import rules_for
 from rldk_tracking.health.rules import Rule
 
@@ -40,3 +40,16 @@ def test_a_users_rule_has_what_it_says_itself() -> None:
 def test_a_misspelt_rule_names_the_nearest() -> None:
     with pytest.raises(KeyError, match="kl.high"):
         explain("kl.hihg")
+
+
+def test_the_summary_is_the_first_sentence() -> None:
+    assert summary(RULES["reward.collapse"]) == "What had been learned is lost."
+    assert "(Gao et al. 2022, arXiv" in summary(RULES["kl.high"])
+    for rule in RULES.values():
+        assert summary(rule).count(". ") <= summary(rule).count("al. ") and summary(rule).endswith(".")
+    assert summary(Rule(id="mine.high", keys=("x",), condition="level", parameters={"threshold": 1.0})) == ""
+
+
+def test_parameters_are_shown_with_their_values() -> None:
+    text = explain("policy.clip_fraction").replace("\n ", "")
+    assert "threshold=0.3," in text and "clear=0.2," in text and "span=1.0," in text
