@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rldk_tracking.health.alert import SEVERITIES, Alert, Severity
+from rldk_tracking.health.verdict import Coverage, Verdict, verdict_of
 
 SCORE = "rldk/health/score"
 
@@ -90,8 +91,21 @@ def by_weight(incidents: Sequence[Incident]) -> list[Incident]:
     return sorted(incidents, key=lambda e: (e.ended is not None, -SEVERITIES.index(e.severity), e.first_step))
 
 
+def verdict_word(row: Mapping[str, float], incidents: Iterable[Incident]) -> Verdict:
+    """The verdict on a run as it stands: of the alerts that are open, and of how much was judged.
+
+    Args:
+        row: the last values, which say how many rules have judged.
+        incidents: the incidents so far.
+    """
+    coverage = Coverage.of_row(row)
+    # Journals of earlier versions do not say how many rules judged, only a score where any did.
+    is_enough = SCORE in row if coverage is None else coverage.is_enough
+    return verdict_of((incident.severity for incident in incidents if incident.ended is None), is_enough)
+
+
 def verdict(status: str, step: int | None, row: Mapping[str, float], incidents: Sequence[Incident]) -> str:
-    """One sentence on the run. It says healthy only where rules have judged data.
+    """One sentence on the run. It says healthy only where enough was judged.
 
     Args:
         status: "running", "warning", "critical", "finished", "stopped" or "crashed"; empty where it is not known.
@@ -108,10 +122,17 @@ def verdict(status: str, step: int | None, row: Mapping[str, float], incidents: 
         first = troubles[0]
         more = f" and {len(troubles) - 1} more" if len(troubles) > 1 else ""
         return f"{when}. {first.severity.capitalize()}: {first.rule} since step {first.first_step}{more}."
-    if SCORE not in row:
-        return f"{when}. Nothing is known about its health: no rule had data."
+    if verdict_word(row, incidents) == "unknown":
+        return f"{when}. {_unknown(row)}"
     over = [incident for incident in incidents if incident.severity != "info"]
     if over:
         plural = "s are" if len(over) > 1 else " is"
         return f"{when}. No alert is open; {len(over)} earlier one{plural} over."
     return f"{when}. No alert so far."
+
+
+def _unknown(row: Mapping[str, float]) -> str:
+    coverage = Coverage.of_row(row)
+    if coverage is None or coverage.judged + coverage.warming_up == 0:
+        return "Nothing is known about its health: no rule had data."
+    return f"Unknown: too little was judged to call it healthy ({coverage.sentence()})."

@@ -14,7 +14,7 @@ from typing import Any
 
 from rldk_tracking.charts.figures import SEVERITY_COLOURS, line_chart, overview, time_line
 from rldk_tracking.charts.heatmap import Heatmap
-from rldk_tracking.charts.incidents import Incident, by_weight, incidents_of, verdict, worst_open
+from rldk_tracking.charts.incidents import Incident, by_weight, incidents_of, verdict, verdict_word
 from rldk_tracking.charts.markdown import escaped, table
 from rldk_tracking.charts.series import Points
 from rldk_tracking.charts.spec import Chart, Section, sections
@@ -32,6 +32,7 @@ tr + tr td { border-top: 1px solid #eee }
 .charts { display: flex; flex-wrap: wrap; gap: 14px } figure { margin: 0 } figcaption { font-weight: bold }
 svg { max-width: 100%; height: auto } .small { color: #666; font-size: 12px }
 """
+_VERDICT_COLOURS = {"healthy": "#2ca02c", "unknown": "#7f7f7f"}
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -94,8 +95,8 @@ class Report:
     def html(self) -> str:
         """The page as HTML."""
         incidents = self.incidents
-        severity = worst_open(incidents)
-        hue = "#2ca02c" if severity is None else SEVERITY_COLOURS[severity]
+        word = verdict_word(self.row, incidents)
+        hue = _VERDICT_COLOURS.get(word) or SEVERITY_COLOURS[word]
         parts = [
             "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
             "<meta name='viewport' content='width=device-width'>",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rldk_tracking.terminal import printable
+
 FORMATS = (".html", ".md", ".csv", ".parquet")
 
 
@@ -26,6 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
     if output.suffix not in FORMATS:
         raise SystemExit(f"{output}: the file's name must end in {', '.join(FORMATS)}.")
+    if not output.parent.is_dir():
+        raise SystemExit(f"{output}: No such file or directory: the folder must be there.")
     try:
         past = load(arguments.source, arguments.rules)
         report = past.report(arguments.title)
@@ -35,8 +39,11 @@ def run(arguments: argparse.Namespace) -> int:
             write_parquet(output, past.rows)
         else:
             text = report.html() if output.suffix == ".html" else report.markdown()
-            output.write_text(text, encoding="utf-8")
-    except (ValueError, ImportError, OSError) as fault:
+            output.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as fault:
+        raise SystemExit(f"{fault.filename or arguments.source}: {fault.strerror or fault}.") from fault
+    except (ValueError, ImportError) as fault:
         raise SystemExit(str(fault)) from fault
-    print(f"{report.verdict}\n{output}: {output.stat().st_size / 1024:.0f} KiB")
+    for line in (report.verdict, *past.notes, f"{output}: {output.stat().st_size / 1024:.0f} KiB"):
+        print(printable(line))
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from rldk_tracking.health.alert import Alert, Severity, add_alert
@@ -117,6 +117,11 @@ class Engine:
     def rules(self) -> list[Rule]:
         """The rules that are watched."""
         return [watch.rule for watch in self._watches.values()]
+
+    @property
+    def watches(self) -> Collection[Watch]:
+        """The rules as they stand."""
+        return self._watches.values()
 
     def unknown(self) -> list[str]:
         """Ids of the rules whose data never came: nothing is known about what they watch for."""

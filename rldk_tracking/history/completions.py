@@ -25,9 +25,10 @@ def read_completions(folder: Path) -> Iterator[dict[str, Any]]:
     except ImportError as error:
         raise ImportError("Reading completions needs pyarrow: pip install pyarrow.") from error
     steps: dict[int, list[dict[str, Any]]] = {}
-    for path in sorted(folder.glob("*.parquet")):
+    for path in sorted(path for path in folder.glob("*.parquet") if path.is_file()):
         for row in parquet.read_table(path).to_pylist():
-            steps.setdefault(int(row.get("step", 0)), []).append(row)
+            step = row.get("step")
+            steps.setdefault(int(step) if _known(step) else 0, []).append(row)
     for step in sorted(steps):
         yield {"step": step} | summary(steps[step])
 

@@ -18,7 +18,7 @@ def read_events(folder: Path) -> Iterator[dict[str, Any]]:
     except ImportError as error:
         raise ImportError("Reading TensorBoard files needs tensorboard: pip install tensorboard.") from error
     values: dict[int, dict[str, tuple[float, float]]] = {}
-    for path in sorted(folder.rglob("events.out.tfevents.*")):
+    for path in sorted(path for path in folder.rglob("events.out.tfevents.*") if path.is_file()):
         events = EventAccumulator(str(path), size_guidance={"scalars": 0})
         events.Reload()
         for tag in events.Tags()["scalars"]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from rldk_tracking.sources.aliases import NAN_COUNTERS
@@ -77,6 +78,7 @@ _BY_KEY: dict[str, tuple[str, ...]] = {
 NAMES: dict[str, str] = {name: key for key, names in _BY_KEY.items() for name in names}
 
 
+@lru_cache(maxsize=4096)
 def plain(name: str) -> str:
     """Lower case, without a prefix for training, words joined by underscores: `Avg Response Len`, `train/kl`."""
     name = re.sub(r"\s*/\s*", "/", name.strip().lower()).removeprefix("train/")

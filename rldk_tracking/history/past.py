@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.report import Report
 from rldk_tracking.charts.series import Points, thinned
-from rldk_tracking.health.alert import Alert
+from rldk_tracking.health.alert import Alert, add_alert
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import rules_for
+from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.verdict import Judged
 from rldk_tracking.health.watched import row_rules
-from rldk_tracking.history.reading import read
-from rldk_tracking.journal.journal import journals_in
+from rldk_tracking.history.reading import (
+    STORES,
+    Candidate,
+    first_readable,
+    journals_of,
+    read,
+    read_candidate,
+    skipped_lines,
+)
+from rldk_tracking.history.run_history import History
 from rldk_tracking.journal.reader import FileLines, read_all
 from rldk_tracking.trackers.records import ENDED, Call
 
 Row = tuple[int, dict[str, float]]
-PLACES = ("", "_rldk", "rldk")
-"""Where below a folder its journals are: those of trainings, and that of a `JsonlTracker`."""
 MOST = 2000
 """Points of a series that a report draws."""
 
@@ -38,6 +46,7 @@ class Past:
         unknown: rules whose data never came, where the rules were asked now.
         heatmaps: the latest of each key, where the run kept them.
         trainer: class name, "custom" where it is not known.
+        notes: sentences on the reading, see `rldk_tracking.history.run_history.History`.
     """
 
     source: str
@@ -48,6 +57,7 @@ class Past:
     unknown: tuple[str, ...] = ()
     heatmaps: Mapping[str, Heatmap] = field(default_factory=dict)
     trainer: str = "custom"
+    notes: tuple[str, ...] = ()
 
     def report(self, title: str | None = None) -> Report:
         """The report, under the source's name or another."""
@@ -74,20 +84,29 @@ def load(source: str | Path, rules: str = "safe", overrides: Mapping[str, Mappin
         UnreadableSourceError: there is nothing to read.
         ValueError: unknown rules or fields.
     """
-    journal = _journal_in(Path(source)) if ":" not in str(source) else None
-    if journal is not None:
-        watched = _watched(str(source), journal)
-        if watched is not None:
-            return watched
-    history = read(source)
-    engine = Engine(row_rules(rules_for(rules, overrides)), history.settings)
+    every_rule = rules_for(rules, overrides)
+    if str(source).startswith(STORES):
+        return _judged(read(source), every_rule)
+
+    def reader(candidate: Candidate) -> Past:
+        watched = _watched(str(source), candidate.path) if _may_be_journal(candidate) else None
+        return watched or _judged(read_candidate(candidate), every_rule)
+
+    past, notes = first_readable(source, reader)
+    return replace(past, source=str(source), notes=(*notes, *past.notes))
+
+
+def _judged(history: History, rules: Iterable[Rule]) -> Past:
+    engine = Engine(row_rules(rules), history.settings)
     rows: list[Row] = []
     alerts: list[Alert] = []
     for entry in history.entries:
-        alerts += engine.update(entry.step, entry.row)
-        judged = {"rldk/alerts/firing": float(len(engine.firing))} | engine.scores()
-        rows.append((entry.step, judged | entry.row))
-    return Past(history.source, rows, alerts, settings=history.settings, unknown=tuple(engine.unknown()))
+        for alert in engine.update(entry.step, entry.row):
+            add_alert(alerts, alert)
+        found = {"rldk/alerts/firing": float(len(engine.firing))} | engine.scores() | Judged.by(engine).coverage.row()
+        rows.append((entry.step, found | entry.row))
+    unknown = tuple(engine.unknown())
+    return Past(history.source, rows, alerts, settings=history.settings, unknown=unknown, notes=history.notes)
 
 
 def series_of(rows: Iterable[Row]) -> dict[str, Points]:
@@ -101,17 +120,11 @@ def series_of(rows: Iterable[Row]) -> dict[str, Points]:
 
 def newest_journal(folder: Path) -> Path | None:
     """The journal of the last training in a folder; None where there is none."""
-    for place in PLACES:
-        found = journals_in(folder / place)
-        if found:
-            return found[-1]
-    return None
+    return next(iter(journals_of(folder)), None)
 
 
-def _journal_in(path: Path) -> Path | None:
-    if path.is_dir():
-        return newest_journal(path)
-    return path if path.suffix == ".jsonl" and path.is_file() else None
+def _may_be_journal(candidate: Candidate) -> bool:
+    return candidate.kind == "file" and candidate.path.suffix == ".jsonl" and candidate.path.is_file()
 
 
 def _watched(source: str, journal: Path) -> Past | None:
@@ -121,7 +134,9 @@ def _watched(source: str, journal: Path) -> Past | None:
     status, trainer = "", "custom"
     settings: Mapping[str, Any] = {}
     heatmaps: dict[str, Heatmap] = {}
+    skipped = 0
     for entry in read_all(FileLines(journal)):
+        skipped += entry.problem is not None
         if entry.record.get("type") == "begin":
             status = ""
             settings = _settings(entry.record) or settings
@@ -134,7 +149,8 @@ def _watched(source: str, journal: Path) -> Past | None:
     if status not in ENDED and crashed is not None and crashed.state == "firing":
         status = "crashed"
     ended = status if status in ENDED else ""
-    return Past(source, rows, alerts, ended, settings=settings, heatmaps=heatmaps, trainer=trainer)
+    notes = skipped_lines(skipped)
+    return Past(source, rows, alerts, ended, settings, heatmaps=heatmaps, trainer=trainer, notes=notes)
 
 
 def _take(call: Call, rows: list[Row], alerts: list[Alert], heatmaps: dict[str, Heatmap], status: str) -> str:

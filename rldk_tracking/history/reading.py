@@ -2,23 +2,45 @@
 
 | source | what is read |
 |---|---|
-| a `trainer_state.json`, or a folder with one, also inside `checkpoint-*` | its log history |
-| `*.jsonl`, `*.json`, `*.csv` | log entries; our own journal's rows as they are |
-| a TensorBoard folder (`events.out.tfevents.*`) | scalars, see `rldk_tracking.history.event_files` |
+| a folder | the first of the kinds below that is in it and can be read, in this order |
+| a journal, `run.jsonl`, in the folder, in `_rldk` or in `rldk` | its rows, as they are; the latest training's |
+| other `*.jsonl`, also `*.json` and `*.csv` where named | log entries |
+| TensorBoard files (`events.out.tfevents.*`), also below | scalars, see `rldk_tracking.history.event_files` |
+| a `trainer_state.json`, also inside `checkpoint-*`: the latest | its log history |
 | TRL's completions (`completions/*.parquet`) | rewards and ties, see `rldk_tracking.history.completions` |
 | `mlflow:RUN_ID`, `wandb:ENTITY/PROJECT/RUN` | metrics, see `rldk_tracking.history.stores` |
 """
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypeVar
 
+from rldk_tracking.history.files import read_log
 from rldk_tracking.history.run_history import History, UnreadableSourceError, history
 from rldk_tracking.journal.journal import journals_in
+from rldk_tracking.trackers.mlflow_server import without_credentials
+
+FOLDERS = ("", "_rldk", "rldk")
+"""Where below a folder its journals are: those of trainings, and that of a `JsonlTracker`."""
+STORES = ("mlflow:", "wandb:")
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One thing that can be read.
+
+    Attributes:
+        kind: "file", or what a folder is read as.
+        path: the file or the folder.
+    """
+
+    kind: Literal["file", "tensorboard", "completions"]
+    path: Path
 
 
 def read(source: str | Path, aliases: Mapping[str, str] | None = None) -> History:
@@ -30,88 +52,113 @@ def read(source: str | Path, aliases: Mapping[str, str] | None = None) -> Histor
 
     Raises:
         UnreadableSourceError: there is nothing to read.
+        OSError: it cannot be opened.
+        ImportError: a package that it takes is not installed.
     """
     name = str(source)
-    if name.startswith(("mlflow:", "wandb:")):
+    if name.startswith(STORES):
         from rldk_tracking.history.stores import read_store
 
         return read_store(name, aliases)
+    found, notes = first_readable(source, lambda candidate: read_candidate(candidate, aliases))
+    return replace(found, notes=(*notes, *found.notes))
+
+
+def first_readable(source: str | Path, reader: Callable[[Candidate], Found]) -> tuple[Found, tuple[str, ...]]:
+    """What a reader makes of the best candidate that it can read, and sentences on the choice.
+
+    Every command chooses by this function, so that all of them speak of the same rows.
+
+    Raises:
+        UnreadableSourceError, OSError, ImportError: none can be read; of the best one.
+    """
+    if "://" in str(source):
+        raise UnreadableSourceError(
+            f"{without_credentials(str(source))}: a store is read run by run: set MLFLOW_TRACKING_URI to its address "
+            "and name mlflow:RUN_ID or mlflow:experiment/NAME."
+        )
     path = Path(source)
-    if path.is_dir():
-        return _read_folder(path, aliases)
-    if not path.is_file():
-        raise UnreadableSourceError(f"{source}: no such file or folder.")
-    if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8") as lines:
-            return history(name, csv.DictReader(lines), aliases=aliases)
-    if path.suffix == ".jsonl":
-        return history(name, _json_lines(path), aliases=aliases)
-    if path.suffix == ".json":
-        return _read_json(path, aliases)
-    raise UnreadableSourceError(f"{source}: known are .json, .jsonl and .csv files, and folders.")
+    candidates = list(candidates_of(path))
+    first_error: ValueError | OSError | ImportError | None = None
+    notes: list[str] = []
+    for place, candidate in enumerate(candidates):
+        try:
+            found = reader(candidate)
+        except (UnreadableSourceError, OSError, ImportError) as error:
+            first_error = first_error or error
+            notes.append(f"not read: {error}")
+            continue
+        if path.is_dir():
+            others = [_name(other, path) for other in candidates[place + 1 :]]
+            notes.append(f"reading {_name(candidate, path)}{'; also found ' + ', '.join(others) if others else ''}")
+        return found, tuple(notes)
+    if first_error is not None:
+        raise first_error
+    raise UnreadableSourceError(
+        f"{source}: no trainer_state.json, checkpoint-*, run.jsonl or other *.jsonl, events.out.tfevents.* or "
+        f"completions/*.parquet.{_runs_below(path)}"
+    )
 
 
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    is_journal = False
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for number_of_line, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                entry = json.loads(line)
-            except RecursionError as error:
-                raise UnreadableSourceError(f"{path}:{number_of_line}: nested too deeply.") from error
-            except json.JSONDecodeError as error:
-                if is_journal:  # whose lines a kill may tear
-                    continue
-                if not line.endswith("\n"):  # the end of a file that is being written, or whose writer was killed
-                    return
-                raise UnreadableSourceError(f"{path}:{number_of_line}: not JSON ({error.msg}).") from error
-            if not isinstance(entry, dict):
-                raise UnreadableSourceError(f"{path}:{number_of_line}: not a JSON object.")
-            if "type" in entry and "time" in entry:
-                is_journal, metrics = True, entry.get("metrics")
-                if entry["type"] == "metrics" and isinstance(metrics, dict):
-                    yield {"step": entry.get("step"), **metrics}
-            else:
-                yield entry
-
-
-def _read_json(path: Path, aliases: Mapping[str, str] | None) -> History:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UnreadableSourceError(f"{path}: not JSON ({error}).") from error
-    settings: dict[str, Any] = {}
-    if isinstance(data, dict) and isinstance(data.get("log_history"), list):
-        settings = {name: data[name] for name in ("max_steps", "num_train_epochs", "train_batch_size") if name in data}
-        data = data["log_history"]
-    if not isinstance(data, list) or not all(isinstance(entry, dict) for entry in data):
-        raise UnreadableSourceError(f"{path}: neither a trainer_state.json nor a list of log entries.")
-    return history(str(path), data, settings, aliases)
-
-
-def _read_folder(folder: Path, aliases: Mapping[str, str] | None) -> History:
-    states = [folder / "trainer_state.json", *folder.glob("checkpoint-*/trainer_state.json")]
+def candidates_of(path: Path) -> Iterator[Candidate]:
+    """What a folder holds that can be read, the best first; a file is its own."""
+    if not path.is_dir():
+        yield Candidate("file", path)
+        return
+    journals = journals_of(path)
+    yield from (Candidate("file", journal) for journal in journals)
+    others = [other for other in sorted(path.glob("*.jsonl")) if other.is_file() and other not in journals]
+    yield from (Candidate("file", other) for other in others)
+    if any(events.is_file() for events in path.rglob("events.out.tfevents.*")):
+        yield Candidate("tensorboard", path)
+    states = [path / "trainer_state.json", *path.glob("checkpoint-*/trainer_state.json")]
     states = [state for state in states if state.is_file()]
     if states:
-        return _read_json(max(states, key=_progress), aliases)
-    if any(folder.rglob("events.out.tfevents.*")):
+        yield Candidate("file", max(states, key=_progress))
+    for completions in (path, path / "completions"):
+        if any(table.is_file() for table in completions.glob("*.parquet")):
+            yield Candidate("completions", completions)
+
+
+def journals_of(folder: Path) -> list[Path]:
+    """The journals of a run's folder, the latest training's first."""
+    found = (journal for place in FOLDERS for journal in reversed(journals_in(folder / place)))
+    return [journal for journal in found if journal.is_file()]
+
+
+def read_candidate(candidate: Candidate, aliases: Mapping[str, str] | None = None) -> History:
+    """The rows of one candidate. Raises as `read` does."""
+    name = str(candidate.path)
+    if candidate.kind == "tensorboard":
         from rldk_tracking.history.event_files import read_events
 
-        return history(str(folder), read_events(folder), aliases=aliases)
-    for completions in (folder, folder / "completions"):
-        if any(completions.glob("*.parquet")):
-            from rldk_tracking.history.completions import read_completions
+        return history(name, read_events(candidate.path), aliases=aliases)
+    if candidate.kind == "completions":
+        from rldk_tracking.history.completions import read_completions
 
-            return history(str(folder), read_completions(completions))
-    journals = [path for place in ("", "_rldk", "rldk") for path in journals_in(folder / place)[-1:]]
-    journals += sorted(folder.glob("*.jsonl"))
-    if journals:
-        return read(journals[0], aliases)
-    raise UnreadableSourceError(
-        f"{folder}: no trainer_state.json, checkpoint-*, events.out.tfevents.*, completions/*.parquet or *.jsonl."
-    )
+        return replace(history(name, read_completions(candidate.path)), is_log=True)
+    log = read_log(candidate.path)
+    found = history(name, log.entries, log.settings, aliases)
+    return replace(found, notes=(*found.notes, *skipped_lines(log.skipped)))
+
+
+def skipped_lines(count: int) -> tuple[str, ...]:
+    """A sentence on the lines of a journal that hold no record, where there are any."""
+    if not count:
+        return ()
+    return (f"{'1 line holds' if count == 1 else f'{count} lines hold'} no record",)
+
+
+def _name(candidate: Candidate, folder: Path) -> str:
+    if candidate.kind == "tensorboard":
+        return "TensorBoard files"
+    return candidate.path.relative_to(folder).as_posix() if candidate.path != folder else "*.parquet"
+
+
+def _runs_below(folder: Path) -> str:
+    """Where else to look: the folders in a folder of runs."""
+    below = [child.name for child in sorted(folder.iterdir()) if child.is_dir() and next(candidates_of(child), None)]
+    return f" But its folders {', '.join(below[:8])} hold runs." if below else ""
 
 
 def _progress(state: Path) -> tuple[int, bool]:

@@ -11,12 +11,11 @@ from rldk_tracking.health.alert import Alert, add_alert
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import rules_for
 from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.verdict import EXIT_CODES, Judged, Verdict, verdict_of
 from rldk_tracking.health.watched import row_rules
+from rldk_tracking.history.logged import not_logged
 from rldk_tracking.history.reading import read
 from rldk_tracking.history.run_history import History
-
-VERDICTS = ("healthy", "warning", "critical")
-"""In the order of the exit codes 0, 1, 2."""
 
 
 @dataclass(frozen=True)
@@ -27,41 +26,61 @@ class ReplayResult:
         source: what was read.
         rows: how many rows were judged.
         alerts: every transition, with the 0-based index of the source's entry at which it happened.
-        unknown: ids of the rules whose data never came.
+        judged: how far each rule has come.
+        never_in_logs: ids of rules whose data no log has, where the source is a log.
         scores: `rldk/health/...` as of the last row.
         convergence: "improving", "plateau", "solved" or "diverging", None where it is not known.
         held_back: ids of rules that were breached while another rule that is their cause fired, with that cause.
+        notes: sentences on the reading, see `rldk_tracking.history.run_history.History`.
     """
 
     source: str
     rows: int
     alerts: list[tuple[int, Alert]]
-    unknown: list[str]
+    judged: Judged
+    never_in_logs: tuple[str, ...]
     scores: dict[str, float]
     convergence: str | None
     held_back: dict[str, str]
+    notes: tuple[str, ...] = ()
 
     @property
-    def verdict(self) -> str:
-        """The most severe alert of the run: "healthy", "warning" or "critical". Info does not count."""
-        severities = {alert.severity for _, alert in self.alerts if alert.state == "firing"}
-        return next((word for word in ("critical", "warning") if word in severities), "healthy")
+    def unknown(self) -> list[str]:
+        """Ids of the rules whose data never came."""
+        return list(self.judged.without_data)
+
+    @property
+    def coverage(self) -> str:
+        """How many rules have judged, in a sentence."""
+        return self.judged.coverage.sentence(len(self.never_in_logs))
+
+    @property
+    def verdict(self) -> Verdict:
+        """Of the most severe alert of the run; without any, "healthy" or "unknown"."""
+        severities = [alert.severity for _, alert in self.alerts if alert.state == "firing"]
+        return verdict_of(severities, self.judged.coverage.is_enough)
 
     @property
     def exit_code(self) -> int:
-        """0 healthy, 1 warning, 2 critical."""
-        return VERDICTS.index(self.verdict)
+        """0 healthy, 1 warning, 2 critical, 4 unknown."""
+        return EXIT_CODES[self.verdict]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
         return {
             "verdict": self.verdict,
+            "coverage": self.coverage,
             "convergence": self.convergence,
             "source": self.source,
             "rows": self.rows,
+            "notes": list(self.notes),
             "alerts": [alert.as_dict() | {"row": row} for row, alert in self.alerts],
             "held_back": self.held_back,
+            "judged": list(self.judged.judged),
+            "warming_up": list(self.judged.warming_up),
             "unknown": self.unknown,
+            "failed": list(self.judged.failed),
+            "never_in_logs": list(self.never_in_logs),
             "scores": self.scores,
         }
 
@@ -93,12 +112,15 @@ def replay(
         for alert in engine.update(entry.step, entry.row):
             rows.setdefault((alert.rule, alert.step, alert.state), entry.index)
             add_alert(alerts, alert)
+    judged = Judged.by(engine)
     return ReplayResult(
         source=past.source,
         rows=len(past.entries),
         alerts=[(rows[alert.rule, alert.step, alert.state], alert) for alert in alerts],
-        unknown=engine.unknown(),
+        judged=judged,
+        never_in_logs=not_logged(engine.rules, judged.without_data) if past.is_log else (),
         scores=engine.scores(),
         convergence=engine.convergence,
         held_back=engine.held_back,
+        notes=past.notes,
     )

@@ -31,7 +31,7 @@ def write_back(source: str, result: ReplayResult, backend: str, aliases: Mapping
             tracker.log(row, entry.step)
     for _, alert in result.alerts:
         tracker.alert(alert)
-    tracker.status(result.verdict if result.verdict != "healthy" else "finished", {}, 0)
+    tracker.status(result.verdict if result.verdict in ("warning", "critical") else "finished", {}, 0)
     tracker.close()
     finish()
 

@@ -10,6 +10,7 @@ from rldk_tracking.charts.series import limits_of
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.verdict import Judged
 from rldk_tracking.journal.publisher import Publisher
 from rldk_tracking.journal.settings import Settings
 
@@ -63,6 +64,7 @@ class Judge:
         alerts = engine.update(step, row)
         firing = engine.firing
         row.update(engine.scores())
+        row.update(Judged.by(engine).coverage.row())
         row["rldk/alerts/firing"] = float(len(firing))
         row.update(self._limits)
         unsent = publisher.row(step, row, alerts)

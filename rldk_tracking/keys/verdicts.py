@@ -97,6 +97,28 @@ KEYS = (
         "rules",
         "higher",
     ),
+    Key(
+        "rldk/health/rules_judged",
+        "rules",
+        "Rules that have seen enough of their data to fire.",
+        "count of rules past their warm-up",
+        "rules",
+    ),
+    Key(
+        "rldk/health/rules_warming_up",
+        "rules",
+        "Rules that have data, but too little of it yet to fire.",
+        "count",
+        "rules",
+    ),
+    Key("rldk/health/rules_without_data", "rules", "Rules whose data never came.", "count", "rules"),
+    Key(
+        "rldk/health/core_rules_judged",
+        "rules",
+        "Of the rules that have judged, those on how learning goes; with none the run's health is unknown.",
+        "count over the families reward, kl, policy, entropy, value, advantage, preference, grad, update and own ones",
+        "rules",
+    ),
     Key("rldk/alerts/firing", "alerts", "Alerts that are open.", "count", "rules", "lower", "max"),
     Key(
         "rldk/system/tracker_errors",

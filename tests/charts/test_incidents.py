@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from rldk_tracking.charts.incidents import by_weight, incidents_of, verdict, worst_open
+from rldk_tracking.charts.incidents import by_weight, incidents_of, verdict, verdict_word, worst_open
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.health.verdict import Coverage
 
 Make = Callable[..., Alert]
 
@@ -71,6 +72,23 @@ HEALTHY = {"rldk/health/score": 1.0}
 )
 def test_without_alerts(status: str, row: dict[str, float], expected: str) -> None:
     assert verdict(status, 40, row, []) == expected
+
+
+def test_too_little_judged_is_unknown_and_not_silence(make_alert: Make) -> None:
+    few, enough = Coverage(5, 12, 29, 1), Coverage(12, 5, 29, 3)
+    row = HEALTHY | few.row()
+    said = "Unknown: too little was judged to call it healthy (judged 5, warming up 12, no data 29)."
+    assert verdict("finished", 4, row, []) == f"Finished, step 4. {said}"
+    assert verdict("finished", 4, HEALTHY | enough.row(), []) == "Finished, step 4. No alert so far."
+    nothing = "Finished, step 4. Nothing is known about its health: no rule had data."
+    assert verdict("finished", 4, Coverage(0, 0, 46, 0).row(), []) == nothing
+    alerts = [make_alert()]
+    assert verdict("finished", 4, row, incidents_of(alerts)) == "Finished, step 4. Warning: kl.high since step 10."
+    assert verdict_word(row, incidents_of(alerts)) == "warning"
+    assert verdict_word(row, []) == "unknown"
+    assert verdict_word(HEALTHY | enough.row(), []) == verdict_word(HEALTHY, []) == "healthy"
+    over = incidents_of([*alerts, make_alert(state="resolved", step=30)])
+    assert verdict_word(HEALTHY | enough.row(), over) == "healthy"
 
 
 def test_with_alerts(make_alert: Make) -> None:

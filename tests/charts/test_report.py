@@ -14,6 +14,7 @@ from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.report import Report, blocks
 from rldk_tracking.charts.spec import REWARDS
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.health.verdict import Coverage
 
 Make = Callable[..., Alert]
 HOSTILE = "<script>alert('x')</script>|[a](javascript:b)"
@@ -137,3 +138,19 @@ def test_blocks(values: list[float], expected: str) -> None:
 def test_many_values_are_as_many_blocks_as_fit() -> None:
     line = blocks([float(n) for n in range(1000)], 8)
     assert line == "▁▂▃▄▅▆▇█"
+
+
+@pytest.mark.parametrize(
+    ("coverage", "severity", "colour"),
+    [
+        (Coverage(30, 1, 9, 5), None, "#2ca02c"),
+        (Coverage(3, 10, 9, 1), None, "#7f7f7f"),
+        (Coverage(3, 10, 9, 1), "warning", "#ff7f0e"),
+    ],
+)
+def test_only_a_run_of_which_enough_was_judged_is_green(
+    coverage: Coverage, severity: str | None, colour: str, make_alert: Make
+) -> None:
+    series = {key: [(4, value)] for key, value in coverage.row().items()}
+    alerts = [] if severity is None else [make_alert(severity=severity)]
+    assert f'class="verdict" style="border-color: {colour}"' in Report("r", series, alerts).html()

@@ -1,6 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -45,6 +51,169 @@ def test_a_nan_is_two_and_json_says_where(broken: Path, capsys: pytest.CaptureFi
     assert (alert["step"], alert["row"]) == (21, 20)
     assert {"value", "threshold", "message", "advice"} <= set(alert)
     assert "value.explained_variance" in found["unknown"]
+
+
+STEADY = {"reward_std": 0.3, "frac_reward_zero_std": 0.1, "completions/clipped_ratio": 0.02, "entropy": 1.2}
+
+
+@pytest.mark.parametrize(
+    ("rows", "dead_from", "code", "first_line"),
+    [
+        (0, None, 3, "run.jsonl: 0 entries, and no name in them that stands for a known key (nothing)."),
+        (4, None, 4, "unknown: run.jsonl (4 rows)"),
+        (20, None, 0, "healthy: run.jsonl (20 rows)"),
+        (100, None, 0, "healthy: run.jsonl (100 rows)"),
+        (100, 41, 2, "critical: run.jsonl (100 rows)"),
+        (None, None, 3, "run.jsonl:1: not JSON (Expecting property name enclosed in double quotes)."),
+    ],
+    ids=["empty", "4 rows", "20 rows", "healthy", "dead", "unreadable"],
+)
+def test_the_verdicts(
+    rows: int | None,
+    dead_from: int | None,
+    code: int,
+    first_line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = log(Path("run.jsonl"), [0.2 + 0.005 * step for step in range(rows or 0)], kl=0.01, **STEADY)
+    if rows is None:
+        path.write_text("{not json\n")
+    if dead_from is not None:
+        entries = [json.loads(line) for line in path.read_text().splitlines()]
+        dead = {"reward": 0.0, "reward_std": 0.0, "frac_reward_zero_std": 1.0, "kl": 12.0, "entropy": 0.0}
+        path.write_text(
+            "".join(json.dumps(entry | (dead if entry["step"] >= dead_from else {})) + "\n" for entry in entries)
+        )
+    assert main(["replay", "run.jsonl"]) == code
+    said = capsys.readouterr()
+    assert (said.out + said.err).splitlines()[0] == first_line
+    assert bool(said.out) == (code != 3)
+    if code == 3:
+        with pytest.raises(SystemExit) as stopped:
+            main(["report", "run.jsonl"])
+        assert stopped.value.code == 3
+        return
+    assert main(["report", "run.jsonl"]) == 0
+    sentence = capsys.readouterr().out.splitlines()[0]
+    assert sentence.startswith(f"As recorded, step {rows}. ")
+    assert {0: "No alert so far.", 2: "Critical: ", 4: "Unknown: too little was judged"}[code] in sentence
+
+
+def test_how_much_was_judged_is_a_line_and_the_rules_come_on_request(
+    healthy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["replay", str(healthy)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    judged, warming_up, no_data, never = map(
+        int,
+        re.fullmatch(
+            r"judged (\d+), warming up (\d+), no data (\d+) \(of which (\d+) cannot come from a log\)", said[1]
+        ).groups(),
+    )
+    assert not any("value.explained_variance" in line for line in said)
+    assert main(["replay", str(healthy), "--rules-without-data"]) == 0
+    named = capsys.readouterr().out
+    assert "no data for: " in named and "value.explained_variance" in named
+    assert main(["replay", str(healthy), "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [len(found[name]) for name in ("judged", "warming_up", "unknown", "never_in_logs")] == [
+        judged, warming_up, no_data, never,
+    ]  # fmt: skip
+    assert set(found["never_in_logs"]) < set(found["unknown"])
+
+
+def test_a_word_in_a_cell_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "odd.csv"
+    path.write_text("step,reward\n1,0.5\n2,abc\n")
+    assert main(["replay", str(path)]) == 4
+    assert "1 value is no number; the first is reward in row 2: 'abc'" in capsys.readouterr().out
+
+
+def test_replay_and_report_read_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    journal = tmp_path / "_rldk" / "run.jsonl"
+    journal.parent.mkdir()
+    rows = [{"rldk/length/truncated_fraction": 0.9, "rldk/health/score": 0.5, "rldk/reward/mean": 0.1}] * 40
+    lines = [{"type": "metrics", "time": 1.0, "step": step, "metrics": row} for step, row in enumerate(rows, 1)]
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    state = tmp_path / "checkpoint-40" / "trainer_state.json"
+    state.parent.mkdir()
+    state.write_text(json.dumps({"log_history": [{"step": 10 * n, "reward": 0.1} for n in range(4)]}))
+    choice = "reading _rldk/run.jsonl; also found checkpoint-40/trainer_state.json"
+    assert main(["replay", str(tmp_path)]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"warning: {journal} (40 rows)" and choice in said
+    assert main(["report", str(tmp_path), "-o", str(tmp_path / "r.html")]) == 0
+    assert choice in capsys.readouterr().out.splitlines()
+    assert main(["replay", str(state)]) == 4
+
+
+def test_one_bad_source_leaves_the_others_their_verdict(
+    healthy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "deep.json"
+    bad.write_text("[" * 100_000)
+    assert main(["replay", str(healthy), str(bad), str(tmp_path / "none"), "--jobs", "1"]) == 3
+    said = capsys.readouterr()
+    assert said.out.startswith(f"healthy: {healthy}") and f"unreadable {bad}" in said.out
+    assert said.err.splitlines() == [f"{bad}: nested too deeply.", f"{tmp_path / 'none'}: no such file or folder."]
+    assert main(["replay", str(healthy), str(bad), "--jobs", "1", "--format", "json"]) == 3
+    good, unreadable = json.loads(capsys.readouterr().out)
+    assert good["verdict"] == "healthy"
+    assert unreadable == {"verdict": "unreadable", "source": str(bad), "error": f"{bad}: nested too deeply."}
+
+
+def test_a_judging_process_that_is_killed_costs_its_runs_only(
+    healthy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rldk_tracking.cli import replay
+
+    class Pool(ProcessPoolExecutor):
+        """Its workers end as if the system had killed them."""
+
+        def submit(self, function: object, *arguments: object) -> Future[object]:
+            return super().submit(os._exit, 9)
+
+    monkeypatch.setattr(replay, "ProcessPoolExecutor", Pool)
+    assert main(["replay", str(healthy), str(healthy), "--jobs", "2"]) == 3
+    assert f"{healthy}: the process that judged it was killed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["text", "markdown"])
+def test_names_from_a_file_do_not_command_the_terminal(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = "\x1b[2K\rverdict: healthy\nhealthy: \u202e"
+    path = tmp_path / "run\x1b[2K\nhealthy.jsonl"
+    log(path, [0.5] * 30)
+    with path.open("a") as file:
+        file.write(json.dumps({"step": 31, "reward": evil, "grad_norm": float("nan")}) + "\n")
+    main(["replay", str(path), str(tmp_path / evil), "--format", form, "--jobs", "1"])
+    said = capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["report", str(tmp_path / evil)])
+    assert main(["report", str(path), "-o", str(tmp_path / "r.md")]) == 0
+    said_too = capsys.readouterr()
+    for text in (said.out, said.err, said_too.out, said_too.err):
+        assert all(sign.isprintable() or sign == "\n" for sign in text)
+        assert not any(line.startswith(("verdict", "healthy: ")) for line in text.splitlines())
+
+
+def test_an_interrupt_ends_the_judging_of_many(tmp_path: Path) -> None:
+    path = log(tmp_path / "run.jsonl", [0.1] * 5000)
+    command = [sys.executable, "-m", "rldk_tracking", "replay", *[str(path)] * 200, "--jobs", "2"]
+    process = subprocess.Popen(
+        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stderr is not None
+    process.stderr.read(len("\r1 of 200 runs"))
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the processes that judge too
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == "" and err.splitlines()[-1] == "rldk-tracking: interrupted."
+    assert "Traceback" not in err
 
 
 def test_what_cannot_be_read_is_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

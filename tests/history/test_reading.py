@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from rldk_tracking.history.past import load
 from rldk_tracking.history.reading import read
 from rldk_tracking.history.run_history import UnreadableSourceError
 
@@ -109,3 +111,85 @@ def test_the_journal_of_a_training_with_a_line_that_a_kill_tore(tmp_path: Path) 
     written.close()
     assert [entry.step for entry in read(tmp_path).entries] == [1, 2, 3]
     assert [entry.step for entry in read(written.path).entries] == [1, 2, 3]
+
+
+KINDS = ["journal", "lines", "tensorboard", "state", "completions"]
+
+
+def left_behind(folder: Path, kind: str) -> str:
+    """Leave what a training does; returns how it is named."""
+    if kind == "journal":
+        record = {"type": "metrics", "time": 1.0, "step": 1, "metrics": {"rldk/reward/mean": 1.0}}
+        write(folder / "_rldk" / "run.jsonl", json.dumps(record) + "\n")
+        return "_rldk/run.jsonl"
+    if kind == "lines":
+        write(folder / "log.jsonl", '{"reward": 2.0}\n')
+        return "log.jsonl"
+    if kind == "tensorboard":
+        writer = pytest.importorskip("torch.utils.tensorboard").SummaryWriter
+        with writer(folder / "runs") as events:
+            events.add_scalar("train/reward", 3.0, 1)
+        return "TensorBoard files"
+    if kind == "state":
+        write(folder / "checkpoint-4" / "trainer_state.json", json.dumps({"log_history": [{"reward": 4.0}]}))
+        return "checkpoint-4/trainer_state.json"
+    pandas = pytest.importorskip("pandas", reason="writes completions as TRL does")
+    (folder / "completions").mkdir()
+    table = {"step": [1], "prompt": ["a"], "completion": ["b"], "r": [5.0], "advantage": [0.0]}
+    pandas.DataFrame(table).to_parquet(folder / "completions" / "completions_1.parquet")
+    return "completions"
+
+
+@pytest.mark.parametrize("first", range(len(KINDS)))
+def test_a_folder_is_read_in_one_order_and_the_choice_is_said(tmp_path: Path, first: int) -> None:
+    chosen, *others = [left_behind(tmp_path, kind) for kind in KINDS[first:]]
+    also = f"; also found {', '.join(others)}" if others else ""
+    past, report = read(tmp_path), load(tmp_path)
+    assert past.entries[0].row["rldk/reward/mean"] == first + 1.0
+    assert report.rows[0][1]["rldk/reward/mean"] == first + 1.0
+    assert past.notes == report.notes == (f"reading {chosen}{also}",)
+
+
+def test_what_cannot_be_read_leaves_the_next_its_turn(tmp_path: Path) -> None:
+    write(tmp_path / "_rldk" / "run.jsonl", '{"type": "begin", "time": 1.0}\n')
+    write(tmp_path / "dataset.jsonl", '{"prompt": "a", "answer": "b"}\n')
+    left_behind(tmp_path, "state")
+    for found in (read(tmp_path), load(tmp_path)):
+        assert [note.split(":")[0] for note in found.notes[:2]] == ["not read", "not read"]
+        assert found.notes[2:] == ("reading checkpoint-4/trainer_state.json",)
+    (tmp_path / "checkpoint-4" / "trainer_state.json").unlink()
+    with pytest.raises(UnreadableSourceError, match="run.jsonl: 0 entries"):
+        read(tmp_path)
+
+
+def test_the_latest_trainings_journal_goes_first_unless_it_is_empty(tmp_path: Path) -> None:
+    for name, reward in (("run.jsonl", 1.0), ("run-2.jsonl", 2.0), ("run-10.jsonl", None)):
+        metrics = {} if reward is None else {"rldk/reward/mean": reward}
+        write(
+            tmp_path / "_rldk" / name,
+            json.dumps({"type": "metrics", "time": 1.0, "step": 1, "metrics": metrics}) + "\n",
+        )
+    assert read(tmp_path).entries[0].row == {"rldk/reward/mean": 2.0}
+    assert read(tmp_path).notes[1:] == ("reading _rldk/run-2.jsonl; also found _rldk/run.jsonl",)
+
+
+def test_a_folder_of_runs_names_them(tmp_path: Path) -> None:
+    for name in ("healthy", "lr-jump"):
+        left_behind(tmp_path / name, "journal")
+    with pytest.raises(UnreadableSourceError, match="But its folders healthy, lr-jump hold runs"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("source", ["sqlite:///mlflow.db", "http://127.0.0.1:5000", "postgresql://u@h/d"])
+def test_a_stores_address_is_no_source(source: str) -> None:
+    with pytest.raises(UnreadableSourceError, match="set MLFLOW_TRACKING_URI"):
+        read(source)
+
+
+def test_pipes_in_a_folder_are_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "_rldk").mkdir()
+    (tmp_path / "checkpoint-1").mkdir()
+    for name in ("_rldk/run.jsonl", "log.jsonl", "events.out.tfevents.1", "checkpoint-1/trainer_state.json"):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(UnreadableSourceError, match="no trainer_state"):
+        read(tmp_path)

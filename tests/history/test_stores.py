@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from rldk_tracking.history.reading import read
 from rldk_tracking.history.replay import replay
 from rldk_tracking.history.run_history import UnreadableSourceError
-from rldk_tracking.history.stores import runs_of
+from rldk_tracking.history.stores import local_store, runs_of
 
 
 @pytest.fixture
@@ -66,6 +68,64 @@ def test_no_such_run(client) -> None:
     client.search_experiments()
     with pytest.raises(UnreadableSourceError, match="mlflow:0123"):
         read("mlflow:0123")
+
+
+@pytest.mark.parametrize("source", ["mlflow:experiment/none", "mlflow:0123"])
+@pytest.mark.parametrize("uri", [None, "sqlite:///none/mlflow.db", "none/mlruns"])
+def test_a_store_that_is_missing_is_not_made(tmp_path, monkeypatch, source: str, uri: str | None) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="reads an MLflow store")
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(uri)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    try:
+        with pytest.raises(UnreadableSourceError, match=f"{source}: there is no MLflow store at .*MLFLOW_TRACKING_URI"):
+            read(runs_of(source)[0])
+    finally:
+        mlflow.set_tracking_uri(None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_is_not_there_is_an_unreadable_source(monkeypatch) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="reads an MLflow store")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    mlflow.set_tracking_uri("http://me:secret@127.0.0.1:1")
+    try:
+        for source in ("mlflow:experiment/none", "mlflow:0123"):
+            with pytest.raises(UnreadableSourceError, match=source) as refused:
+                read(runs_of(source)[0])
+            assert "asked was http://127.0.0.1:1" in str(refused.value)
+    finally:
+        mlflow.set_tracking_uri(None)
+
+
+@pytest.mark.parametrize(
+    ("uri", "place"),
+    [
+        ("sqlite:///a/b.db", "a/b.db"),
+        ("sqlite:////a/b.db?x=1", "/a/b.db"),
+        ("file:///a/mlruns", "/a/mlruns"),
+        ("mlruns", "mlruns"),
+        ("http://host:5000", None),
+        ("postgresql://u@h/d", None),
+        ("databricks", None),
+    ],
+)
+def test_where_a_store_lies(uri: str, place: str | None) -> None:
+    assert local_store(uri) == (None if place is None else Path(place))
+
+
+def test_without_mlflow_the_extra_is_named(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    for source in ("mlflow:experiment/none", "mlflow:0123"):
+        with pytest.raises(ImportError, match=r"pip install 'rldk-tracking\[mlflow\]'"):
+            read(runs_of(source)[0])
+
+
+@pytest.mark.parametrize("source", ["wandb:project", "wandb:a/b", "wandb:a//c", "wandb:a/b/c/d"])
+def test_a_wandb_run_has_three_parts(source: str) -> None:
+    pytest.importorskip("wandb", reason="reads a W&B run")
+    with pytest.raises(UnreadableSourceError, match=f"{source}: write wandb:ENTITY/PROJECT/RUN"):
+        read(source)
 
 
 def test_wandb(monkeypatch) -> None:

@@ -41,6 +41,19 @@ def test_a_row_gets_its_scores_and_is_written_with_its_alerts() -> None:
     assert tracker.statuses[-1] == (2, "running")
 
 
+def test_a_row_says_how_many_rules_have_judged() -> None:
+    judge, tracker = judge_of()
+    judge.row(1, {"rldk/reward/mean": 1.0})
+    judge.row(2, {LENGTH: 1.0})
+    said = {key.removeprefix("rldk/health/"): points for key, points in tracker.series.items() if "rules_" in key}
+    assert said == {
+        "rules_judged": [(1, 0.0), (2, 1.0)],
+        "rules_warming_up": [(1, 0.0), (2, 0.0)],
+        "rules_without_data": [(1, 1.0), (2, 0.0)],
+        "core_rules_judged": [(1, 0.0), (2, 1.0)],
+    }
+
+
 def test_an_empty_row_is_none() -> None:
     judge, tracker = judge_of()
     assert judge.row(1, {}) == 0 and tracker.series == {}

@@ -1,0 +1,145 @@
+"""Log files as entries: JSON lines, JSON, CSV. Whatever a file holds, what is raised says which file and why.
+
+Only regular files are opened: a pipe would be waited for, and a device such as `/dev/zero` has no end.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rldk_tracking.history.run_history import UnreadableSourceError
+from rldk_tracking.trackers.records import run_info
+
+LARGEST_JSON_BYTES = 1 << 30
+"""A JSON file is read as a whole; JSON lines and CSV are not."""
+LONGEST_LINE_BYTES = 1 << 26
+LONGEST_CELL_CHARACTERS = 1 << 24
+SETTINGS = ("max_steps", "num_train_epochs", "train_batch_size")
+"""What a `trainer_state.json` says of the configuration."""
+
+Entries = list[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Log:
+    """What a file holds.
+
+    Attributes:
+        entries: in order.
+        settings: what it says of the run's configuration.
+        skipped: lines of a journal that hold no record.
+    """
+
+    entries: Entries
+    settings: Mapping[str, Any]
+    skipped: int = 0
+
+
+def read_log(path: Path) -> Log:
+    """The entries of a file.
+
+    Raises:
+        UnreadableSourceError: it is no regular file, its suffix is not known, or its content is not what that says.
+        OSError: it cannot be opened.
+    """
+    readers = {".jsonl": _json_lines, ".json": _json, ".csv": _csv}
+    if not path.exists():
+        raise UnreadableSourceError(f"{path}: no such file or folder.")
+    if not path.is_file():
+        raise UnreadableSourceError(f"{path}: not a regular file.")
+    if path.suffix == ".db":
+        raise UnreadableSourceError(
+            f"{path}: an MLflow store is read run by run: set MLFLOW_TRACKING_URI=sqlite:///{path} and name "
+            "mlflow:RUN_ID or mlflow:experiment/NAME."
+        )
+    if path.suffix not in readers:
+        raise UnreadableSourceError(f"{path}: known are {', '.join(readers)} files, and folders.")
+    return readers[path.suffix](path)
+
+
+def _json_lines(path: Path) -> Log:
+    entries: Entries = []
+    settings: Mapping[str, Any] = {}
+    skipped = 0
+    is_journal = False
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line.decode("utf-8", "replace").removeprefix("\ufeff"))
+        except RecursionError as error:
+            raise UnreadableSourceError(f"{path}:{number}: nested too deeply.") from error
+        except ValueError as error:  # also of a number with thousands of digits
+            if is_journal:  # whose lines a kill may tear
+                skipped += 1
+                continue
+            if not line.endswith(b"\n"):  # the end of a file that is being written, or whose writer was killed
+                break
+            raise UnreadableSourceError(f"{path}:{number}: not JSON ({_reason(error)}).") from error
+        if not isinstance(entry, dict):
+            raise UnreadableSourceError(f"{path}:{number}: not a JSON object.")
+        if "type" in entry and "time" in entry:
+            is_journal, metrics = True, entry.get("metrics")
+            if entry["type"] == "begin":
+                settings = run_info(entry).config or settings
+            elif entry["type"] == "metrics" and isinstance(metrics, dict):
+                entries.append({"step": entry.get("step"), **metrics})
+            elif entry["type"] == "metrics":
+                skipped += 1
+        else:
+            entries.append(entry)
+    return Log(entries, settings, skipped)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE_BYTES), b""), 1):
+            if len(line) == LONGEST_LINE_BYTES:
+                raise UnreadableSourceError(f"{path}:{number}: longer than {LONGEST_LINE_BYTES >> 20} MiB.")
+            yield number, line
+
+
+def _json(path: Path) -> Log:
+    if path.stat().st_size > LARGEST_JSON_BYTES:
+        raise UnreadableSourceError(f"{path}: larger than {LARGEST_JSON_BYTES >> 30} GiB; write it as JSON lines.")
+    try:
+        data = json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise UnreadableSourceError(f"{path}: nested too deeply.") from error
+    except ValueError as error:
+        raise UnreadableSourceError(f"{path}: not JSON ({_reason(error)}).") from error
+    settings: dict[str, Any] = {}
+    if isinstance(data, dict) and isinstance(data.get("log_history"), list):
+        settings = {name: data[name] for name in SETTINGS if name in data}
+        data = data["log_history"]
+    if not isinstance(data, list) or not all(isinstance(entry, dict) for entry in data):
+        raise UnreadableSourceError(f"{path}: neither a trainer_state.json nor a list of log entries.")
+    return Log(data, settings)
+
+
+def _csv(path: Path) -> Log:
+    limit = csv.field_size_limit(LONGEST_CELL_CHARACTERS)  # else 131,072: less than some completions
+    number = 1
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as lines:
+            reader = csv.DictReader(lines)
+            entries: Entries = []
+            for entry in reader:
+                number = reader.line_num + 1
+                entries.append(entry)
+    except (csv.Error, ValueError) as error:
+        raise UnreadableSourceError(f"{path}:{number}: not CSV ({_reason(error)}).") from error
+    finally:
+        csv.field_size_limit(limit)
+    return Log(entries, {})
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8"
+    return error.msg if isinstance(error, json.JSONDecodeError) else str(error).partition("\n")[0]

@@ -1,0 +1,95 @@
+"""Log files, and what people and machines make of them: nothing but an error of its own kind comes out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from rldk_tracking.history import files
+from rldk_tracking.history.files import read_log
+from rldk_tracking.history.run_history import UnreadableSourceError
+
+
+def written(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("x.jsonl", "[" * 100_000 + "\n", "x.jsonl:1: nested too deeply"),
+        ("x.jsonl", '{"a": 1}\n' + '{"a": ' * 50_000 + "\n", "x.jsonl:2: nested too deeply"),
+        ("x.json", "[" * 100_000, "x.json: nested too deeply"),
+        ("x.json", b"\xff\xfe\x00", "x.json: not JSON"),
+        ("x.json", "9" * 5000, "x.json: "),
+        ("x.json", '{"log_history": 5}', "neither a trainer_state"),
+        ("x.json", "[1, 2]", "neither a trainer_state"),
+        ("x.jsonl", '{"step": ' + "9" * 5000 + "}\n", "x.jsonl:1: not JSON"),
+        ("x.jsonl", "\x00\x00\x00\n", "x.jsonl:1: not JSON"),
+        ("x.csv", b"step,reward\n1,\xff\n", "not CSV .not UTF-8"),
+        ("x.parquet", "", "known are .jsonl, .json, .csv"),
+        ("mlflow.db", "SQLite format 3", "MLFLOW_TRACKING_URI=sqlite:///.*mlflow.db"),
+    ],
+)
+def test_what_cannot_be_read_says_which_file_and_why(tmp_path: Path, name: str, content: str | bytes, why: str) -> None:
+    with pytest.raises(UnreadableSourceError, match=why):
+        read_log(written(tmp_path / name, content))
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    (tmp_path / "endless.json").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "folder.csv").mkdir()
+    for path in tmp_path.iterdir():
+        with pytest.raises(UnreadableSourceError, match=f"{path.name}: not a regular file"):
+            read_log(path)
+    with pytest.raises(UnreadableSourceError, match="no such file"):
+        read_log(tmp_path / "nothing.json")
+
+
+def test_sizes_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LARGEST_JSON_BYTES", 10)
+    monkeypatch.setattr(files, "LONGEST_LINE_BYTES", 10)
+    assert read_log(written(tmp_path / "x.json", "[{}]     ")).entries == [{}]
+    with pytest.raises(UnreadableSourceError, match="x.json: larger than"):
+        read_log(written(tmp_path / "x.json", "[{}]       "))
+    assert read_log(written(tmp_path / "x.jsonl", '{"a": 1}\n' * 3)).entries == [{"a": 1}] * 3
+    with pytest.raises(UnreadableSourceError, match="x.jsonl:2: longer than"):
+        read_log(written(tmp_path / "x.jsonl", '{"a": 1}\n{"a": 1234}\n'))
+
+
+def test_a_long_cell_is_read_and_the_interpreters_limit_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = csv.field_size_limit()
+    path = written(tmp_path / "x.csv", "step,reward,completion\n1,0.5," + "a" * 200_000 + "\n")
+    assert [len(entry["completion"]) for entry in read_log(path).entries] == [200_000]
+    monkeypatch.setattr(files, "LONGEST_CELL_CHARACTERS", 1000)
+    with pytest.raises(UnreadableSourceError, match=r"x.csv:1: not CSV .field larger than"):
+        read_log(path)
+    assert csv.field_size_limit() == before
+
+
+def test_csv_of_a_spreadsheet(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.csv", b"\xef\xbb\xbfstep,reward\r\n1,0.5\r\n2,0.6,more,cells\r\n3\r\n")
+    assert [(entry["step"], entry["reward"]) for entry in read_log(path).entries] == [
+        ("1", "0.5"), ("2", "0.6"), ("3", None),
+    ]  # fmt: skip
+
+
+def test_a_journal_gives_its_rows_and_settings_and_counts_what_holds_none(tmp_path: Path) -> None:
+    records = [
+        {"type": "begin", "time": 1.0, "run": {"config": {"beta": 0.1}}},
+        {"type": "metrics", "time": 1.0, "step": 1, "metrics": {"rldk/reward/mean": 0.5}},
+        {"type": "metrics", "time": 1.0, "metrics": {"rldk/reward/mean": 0.6}},
+        {"type": "metrics", "time": 1.0, "step": 3, "metrics": [1, 2]},
+        {"type": "status", "time": 1.0, "step": 3, "status": "finished"},
+    ]
+    text = "".join(json.dumps(record) + "\n" for record in records) + '{"type": "metr\n\x00\n'
+    log = read_log(written(tmp_path / "run.jsonl", text))
+    assert [entry["rldk/reward/mean"] for entry in log.entries] == [0.5, 0.6]
+    assert log.settings == {"beta": 0.1}
+    assert log.skipped == 3
