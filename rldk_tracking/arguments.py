@@ -43,7 +43,8 @@ def shown(value: object) -> str:
 def nearest(name: object, names: Iterable[str]) -> str:
     """The end of a sentence about a name that is none of these."""
     names = list(names)
-    close = difflib.get_close_matches(str(name), names, 3, 0.5)
+    # A slip of the finger leaves no doubt; further names would be noise.
+    close = difflib.get_close_matches(str(name), names, 1, 0.85) or difflib.get_close_matches(str(name), names, 3, 0.5)
     return f"; did you mean {' or '.join(close)}?" if close else f"; there are {', '.join(names)}."
 
 
@@ -164,6 +165,8 @@ class NamedArguments:
             positional, names = known
             if len(arguments) > len(positional):
                 first = arguments[len(positional)]
+                if not names:
+                    raise TypeError(f"{cls.__name__} takes no arguments, got {shown(first)}.")
                 raise TypeError(
                     f"{cls.__name__} takes {shown(first)} by name only: write {cls.__name__}(NAME={shown(first)}) with "
                     f"one of {', '.join(names)}."

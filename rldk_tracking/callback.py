@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from rldk_tracking.arguments import flag, listed, number, shown, word
 from rldk_tracking.health.goals import rules_of
 from rldk_tracking.journal.settings import OnCritical
 from rldk_tracking.metrics.view import Snapshot, of
@@ -20,6 +23,8 @@ from rldk_tracking.trackers.base import Tracker
 
 if TYPE_CHECKING:
     from rldk_tracking.health.rules import Rule
+
+logger = logging.getLogger(__name__)
 
 Level = Literal["light", "standard", "full"]
 
@@ -53,7 +58,7 @@ class RLDKCallback(Monitor):
     Args:
         trackers: exactly these backends; by default those that the trainer's `report_to` names.
         monitors: exactly these monitors instead of all that fit.
-        rules: a preset, "safe", "strict" or "quiet", or a list of `Rule`.
+        rules: a preset, "safe", "strict" or "quiet", the path of a YAML file, or a list of `Rule`.
         overrides: changes to single rules, {"kl.high": {"threshold": 0.2}}.
         on_critical: "alert", or "stop" to save and stop the training at the first critical alert.
         slack: an incoming webhook's address or a `SlackNotifier`; by default RLDK_SLACK_WEBHOOK_URL where it is set.
@@ -75,23 +80,21 @@ class RLDKCallback(Monitor):
         *,
         trackers: list[Tracker] | None = None,
         monitors: Sequence[Monitor] | None = None,
-        rules: str | list[Rule] = "safe",
+        rules: str | os.PathLike[str] | list[Rule] = "safe",
         overrides: Mapping[str, Mapping[str, Any]] | None = None,
         on_critical: OnCritical = "alert",
         slack: Any = None,
         level: Level = "standard",
         log_samples: bool = False,
         gold_score_fn: GoldScore | None = None,
-        output_dir: str | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
         performance_benchmarks: Mapping[str, float] | None = None,
         max_overhead: float = 0.02,
         strict: bool = False,
         trainer: Any = None,
     ) -> None:
-        if level not in ("light", "standard", "full"):
-            raise ValueError(f'level must be "light", "standard" or "full", got {level!r}.')
-        if not 0 < max_overhead <= 1:
-            raise ValueError(f"max_overhead is a share of the step's time within (0, 1], got {max_overhead!r}.")
+        word("level", level, get_args(Level))
+        number("max_overhead", max_overhead, above=0, high=1)
         super().__init__(
             trackers=trackers,
             rules=rules,
@@ -102,14 +105,12 @@ class RLDKCallback(Monitor):
             strict=strict,
             trainer=trainer,
         )
-        for monitor in monitors or ():
-            if not isinstance(monitor, Monitor):
-                raise TypeError(f"monitors must hold rldk_tracking monitors, got {type(monitor).__name__}.")
-        rules_of(performance_benchmarks or {})
-        self._settings.goals = dict(performance_benchmarks or {})
-        self.monitors = None if monitors is None else list(monitors)
+        if performance_benchmarks is not None:
+            rules_of(performance_benchmarks)
+            self._settings.goals = dict(performance_benchmarks)
+        self.monitors = None if monitors is None else listed("monitors", monitors, Monitor, "[PPOMonitor()]")
         self._level: Level = level
-        self._log_samples = log_samples
+        self._log_samples = flag("log_samples", log_samples)
         self._gold = None if gold_score_fn is None else GoldProbe(gold_score_fn, max_overhead=max_overhead)
 
     @property
@@ -147,7 +148,9 @@ class RLDKMonitor(RLDKCallback):
         slack: an incoming webhook's address; by default RLDK_SLACK_WEBHOOK_URL where it is set.
     """
 
-    def __init__(self, output_dir: str | None = None, slack: str | None = None, **options: Any) -> None:
+    def __init__(
+        self, output_dir: str | os.PathLike[str] | None = None, slack: str | None = None, **options: Any
+    ) -> None:
         super().__init__(output_dir=output_dir, slack=slack, **{"level": "light", **options})
 
 
@@ -156,7 +159,7 @@ class CustomRLDKCallback(RLDKCallback):
 
     def __init__(
         self,
-        output_dir: str | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
         performance_benchmarks: Mapping[str, float] | None = None,
         **options: Any,
     ) -> None:
@@ -178,9 +181,11 @@ def attach(trainer: Any, **options: Any) -> RLDKCallback:
     """
     handler = getattr(trainer, "callback_handler", None)
     if handler is None:
-        raise TypeError(f"attach() takes a transformers or TRL trainer, got {type(trainer).__name__}.")
+        raise TypeError(f"attach() takes a transformers or TRL trainer, got {shown(trainer)}.")
     for known in handler.callbacks:
         if isinstance(known, RLDKCallback):
+            if options:
+                logger.warning("rldk: the trainer has an RLDKCallback; %s of attach() is not used.", ", ".join(options))
             return known
     callback = RLDKCallback(trainer=trainer, **options)
     trainer.add_callback(callback)

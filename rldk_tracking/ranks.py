@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -90,6 +90,7 @@ class Ranks:
         rows: most completions that a rank delivers in a step.
         probe: length of the optimizer probe's numbers where that is known; else it is settled at the first step.
         handshake_s: how long the first rank waits here for the last.
+        settings: a digest of what the user asks of the run. Where it differs, rank 0's is in force, and it says so.
 
     Attributes:
         rank, job_size: of this process in the job, and how many ranks the job has.
@@ -107,11 +108,12 @@ class Ranks:
         *,
         probe: int | None = None,
         handshake_s: float = 30.0,
+        settings: str = "",
     ) -> None:
         self.schema = schema
         self.device = device if device is not None else torch.device("cpu")
         digest = hashlib.sha256(repr(schema).encode()).hexdigest()
-        about = {"schema": digest, "rows": rows, "probe": probe}
+        about = {"schema": digest, "rows": rows, "probe": probe, "settings": settings}
         joined = process_group.join(about, handshake_s)
         self._membership = joined
         self.rank, self.job_size = joined.rank, joined.job_size
@@ -128,8 +130,17 @@ class Ranks:
         self._gathered_at = 0.0
         self._names: tuple[str, ...] = ()
         self._logged: set[str] = set()
+        if self.rank == 0 and joined.group is not None:
+            self._compare_settings(settings, joined.said)
         if joined.obstacle and (joined.is_lowest or joined.is_late):
             self._log_alone(joined.obstacle)
+
+    def _compare_settings(self, settings: str, said: Mapping[int, Mapping[str, Any]]) -> None:
+        others = sorted(rank for rank, about in said.items() if about["settings"] != settings)
+        if others:
+            about = "rldk: %d of %d ranks (first of them rank %d) have other rules or another on_critical than rank 0; "
+            about += "those of rank 0 are in force on all ranks. Give every rank the same."
+            logger.warning(about, len(others), self.job_size, others[0])
 
     @property
     def _group(self) -> dist.ProcessGroup | None:

@@ -101,10 +101,11 @@ class Run:
         self.judge.load_state(state)
         self.probes.load_state(state)
         schema = Schema(ROLLOUT_COLUMNS, UPDATE_COLUMNS, TAILS, tuple(CATALOGUE))
-        self._ranks = Ranks(schema, self.training.device, self.probes.rows_per_rank or 512)
+        about = settings.digest(rules)
+        self._ranks = Ranks(schema, self.training.device, self.probes.rows_per_rank or 512, settings=about)
         folder = shared = folder_of(settings.output_dir, self.info)
         if self._ranks.writes:
-            trackers = self._find_trackers() if settings.trackers is None else settings.trackers
+            trackers = self._find_trackers() if settings.named_trackers is None else settings.named_trackers
             if shared is None and needs_journal([*trackers, *webhooks_of(rules)], settings.trackers is not None):
                 folder = Path(FOLDER)  # which the other ranks do not know of
             with self.shield.at("opening the trackers"):

@@ -319,6 +319,12 @@ def broken(rank: int, world: int) -> dict[str, Any]:
     return {"merged": merged, "seconds": seconds, "world_size": ranks.world_size}
 
 
+def settings(rank: int, world: int) -> dict[str, Any]:
+    """Rules that differ by rank."""
+    ranks = Ranks(SMALL, rows=2, settings="those of 2" if rank == 2 else "those of most")
+    return about(ranks) | {"flags": ranks.agree(1 if rank == 0 else 2)}
+
+
 def lasting(rank: int, world: int) -> dict[str, Any]:
     """The time limit of our group."""
     ranks = Ranks(SMALL, rows=2)
@@ -331,7 +337,10 @@ def lasting(rank: int, world: int) -> dict[str, Any]:
 
 SCENARIOS: dict[str, Callable[..., dict[str, Any]]] = {
     function.__name__: function
-    for function in (exchange, handshake, fault, more_rows, many_rows, trainings, waiting, death, broken, lasting)
+    for function in (
+        *(exchange, handshake, fault, more_rows, many_rows, trainings, waiting, death, broken, lasting),
+        settings,
+    )
 }
 
 

@@ -20,7 +20,7 @@ from rldk_tracking.trackers.memory import InMemoryTracker
 
 
 def test_attach_takes_a_trainer_and_nothing_else() -> None:
-    with pytest.raises(TypeError, match="takes a transformers or TRL trainer, got dict"):
+    with pytest.raises(TypeError, match="takes a transformers or TRL trainer, got {}"):
         attach({})
 
 

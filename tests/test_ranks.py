@@ -353,3 +353,11 @@ def test_the_benchmark_counts_what_each_rank_does(capsys: pytest.CaptureFixture[
     assert results[64]["other"] < 10 * results[2]["other"], "the same, however many ranks there are"
     assert all(value > 0 for found in results.values() for value in found.values())
     assert "rank 0: unpack" in capsys.readouterr().out
+
+
+def test_rules_that_differ_by_rank_are_said_by_rank_0_whose_they_are(on_ranks: Run) -> None:
+    results = on_ranks("settings", 3)
+    (said,) = results[0]["messages"]
+    assert "1 of 3 ranks (first of them rank 2) have other rules or another on_critical than rank 0" in said
+    assert [result["messages"] for result in results[1:]] == [[], []]
+    assert [result["flags"] for result in results] == [1, 1, 1], "rank 0's, on all"

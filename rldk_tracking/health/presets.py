@@ -22,6 +22,8 @@ SUFFIXES = (".yaml", ".yml")
 FORMS = '"safe", "strict", "quiet", the path of a .yaml file, or a list of Rule'
 SILENCE_FACTORS = {"strict": 0.5, "quiet": 2.0}
 """By which a preset multiplies what a silence may last: its persistence, in looks of a second, would change nothing."""
+THRESHOLDS = {"kl_threshold": "kl.high", "reward_threshold": "reward.no_signal", "gradient_threshold": "grad.explosion"}
+"""What monitors call the threshold of a rule, as an argument of their own."""
 MAX_RULES = 500
 MAX_ROW_COST = 500_000
 """Of the expressions of a rule set together, see `Expression.row_cost`: about 70 ms a row."""

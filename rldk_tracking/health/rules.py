@@ -139,7 +139,7 @@ class Rule(BaseModel):
     def _known_series(cls, value: Any) -> Any:
         if isinstance(value, (list, tuple)):
             for key in value:
-                problem = misspelt(key) if isinstance(key, str) else None
+                problem = misspelt(key, in_full=True) if isinstance(key, str) else None
                 if problem is not None:
                     raise ValueError(problem)
         elif isinstance(value, str):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from rldk_tracking.arguments import NamedArguments, flag, folder, whole_number
 from rldk_tracking.charts.announce import announce
 from rldk_tracking.charts.mlflow import VIEW_TAG, view_path
 from rldk_tracking.history.live_page import HOST, LivePage
@@ -26,7 +27,7 @@ STORE = "mlflow.db"
 START_SECONDS = 90.0
 
 
-class RLDKDashboard:
+class RLDKDashboard(NamedArguments):
     """The charts of the runs, in the tracker that they are in.
 
         dashboard = RLDKDashboard()
@@ -42,15 +43,17 @@ class RLDKDashboard:
             since a view is everybody's, and is answered with a warning that says where a person switches it off.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: `port` is none, or `output_dir` has neither a store nor a run.
     """
 
     def __init__(
         self, output_dir: str | os.PathLike[str] | None = None, port: int = 5000, auto_refresh: bool = True
     ) -> None:
-        if not 0 <= port <= 65535:
-            raise ValueError(f"port must be within 0 and 65535, got {port}.")
-        self.output_dir = None if output_dir is None else Path(output_dir).resolve()
+        whole_number("port", port, low=0, high=65535)
+        flag("auto_refresh", auto_refresh)
+        place = folder("output_dir", output_dir, '"the/folder/of/the/training"')
+        self.output_dir = None if place is None else Path(place).resolve()
         if self.output_dir is not None and not self._has_store and newest_journal(self.output_dir) is None:
             raise ValueError(
                 f"{self.output_dir} has neither an MLflow store ({STORE}) nor the journal of a run (run.jsonl, which "

@@ -16,6 +16,7 @@ from rldk_tracking.health.watched import row_rules
 from rldk_tracking.history.logged import not_logged
 from rldk_tracking.history.reading import read
 from rldk_tracking.history.run_history import History
+from rldk_tracking.keys import misspelt
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,12 @@ def replay(
 
     Raises:
         UnreadableSourceError: there is nothing to read.
-        ValueError: unknown rules or fields.
+        ValueError: unknown rules or fields, or an alias for a series that there is not.
     """
+    for name, key in (aliases or {}).items():
+        problem = misspelt(key, in_full=True)
+        if problem is not None:
+            raise ValueError(f"aliases[{name!r}]: {problem}")
     past = source if isinstance(source, History) else read(source, aliases)
     engine = Engine(row_rules(rules_for(rules, overrides)), {**past.settings, **(context or {})})
     alerts: list[Alert] = []

@@ -278,7 +278,7 @@ def news_of(row: Mapping[str, float], earlier: Mapping[str, float]) -> dict[str,
     return {key: value for key, value in changed.items() if key not in earlier or not key.startswith(ONCE_A_STEP)}
 
 
-def folder_of(output_dir: str | None, info: RunInfo) -> Path | None:
+def folder_of(output_dir: str | os.PathLike[str] | None, info: RunInfo) -> Path | None:
     """Where the journal of a run is, the same on every rank; None where there is no folder for it.
 
     Args:

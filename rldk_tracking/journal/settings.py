@@ -2,49 +2,112 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from rldk_tracking.arguments import flag, folder, listed, shown, word
 from rldk_tracking.health.goals import rules_of
-from rldk_tracking.health.presets import rules_for
+from rldk_tracking.health.presets import checked_overrides, rules_for
 from rldk_tracking.trackers.base import Tracker
+from rldk_tracking.trackers.slack import ENVIRONMENT, SlackNotifier
 
 if TYPE_CHECKING:
     from rldk_tracking.health.rules import Rule
 
+logger = logging.getLogger(__name__)
+
 OnCritical = Literal["alert", "stop"]
+TRACKERS = "[MLflowTracker()], or leave it out for those of the trainer's report_to"
+SLACK = f'slack="https://hooks.slack.com/services/...", or leave it out for the address in {ENVIRONMENT}'
 
 
 @dataclass
 class Settings:
-    """What the monitors of a run ask for. See the arguments of `rldk_tracking.monitors.base.Monitor`."""
+    """What the monitors of a run ask for. See the arguments of `rldk_tracking.monitors.base.Monitor`.
+
+    Raises:
+        TypeError, ValueError: an argument cannot be; the message says what to write instead, and quotes no address.
+    """
 
     trackers: list[Tracker] | None = None
-    rules: str | list[Rule] = "safe"
+    rules: str | os.PathLike[str] | list[Rule] = "safe"
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     on_critical: OnCritical = "alert"
     slack: Any = None
-    output_dir: str | None = None
+    output_dir: str | os.PathLike[str] | None = None
     goals: dict[str, float] = field(default_factory=dict)
     strict: bool = False
     close_timeout_s: float = 15.0
 
+    def __post_init__(self) -> None:
+        if self.trackers is not None:
+            self.trackers = listed("trackers", self.trackers, Tracker, TRACKERS)  # type: ignore[type-abstract]
+        self.overrides = checked_overrides(self.overrides)
+        word("on_critical", self.on_critical, ("alert", "stop"))
+        self.slack = _notifier(self.slack, is_wanted=self.trackers is None)
+        self.output_dir = folder("output_dir", self.output_dir, '"rldk_logs"')
+        flag("strict", self.strict)
+
+    @property
+    def named_trackers(self) -> list[Tracker] | None:
+        """The trackers that the user named, with the notifier; None where the trainer's are wanted."""
+        if self.trackers is None or not self.slack or self.slack in self.trackers:
+            return self.trackers
+        self.slack.link_to(self.trackers)
+        return [*self.trackers, self.slack]
+
+    def digest(self, rules: Sequence[Rule]) -> str:
+        """Of the rules and `on_critical`, for ranks to compare. Of a function or an address only the kind counts."""
+        plain = [
+            (rule.model_dump(mode="json", exclude={"actions"}), [_kind(action) for action in rule.actions])
+            for rule in rules
+        ]
+        return hashlib.sha256(json.dumps([plain, self.on_critical], sort_keys=True).encode()).hexdigest()
+
     def adopt(self, other: Settings) -> None:
-        """Join another monitor's wishes: trackers and overrides are added, of two choices the severer one stands."""
+        """Join another monitor's wishes: trackers and overrides are added, of two choices the severer one stands.
+
+        What is not heeded is said as a warning.
+        """
         if other is self:
             return
         if other.trackers is not None:
             known = self.trackers or []
             self.trackers = known + [tracker for tracker in other.trackers if all(tracker is not k for k in known)]
-        for rule, fields in other.overrides.items():
-            self.overrides.setdefault(rule, {}).update(fields)
-        if self.rules == "safe":
-            self.rules = other.rules
-        self.goals.update(other.goals)
+        self._adopt_rules(other)
         self.on_critical = "stop" if "stop" in (self.on_critical, other.on_critical) else "alert"
+        if self.slack and other.slack and self.slack.secrets() != other.slack.secrets():
+            _say("the slack of the first is used, that of another is not.")
         self.slack = self.slack or other.slack
+        mine, theirs = self.output_dir, other.output_dir
+        if mine and theirs and os.path.abspath(mine) != os.path.abspath(theirs):
+            _say(f"the journal is in output_dir={mine!r} of the first, not in {theirs!r}: a run has one journal.")
         self.output_dir = self.output_dir or other.output_dir
         self.strict = self.strict or other.strict
+
+    def _adopt_rules(self, other: Settings) -> None:
+        before = self.rules, deepcopy(self.overrides), dict(self.goals)
+        if other.rules != "safe" and self.rules not in ("safe", other.rules):
+            _say(f"rules={_named(self.rules)} of the first stand, {_named(other.rules)} of another is not used.")
+        for rule, fields in other.overrides.items():
+            mine = self.overrides.setdefault(rule, {})
+            _say_changes(f"overrides of {rule!r}", mine, fields)
+            mine.update(fields)
+        _say_changes("performance_benchmarks", self.goals, other.goals)
+        self.goals.update(other.goals)
+        if self.rules == "safe":
+            self.rules = other.rules
+        try:
+            self.all_rules()
+        except ValueError as error:
+            self.rules, self.overrides, self.goals = before
+            _say(f"the rules of another cannot be joined with those of the first, and are not used: {error}")
 
     def all_rules(self) -> list[Rule]:
         """The rules that are watched.
@@ -53,3 +116,43 @@ class Settings:
             ValueError: a rule, an override or a goal cannot be.
         """
         return [*rules_for(self.rules, self.overrides), *rules_of(self.goals)]
+
+
+def _notifier(slack: object, is_wanted: bool) -> SlackNotifier | Literal[False] | None:
+    """The notifier that is meant; None for that of the environment, which is looked at now and not in training."""
+    if isinstance(slack, SlackNotifier) or slack is False:
+        return slack
+    if slack is None and not (is_wanted and os.environ.get(ENVIRONMENT)):
+        return None
+    if slack is None:
+        try:
+            SlackNotifier()
+        except ValueError as error:
+            raise ValueError(f"{ENVIRONMENT}: {error}; slack=False is for none.") from None
+        return None
+    if not isinstance(slack, str):
+        raise TypeError(
+            f"slack must be a webhook's address, a SlackNotifier or False, got {shown(slack)}: write {SLACK}."
+        )
+    try:
+        return SlackNotifier(slack)
+    except ValueError as error:  # which does not quote the address
+        raise ValueError(f"slack: {error}: write {SLACK}.") from None
+
+
+def _kind(action: object) -> str:
+    return action if isinstance(action, str) else type(action).__name__
+
+
+def _named(rules: str | os.PathLike[str] | list[Rule]) -> str:
+    return f"a list of {len(rules)} rules" if isinstance(rules, list) else repr(rules)
+
+
+def _say_changes(what: str, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    for name, value in theirs.items():
+        if name in mine and mine[name] != value:
+            _say(f"{what}: {name} {shown(value)} of the last is used, {shown(mine[name])} is not.")
+
+
+def _say(what: str) -> None:
+    logger.warning("rldk: several monitors of one training ask for different things: %s", what)

@@ -40,15 +40,19 @@ _GROUPS = {key.name.split("/")[1] for key in CATALOGUE.values() if not key.name.
 
 
 @functools.lru_cache(maxsize=1024)
-def misspelt(name: str) -> str | None:
-    """What is wrong with the name of a series, with or without its `rldk/`; None where it may be one.
+def misspelt(name: str, *, in_full: bool = False) -> str | None:
+    """What is wrong with the name of a series; None where it may be one.
 
     Users log numbers under names of their own, so only names in a group of the catalogue, and those all but like one of
     its keys, must be in it.
+
+    Args:
+        name: as the user wrote it, with or without its `rldk/`.
+        in_full: whether it must have that.
     """
     full = name if name.startswith("rldk/") else f"rldk/{name}"
     if lookup(full) is not None:
-        return None
+        return f"there is no series {name!r}; did you mean {full}?" if in_full and full != name else None
     short = full.removeprefix("rldk/")
     known = {key.removeprefix("rldk/"): key for key in CATALOGUE}
     close = difflib.get_close_matches(short, known, 3, SIMILAR)

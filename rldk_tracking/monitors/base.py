@@ -6,36 +6,37 @@ monitors in one trainer share one run. The first of them drives it, the others a
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from rldk_tracking.arguments import NamedArguments
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.health.presets import THRESHOLDS
 from rldk_tracking.isolation import Shield
 from rldk_tracking.journal.actions import Actions
 from rldk_tracking.journal.settings import OnCritical, Settings
 from rldk_tracking.monitors.ending import close_before_reporters
-from rldk_tracking.monitors.training import find_trackers, run_info, run_of, trainer_above
+from rldk_tracking.monitors.training import find_trackers, reference_to, run_info, run_of, trainer_above
 from rldk_tracking.probes.base import Probe, StepData, Training
 from rldk_tracking.run import Run
 from rldk_tracking.sources.logs import named
 from rldk_tracking.trackers.base import Tracker
-from rldk_tracking.trackers.slack import SlackNotifier
 
 if TYPE_CHECKING:
     from rldk_tracking.health.rules import Rule
     from rldk_tracking.rollout import PolicyUpdate, Rollout
 
 
-class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
+class Monitor(NamedArguments, TrainerCallback, ExportableState):  # type: ignore[misc]
     """A callback that contributes to the training run's one row a step.
 
     Args:
         trackers: exactly these backends; by default those that the trainer's `report_to` names.
-        rules: a preset, "safe", "strict" or "quiet", or a list of `Rule`.
+        rules: a preset, "safe", "strict" or "quiet", the path of a YAML file, or a list of `Rule`.
         overrides: changes to single rules, {"kl.high": {"threshold": 0.2}}.
         on_critical: "alert", or "stop" to save and stop the training at the first critical alert.
         slack: an incoming webhook's address or a `SlackNotifier`; by default RLDK_SLACK_WEBHOOK_URL where it is set.
@@ -43,33 +44,31 @@ class Monitor(TrainerCallback, ExportableState):  # type: ignore[misc]
             trainer's output folder.
         strict: let faults of the diagnostics out instead of logging them once, for development.
         trainer: the trainer, where it cannot be found from the callback event (it can, in every TRL trainer).
+
+    Raises:
+        ValueError, TypeError: an argument cannot be; the message says what to write instead.
     """
+
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        argument: f'overrides={{"{rule}": {{"threshold": ...}}}}' for argument, rule in THRESHOLDS.items()
+    }
 
     def __init__(
         self,
         *,
         trackers: list[Tracker] | None = None,
-        rules: str | list[Rule] = "safe",
+        rules: str | os.PathLike[str] | list[Rule] = "safe",
         overrides: Mapping[str, Mapping[str, Any]] | None = None,
         on_critical: OnCritical = "alert",
         slack: Any = None,
-        output_dir: str | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
         strict: bool = False,
         trainer: Any = None,
     ) -> None:
-        if on_critical not in ("alert", "stop"):
-            raise ValueError(f'on_critical must be "alert" or "stop", got {on_critical!r}.')
-        self._settings = Settings(
-            trackers=None if trackers is None else list(trackers),
-            rules=rules,
-            overrides={rule: dict(fields) for rule, fields in (overrides or {}).items()},
-            on_critical=on_critical,
-            slack=SlackNotifier(slack) if isinstance(slack, str) else slack,
-            output_dir=output_dir,
-            strict=strict,
-        )
+        given: Any = {} if overrides is None else overrides
+        self._settings = Settings(trackers, rules, given, on_critical, slack, output_dir, strict=strict)
         Actions(self._settings.all_rules())  # raises now, not in training, for rules and webhooks that cannot be
-        self._given_trainer: Callable[[], Any] = (lambda: None) if trainer is None else weakref.ref(trainer)
+        self._given_trainer = reference_to(trainer)
         self._run: Run | None = None
         self._drives = False
         self._probes: list[Probe] = []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rldk_tracking.arguments import flag, folder, number, word
 from rldk_tracking.checkpoint import report
 from rldk_tracking.metrics.view import Snapshot, of
 from rldk_tracking.monitors.base import Monitor
@@ -54,16 +56,19 @@ class CheckpointMonitor(Monitor):
         enable_parameter_analysis: bool = True,
         enable_gradient_analysis: bool = True,
         level: Literal["light", "standard", "full"] = "standard",
-        reference: str | None = None,
+        reference: str | os.PathLike[str] | None = None,
         keep_weights: bool = True,
         close_timeout: float = 10.0,
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        word("level", level, ("light", "standard", "full"))
+        flag("enable_parameter_analysis", enable_parameter_analysis)
+        flag("enable_gradient_analysis", enable_gradient_analysis)
         self.level: Literal["light", "standard", "full"] = level if enable_parameter_analysis else "light"
-        self.reference = reference
-        self.keep_weights = keep_weights
-        self.close_timeout = close_timeout
+        self.reference = folder("reference", reference, '"path/of/the/model"')
+        self.keep_weights = flag("keep_weights", keep_weights)
+        self.close_timeout = number("close_timeout", close_timeout, low=0)
         self._optimizer_level = level if enable_gradient_analysis else None
 
     def make_probes(self) -> Sequence[Probe]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rldk_tracking.arguments import flag
 from rldk_tracking.monitors.base import Monitor
 from rldk_tracking.probes.base import Probe
 from rldk_tracking.probes.steps import RolloutProbe
@@ -20,7 +21,7 @@ class GroupMonitor(Monitor):
 
     def __init__(self, *, log_samples: bool = False, **options: Any) -> None:
         super().__init__(**options)
-        self._log_samples = log_samples
+        self._log_samples = flag("log_samples", log_samples)
 
     def make_probes(self) -> Sequence[Probe]:
         return [RolloutProbe(log_samples=self._log_samples)]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rldk_tracking.arguments import flag, number
+from rldk_tracking.health.presets import THRESHOLDS, checked_overrides
 from rldk_tracking.metrics.view import Snapshot, of
 from rldk_tracking.monitors.group import GroupMonitor
 from rldk_tracking.probes.base import Probe
@@ -50,7 +53,7 @@ class PPOMonitor(GroupMonitor):
         options: as for `GroupMonitor`.
 
     Raises:
-        ValueError: a threshold is negative or not a number.
+        ValueError, TypeError: a threshold is negative or not a number, or another argument cannot be.
     """
 
     def __init__(
@@ -58,22 +61,21 @@ class PPOMonitor(GroupMonitor):
         kl_threshold: float | None = None,
         reward_threshold: float | None = None,
         gradient_threshold: float | None = None,
-        output_dir: str | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> None:
         given = {
-            "kl.high": ("kl_threshold", kl_threshold),
-            "reward.no_signal": ("reward_threshold", reward_threshold),
-            "grad.explosion": ("gradient_threshold", gradient_threshold),
+            "kl_threshold": kl_threshold,
+            "reward_threshold": reward_threshold,
+            "gradient_threshold": gradient_threshold,
         }
-        overrides = {rule: dict(fields) for rule, fields in (options.pop("overrides", None) or {}).items()}
-        for rule, (name, limit) in given.items():
-            if limit is None:
-                continue
-            if not isinstance(limit, (int, float)) or not limit >= 0:
-                raise ValueError(f"{name} must be a number of at least 0, got {limit!r}.")
-            overrides.setdefault(rule, {}).setdefault("threshold", float(limit))
-        super().__init__(output_dir=output_dir, overrides=overrides, **options)
+        overrides = checked_overrides({} if options.get("overrides") is None else options["overrides"])
+        for name, limit in given.items():
+            if limit is not None:
+                fields = overrides.setdefault(THRESHOLDS[name], {})
+                fields.setdefault("threshold", float(number(name, limit, low=0)))
+        options["overrides"] = overrides
+        super().__init__(output_dir=output_dir, **options)
 
     @property
     def metrics(self) -> PPOMetrics:
@@ -95,7 +97,7 @@ class AdvancedPPOMonitor(PPOMonitor):
     def __init__(
         self, kl_threshold: float | None = None, enable_advanced_analytics: bool = True, **options: Any
     ) -> None:
-        if enable_advanced_analytics:
+        if flag("enable_advanced_analytics", enable_advanced_analytics):
             options.setdefault("rules", "strict")
         super().__init__(kl_threshold=kl_threshold, **options)
         self._is_advanced = enable_advanced_analytics

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from rldk_tracking.arguments import shown
 from rldk_tracking.journal.publisher import Publisher
 from rldk_tracking.journal.settings import Settings
 from rldk_tracking.rollout import RunInfo
@@ -58,6 +59,19 @@ def run_of(trainer: Any, make: Callable[[], Run]) -> Run:
         run = make()
         _RUNS[trainer] = weakref.ref(run), run.publisher
     return run
+
+
+def reference_to(trainer: Any) -> Callable[[], Any]:
+    """Gives the trainer that the user named as long as it lives; None where there was none.
+
+    Raises:
+        TypeError: it is no trainer.
+    """
+    if trainer is None:
+        return lambda: None
+    if not hasattr(trainer, "callback_handler"):
+        raise TypeError(f"trainer must be a transformers or TRL trainer, got {shown(trainer)}.")
+    return weakref.ref(trainer)
 
 
 def trainer_above() -> Any:

@@ -7,6 +7,8 @@ A fault in one of them costs what that one sees, and is logged once.
 
 from __future__ import annotations
 
+import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from rldk_tracking.ranks import Merged
     from rldk_tracking.rollout import PolicyUpdate, Rollout
 
+
+logger = logging.getLogger(__name__)
 
 Publish = Callable[..., None]
 """Has a method of every tracker called: `publish("log_table", key, columns, rows, step)`. On rank 0; others drop it."""
@@ -123,6 +127,21 @@ def is_number(value: Any) -> bool:
     return getattr(value, "numel", None) is not None and value.numel() == 1 and not value.is_complex()
 
 
+def options_of(probe: Probe) -> dict[str, Any]:
+    """What the probe was made with, as far as it keeps it under the names of its constructor."""
+    names = inspect.signature(type(probe).__init__).parameters
+    return {name: getattr(probe, name) for name in names if hasattr(probe, name)}
+
+
+def _say_differences(first: Probe, later: Probe) -> None:
+    mine, theirs = options_of(first), options_of(later)
+    differing = [name for name in mine if first is not later and mine[name] != theirs.get(name)]
+    if differing:
+        used, unused = (", ".join(f"{name}={options[name]!r}" for name in differing) for options in (mine, theirs))
+        about = "rldk: several monitors of one training have a %s: %s of the first is used, %s of another is not."
+        logger.warning(about, type(first).__name__, used, unused)
+
+
 class ProbeSet:
     """Probes in the order in which they were added, each type once.
 
@@ -148,11 +167,16 @@ class ProbeSet:
         return all(probe.honours_stop for probe in self._probes)
 
     def add(self, probes: Sequence[Probe], training: Training) -> list[Probe]:
-        """Begin those of which there is none of the same type yet; returns those that look, in the same order."""
+        """Begin those of which there is none of the same type yet; returns those that look, in the same order.
+
+        Where one of the same type has other options, a warning says that they are not used.
+        """
         found = []
         for probe in probes:
             known = next((other for other in self._probes if type(other) is type(probe)), None)
-            if known is None:
+            if known is not None:
+                _say_differences(known, probe)
+            else:
                 self._probes.append(probe)
                 with self._shield.at(f"{type(probe).__name__} at train begin"):
                     probe.begin(training)

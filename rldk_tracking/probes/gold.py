@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
+from rldk_tracking.arguments import function
 from rldk_tracking.probes.base import Probe, StepData, Training
 
 GoldScore = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
@@ -27,9 +28,7 @@ class GoldProbe(Probe):
     """
 
     def __init__(self, gold_score_fn: GoldScore, *, max_overhead: float = 0.02, samples: int = 32) -> None:
-        if not callable(gold_score_fn):
-            raise TypeError(f"gold_score_fn must be callable as f(prompts, completions), got {gold_score_fn!r}.")
-        self.gold_score_fn = gold_score_fn
+        self.gold_score_fn = function("gold_score_fn", gold_score_fn, ["prompts", "completions"])
         self.max_overhead = max_overhead
         self.samples = samples
         self._next = 0.0

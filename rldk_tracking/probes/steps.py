@@ -31,6 +31,7 @@ class RolloutProbe(Probe):
     """
 
     def __init__(self, *, log_samples: bool = False) -> None:
+        self.log_samples = log_samples
         self._samples = SampleTable() if log_samples else None
         self._source: Source | None = None
         self._training = Training()

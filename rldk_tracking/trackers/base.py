@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from rldk_tracking.arguments import NamedArguments
 from rldk_tracking.rollout import RunInfo
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class RejectedError(Exception):
     """The backend will not take this call, now or later, or must not be asked twice. It is not repeated."""
 
 
-class Tracker(ABC):
+class Tracker(NamedArguments, ABC):
     """One backend. It joins the run that is open, never opens a second one, never ends one that it did not start.
 
     Methods may raise: whoever calls them keeps faults from the training, logs each kind once with its cause and counts.

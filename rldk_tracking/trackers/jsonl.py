@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rldk_tracking.arguments import text
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.rollout import RunInfo
@@ -30,6 +31,8 @@ class JsonlTracker(Tracker):
     name: ClassVar[str] = "jsonl"
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        if not isinstance(path, os.PathLike):
+            text("path", path, "the path of a file or folder", '"rldk/run.jsonl"')
         self._file = None if path is None else LineFile(_file(Path(path)))
 
     @property

@@ -27,7 +27,7 @@ from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import Row, Tracker, UnavailableError
 from rldk_tracking.trackers.mlflow_alerts import AlertTable
 from rldk_tracking.trackers.mlflow_models import log_model
-from rldk_tracking.trackers.mlflow_names import Names
+from rldk_tracking.trackers.mlflow_names import Names, check_arguments
 from rldk_tracking.trackers.mlflow_runs import HOW_TO_JOIN, experiment_of, last_step, make_run, write_tags
 from rldk_tracking.trackers.mlflow_server import Server, absolute, check_uri, is_http, translated, without_credentials
 from rldk_tracking.trackers.mlflow_tables import write_table
@@ -68,6 +68,7 @@ class MLflowTracker(Tracker):
         except ImportError as error:
             raise ImportError('MLflowTracker needs mlflow: pip install "rldk-tracking[mlflow]"') from error
         self._mlflow: Any = mlflow
+        check_arguments(run_id, tracking_uri, experiment)
         check_uri(tracking_uri or mlflow.get_tracking_uri())
         self._given, self._info = (run_id, tracking_uri, experiment), RunInfo()
         self._given_origin: str | None = None

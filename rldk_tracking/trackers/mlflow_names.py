@@ -1,10 +1,12 @@
-"""Metric names that MLflow takes. One illegal name in a batch, and it stores nothing of the batch."""
+"""Metric names that MLflow takes: one illegal name in a batch, and it stores nothing of the batch. Names of a run."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping
+
+from rldk_tracking.arguments import text
 
 LONGEST = 250
 
@@ -44,3 +46,14 @@ def sanitised(key: str) -> str:
     parts = [part for part in re.sub(r"[^\w./\- :]", "_", str(key)).split("/") if part]
     legal = "/".join(part if part.strip(".") else "_" for part in parts)
     return legal[:LONGEST].rstrip("/") or "_"
+
+
+def check_arguments(run_id: object, tracking_uri: object, experiment: object) -> None:
+    """Of `MLflowTracker`.
+
+    Raises:
+        TypeError, ValueError: one cannot be; the message says what to write.
+    """
+    text("run_id", run_id, "a run's id", '"<32 digits>"')
+    text("tracking_uri", tracking_uri, "a server's address", '"http://127.0.0.1:5000"')
+    text("experiment", experiment, "an experiment's name", '"my-experiment"')

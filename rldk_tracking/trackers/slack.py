@@ -19,6 +19,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import MaxRetryError
 from urllib3.util.retry import Retry
 
+from rldk_tracking.arguments import flag, number, whole_number, word
 from rldk_tracking.health.alert import SEVERITIES, Alert, Severity
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import RejectedError, Tracker, UnavailableError
@@ -46,6 +47,7 @@ class SlackNotifier(Tracker):
 
     Raises:
         ValueError: no address, or one that is not https. The message does not quote it.
+        TypeError: an argument is of another type.
     """
 
     name: ClassVar[str] = "slack"
@@ -65,8 +67,12 @@ class SlackNotifier(Tracker):
         retries: int = 4,
         backoff: float = 1.0,
     ) -> None:
-        if min_severity not in SEVERITIES:
-            raise ValueError(f"min_severity must be one of {', '.join(SEVERITIES)}, got {min_severity!r}")
+        word("min_severity", min_severity, SEVERITIES)
+        flag("allow_loopback", allow_loopback)
+        whole_number("retries", retries, low=0)
+        number("backoff", backoff, low=0)
+        if webhook_url is not None and not isinstance(webhook_url, str):
+            raise TypeError(f"the {self.service}'s address must be a string, got a {type(webhook_url).__name__}.")
         url = webhook_url or self._address_around()
         self._from_environment = not webhook_url
         allow_loopback = allow_loopback or os.environ.get(LOOPBACK_ENVIRONMENT) == "1"

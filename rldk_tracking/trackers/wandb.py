@@ -7,8 +7,10 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
+from rldk_tracking.arguments import shown
 from rldk_tracking.charts.announce import announce
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.panels import RunPanels
@@ -45,6 +47,8 @@ class WandbTracker(Tracker):
             import wandb
         except ImportError as error:
             raise ImportError('WandbTracker needs wandb: pip install "rldk-tracking[wandb]"') from error
+        if run is not None and (isinstance(run, (type, ModuleType)) or not callable(getattr(run, "log", None))):
+            raise TypeError(f"run must be a run of W&B, got {shown(run)}: write run=wandb.init(...), or leave it out.")
         self._wandb: Any = wandb
         self._given = run
         self._log: str | None = None

@@ -74,6 +74,8 @@ def main(
     folder: str, kind: str = "grpo", trouble: str | None = None, at: int = 2, steps: int = 5, **options: Any
 ) -> None:
     memory = InMemoryTracker()
+    options |= options.pop("other", {}) if RANK > 0 else {}
+    options.pop("other", None)
     monitors = [Broken()] if options.pop("broken", False) else None
     callback = RLDKCallback(trackers=[memory, JsonlTracker(Path(folder) / "rows")], monitors=monitors, **options)
     befalls = Trouble(trouble, at)

@@ -16,8 +16,8 @@ from tests.faults.scenario import records
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tests" / "faults" / "ranks_script.py"
-# Fires at the first slope, as a critical alert.
-STOP = {"kl.high": {"threshold": -1.0, "persistence": (1, 1), "warm_up_steps": 0, "severity": "critical"}}
+# Fires at the first gradient, as a critical alert.
+STOP = {"grad.explosion": {"threshold": 0.0, "persistence": (1, 1), "warm_up_steps": 0, "severity": "critical"}}
 
 
 def launch(world_size: int, folder: Path, script: Path = SCRIPT, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -61,6 +61,13 @@ def test_every_rank_stops_in_the_same_step(kind: str, world_size: int, tmp_path:
     assert all(rank["alerts"] == rank["told"] == [] and rank["series"] == {} for rank in ranks[1:])
     rows = [record["step"] for record in records(tmp_path / "rows" / "run.jsonl") if record["type"] == "metrics"]
     assert sorted(set(rows)) == list(range(1, first["last"] + 1))
+
+
+def test_what_rank_0_asks_is_done_by_ranks_that_ask_for_something_else(tmp_path: Path) -> None:
+    other = {"overrides": {"grad.explosion": {"enabled": False}}, "on_critical": "alert"}
+    ranks = trained(2, tmp_path, steps=6, on_critical="stop", overrides=STOP, other=other)
+    assert 1 <= ranks[0]["last"] < 6
+    assert ranks[0]["last"] == ranks[1]["last"] and ranks[0]["steps"] == ranks[1]["steps"]
 
 
 def test_a_rank_that_lags_is_seen_and_costs_what_it_costs(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from tests.faults.processes import start, steps_said, wait_for
 from tests.faults.scenario import records, stored_in_mlflow
 from tests.trackers.wandb_backend import WandbBackend
 
-# Fires at the first slope and stays.
-ALWAYS = {"kl.high": {"threshold": -1.0, "persistence": (1, 1), "warm_up_steps": 0}}
+# Fires at the first gradient and stays.
+ALWAYS = {"grad.explosion": {"threshold": 0.0, "persistence": (1, 1), "warm_up_steps": 0}}
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_from_an_older_checkpoint(store: str, tmp_path: Path, restore: bool) -> 
 
     first = train(folder, trackers(), 8)
     fired = [(a.rule, a.state) for a in first.alerts]
-    assert ("kl.high", "firing") in fired
+    assert ("grad.explosion", "firing") in fired
     second = train(
         folder, trackers(), 12, str(folder / "checkpoint-3"), restore_callback_states_from_checkpoint=restore
     )
@@ -69,24 +69,24 @@ def test_from_an_older_checkpoint(store: str, tmp_path: Path, restore: bool) -> 
     stored = Counter({k: n for k, n in stored_in_mlflow(store, run_id).items() if k[0] == "rldk/reward/mean"})
     assert sorted((step, n) for (_, step), n in stored.items()) == every
     told = Counter((a.rule, a.state) for a in memory.alerts)
-    assert told["kl.high", "firing"] == 1
+    assert told["grad.explosion", "firing"] == 1
     assert second.run is not None, "whoever made the callback sees the run"
     assert second.run.judge is not None
-    (still,) = [a for a in second.run.judge.engine.firing if a.rule == "kl.high"]
+    (still,) = [a for a in second.run.judge.engine.firing if a.rule == "grad.explosion"]
     assert still.first_step == 2, "the alert began before the checkpoint"
-    assert not any(a.rule == "kl.high" for a in second.alerts)
+    assert not any(a.rule == "grad.explosion" for a in second.alerts)
 
 
 def test_an_alert_of_the_part_that_is_made_again_is_told_once(tmp_path: Path) -> None:
     memory, folder = InMemoryTracker(), tmp_path / "out"
-    late = {"kl.high": {"threshold": -1.0, "persistence": (6, 6), "warm_up_steps": 0}}
+    late = {"grad.explosion": {"threshold": 0.0, "persistence": (6, 6), "warm_up_steps": 0}}
     for steps, resume in ((8, None), (12, str(folder / "checkpoint-3"))):
         callback = RLDKCallback(trackers=[memory], overrides=late)
         trainer = grpo_trainer(folder, max_steps=steps, callbacks=[callback], save_strategy="steps", save_steps=3)
         trainer.train(resume_from_checkpoint=resume)
         # Judged in both trainings, from a count that goes on at the checkpoint.
-        assert [(a.step, a.state) for a in callback.alerts if a.rule == "kl.high"] == [(7, "firing")]
-    assert [(a.step, a.state) for a in memory.alerts if a.rule == "kl.high"] == [(7, "firing")]
+        assert [(a.step, a.state) for a in callback.alerts if a.rule == "grad.explosion"] == [(7, "firing")]
+    assert [(a.step, a.state) for a in memory.alerts if a.rule == "grad.explosion"] == [(7, "firing")]
 
 
 def test_into_the_run_that_mlflow_is_told(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +191,11 @@ def test_killed_and_resumed_in_a_new_process(store: str, tmp_path: Path) -> None
     stored = stored_in_mlflow(store, place["run_id"])
     assert [key for (key, _), times in stored.items() if times > 1] == []
     assert sorted(step for key, step in stored if key == "rldk/reward/mean") == list(range(1, 13))
-    told = [r for r in records(tmp_path / "produced" / "run.jsonl") if r["type"] == "alert" and r["rule"] == "kl.high"]
+    told = [
+        r
+        for r in records(tmp_path / "produced" / "run.jsonl")
+        if r["type"] == "alert" and r["rule"] == "grad.explosion"
+    ]
     assert [(r["step"], r["state"]) for r in told] == [(2, "firing")]
     # Both trainings are one journal.
     (journal,) = journals(tmp_path)

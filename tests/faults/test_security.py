@@ -33,7 +33,7 @@ from tests.faults.scenario import At, train
 PACKAGE = Path(rldk_tracking.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 SECRET = "T0SECRETB0SECRETXYZ"
-ALWAYS = {"kl.high": {"threshold": -1.0, "persistence": (1, 1), "warm_up_steps": 0}}
+ALWAYS = {"grad.explosion": {"threshold": 0.0, "persistence": (1, 1), "warm_up_steps": 0}}
 
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "subprocess.getoutput"}
 UNSAFE_LOADERS = {"pickle.load", "pickle.loads", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "joblib.load"}

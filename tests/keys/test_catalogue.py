@@ -144,6 +144,11 @@ def test_a_misspelt_name_is_told(name: str, hint: str) -> None:
     assert said is not None and said.startswith(f"there is no series {name!r}; {hint}")
 
 
+def test_a_name_may_have_to_be_in_full() -> None:
+    assert misspelt("reward/mean") is None is misspelt("rldk/reward/mean", in_full=True)
+    assert misspelt("reward/mean", in_full=True) == "there is no series 'reward/mean'; did you mean rldk/reward/mean?"
+
+
 @pytest.mark.parametrize("name", ["x", "loss", "rldk/mine/high", "my_reward/mean", "objective/kl", "tools/failures"])
 def test_names_of_the_users_own_are_possible(name: str) -> None:
     assert misspelt(name) is None

@@ -77,3 +77,10 @@ def test_a_training_that_was_broken_off_is_closed_by_the_next(tmp_path: Path) ->
     trainer.train()
     assert [status for _, status in tracker.statuses] == ["running", "crashed", "running", "finished"]
     assert [step for step, _ in tracker.series["rldk/train/loss"]] == [1, 1, 2, 3, 4]
+
+
+def test_an_output_dir_each_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    callbacks = [PPOMonitor(trackers=[InMemoryTracker()], output_dir=tmp_path / "a"), CheckpointMonitor(output_dir="b")]
+    small_trainer(tmp_path, callbacks).train()
+    assert caplog.text.count("a run has one journal") == 1 and "not in 'b'" in caplog.text
+    assert list((tmp_path / "a").glob("*.jsonl"))

@@ -12,6 +12,9 @@ import torch
 from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics.table import Table
 from rldk_tracking.probes.base import Probe, ProbeSet, StepData, Training, is_number
+from rldk_tracking.probes.checkpoints import CheckpointProbe
+from rldk_tracking.probes.optimizer import OptimizerProbe
+from rldk_tracking.probes.steps import RolloutProbe
 from rldk_tracking.ranks import Merged
 
 
@@ -103,3 +106,26 @@ def test_states_are_stored_by_type_and_a_broken_one_costs_itself(broken: Any) ->
     assert isinstance(other, Counter) and other.count == 0
     after.load_state({"version": 1, "probes": before.state()})
     assert other.count == 5
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "said"),
+    [
+        (OptimizerProbe("standard"), OptimizerProbe("full"), "OptimizerProbe: level='standard' of the first is used"),
+        (RolloutProbe(), RolloutProbe(log_samples=True), "log_samples=False of the first is used, log_samples=True"),
+        (
+            CheckpointProbe(),
+            CheckpointProbe("light", keep_weights=False),
+            "level='standard', keep_weights=True of the first is used, level='light', keep_weights=False of another",
+        ),
+        (OptimizerProbe("full"), OptimizerProbe("full"), ""),
+        (CheckpointProbe(reference="a"), CheckpointProbe(reference="a"), ""),
+    ],
+)
+def test_options_that_are_not_used_are_named(
+    first: Probe, later: Probe, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    probes = ProbeSet(Shield(strict=True))
+    for given in (first, later, first):
+        assert probes.add([given], Training()) == [first]
+    assert len(caplog.records) == bool(said) and said in caplog.text

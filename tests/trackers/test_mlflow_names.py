@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rldk_tracking.trackers.mlflow_names import Names, sanitised
+from rldk_tracking.trackers.mlflow_names import Names, check_arguments, sanitised
 
 pytest.importorskip("mlflow", reason="needs mlflow")
 
@@ -28,3 +28,11 @@ def test_two_keys_never_share_a_name(keys: list[str]) -> None:
 def test_legal_keys_stay_as_they_are() -> None:
     for key in ("rldk/kl/ref_k1", "rldk/rewards/my.fn-2/mean", "train loss"):
         assert sanitised(key) == key
+
+
+def test_what_a_tracker_may_be_given() -> None:
+    check_arguments(None, None, None)
+    check_arguments("abc", "http://127.0.0.1:5000", "mine")
+    for wrong in ((5, None, None), (None, 5000, None), (None, None, "")):
+        with pytest.raises((TypeError, ValueError), match=r"must be .*: write "):
+            check_arguments(*wrong)
