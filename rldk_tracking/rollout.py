@@ -48,6 +48,8 @@ class Rollout:
         scores: (B,) The reward that the optimiser was given for each completion, before any KL penalty.
             NaN where no reward function scored the completion.
         rewards: name to (B,). What each reward function returned, unweighted, NaN where it returned None.
+        abstained: name to (B,) bool. True where the reward function returned None, so that a NaN elsewhere is a fault.
+            Of a function that does not stand here nobody knows which of the two a NaN is.
         reward_weights: name to weight.
         max_score: The highest score that the task can give, where it is known.
         non_score_rewards: (B,) The part of the return that is not the score: the KL penalty, summed over tokens.
@@ -74,6 +76,7 @@ class Rollout:
     entropy: Tensor | None = None
     scores: Tensor | None = None
     rewards: Mapping[str, Tensor] = field(default_factory=dict)
+    abstained: Mapping[str, Tensor] = field(default_factory=dict)
     reward_weights: Mapping[str, float] = field(default_factory=dict)
     max_score: float | None = None
     non_score_rewards: Tensor | None = None
@@ -101,6 +104,8 @@ class Rollout:
             _check_shape(name, getattr(self, name), [(rows,), (rows, tokens)])
         for reward_name, values in self.rewards.items():
             _check_shape(f"rewards[{reward_name!r}]", values, [(rows,)])
+        for reward_name, flags in self.abstained.items():
+            _check_shape(f"abstained[{reward_name!r}]", flags, [(rows,)])
         for name in ("prompts", "completions"):
             texts = getattr(self, name)
             if texts is not None and len(texts) != rows:

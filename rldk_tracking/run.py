@@ -17,8 +17,8 @@ from rldk_tracking.isolation import Shield, TrainingStopped
 from rldk_tracking.journal.actions import webhooks_of
 from rldk_tracking.journal.heartbeat import Liveness
 from rldk_tracking.journal.judge import SAVE, STOP, Judge
-from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of, needs_journal
-from rldk_tracking.journal.settings import Settings
+from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of
+from rldk_tracking.journal.settings import Settings, needs_journal
 from rldk_tracking.keys import CATALOGUE
 from rldk_tracking.probes.base import Probe, ProbeSet, StepData, Training
 from rldk_tracking.ranks import SPREAD, Part, Ranks, Schema, Transfer

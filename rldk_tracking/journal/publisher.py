@@ -26,6 +26,7 @@ from rldk_tracking.journal.journal import Journal, journal_number
 from rldk_tracking.journal.process import Destination, courier
 from rldk_tracking.journal.target import named
 from rldk_tracking.journal.train_call import TrainCall
+from rldk_tracking.journal.trainings import Trainings
 from rldk_tracking.journal.without_run import say_never_a_run, say_no_run
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import Tracker
@@ -77,6 +78,7 @@ class Publisher:
         self._status = ""
         self._run_rules: Mapping[str, Mapping[str, Any]] = {}
         self._is_open = False
+        self._trainings = Trainings()
 
     def open(
         self,
@@ -160,6 +162,10 @@ class Publisher:
             self._sent += sent
             if sent:
                 courier().follow(self.journal, sent, self._run_rules)
+        for destination in joined:
+            with self.shield.at(f"looking for earlier trainings in {destination.id}"):
+                resumes = self._resumed_at is not None
+                self._trainings.join(destination.tracker, self._info.trainer, resumes, self.publish)
 
     def _bring_up(self, tracker: Tracker, resumed_at: int) -> int:
         """Write the rows up to the checkpoint that died with the client of the earlier training.
@@ -180,7 +186,7 @@ class Publisher:
         found = courier().health(self.journal) if self.journal is not None and self._sent else {}
         errors = found.get("rldk/system/tracker_errors", 0.0) + self.shield.faults
         down = found.get("rldk/system/trackers_down", 0.0) + len(self._joining)  # those without a run
-        return {"rldk/system/trackers_down": down, "rldk/system/tracker_errors": errors}
+        return {"rldk/system/trackers_down": down, "rldk/system/tracker_errors": errors, **self._trainings.marks}
 
     def row(self, step: int, row: Mapping[str, float], alerts: Iterable[Alert]) -> list[Alert]:
         """Write a judged row and what was found in it; returns the alerts that nobody was sent yet."""
@@ -288,13 +294,3 @@ def folder_of(output_dir: str | os.PathLike[str] | None, info: RunInfo) -> Path 
     if output_dir is not None:
         return Path(output_dir)
     return None if info.output_dir is None else Path(info.output_dir) / FOLDER
-
-
-def needs_journal(trackers: Sequence[Tracker], are_given: bool) -> bool:
-    """Whether a run without a folder has its journal in the working folder.
-
-    Args:
-        trackers: the run's.
-        are_given: whether the user named exactly these, and so wants nothing else to be written.
-    """
-    return not are_given or not all(tracker.in_process for tracker in trackers)

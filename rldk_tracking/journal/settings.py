@@ -31,6 +31,9 @@ SLACK = f'slack="https://hooks.slack.com/services/...", or leave it out for the 
 class Settings:
     """What the monitors of a run ask for. See the arguments of `rldk_tracking.monitors.base.Monitor`.
 
+    Attributes:
+        policy_is_new: False where this trainer has trained before: its policy is then not the reference at the start.
+
     Raises:
         TypeError, ValueError: an argument cannot be; the message says what to write instead, and quotes no address.
     """
@@ -44,6 +47,7 @@ class Settings:
     goals: dict[str, float] = field(default_factory=dict)
     strict: bool = False
     close_timeout_s: float = 15.0
+    policy_is_new: bool = True
 
     def __post_init__(self) -> None:
         if self.trackers is not None:
@@ -115,7 +119,8 @@ class Settings:
         Raises:
             ValueError: a rule, an override or a goal cannot be.
         """
-        return [*rules_for(self.rules, self.overrides), *rules_of(self.goals)]
+        rules = [*rules_for(self.rules, self.overrides), *rules_of(self.goals)]
+        return [rule for rule in rules if self.policy_is_new or rule.id != "reference.mismatch"]
 
 
 def _notifier(slack: object, is_wanted: bool) -> SlackNotifier | Literal[False] | None:
@@ -156,3 +161,13 @@ def _say_changes(what: str, mine: Mapping[str, Any], theirs: Mapping[str, Any]) 
 
 def _say(what: str) -> None:
     logger.warning("rldk: several monitors of one training ask for different things: %s", what)
+
+
+def needs_journal(trackers: Sequence[Tracker], are_given: bool) -> bool:
+    """Whether a run without a folder has its journal in the working folder.
+
+    Args:
+        trackers: the run's.
+        are_given: whether the user named exactly these, and so wants nothing else to be written.
+    """
+    return not are_given or not all(tracker.in_process for tracker in trackers)

@@ -4,6 +4,25 @@ from __future__ import annotations
 
 from rldk_tracking.keys.key import LINEAR, REWARD, SAMPLE_STD, Key
 
+
+def _evaluation(of_set: str, which: str) -> tuple[Key, ...]:
+    """What is known of an evaluation set: of the one that there is, or of each of several, under its name."""
+    source = "as the trainer logs it"
+    return (
+        Key(f"rldk/eval/{of_set}reward", REWARD, f"Reward on the evaluation set{which}.", source, "logs", "higher"),
+        Key(f"rldk/eval/{of_set}loss", "1", f"Loss on the evaluation set{which}.", source, "logs", "lower"),
+        Key(
+            f"rldk/eval/{of_set}accuracy",
+            "1",
+            f"Accuracy on the evaluation set{which}; in preference training that of the ranking.",
+            source,
+            "logs",
+            "higher",
+        ),
+        Key(f"rldk/eval/{of_set}perplexity", "1", f"Perplexity on held-out text{which}.", source, "logs", "lower"),
+    )
+
+
 KEYS = (
     Key(
         "rldk/reward/mean",
@@ -54,6 +73,21 @@ KEYS = (
         "Weight of one reward function in the score.",
         "as configured",
         "rollout",
+    ),
+    Key(
+        "rldk/reward/function/<name>/none_fraction",
+        "1",
+        "How often one reward function has no opinion: it returns None, and the others decide.",
+        "share of the completions for which it returned None",
+        "rollout",
+    ),
+    Key(
+        "rldk/reward/function/<name>/not_finite",
+        "completions",
+        "Faults of one reward function, which the others hide where the trainer adds what is finite.",
+        "number of completions for which it returned NaN or infinity",
+        "rollout",
+        "lower",
     ),
     Key(
         "rldk/reward/pairwise_corr/min",
@@ -150,24 +184,8 @@ KEYS = (
         "rollout",
         "higher",
     ),
-    Key(
-        "rldk/eval/reward",
-        REWARD,
-        "Reward on the evaluation set.",
-        "as the trainer logs it",
-        "logs",
-        "higher",
-    ),
-    Key("rldk/eval/loss", "1", "Loss on the evaluation set.", "as the trainer logs it", "logs", "lower"),
-    Key(
-        "rldk/eval/accuracy",
-        "1",
-        "Accuracy on the evaluation set, in preference training that of the ranking.",
-        "as the trainer logs it",
-        "logs",
-        "higher",
-    ),
-    Key("rldk/eval/perplexity", "1", "Perplexity on held-out text.", "as logged", "logs", "lower"),
+    *_evaluation("", ""),
+    *_evaluation("<set>/", ", one of several"),
     Key(
         "rldk/value/mean",
         REWARD,

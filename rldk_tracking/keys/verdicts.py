@@ -158,6 +158,15 @@ KEYS = (
     ),
     Key("rldk/system/overhead_fraction", "1", "What these diagnostics cost.", "time here / wall time", "host", "lower"),
     Key(
+        "rldk/system/training",
+        "trainings",
+        "Which training a row is of, where several of one process write into one tracker's run; absent in the first.",
+        "number of trainings that have begun to write into the run",
+        "host",
+        "none",
+        "max",
+    ),
+    Key(
         "rldk/run/silent_seconds",
         "s",
         "For how long nothing was heard of the training. Judged beside it, in no row of its own.",

@@ -10,7 +10,7 @@
 | rldk/resources/host_memory_fraction | share | of the machine's memory that cannot be had, see `HostMemory` |
 | rldk/resources/host_rss_gib | GiB | resident memory of the process |
 | rldk/resources/host_rss_slope_gib_per_100_steps | GiB / 100 steps | trend of it, see `ResistantSlope` |
-| rldk/throughput/step_seconds | s | wall time of a step, everything in it |
+| rldk/throughput/step_seconds | s | wall time of a step, everything in it but evaluation and saving |
 | rldk/throughput/tokens_per_second | 1/s | response tokens, of all ranks |
 | rldk/throughput/samples_per_second | 1/s | completions, of all ranks |
 | rldk/throughput/rollout_fraction | share | of the step's time that went into sampling and scoring |
@@ -176,7 +176,7 @@ class ThroughputMeter:
 
         Args:
             step: the present global step. Where it has not advanced, or has gone back, the clock starts anew.
-            now: when it ended, in seconds of a clock that never goes back.
+            now: when it ended, in seconds of a clock that never goes back. It may stand still in what shall not count.
             tokens, samples: how many this rank worked on since the last reading.
             rollout_seconds: how long this rank sampled and scored since the last reading.
         """

@@ -4,6 +4,8 @@
 |---|---|
 | rldk/reward/mean, std, min, max, p10, p50, p90 | of the score, before any KL penalty |
 | rldk/reward/function/<name>/mean, std, weight | of one reward function, over the completions that it scored |
+| rldk/reward/function/<name>/none_fraction | share of the completions for which it returned None, and so abstained |
+| rldk/reward/function/<name>/not_finite | number of completions for which it returned NaN or infinity |
 | rldk/reward/unweighted | mean of the one function whose weight is 0: logged, not optimised |
 | rldk/reward/pairwise_corr/min, mean | lowest and mean Pearson correlation over all pairs of reward functions |
 | rldk/reward/group_tied_fraction | share of groups in which all scores are equal, so that they carry no gradient |
@@ -12,7 +14,7 @@
 | rldk/reward/within_group_length_corr | mean over groups of Spearman's correlation of score with length |
 | rldk/reward/per_token | sum of scores over sum of lengths: the token efficiency |
 | rldk/reward/non_score_share | sum |KL penalty| / (sum |KL penalty| + sum |score|) |
-| rldk/nan/reward | number of completions whose score is not finite |
+| rldk/nan/reward | number of completions of which a function's answer, or the score, is not finite; None is no answer |
 
 Standard deviations have n - 1 in the denominator, as TRL's; percentiles interpolate linearly. Groups of one scored
 completion count nowhere. Scores that differ by no more than rounding are equal, for ties and for ranks, see
@@ -60,6 +62,8 @@ MAX_FUNCTIONS = 16
 """Reward functions with statistics of their own; further ones are part of the score only."""
 
 FUNCTION_SLOTS = tuple(f"reward/function/{index:02d}" for index in range(MAX_FUNCTIONS))
+NONE, NOT_FINITE = -math.inf, math.inf
+"""What stands in a function's slot where it returned None, and where it returned NaN or infinity."""
 WEIGHT_SLOTS = tuple(f"reward/weight/{index:02d}" for index in range(MAX_FUNCTIONS))
 REWARD_COLUMNS = (
     "reward/score",
@@ -107,15 +111,23 @@ def reward_columns(rollout: Rollout) -> dict[str, Tensor]:
     if rollout.non_score_rewards is not None:
         found["reward/non_score"] = precise(rollout.non_score_rewards)
     for name, slot, weight_slot in zip(names(rollout), FUNCTION_SLOTS, WEIGHT_SLOTS, strict=False):
-        found[slot] = precise(rollout.rewards[name])
+        found[slot] = _answers(rollout, name)
         if name in rollout.reward_weights:
             found[weight_slot] = torch.full_like(found[slot], float(rollout.reward_weights[name]))
     return found
 
 
+def _answers(rollout: Rollout, name: str) -> Tensor:
+    """(B,) what a function returned, with `NONE` and `NOT_FINITE`; NaN where nobody knows which of the two it is."""
+    abstained = rollout.abstained.get(name)
+    nan = math.nan if abstained is None else NOT_FINITE
+    answers = precise(rollout.rewards[name]).nan_to_num(nan, NOT_FINITE, NOT_FINITE)
+    return answers if abstained is None else answers.masked_fill(abstained.bool(), NONE)
+
+
 def compute_rewards(table: Table) -> dict[str, float]:
     """`rldk/reward/...` and `rldk/nan/reward`."""
-    metrics: dict[str, float | None] = {"rldk/nan/reward": table.total("reward/not_finite")}
+    metrics: dict[str, float | None] = {"rldk/nan/reward": _faults(table)}
     metrics |= _functions(table)
     scores = table.get("reward/score")
     if scores is None:
@@ -149,6 +161,7 @@ def _functions(table: Table) -> dict[str, float | None]:
     present, unweighted = [], []
     for name, slot, weight_slot in zip(table.names, FUNCTION_SLOTS, WEIGHT_SLOTS, strict=False):
         values, weights = table.get(slot), table.get(weight_slot)
+        metrics |= _refusals(f"rldk/reward/function/{name}", table.columns.get(slot))
         if weights is not None:
             metrics[f"rldk/reward/function/{name}/weight"] = float(np.nanmax(weights))
         if values is None:
@@ -167,6 +180,26 @@ def _functions(table: Table) -> dict[str, float | None]:
         metrics["rldk/reward/pairwise_corr/min"] = min(correlations)
         metrics["rldk/reward/pairwise_corr/mean"] = sum(correlations) / len(correlations)
     return metrics
+
+
+def _faults(table: Table) -> float | None:
+    """Completions whose score is not finite although not every function abstained, or with such an answer."""
+    scores, answers = table.get("reward/not_finite"), [table.columns[s] for s in FUNCTION_SLOTS if s in table.columns]
+    if scores is None and not any((~np.isnan(answer)).any() for answer in answers):
+        return None
+    faulty = np.zeros(len(answers[0]), dtype=bool) if scores is None else scores == 1.0
+    if answers:
+        faulty &= ~np.all([answer == NONE for answer in answers], axis=0)
+        faulty |= np.any([answer == NOT_FINITE for answer in answers], axis=0)
+    return float(faulty.sum())
+
+
+def _refusals(prefix: str, answers: Array | None) -> dict[str, float | None]:
+    """How often a function returned None, and what is not finite, where both are known of every completion."""
+    if answers is None or len(answers) == 0 or np.isnan(answers).any():
+        return {}
+    none, not_finite = float((answers == NONE).mean()), float((answers == NOT_FINITE).sum())
+    return {f"{prefix}/none_fraction": none, f"{prefix}/not_finite": not_finite}
 
 
 def _groups(group_ids: Array, scores: Array, table: Table) -> dict[str, float | None]:

@@ -20,8 +20,8 @@ from rldk_tracking.isolation import Shield
 from rldk_tracking.journal.actions import Actions
 from rldk_tracking.journal.settings import OnCritical, Settings
 from rldk_tracking.monitors.ending import close_before_reporters
-from rldk_tracking.monitors.training import find_trackers, reference_to, run_info, run_of, trainer_above
-from rldk_tracking.probes.base import Probe, StepData, Training
+from rldk_tracking.monitors.training import make_run, reference_to, run_of, say_late, trainer_above
+from rldk_tracking.probes.base import Probe, StepData
 from rldk_tracking.run import Run
 from rldk_tracking.sources.logs import named
 from rldk_tracking.trackers.base import Tracker
@@ -72,7 +72,8 @@ class Monitor(NamedArguments, TrainerCallback, ExportableState):  # type: ignore
         self._run: Run | None = None
         self._drives = False
         self._probes: list[Probe] = []
-        self._closed_step = -1
+        self._closed_step: int | None = None
+        """The last step whose row is begun; None while no training has begun."""
         self._stopping_since: int | None = None
 
     def make_probes(self) -> Sequence[Probe]:
@@ -106,12 +107,7 @@ class Monitor(NamedArguments, TrainerCallback, ExportableState):  # type: ignore
 
         def make() -> Run:
             close_before_reporters(trainer, self)
-            device = getattr(getattr(trainer, "accelerator", None), "device", None)
-            training = Training(trainer, args, model, optimizer, device)
-            info = run_info(trainer, args, state, control)
-            settings = Settings()  # which other monitors add to
-            settings.adopt(self._settings)
-            made.append(Run(settings, info, training, find_trackers(trainer, settings)))
+            made.append(make_run(trainer, args, state, control, model, optimizer, self._settings))
             return made[0]
 
         self._run = run = run_of(trainer, make) if trainer is not None else make()
@@ -141,6 +137,9 @@ class Monitor(NamedArguments, TrainerCallback, ExportableState):  # type: ignore
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         run = self._driven()
+        if run is None and self._closed_step is None:
+            self._closed_step = -1
+            say_late(type(self).__name__, type(trainer_above()).__name__)
         if run is None:
             return
         with run.shield.at("on_step_end"):

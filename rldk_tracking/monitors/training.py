@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import weakref
 from collections.abc import Callable
@@ -10,10 +11,13 @@ from typing import Any
 from rldk_tracking.arguments import shown
 from rldk_tracking.journal.publisher import Publisher
 from rldk_tracking.journal.settings import Settings
+from rldk_tracking.probes.base import Training
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.run import Run
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.resolve import trackers_for
+
+logger = logging.getLogger(__name__)
 
 _QUOTED = (
     "learning_rate",
@@ -72,6 +76,32 @@ def reference_to(trainer: Any) -> Callable[[], Any]:
     if not hasattr(trainer, "callback_handler"):
         raise TypeError(f"trainer must be a transformers or TRL trainer, got {shown(trainer)}.")
     return weakref.ref(trainer)
+
+
+def make_run(trainer: Any, args: Any, state: Any, control: Any, model: Any, optimizer: Any, wishes: Settings) -> Run:
+    """A run of a training that begins, with a monitor's wishes."""
+    accelerator = getattr(trainer, "accelerator", None)
+    device = None if accelerator is None else accelerator.device
+    settings = Settings(policy_is_new=not has_trained(trainer))  # which other monitors add to
+    settings.adopt(wishes)
+    training = Training(trainer, args, model, optimizer, device)
+    return Run(settings, run_info(trainer, args, state, control), training, find_trackers(trainer, settings))
+
+
+def has_trained(trainer: Any) -> bool:
+    """Whether steps of this trainer were seen in an earlier `train()`."""
+    _, publisher = (None, None) if trainer is None else _RUNS.get(trainer, (None, None))
+    return publisher is not None and publisher.latest[0] is not None
+
+
+def say_late(callback: str, trainer: str) -> None:
+    """Training has steps that its callback did not see begin."""
+    logger.warning(
+        "rldk: %s was added after %s began to train, so nothing of this training is seen: no rows, no alerts. It takes "
+        "effect at the next train(). Give it in callbacks=[...], or attach(trainer) before train().",
+        callback,
+        trainer,
+    )
 
 
 def trainer_above() -> Any:

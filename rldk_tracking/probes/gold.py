@@ -16,7 +16,8 @@ KEY = "rldk/reward/gold"
 class GoldProbe(Probe):
     """Logs `rldk/reward/gold`, the mean of the user's own score over a sample of the step's completions.
 
-    The score is asked on the training thread, since it may use the GPU, and as often as its own cost allows.
+    The score is asked on the training thread, since it may use the GPU, as often as its own cost allows, and at the
+    last step, so that the series ends where the training does.
 
     Args:
         gold_score_fn: `f(prompts, completions) -> scores`, one finite number each.
@@ -39,7 +40,8 @@ class GoldProbe(Probe):
     def collect(self, data: StepData) -> None:
         begin = time.monotonic()
         rollout = data.rollout
-        if begin < self._next or rollout is None or rollout.completions is None:
+        is_due = begin >= self._next or data.is_last
+        if not is_due or rollout is None or rollout.completions is None:
             return
         completions = list(rollout.completions[: self.samples])
         prompts = list((rollout.prompts or ("",) * len(completions))[: self.samples])

@@ -17,7 +17,7 @@ from rldk_tracking.probes.samples import SampleTable
 from rldk_tracking.ranks import Merged
 from rldk_tracking.sources.detect import source_for
 from rldk_tracking.sources.logs import Source, named
-from rldk_tracking.sources.wrapping import Waiting
+from rldk_tracking.sources.wrapping import BESIDE_STEPS, EXCHANGES, Stopwatch
 
 SCORES = "reward/score"
 """The column that the distribution of rewards is drawn from."""
@@ -118,14 +118,17 @@ class ResourceProbe(Probe):
     def __init__(self) -> None:
         self._resources: ResourceMeter | None = None
         self._throughput = ThroughputMeter()
-        self._waiting: Waiting | None = None
+        self._waiting: Stopwatch | None = None
+        self._beside: Stopwatch | None = None
 
     def begin(self, training: Training) -> None:
         self._resources = ResourceMeter(device=training.device)
         self._throughput = ThroughputMeter()
         accelerator = getattr(training.trainer, "accelerator", None)
         if getattr(accelerator, "num_processes", 1) > 1:
-            self._waiting = Waiting(accelerator)
+            self._waiting = Stopwatch(accelerator, EXCHANGES)
+        if training.trainer is not None:
+            self._beside = Stopwatch(training.trainer, BESIDE_STEPS)
 
     def before_step(self, step: int) -> Mapping[str, float]:
         if self._resources is not None:
@@ -136,11 +139,12 @@ class ResourceProbe(Probe):
         if self._resources is None:
             return
         mask = None if data.rollout is None else data.rollout.mask
+        beside = 0.0 if self._beside is None else self._beside.seconds
         data.add(self._resources.read(data.step))
         data.add(
             self._throughput.read(
                 data.step,
-                time.perf_counter(),
+                time.perf_counter() - beside,
                 tokens=None if mask is None else mask.sum(),
                 samples=None if mask is None else len(mask),
                 rollout_seconds=data.rollout_seconds,
@@ -150,7 +154,8 @@ class ResourceProbe(Probe):
             data.waited_seconds += self._waiting.take()
 
     def end(self) -> Mapping[str, float]:
-        if self._waiting is not None:
-            self._waiting.detach()
-        self._resources = self._waiting = None
+        for stopwatch in (self._waiting, self._beside):
+            if stopwatch is not None:
+                stopwatch.detach()
+        self._resources = self._waiting = self._beside = None
         return {}

@@ -76,6 +76,9 @@ EVALUATED: dict[str, str] = {
 }
 """What an evaluation logs, without the `eval_`."""
 
+OF_REWARD_MODEL: dict[str, str] = {"accuracy": "rldk/preference/accuracy", "margin": "rldk/preference/margin"}
+"""What TRL's RewardTrainer logs of pairs. Either name alone may be anything."""
+
 NAN_COUNTERS: dict[str, str] = {
     "rldk/train/loss": "rldk/nan/loss",
     "rldk/kl/ref_k1": "rldk/nan/loss",

@@ -40,11 +40,12 @@ class Generation:
     Attributes:
         step: optimiser steps made before it was sampled.
         output: token ids, masks, advantages and the log-probabilities that the trainer keeps.
-        rewards: reward function to one number a row, NaN where it returned None; empty where that is not known.
+        rewards: reward function to (B,) numbers, NaN where it returned None; empty where that is not known.
+        abstained: reward function to (B,) bool, True where it returned None; without those of which it is not known.
         weights: reward function to weight.
-        first_row: number of the first row among all ranks' rows of the step, None where rows were shuffled.
+        group_ids: (B,) numbers of the groups over all ranks, from 0; None where they are not known.
         num_generations: completions of one prompt.
-        all_rows: number of rows over all ranks.
+        all_rows: number of rows that were sampled, over all ranks.
         hides_truncated: whether the trainer took truncated completions out of `completion_mask`.
         stop_ids: tokens that end a completion, or fill the batch after its end.
         prompts, completions: texts, where the trainer keeps them.
@@ -54,9 +55,10 @@ class Generation:
 
     step: int
     output: Mapping[str, Any]
-    rewards: dict[str, Sequence[float]] = field(default_factory=dict)
+    rewards: dict[str, Tensor] = field(default_factory=dict)
+    abstained: dict[str, Tensor] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
-    first_row: int | None = None
+    group_ids: Tensor | None = None
     num_generations: int | None = None
     all_rows: int = 0
     hides_truncated: bool = False
@@ -134,12 +136,11 @@ class Generation:
         if not self.rewards:
             return None, {}
         device = self.token_ids.device
-        table = torch.tensor([list(values) for values in self.rewards.values()], dtype=torch.float32)
-        weights = torch.tensor([self.weights.get(name, 1.0) for name in self.rewards], dtype=torch.float32)
+        table = torch.stack(list(self.rewards.values())).to(device, torch.float32)
+        weights = torch.tensor([self.weights.get(name, 1.0) for name in self.rewards]).to(device)
         total = (table * weights[:, None]).nansum(dim=0).masked_fill(table.isnan().all(dim=0), math.nan)
-        moved = torch.cat([table, total[None]]).to(device)
         weighed = set(self.weights) >= set(self.rewards)
-        return moved[-1] if weighed else None, dict(zip(self.rewards, moved, strict=False))
+        return total if weighed else None, dict(zip(self.rewards, table, strict=True))
 
     def rollout(self, logprobs: Tensor | None, entropy: Tensor | None, first_group: int = 0) -> Rollout:
         """As the contract wants it.
@@ -153,9 +154,8 @@ class Generation:
         ref_logprobs = self.output.get("ref_per_token_logps", self.ref_logprobs)
         scores, rewards = self.scores()
         group_ids = penalty = None
-        if self.first_row is not None and self.num_generations:
-            rows = torch.arange(len(self.mask), device=self.mask.device) + self.first_row
-            group_ids = rows // self.num_generations + first_group
+        if self.group_ids is not None:
+            group_ids = self.group_ids.to(self.mask.device) + first_group
         if self.kl_penalty and logprobs is not None and ref_logprobs is not None:
             counted = self.completion_mask
             penalty = -self.kl_penalty * (logprobs - ref_logprobs).masked_fill(~counted, 0.0).sum(dim=1)
@@ -168,6 +168,7 @@ class Generation:
             entropy=self._where_trained(entropy),
             scores=scores,
             rewards=rewards,
+            abstained={name: flags.to(self.mask.device) for name, flags in self.abstained.items()},
             reward_weights=dict(self.weights) if rewards else {},
             non_score_rewards=penalty,
             advantages=self.output.get("advantages"),
@@ -189,14 +190,14 @@ def joined(rollouts: Sequence[Rollout]) -> Rollout:
     if len(rollouts) == 1:
         return rollouts[0]
     fields: dict[str, Any] = {name: stack_rows([getattr(part, name) for part in rollouts]) for name in PER_ROW}
-    names = set.intersection(*(set(part.rewards) for part in rollouts))
-    rewards = {
-        name: torch.cat([part.rewards[name] for part in rollouts]) for name in rollouts[0].rewards if name in names
-    }
+    for by_function in ("rewards", "abstained"):
+        tables = [getattr(part, by_function) for part in rollouts]
+        names = [name for name in tables[0] if all(name in table for table in tables)]
+        fields[by_function] = {name: torch.cat([table[name] for table in tables]) for name in names}
     for name in ("prompts", "completions"):
         texts = [getattr(part, name) for part in rollouts]
         fields[name] = None if any(part is None for part in texts) else tuple(text for part in texts for text in part)
-    return Rollout(rewards=rewards, reward_weights=rollouts[0].reward_weights, **fields)
+    return Rollout(reward_weights=rollouts[0].reward_weights, **fields)
 
 
 def at_sampling(

@@ -2,15 +2,17 @@
 
 Names under which trainers have logged over the years become keys of the catalogue: those of TRL (PPO, GRPO, RLOO,
 preference trainers), transformers, verl and OpenRLHF, with or without a `train/` prefix. Of what an evaluation logs,
-`eval_<name>`, loss, reward and accuracy are taken.
+`eval_<name>`, loss, reward and accuracy are taken; of one of several sets, `eval_<set>_<name>`, under the set's name.
 
 Not translated, because the number is not what its key would promise: `val/ratio` of TRL's PPO (divided by the number
 of minibatches), `objective/entropy` (a sum over a response), verl's `actor/ppo_kl` and `critic/rewards/mean`
-(penalised), `sampling/importance_sampling_ratio/*` (after truncation).
+(penalised), `sampling/importance_sampling_ratio/*` (after truncation), `kl` of TRL's AsyncGRPOTrainer (of the policy
+from the sampler: it stands beside `ratio`, which is that of the two).
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -26,6 +28,7 @@ from rldk_tracking.sources.aliases import (
     EVALUATED,
     NAN_COUNTERS,
     OF_FUNCTION,
+    OF_REWARD_MODEL,
     PLACES,
 )
 
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 
     from rldk_tracking.rollout import PolicyUpdate, Rollout
 
+
+logger = logging.getLogger(__name__)
 
 ReadTensors = Callable[[], "tuple[Rollout | None, PolicyUpdate | None]"]
 """Builds the rollout and the update of a step."""
@@ -124,10 +129,25 @@ def canonical(
     if reward_std_within_groups is None:
         reward_std_within_groups = "step_time" not in names
     row = _translated(trained, kind, num_mini_batches, reward_std_within_groups)
-    for name, raw in evaluated.items():
+    return row | _evaluation(evaluated)
+
+
+def _evaluation(logged: Mapping[str, Any]) -> dict[str, float]:
+    """What an evaluation logs, without `eval_`, under its keys.
+
+    transformers evaluates several sets one after the other, each with a `<set>_runtime` of its own. TRL logs its own
+    numbers without the set's name: those of the entry's set.
+    """
+    sets = [name.removesuffix("_runtime") for name in logged if name.endswith("_runtime")]
+    row = {}
+    for name, raw in logged.items():
         value = number(raw)
-        if name in EVALUATED and value is not None and math.isfinite(value):
-            row[EVALUATED[name]] = value
+        if value is None or not math.isfinite(value):
+            continue
+        own = next((one for one in sets if name.startswith(f"{one}_")), sets[0] if len(sets) == 1 else None)
+        key = EVALUATED.get(name if own is None else name.removeprefix(f"{own}_"))
+        if key is not None:
+            row[key if own is None else key.replace("rldk/eval/", f"rldk/eval/{own}/")] = value
     return row
 
 
@@ -192,11 +212,14 @@ def _translated(
 
 def _key(name: str, names: Mapping[str, Any], kind: Kind | None, within_groups: bool, preference: bool) -> str | None:
     if name == "kl":
-        if preference:  # KTO's baseline: a sum over a text, of pairs that do not belong together
+        # KTO's baseline: a sum over a text, of pairs that do not belong together. AsyncGRPOTrainer has no reference.
+        if preference or "ratio" in names:
             return None
         # OpenRLHF, which logs no `loss`; GRPO with an entropy bonus logs both.
         is_k1 = kind == "rloo" or ("policy_loss" in names and "loss" not in names)
         return "rldk/kl/ref_k1" if is_k1 else "rldk/kl/ref_k3"
+    if name in OF_REWARD_MODEL and names.keys() >= OF_REWARD_MODEL.keys():
+        return OF_REWARD_MODEL[name]
     if name == "reward_std":
         return "rldk/reward/group_std_mean" if within_groups else "rldk/reward/std"
     if name == "entropy" and (preference or "mean_token_accuracy" in names):
@@ -205,6 +228,10 @@ def _key(name: str, names: Mapping[str, Any], kind: Kind | None, within_groups: 
     if known is None and not preference and name.startswith("rewards/") and (match := OF_FUNCTION.fullmatch(name)):
         return f"rldk/reward/function/{match['function']}/{match['statistic'] or 'mean'}"
     return known
+
+
+SAMPLES = ("reward_funcs", "rollout_worker", "generation_config", "_generate_and_score_completions", "_generate")
+"""What a trainer that samples completions has, in TRL and its relatives."""
 
 
 class LogsSource:
@@ -219,10 +246,19 @@ class LogsSource:
         self.rollout_seconds: float | None = None
 
     def attach(self, trainer: Any, args: Any) -> None:
-        """Nothing is installed."""
+        """Nothing is installed; of a trainer that samples it is said once what its logs do not hold."""
+        signs = [name for name in SAMPLES if getattr(trainer, name, None) not in (None, [])]
+        if not signs:
+            return
+        self.missing = [
+            f"it samples completions (it has {', '.join(signs)}) but not as a trainer that is known, so it is read by "
+            "its logs only: no rldk/advantage/, rldk/diversity/, rldk/sampler/, no ratios in rldk/policy/, no rewards "
+            "by completion (rldk/nan/reward, ties and spread of groups), no tables of samples and no rldk/reward/gold"
+        ]
+        logger.warning("rldk: %s cannot be read whole: %s.", type(trainer).__name__, self.missing[0])
 
     def detach(self) -> None:
-        """Nothing was."""
+        """Nothing was installed."""
 
     def read(self, step: int, logs: Mapping[str, Any]) -> Observation:
         """The logs under canonical keys, but for the speed, which is measured."""

@@ -127,7 +127,7 @@ def _selections_known(trainer: Any, passes: Sequence[LossPass]) -> bool:
 
 
 def _is_a(trainer: Any, name: str) -> bool:
-    return any(cls.__name__ == name for cls in type(trainer).__mro__)
+    return any(cls.__name__.endswith(name) for cls in type(trainer).__mro__)
 
 
 def detached(values: Any) -> Tensor | None:

@@ -1,8 +1,9 @@
 """GRPO and RLOO: completions in groups of one prompt, read where the trainer makes and scores them.
 
 Methods of the trainer instance are wrapped, and called as before. `_generate_and_score_completions` gives the rollout
-in generation order, before it is shuffled; `_get_per_token_logps_and_entropies` gives, in the loss, the
-log-probabilities of the weights that the optimiser step starts from; `loss_pass.SELECTIONS` which tokens it weighs.
+in generation order, before it is shuffled; `_calculate_rewards`, within it, what each reward function returned (see
+`reward_functions`); `_get_per_token_logps_and_entropies` gives, in the loss, the log-probabilities of the weights that
+the optimiser step starts from; `loss_pass.SELECTIONS` which tokens it weighs.
 
 Where the trainer computes no log-probabilities at sampling time, because no optimiser step lies between sampling and
 the loss, those of the loss are the same numbers, and `Rollout.logprobs` holds them; ratios are then 1 by construction,
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import time
 import weakref
 from collections.abc import Callable, Mapping
@@ -30,6 +32,8 @@ from rldk_tracking.rollout import PolicyUpdate, Rollout
 from rldk_tracking.sources.generation import Generation, at_sampling, joined, stack_rows
 from rldk_tracking.sources.logs import Kind, Observation, canonical
 from rldk_tracking.sources.loss_pass import SELECTIONS, LossPass, detached, update_of
+from rldk_tracking.sources.reward_functions import REWARDS, RewardWatch
+from rldk_tracking.sources.scoring import with_rewards
 from rldk_tracking.sources.wrapping import Wrapped
 
 logger = logging.getLogger(__name__)
@@ -38,6 +42,9 @@ SCORING, LOGPROBS = "_generate_and_score_completions", "_get_per_token_logps_and
 MEASURED = ("rldk/reward/", "rldk/kl/", "rldk/length/", "rldk/policy/", "rldk/sampler/", "rldk/throughput/")
 """Groups that are measured for the one step, where the logs hold means over several."""
 CLIPPING = "rldk/policy/clip_fraction"
+GOES_AROUND = (
+    f"its loss does not call {LOGPROBS} (no rldk/policy/ ratios and entropy beyond the logs', no rldk/kl/ on-policy)"
+)
 
 
 class GroupSource:
@@ -54,7 +61,9 @@ class GroupSource:
         self.shield = Shield()
         self.rows_per_rank = rows_per_rank(trainer)
         self.rollout_seconds: float | None = None
-        self._kind: Kind = "rloo" if any(cls.__name__ == "RLOOTrainer" for cls in type(trainer).__mro__) else "grpo"
+        self._kind: Kind = (
+            "rloo" if any(cls.__name__.endswith("RLOOTrainer") for cls in type(trainer).__mro__) else "grpo"
+        )
         self._trainer: Callable[[], Any] = lambda: None
         self._wrapped: list[Wrapped] = []
         self._generation: Generation | None = None
@@ -63,12 +72,17 @@ class GroupSource:
         self._scored: list[Tensor] = []
         self._seconds = 0.0
         self._buffer: Callable[[], Any] = lambda: None
+        self._rewards: RewardWatch | None = None
+        self._logged: tuple[str, ...] = ()
+        """Groups of which the logs' numbers are taken, because they cannot all be measured."""
 
     def attach(self, trainer: Any, args: Any) -> None:
         """Wrap the methods; say once what is not there."""
         self.detach()
         self._trainer = weakref.ref(trainer)
         self.missing = what_is_missing(trainer)
+        self._logged = MEASURED if self.missing else ()
+        self._rewards = RewardWatch(trainer, self.shield)
         selections = [(name, self._around_selection) for name in SELECTIONS]
         for name, around in ((SCORING, self._around_scoring), (LOGPROBS, self._around_logprobs), *selections):
             if callable(getattr(trainer, name, None)):
@@ -76,11 +90,21 @@ class GroupSource:
         if self.missing:
             logger.warning("rldk: %s cannot be read whole: %s.", type(trainer).__name__, "; ".join(self.missing))
 
+    def _say(self, trainer: Any, what: str, *groups: str) -> None:
+        """Say once what shows in training only that it cannot be read; the logs' numbers take its place."""
+        if what not in self.missing:
+            self.missing.append(what)
+            self._logged += groups
+            logger.warning("rldk: %s cannot be read whole: %s.", type(trainer).__name__, what)
+
     def detach(self) -> None:
         """Unwrap, and let go of the last step's tensors."""
         for wrapped in self._wrapped:
             wrapped.restore()
         self._wrapped = []
+        if self._rewards is not None:
+            self._rewards.detach()
+            self._rewards = None
         self._trainer = lambda: None
         self._generation = None
         self._generations, self._passes, self._scored = [], [], []
@@ -96,6 +120,8 @@ class GroupSource:
         self.rollout_seconds, self._seconds = self._seconds, 0.0
         if not callable(getattr(trainer, SCORING, None)):
             generations = self._unread_buffer(trainer, step)
+        if not passes and lack_of_loss(trainer) is None:
+            self._say(trainer, GOES_AROUND, "rldk/policy/", "rldk/kl/")
 
         def read_tensors() -> tuple[Rollout | None, PolicyUpdate | None]:
             return rollout_of(generations, passes), update_of(trainer, passes) if passes else None
@@ -106,9 +132,9 @@ class GroupSource:
         found = canonical(logs, self._kind, reward_std_within_groups=False)
         clipping = {key: value for key, value in found.items() if key.startswith(CLIPPING)}
         found = {key: value for key, value in found.items() if not key.startswith(CLIPPING)}
-        if not self.missing:
-            found = {key: value for key, value in found.items() if not key.startswith(MEASURED)}
-        return found if not self.missing or is_aligned(trainer) else found | clipping
+        measured = tuple(group for group in MEASURED if group not in self._logged)
+        found = {key: value for key, value in found.items() if not key.startswith(measured)}
+        return found if "rldk/policy/" in measured or is_aligned(trainer) else found | clipping
 
     # Around the trainer's methods.
 
@@ -118,7 +144,8 @@ class GroupSource:
             self._scored = []
             start = time.perf_counter()
             output = original(*args, **kwargs)
-            self._seconds += time.perf_counter() - start
+            if self._is_training():
+                self._seconds += time.perf_counter() - start
             with self.shield.at("reading a rollout"):
                 self._keep_generation(output)
             return output
@@ -139,17 +166,23 @@ class GroupSource:
         @functools.wraps(original)
         def select(*args: Any, **kwargs: Any) -> Any:
             mask = original(*args, **kwargs)
-            trainer, kept = self._trainer(), detached(mask)
-            if trainer is not None and trainer.model.training and self._passes and kept is not None:
+            kept = detached(mask)
+            if self._is_training() and self._passes and kept is not None:
                 self._passes[-1].selections.append(kept)
             return mask
 
         return select
 
+    def _is_training(self) -> bool:
+        """False in an evaluation."""
+        trainer = self._trainer()
+        return trainer is not None and bool(trainer.model.training)
+
     def _keep_generation(self, output: Any) -> None:
         trainer = self._trainer()
         scored, self._scored = self._scored, []
-        if trainer is None or not trainer.model.training or not isinstance(output, Mapping):
+        batches = [] if self._rewards is None else self._rewards.take()
+        if not self._is_training() or not isinstance(output, Mapping):
             return
         step = int(trainer.state.global_step)
         hides_truncated = bool(getattr(trainer, "mask_truncated_completions", False))
@@ -159,13 +192,15 @@ class GroupSource:
             generation.old_logprobs = scored[0]
             if len(scored) > 1 and trainer.beta != 0.0:
                 generation.ref_logprobs, generation.kl_penalty = scored[1], float(trainer.beta)
-        with_rewards(generation, trainer)
+        obstacle = with_rewards(generation, trainer, batches)
+        if obstacle is not None:
+            self._say(trainer, obstacle, "rldk/reward/")
         self._generations = [g for g in self._generations if g.step == step] + [generation]
         self._generation = generation
 
     def _keep_logprobs(self, result: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         trainer = self._trainer()
-        if trainer is None or not trainer.model.training:
+        if not self._is_training():
             return
         logprobs = detached(result[0])
         if logprobs is None:
@@ -200,6 +235,9 @@ def rollout_of(generations: list[Generation], passes: list[LossPass]) -> Rollout
         first = [] if kept else [p for p in passes if p.generation is generation and p.is_first]
         keys, logprobs, entropy = [p.keys for p in first], [p.logprobs for p in first], [p.entropy for p in first]
         logprobs_then, entropy_then = at_sampling(generation, keys, logprobs, entropy)
+        if all(p.entropy is None for p in passes):
+            # What is sampled would be taken for an estimate of it, and the key would have two meanings.
+            entropy_then = torch.full_like(generation.mask, math.nan, dtype=torch.float32)
         rollouts.append(generation.rollout(logprobs_then, entropy_then, groups))
         groups += generation.groups
     return joined(rollouts) if rollouts else None
@@ -215,15 +253,19 @@ def what_is_missing(trainer: Any) -> list[str]:
             )
         else:
             missing.append(f"it has neither {SCORING} nor _buffered_inputs, so only the logs' keys will be there")
-    elif not isinstance(getattr(trainer, "_logs", None), Mapping) or "rewards" not in trainer._logs:
-        missing.append("it has no _logs['rewards'] (no rldk/reward/ keys beyond the logs')")
+    elif not callable(getattr(trainer, REWARDS, None)) and "rewards" not in (getattr(trainer, "_logs", None) or {}):
+        missing.append(f"it has neither {REWARDS} nor _logs['rewards'] (no rldk/reward/ keys beyond the logs')")
+    loss = lack_of_loss(trainer)
+    return missing if loss is None else [*missing, loss]
+
+
+def lack_of_loss(trainer: Any) -> str | None:
+    """Why what the loss computes cannot be read, with the keys that will lack; None where it can."""
     if not callable(getattr(trainer, LOGPROBS, None)) or not hasattr(trainer, "_buffered_inputs"):
-        missing.append(f"it has no {LOGPROBS} (no rldk/policy/ ratios and entropy beyond the logs')")
-    elif getattr(trainer, "use_liger_kernel", False) and hasattr(trainer, "liger_loss"):
-        missing.append(
-            "its fused loss never computes log-probabilities (no rldk/policy/ ratios, no rldk/kl/ on-policy)"
-        )
-    return missing
+        return f"it has no {LOGPROBS} (no rldk/policy/ ratios and entropy beyond the logs')"
+    if getattr(trainer, "use_liger_kernel", False) and hasattr(trainer, "liger_loss"):
+        return "its fused loss never computes log-probabilities (no rldk/policy/ ratios, no rldk/kl/ on-policy)"
+    return None
 
 
 def rows_per_rank(trainer: Any) -> int:
@@ -246,30 +288,6 @@ def is_aligned(trainer: Any) -> bool:
     return int(args.gradient_accumulation_steps) % (int(steps) * int(getattr(trainer, "num_iterations", 1))) == 0
 
 
-def with_rewards(generation: Generation, trainer: Any) -> None:
-    """Fill in rewards, groups and texts, where `trainer._logs` holds them.
-
-    The logs are gathered over ranks, so they end with all ranks' rows of this batch, the ranks in order.
-    """
-    rows = len(generation.output["completion_ids"])
-    ranks, rank = trainer.accelerator.num_processes, trainer.accelerator.process_index
-    generation.first_row = rank * rows
-    generation.num_generations = getattr(trainer, "num_generations", None)
-    generation.all_rows = rows * ranks
-    logs = getattr(trainer, "_logs", None)
-    if not isinstance(logs, Mapping):
-        return
-    mine = slice(rank * rows, (rank + 1) * rows)
-    for name, values in (logs.get("rewards") or {}).items():
-        if len(values) >= rows * ranks:
-            generation.rewards[name] = list(values)[-rows * ranks :][mine]
-    generation.weights = _weights(trainer, list(generation.rewards))
-    for name, field in (("prompt", "prompts"), ("completion", "completions")):
-        texts = logs.get(name) or ()
-        if len(texts) >= rows * ranks:
-            setattr(generation, field, tuple(_text(t) for t in list(texts)[-rows * ranks :][mine]))
-
-
 def stop_ids(trainer: Any) -> tuple[int, ...]:
     """Tokens that say a completion has ended: those that end it, and at the end the padding token."""
     tokenizer = getattr(trainer, "_tokenizer", None) or getattr(trainer, "processing_class", None)
@@ -277,23 +295,3 @@ def stop_ids(trainer: Any) -> tuple[int, ...]:
     ends = getattr(trainer, "eos_token_ids", None) or [getattr(tokenizer, "eos_token_id", None)]
     padding = getattr(tokenizer, "pad_token_id", None)
     return () if padding is None else (*(int(token) for token in ends if token is not None), int(padding))
-
-
-def _weights(trainer: Any, names: list[str]) -> dict[str, float]:
-    weights = getattr(trainer, "reward_weights", None)
-    if isinstance(weights, Tensor):
-        weights = weights.tolist()
-    known = list(getattr(trainer, "reward_func_names", []))
-    if weights is None or len(weights) != len(known):
-        return {}
-    table = dict(zip(known, weights, strict=True))
-    return {name: float(table[name]) for name in names if name in table}
-
-
-def _text(message: Any) -> str:
-    """A text, or the last turn of a conversation."""
-    if isinstance(message, list) and message:
-        message = message[-1]
-    if isinstance(message, Mapping):
-        message = message.get("content")
-    return message if isinstance(message, str) else str(message)

@@ -4,7 +4,7 @@
 |---|---|---|
 | `AcceleratorWatch` | the accelerator | when gradients are about to be clipped, and the end of a micro-batch |
 | `PhaseWatch` | the trainer and its accelerator | which part of a step the trainer is in |
-| `Waiting` | the accelerator | how long this rank waits for the others |
+| `Stopwatch` | any object | how long some of its methods take |
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from torch import Tensor
@@ -196,48 +196,52 @@ class PhaseWatch:
 
 
 EXCHANGES = ("gather", "gather_for_metrics")
+"""Methods of an accelerator in which TRL's trainers wait for each other after sampling. The rank that lags waits least.
+
+Waiting in a backward pass, or for another rank's reward function in GRPO, is not seen, and of a GPU only what the host
+waits for."""
+BESIDE_STEPS = tuple(name for name, phase in METHODS.items() if phase in ("saving", "evaluation"))
+"""Methods of a trainer that are no part of a step."""
 
 
-class Waiting:
-    """A clock around `accelerator.gather`, in which TRL's trainers wait for each other after sampling.
-
-    The rank that lags waits least.
-
-    Waiting in a backward pass, or for another rank's reward function in GRPO, is not seen, and of a GPU only what the
-    host waits for.
+class Stopwatch:
+    """How long the calls of some methods of an object take, until `detach`. A call within another counts once.
 
     Args:
-        accelerator: accelerate's `Accelerator`.
+        owner: the object.
+        names: its methods; those that it does not have are left out.
+
+    Attributes:
+        seconds: the time so far.
     """
 
-    def __init__(self, accelerator: Any) -> None:
-        self._seconds = 0.0
+    def __init__(self, owner: Any, names: Iterable[str]) -> None:
+        self.seconds = 0.0
+        self._taken = 0.0
         self._inside = False
-        self._wrapped = [
-            Wrapped(accelerator, name, self._around) for name in EXCHANGES if callable(getattr(accelerator, name, None))
-        ]
+        self._wrapped = [Wrapped(owner, name, self._around) for name in names if callable(getattr(owner, name, None))]
 
     def take(self) -> float:
         """Seconds since the last call."""
-        seconds, self._seconds = self._seconds, 0.0
-        return seconds
+        taken, self._taken = self._taken, self.seconds
+        return self.seconds - taken
 
     def detach(self) -> None:
-        """Put the accelerator back as it was."""
+        """Put the methods back as they were."""
         for wrapped in self._wrapped:
             wrapped.restore()
         self._wrapped = []
 
     def _around(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
-        def exchange(*args: Any, **kwargs: Any) -> Any:
-            if self._inside:  # one of the two calls the other
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            if self._inside:  # one of the methods calls the other
                 return original(*args, **kwargs)
             self._inside, begin = True, time.perf_counter()
             try:
                 return original(*args, **kwargs)
             finally:
-                self._seconds += time.perf_counter() - begin
+                self.seconds += time.perf_counter() - begin
                 self._inside = False
 
-        return exchange
+        return timed

@@ -55,6 +55,8 @@ def healthy_rows(seed: int, steps: int = 300, correlation: float = 0.6) -> list[
                 "rldk/nan/gradients": 0.0,
                 "rldk/nan/loss": 0.0,
                 "rldk/nan/reward": 0.0,
+                "rldk/reward/function/task/none_fraction": 0.0,
+                "rldk/reward/function/rare/none_fraction": 0.5 if step % 5 == 0 else 1.0,
                 "rldk/kl/ref_k1": kl,
                 "rldk/kl/ref_k1_stderr": 0.02,
                 "rldk/kl/ref_k3": kl * 1.1,

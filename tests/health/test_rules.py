@@ -99,7 +99,8 @@ def test_every_condition_is_used() -> None:
 def test_the_ids_that_are_promised_are_there() -> None:
     promised = """nan.weights nan.gradients nan.loss nan.reward kl.high kl.spike kl.negative reference.mismatch
     policy.clip_fraction policy.collapse policy.stale entropy.collapse entropy.explosion reward.no_signal reward.hacking
-    reward.collapse reward.saturated value.explained_variance value.loss advantage.scale length.explosion
+    reward.collapse reward.saturated reward.silent_function value.explained_variance value.loss advantage.scale
+    length.explosion
     length.collapse length.truncated diversity.collapse grad.explosion grad.vanishing grad.flow update.none
     update.frozen update.too_large lr.spike lr.zero sampler.mismatch preference.likelihood_collapse preference.overfit
     memory.high memory.leak throughput.drop checkpoint.corrupt checkpoint.nonfinite checkpoint.unchanged

@@ -13,7 +13,8 @@ import pytest
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.rules import Rule
-from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of, needs_journal, news_of
+from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of, news_of
+from rldk_tracking.journal.settings import needs_journal
 from rldk_tracking.journal.target import named
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import Tracker
@@ -364,3 +365,31 @@ def test_a_tracker_whose_run_ends_with_the_trainer_is_known(ends: bool) -> None:
     publisher = publisher_of(InMemoryTracker(), kind())
     assert publisher.ends_with_trainer is ends
     publisher.close("finished")
+
+
+class Placed(Noting):
+    """Says which run it writes to."""
+
+    def address(self) -> Mapping[str, str]:
+        return {"id": "publisher-1"}
+
+
+def test_a_second_training_in_one_run_is_said_and_marked(caplog: pytest.LogCaptureFixture) -> None:
+    def trained(resumed_at: int | None = None) -> tuple[Placed, dict[str, float]]:
+        tracker = Placed()
+        with caplog.at_level(logging.WARNING, logger="rldk_tracking"):
+            publisher = publisher_of(tracker, resumed_at=resumed_at, strict=True)
+        health = publisher.health()
+        publisher.close("finished")
+        return tracker, health
+
+    first, of_first = trained()
+    assert caplog.records == [] and "rldk/system/training" not in of_first and first.tables == {}
+    second, of_second = trained()
+    (said,) = caplog.records
+    assert "the noting run already holds the rows of an earlier training" in said.getMessage()
+    assert of_second["rldk/system/training"] == 2.0
+    assert [row[:2] for row in second.tables["rldk/trainings"][0][2]] == [[1, "custom"], [2, "custom"]]
+    caplog.clear()
+    _, of_resumed = trained(resumed_at=3)
+    assert caplog.records == [] and "rldk/system/training" not in of_resumed, "it goes on in the run's own series"

@@ -115,3 +115,9 @@ def test_a_digest_tells_rules_apart_and_no_secret() -> None:
     ]
     assert len({plain, *map(digest, different)}) == 1 + len(different)
     assert digest(Settings(rules=[rule(1.0, actions=[print])])) == digest(Settings(rules=[rule(1.0, actions=[len])]))
+
+
+def test_a_policy_that_was_trained_is_not_held_to_its_reference() -> None:
+    new, trained = Settings(), Settings(policy_is_new=False)
+    trained.adopt(Settings())
+    assert {rule.id for rule in new.all_rules()} - {rule.id for rule in trained.all_rules()} == {"reference.mismatch"}

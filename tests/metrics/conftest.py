@@ -93,6 +93,9 @@ def rollouts(draw: st.DrawFn, dtype: torch.dtype | None = None, max_rows: int = 
     per_token = draw(st.booleans())
     group_count = draw(st.sampled_from([1, 2, max(rows, 1)]))
     functions = draw(st.sampled_from([(), ("right",), ("right", "format", "org/judge")]))
+    rewards = {name: draw(scores(numbers, rows)) for name in functions}
+    told = functions if draw(st.booleans()) else ()
+    abstained = {name: rewards[name].isnan() & (numbers.integers(3, rows) > 0) for name in told}
     return Rollout(
         mask=mask,
         token_ids=numbers.integers(draw(st.sampled_from([1, 2, 5, 150_000])), rows, tokens),
@@ -101,7 +104,8 @@ def rollouts(draw: st.DrawFn, dtype: torch.dtype | None = None, max_rows: int = 
         sampler_logprobs=sampler,
         entropy=draw(st.sampled_from([None, numbers.tokens().abs()])),
         scores=draw(scores(numbers, rows)),
-        rewards={name: draw(scores(numbers, rows)) for name in functions},
+        rewards=rewards,
+        abstained=abstained,
         reward_weights={name: float(index) for index, name in enumerate(functions[:2])},
         max_score=draw(st.sampled_from([None, 0.3, 1.0])),
         non_score_rewards=numbers.normal(rows),
@@ -147,7 +151,12 @@ def rows_of(rollout: Rollout, rows: Sequence[int]) -> Rollout:
     taken: dict[str, Any] = {
         f.name: getattr(rollout, f.name)[index] for f in fields(rollout) if isinstance(getattr(rollout, f.name), Tensor)
     }
-    return replace(rollout, **taken, rewards={name: values[index] for name, values in rollout.rewards.items()})
+    return replace(
+        rollout,
+        **taken,
+        rewards={name: values[index] for name, values in rollout.rewards.items()},
+        abstained={name: flags[index] for name, flags in rollout.abstained.items()},
+    )
 
 
 def table_of(parts: Sequence[Rollout]) -> Table:

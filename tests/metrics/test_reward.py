@@ -64,6 +64,12 @@ def function_oracle(rollout: Rollout) -> dict[str, float]:
             expected[f"rldk/reward/function/{name}/mean"] = statistics.fmean(known)
         if len(known) > 1:
             expected[f"rldk/reward/function/{name}/std"] = statistics.stdev(known)
+        flags = rollout.abstained[name].tolist() if name in rollout.abstained else [False] * len(values)
+        if values and (name in rollout.abstained or not any(map(math.isnan, values))):
+            prefix = f"rldk/reward/function/{name}"
+            expected[f"{prefix}/none_fraction"] = sum(flags) / len(values)
+            faults = [not math.isfinite(value) and not flag for value, flag in zip(values, flags, strict=True)]
+            expected[f"{prefix}/not_finite"] = sum(faults)
         if name in rollout.reward_weights and values:
             expected[f"rldk/reward/function/{name}/weight"] = rollout.reward_weights[name]
     scored = {name: [v for v in values if math.isfinite(v)] for name, values in columns.items()}
@@ -83,11 +89,22 @@ def function_oracle(rollout: Rollout) -> dict[str, float]:
     return expected
 
 
+def is_faulty(rollout: Rollout, row: int) -> bool:
+    """A function's fault, or a score that is none although somebody answered. What may be None is no fault of its."""
+    flags = {name: bool(rollout.abstained[name][row]) for name in rollout.abstained}
+    for name, values in rollout.rewards.items():
+        value = float(values[row])
+        if math.isinf(value) or (math.isnan(value) and flags.get(name) is False):
+            return True
+    nobody = bool(rollout.rewards) and all(flags.get(name) for name in rollout.rewards)
+    return not math.isfinite(float(rollout.scores[row])) and not nobody
+
+
 def reward_oracle(rollout: Rollout) -> dict[str, float]:
     scores = rollout.scores.double().tolist()
     expected = function_oracle(rollout)
     if scores:
-        expected["rldk/nan/reward"] = sum(not math.isfinite(score) for score in scores)
+        expected["rldk/nan/reward"] = sum(is_faulty(rollout, row) for row in range(len(scores)))
     known = [score for score in scores if math.isfinite(score)]
     if not known:
         return expected

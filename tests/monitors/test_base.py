@@ -155,6 +155,35 @@ def test_events_of_a_training_that_never_began_are_left_alone() -> None:
     assert monitor.run is None and monitor.alerts == [] and monitor.probe.steps == []  # type: ignore[attr-defined]
 
 
+def test_a_callback_that_came_too_late_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tracker = InMemoryTracker()
+    late = GroupMonitor(trackers=[tracker], strict=True)
+
+    class Adds(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 2:
+                trainer.add_callback(late)
+
+    trainer = small_trainer(tmp_path, [Adds()])
+    trainer.add_callback(GroupMonitor(trackers=[InMemoryTracker()], strict=True))
+    with caplog.at_level(logging.WARNING, logger="rldk_tracking"):
+        trainer.train()
+        said = [record.getMessage() for record in caplog.records if "was added after" in record.getMessage()]
+        assert len(said) == 1 and said[0].startswith("rldk: GroupMonitor was added after Trainer began to train")
+        assert tracker.series == {}
+        caplog.clear()
+        trainer.train()
+    assert "was added after" not in caplog.text and tracker.series != {}
+
+
+def test_an_evaluation_before_training_is_no_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = small_trainer(tmp_path, [GroupMonitor(trackers=[InMemoryTracker()], strict=True)])
+    with caplog.at_level(logging.WARNING, logger="rldk_tracking"):
+        trainer.evaluate()
+        trainer.train()
+    assert "was added after" not in caplog.text
+
+
 def test_a_closed_run_is_left_alone() -> None:
     tracker = InMemoryTracker()
     events = Events(Watching(trackers=[tracker], strict=True))

@@ -166,7 +166,8 @@ def reward(batch: Sequence[Completion], earlier: Numbers) -> dict[str, float]:
     if all(c.score is None for c in batch):
         return {}
     scored = [c for c in batch if c.score is not None and math.isfinite(c.score)]
-    found: dict[str, float] = {"rldk/nan/reward": float(len(batch) - len(scored))}
+    # Of several functions that return None a completion may have no score; that is no fault.
+    found: dict[str, float] = {"rldk/nan/reward": float(sum(not c.rewards for c in batch if c not in scored))}
     if not scored:
         return found
     scores = [float(c.score or 0.0) for c in scored]
@@ -236,6 +237,9 @@ def functions(batch: Sequence[Completion], weights: Mapping[str, float]) -> dict
             found[f"rldk/reward/function/{name}/mean"] = math.fsum(values) / len(values)
         if len(values) > 1:
             found[f"rldk/reward/function/{name}/std"] = sample_std(values)
+        # The reward functions of these runs return None and numbers.
+        found[f"rldk/reward/function/{name}/none_fraction"] = 1 - len(values) / len(batch)
+        found[f"rldk/reward/function/{name}/not_finite"] = 0.0
     scored = [name for name in names if f"rldk/reward/function/{name}/mean" in found]
     watched = [name for name in scored if weights.get(name) == 0.0]
     if len(scored) > 1 and len(watched) == 1:

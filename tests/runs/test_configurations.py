@@ -80,7 +80,9 @@ def test_the_configurations_bring_about_what_they_are_for(group_run: Callable[[s
     for kind in ("grpo", "rloo"):
         assert max(series(kind, "iterations", "rldk/policy/clip_fraction")) > 0.1
         assert max(series(kind, "generates rarely", "rldk/policy/clip_fraction")) > 0.1
-        assert max(series(kind, "unscored", "rldk/nan/reward")) > 0
+        assert max(series(kind, "unscored", "rldk/nan/reward")) == 0
+        assert 0 < max(series(kind, "unscored", "rldk/reward/function/sometimes/none_fraction")) < 1
+        assert set(series(kind, "unscored", "rldk/reward/function/never/none_fraction")) == {1.0}
         assert max(series(kind, "ties", "rldk/reward/group_tied_fraction_all_max")) > 0
         assert max(series(kind, "ties", "rldk/reward/group_tied_fraction_all_min")) > 0
         assert 0.2 < max(series(kind, "truncated", "rldk/length/truncated_fraction")) < 1

@@ -70,13 +70,14 @@ PPO = (
 
 
 def functions(*names: str) -> set[str]:
-    return {f"rldk/reward/function/{name}/{stat}" for name in names for stat in ("mean", "std", "weight")}
+    stats = ("mean", "std", "weight", "none_fraction", "not_finite")
+    return {f"rldk/reward/function/{name}/{stat}" for name in names for stat in stats}
 
 
 TASK = functions("reward")
 WATCHED = {"rldk/reward/unweighted"}
 SEVERAL = functions("reward", "shortness", "sometimes") | PAIRS
-OF_THEM_ONE_SCORES = functions("sometimes") | {"rldk/reward/function/never/weight"}
+OF_THEM_ONE_SCORES = functions("sometimes") | {key for key in functions("never") if not key.endswith(("/mean", "/std"))}
 
 GRPO_KEYS = {
     "plain": KL | TASK,

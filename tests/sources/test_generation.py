@@ -63,21 +63,20 @@ def test_what_a_tool_wrote_does_not_count() -> None:
 
 def test_scores_are_weighted_sums_over_those_that_scored() -> None:
     nan = math.nan
-    scored = generation(
-        rewards={"a": [1.0, nan, nan, 0.0], "b": [2.0, 4.0, nan, nan]}, weights={"a": 1.0, "b": 0.5}
-    ).rollout(None, None)
+    rewards = {"a": torch.tensor([1.0, nan, nan, 0.0]), "b": torch.tensor([2.0, 4.0, nan, nan])}
+    scored = generation(rewards=rewards, weights={"a": 1.0, "b": 0.5}).rollout(None, None)
     assert scored.scores is not None
     assert scored.scores.nan_to_num(-1.0).tolist() == [2.0, 2.0, -1.0, 0.0]
     assert scored.rewards["b"].isnan().tolist() == [False, False, True, True]
 
 
 def test_without_weights_there_is_no_score() -> None:
-    rollout = generation(rewards={"a": [1.0] * 4}).rollout(None, None)
+    rollout = generation(rewards={"a": torch.ones(4)}).rollout(None, None)
     assert rollout.scores is None and set(rollout.rewards) == {"a"}
 
 
 def test_groups_are_numbered_over_all_ranks() -> None:
-    second_rank = generation(first_row=4, num_generations=2, all_rows=8)
+    second_rank = generation(group_ids=torch.tensor([2, 2, 3, 3]), num_generations=2, all_rows=8)
     ids = second_rank.rollout(None, None).group_ids
     assert ids is not None and ids.tolist() == [2, 2, 3, 3] and second_rank.groups == 4
     later = second_rank.rollout(None, None, first_group=4).group_ids
@@ -115,8 +114,8 @@ def test_the_losss_order_is_undone() -> None:
 
 def test_generations_of_one_step_are_joined() -> None:
     short = {name: value[:2, :3] if value.ndim == 2 else value[:2] for name, value in generation().output.items()}
-    first = generation(rewards={"a": [1.0] * 4, "b": [2.0] * 4}, weights={"a": 1.0, "b": 1.0})
-    second = Generation(0, short, rewards={"a": [0.0, 0.5]}, weights={"a": 1.0}, stop_ids=(EOS, PAD))
+    first = generation(rewards={"a": torch.ones(4), "b": torch.full((4,), 2.0)}, weights={"a": 1.0, "b": 1.0})
+    second = Generation(0, short, rewards={"a": torch.tensor([0.0, 0.5])}, weights={"a": 1.0}, stop_ids=(EOS, PAD))
     both = joined([first.rollout(None, None), second.rollout(None, None)])
     assert both.mask.shape == (6, 4) and both.mask[4:].sum().item() == 6
     assert both.scores is not None and both.scores.tolist() == [3.0] * 4 + [0.0, 0.5]

@@ -5,12 +5,10 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import math
 import os
 import subprocess
 import sys
 import weakref
-from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,8 +23,7 @@ from rldk_tracking.demo.task import ASK
 from rldk_tracking.history.unweighted import unweighted_score
 from rldk_tracking.metrics import reward
 from rldk_tracking.metrics.table import Table
-from rldk_tracking.sources.generation import Generation
-from rldk_tracking.sources.trl_grpo import GroupSource, stop_ids, with_rewards
+from rldk_tracking.sources.trl_grpo import GroupSource, stop_ids
 
 TOKENIZER = demo.tiny_tokenizer()
 LONGEST = 10
@@ -420,52 +417,6 @@ def test_each_of_two_ranks_reads_its_own_rows(tmp_path: Path) -> None:
     assert sorted(prompts) == [0, 1, 2, 3] and all(len(same) == 1 for same in prompts.values())
     scores = [score for rank in seen for score in rank["scores"]]
     assert sum(scores) / len(scores) == pytest.approx(seen[0]["logged"], rel=1e-5)
-
-
-def trainer(rank: int = 0, ranks: int = 1, **fields: Any) -> Any:
-    rows = 2 * ranks
-    logs = {
-        "rewards": {
-            "a": deque([9.0, *map(float, range(rows))], maxlen=64),
-            "b": deque([math.nan] * rows, maxlen=64),
-        },
-        "prompt": deque(["old", *(f"p{row}" for row in range(rows))], maxlen=64),
-        "completion": deque([[{"role": "assistant", "content": f"c{row}"}] for row in range(rows)], maxlen=64),
-    }
-    fields = {"_logs": logs, "reward_weights": torch.tensor([1.0, 0.5]), "reward_func_names": ["a", "b"], **fields}
-    accelerator = SimpleNamespace(num_processes=ranks, process_index=rank)
-    return SimpleNamespace(accelerator=accelerator, num_generations=2, **fields)
-
-
-def generation() -> Generation:
-    return Generation(0, {"completion_ids": torch.zeros(2, 3, dtype=torch.long)})
-
-
-@pytest.mark.parametrize(("rank", "ranks"), [(0, 1), (0, 3), (2, 3)])
-def test_a_rank_has_its_own_rows_of_the_last_batch(rank: int, ranks: int) -> None:
-    made = generation()
-    with_rewards(made, trainer(rank, ranks))
-    assert made.rewards["a"] == [2.0 * rank, 2.0 * rank + 1]
-    assert all(math.isnan(value) for value in made.rewards["b"])
-    assert made.weights == {"a": 1.0, "b": 0.5}
-    assert made.prompts == (f"p{2 * rank}", f"p{2 * rank + 1}")
-    assert made.completions == (f"c{2 * rank}", f"c{2 * rank + 1}")
-    assert (made.first_row, made.all_rows, made.groups) == (2 * rank, 2 * ranks, ranks)
-
-
-def test_logs_that_hold_too_little_give_nothing() -> None:
-    made = generation()
-    with_rewards(made, trainer(_logs={"rewards": {"a": [1.0]}, "prompt": ["x"]}))
-    assert made.rewards == {} and made.prompts is None and made.completions is None
-    with_rewards(made, trainer(_logs=None))
-    assert made.rewards == {}
-
-
-@pytest.mark.parametrize("weights", [None, [1.0]])
-def test_weights_that_do_not_fit_are_not_used(weights: Any) -> None:
-    made = generation()
-    with_rewards(made, trainer(reward_weights=weights))
-    assert made.weights == {} and made.rewards
 
 
 def test_the_tokens_that_end_a_completion() -> None:

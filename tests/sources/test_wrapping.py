@@ -17,7 +17,16 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
 from rldk_tracking.demo.trainers import grpo_trainer
-from rldk_tracking.sources.wrapping import METHODS, AcceleratorWatch, Phase, PhaseWatch, Waiting, Wrapped, scale_of
+from rldk_tracking.sources.wrapping import (
+    EXCHANGES,
+    METHODS,
+    AcceleratorWatch,
+    Phase,
+    PhaseWatch,
+    Stopwatch,
+    Wrapped,
+    scale_of,
+)
 
 
 class Thing:
@@ -281,7 +290,7 @@ class Gathering:
 
 def test_time_in_exchanges_is_counted_once() -> None:
     accelerator = Gathering()
-    waiting = Waiting(accelerator)
+    waiting = Stopwatch(accelerator, EXCHANGES)
     assert accelerator.gather(3) == 3
     assert accelerator.gather_for_metrics(4) == 4
     time.sleep(0.05)
@@ -294,6 +303,6 @@ def test_time_in_exchanges_is_counted_once() -> None:
 
 
 def test_an_accelerator_without_gathers_is_left_alone() -> None:
-    waiting = Waiting(object())
+    waiting = Stopwatch(object(), EXCHANGES)
     assert waiting.take() == 0.0
     waiting.detach()

@@ -50,9 +50,9 @@ RULES = (
     ),
     _count(
         "reward",
-        "{value:.0f} completions got a reward that is not a finite number at step {step}.",
-        "Look at what the reward function returns for empty, cut or malformed completions; return None or a finite "
-        "worst score there.",
+        "{value:.0f} completions got a reward that is NaN or infinite at step {step}.",
+        "Look at what the reward functions return for empty, cut or malformed completions "
+        "(rldk/reward/function/<name>/not_finite says which): a finite worst score, or None to abstain.",
         CONSEQUENCES,
     ),
 )

@@ -35,6 +35,16 @@ RULES = (
         advice="Stop, or go on with harder prompts.",
     ),
     Rule(
+        id="reward.silent_function",
+        keys=("rldk/reward/function/<name>/none_fraction",),
+        condition="silent_function",
+        clear_after=1,
+        cooldown_steps=50,
+        message="{functions} scored nothing in {value:.0f} rollouts: None for every completion.",
+        advice="Look at what the function needs (a column, a service, a parser) and when it returns None. Raise "
+        "`rollouts` if its part of the data is that rare.",
+    ),
+    Rule(
         id="reward.collapse",
         keys=("rldk/reward/mean",),
         condition="drop",

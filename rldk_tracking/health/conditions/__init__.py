@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rldk_tracking.health.conditions.base import Condition
 from rldk_tracking.health.conditions.changes import Drop, Jump
+from rldk_tracking.health.conditions.functions import SilentFunction
 from rldk_tracking.health.conditions.levels import (
     BelowZero,
     ConstantZero,
@@ -32,6 +33,7 @@ CONDITIONS: dict[str, type[Condition]] = {
     "rate_response": RateResponse,
     "shift": Shift,
     "silence": Silence,
+    "silent_function": SilentFunction,
     "slowdown": Slowdown,
     "still": ConstantZero,
     "ties": TiedGroups,

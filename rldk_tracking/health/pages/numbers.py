@@ -52,7 +52,9 @@ PAGES = {
         COUNT,
     ),
     "nan.reward": Page(
-        "One NaN score makes the advantages of its group NaN (GRPO, RLOO), or the whitening of the whole batch (PPO).",
+        "One NaN score makes the advantages of its group NaN (GRPO, RLOO), or the whitening of the whole batch (PPO). "
+        "Of several reward functions TRL adds what is finite, and hides the function that has failed. None is no "
+        "fault: a function abstains with it, and is left out.",
         (
             "The reward function divides by a length or a count that can be 0.",
             "It parses a number out of a completion that holds none, or `nan`, or `inf`.",
@@ -60,7 +62,8 @@ PAGES = {
         ),
         (
             "Call the function on an empty, a cut and a malformed completion.",
-            "Return None (TRL leaves the function out for that completion) or a finite worst score.",
+            "Where there are several, rldk/reward/function/<name>/not_finite says which one fails.",
+            "Return a finite worst score, or None where the function has no opinion.",
         ),
         COUNT,
     ),

@@ -30,6 +30,22 @@ PAGES = {
         "Tied groups while the smoothed reward is at the task's ceiling, or at the highest of the run after a climb of "
         "more than single rewards ever differed.",
     ),
+    "reward.silent_function": Page(
+        "A reward function that returns None has no opinion, and TRL leaves it out. One that never has any is not "
+        "optimised at all, and nothing in the total shows it.",
+        (
+            "A column that it reads is missing or has another name, and it gives up on every row.",
+            "A service that it asks is down, and it returns None in place of an error.",
+            "Its part of the data does not come: a mixture in which it is rare.",
+        ),
+        (
+            "Call it on ten completions of the last step.",
+            "Look since when rldk/reward/function/<name>/none_fraction is 1.",
+        ),
+        "20 rollouts in a row without a score. A function that scores something in one rollout of three is silent for "
+        "so long once in 3,000 times. Completions on which all functions abstain are no fault, and TRL gives them an "
+        "advantage of 0.",
+    ),
     "reward.collapse": Page(
         "What had been learned is lost. It rarely comes back by itself, and everything after it is spent for nothing.",
         (

@@ -20,6 +20,9 @@ CASES = {
     "reward.saturated": lambda case: case(
         lambda since, row: {TIED: 1.0, STD: 0.0, MEAN: 1.0, ALL_MAX: 1.0}, within=25, severity="info"
     ),
+    "reward.silent_function": lambda case: case(
+        lambda since, row: {"rldk/reward/function/rare/none_fraction": 1.0}, within=20
+    ),
     "reward.collapse": lambda case: case(lambda since, row: {MEAN: 0.02}, within=10),
     "reward.hacking": lambda case: case(hacked, within=40),
     "advantage.scale": lambda case: case(lambda since, row: {"rldk/advantage/abs_p99": 60.0}, within=3),
