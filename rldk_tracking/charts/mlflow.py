@@ -33,7 +33,7 @@ KIND = "workflowType=machine_learning"
 """Of page: without it the navigation beside the page is that for chats and agents."""
 KIND_TAG = "mlflow.experimentKind"
 TRAINING = "custom_model_development"
-"""The kind of an experiment that holds trainings. One without a kind opens on the page for chats and agents."""
+"""The kind of an experiment that holds trainings. MLflow 3.15 to 3.17 go by the address instead, see `KIND`."""
 TAG_LENGTH = 20_000
 """Of an experiment's tag; a longer one is refused."""
 RUN_COLUMNS = (
