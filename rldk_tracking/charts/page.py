@@ -58,12 +58,13 @@ ENDED = ("finished", "stopped", "crashed")
 COLOUR_TAG = "mlflow.runColor"
 """A run's colour, which the list of runs and the charts share."""
 RUN_COLOURS: dict[Severity | None, tuple[str, ...]] = {
-    None: ("#1b7837", "#2ca02c", "#5aae61", "#00897b", "#7cb342"),
-    "info": ("#1b7837", "#2ca02c", "#5aae61", "#00897b", "#7cb342"),
+    None: ("#1f77b4", "#00897b", "#17a2b8", "#4c78a8", "#2b9fbf"),
+    "info": ("#1f77b4", "#00897b", "#17a2b8", "#4c78a8", "#2b9fbf"),
     "warning": ("#ff7f0e", "#e6ab02", "#d95f02", "#fb8c00", "#b8860b"),
     "critical": ("#d62728", "#a50f15", "#e7298a", "#ef5350", "#8b0000"),
 }
-"""Health to shades: the charts take a run's colour, and two healthy runs must be told apart."""
+"""Health to shades: the charts take a run's colour, and two healthy runs must be told apart. Blue and not green, which
+many people cannot tell from red."""
 
 
 class RunPage:

@@ -27,7 +27,7 @@ body { font: 14px/1.45 sans-serif; color: #222; max-width: 1240px; margin: 2em a
 h1 { font-size: 22px } h2 { font-size: 17px; margin-top: 2em; border-bottom: 1px solid #ddd }
 .verdict { padding: .7em 1em; border-left: 6px solid; background: #f6f6f6; font-size: 16px }
 table { border-collapse: collapse } td, th { text-align: left; vertical-align: top; padding: 4px 10px 4px 0 }
-td { overflow-wrap: anywhere } summary { font-size: 17px; font-weight: bold; margin-top: 2em }
+td + td { overflow-wrap: anywhere } summary { font-size: 17px; font-weight: bold; margin-top: 2em }
 tr + tr td { border-top: 1px solid #eee }
 .charts { display: flex; flex-wrap: wrap; gap: 14px } figure { margin: 0 } figcaption { font-weight: bold }
 svg { max-width: 100%; height: auto } .small { color: #666; font-size: 12px }

@@ -28,7 +28,12 @@ class CloseBeforeReporters(TrainerCallback):  # type: ignore[misc]
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         monitor = self._monitor()
         run = None if monitor is None else monitor.run
-        if monitor is not None and run is not None and run.publisher.ends_with_trainer:
+        if monitor is None or run is None:
+            return
+        # On every rank here, since they exchange; only rank 0 has trackers.
+        with run.shield.at("the last row"):
+            run.complete()
+        if run.publisher.ends_with_trainer:
             monitor.on_train_end(args, state, control)
 
 

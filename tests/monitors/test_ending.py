@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 
+from rldk_tracking.isolation import Shield
 from rldk_tracking.monitors.ending import CloseBeforeReporters, close_before_reporters
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.memory import InMemoryTracker
@@ -75,7 +77,7 @@ class Trainer:
 
 
 class Monitor:
-    run = None
+    run: Any = None
 
 
 def test_it_is_the_first_once_and_keeps_no_monitor_alive() -> None:
@@ -91,3 +93,17 @@ def test_it_is_the_first_once_and_keeps_no_monitor_alive() -> None:
     assert gone() is None
     first.on_train_end(None, None, None)
     close_before_reporters(None, Monitor())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("has_trackers", [True, False])
+def test_every_rank_takes_part_in_the_last_exchange_at_one_place(has_trackers: bool) -> None:
+    calls: list[str] = []
+    monitor = Monitor()
+    monitor.run = SimpleNamespace(
+        shield=Shield(),
+        complete=lambda: calls.append("complete"),
+        publisher=SimpleNamespace(ends_with_trainer=has_trackers),
+    )
+    monitor.on_train_end = lambda *args: calls.append("close")  # type: ignore[attr-defined]
+    CloseBeforeReporters(monitor).on_train_end(None, None, None)  # type: ignore[arg-type]
+    assert calls == ["complete", "close"][: 1 + has_trackers]
