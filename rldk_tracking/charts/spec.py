@@ -115,7 +115,11 @@ SECTIONS: tuple[Section, ...] = (
             Chart("rldk/reward/pairwise_corr/min", "Agreement of the reward functions", trainers=GROUPS),
             Chart("rldk/reward/non_score_share", "Share of the KL penalty", trainers=PPO),
             Chart("rldk/preference/accuracy", "Preference accuracy", bounds=SHARE),
-            Chart("rldk/preference/margin", "Preference margin"),
+            Chart(
+                "rldk/preference/margin",
+                "Preference margin",
+                beside=("rldk/preference/reward_chosen", "rldk/preference/reward_rejected"),
+            ),
             Chart(
                 "rldk/preference/chosen_logps_drift",
                 "Drift of the log-probabilities",

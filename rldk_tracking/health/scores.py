@@ -28,6 +28,8 @@ DEAD = ("nan.weights", "nan.loss", "reward.collapse", "policy.collapse")
 CONVERGENCE = {"diverging": 0.0, "plateau": 0.5, "improving": 0.75, "solved": 1.0}
 PEAK, RESERVED = "rldk/resources/gpu_memory_peak_gib", "rldk/resources/gpu_memory_reserved_gib"
 STABILITY, SPIKE_FREE = "rldk/health/stability", "rldk/health/spike_free_fraction"
+MARGIN = "rldk/preference/margin"
+"""What preference training gains, where there is no reward."""
 ENOUGH = 20
 """Rows before stability is judged, and that it looks back."""
 VARYING = (("rldk/kl/ref_k1", "rldk/kl/ref_k3"), ("rldk/grad/norm",), ("rldk/train/loss",))
@@ -72,12 +74,13 @@ class Variation(Stateful):
 class Scores(Stateful):
     """Follows a run beside its watches."""
 
-    STATE: ClassVar[tuple[str, ...]] = ("rows", "unstable", "kl", "grad", "loss", "trend", "memory")
+    STATE: ClassVar[tuple[str, ...]] = ("rows", "unstable", "kl", "grad", "loss", "gain_key", "trend", "memory")
 
     def __init__(self) -> None:
         self.rows = 0
         self.unstable: float | None = None
         self.kl, self.grad, self.loss = (Variation(keys) for keys in VARYING)
+        self.gain_key: str | None = None
         self.trend = RunTrend()
         self.memory: float | None = None
 
@@ -91,9 +94,9 @@ class Scores(Stateful):
             self.rows += 1
         for variation in (self.kl, self.grad, self.loss):
             variation.add(row)
-        reward = row.get(REWARD_MEAN)
-        if reward is not None:
-            self.trend.add(step, reward)
+        self.gain_key = self.gain_key or next((key for key in (REWARD_MEAN, MARGIN) if key in row), None)
+        if self.gain_key is not None and self.gain_key in row:
+            self.trend.add(step, row[self.gain_key])
         peak, reserved = row.get(PEAK), row.get(RESERVED)
         if peak is not None and reserved:
             self.memory = min(1.0, peak / reserved)

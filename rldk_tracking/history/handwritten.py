@@ -71,6 +71,8 @@ _BY_KEY: dict[str, tuple[str, ...]] = {
     ),
     "rldk/preference/margin": ("reward_margin", "reward_margins", "margins"),
     "rldk/preference/accuracy": ("reward_accuracy", "reward_accuracies", "preference_accuracy"),
+    "rldk/preference/reward_chosen": ("chosen_reward", "chosen_rewards", "reward_chosen", "rewards_chosen"),
+    "rldk/preference/reward_rejected": ("rejected_reward", "reject_reward", "rejected_rewards", "rewards_rejected"),
     "rldk/preference/chosen_logps": ("logps_chosen", "chosen_logps", "policy_chosen_logps"),
     "rldk/preference/rejected_logps": ("logps_rejected", "rejected_logps", "policy_rejected_logps"),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is seen of any training, whatever the algorithm: its rollouts and logs, their drift, and memory and speed."""
+"""What is seen of any training, whatever the algorithm: its rollouts and logs, memory and speed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 from rldk_tracking.charts.binning import Distribution
 from rldk_tracking.charts.heatmap import LiveHeatmap
 from rldk_tracking.charts.spec import HEATMAP_TITLES, REWARDS
-from rldk_tracking.metrics.preference import drift
 from rldk_tracking.metrics.resources import ResourceMeter, ThroughputMeter
 from rldk_tracking.metrics.reward_range import RewardRange
 from rldk_tracking.probes.base import Probe, StepData, Training
@@ -83,33 +82,6 @@ class RolloutProbe(Probe):
             self._source = None
         self._training = Training()
         return {}
-
-
-BASELINE_STEPS = 5
-"""Logged steps whose mean is what drift is measured from: single steps of a small batch differ by several nats."""
-
-_DRIFTING = ("rldk/preference/chosen_logps", "rldk/preference/rejected_logps")
-
-
-class PreferenceProbe(Probe):
-    """Adds `rldk/preference/{chosen,rejected}_logps_drift` where the trainer logs the log-probabilities."""
-
-    def __init__(self) -> None:
-        self._first: dict[str, list[float]] = {}
-
-    def begin(self, training: Training) -> None:
-        self._first.clear()
-
-    def collect(self, data: StepData) -> None:
-        for key in _DRIFTING:
-            value = data.scalars.get(key)
-            if value is None:
-                continue
-            first = self._first.setdefault(key, [])
-            if len(first) < BASELINE_STEPS:
-                first.append(float(value))
-            else:
-                data.add({f"{key}_drift": drift(float(value), sum(first) / len(first))})
 
 
 class ResourceProbe(Probe):

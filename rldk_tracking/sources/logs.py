@@ -21,6 +21,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from rldk_tracking.isolation import Shield
+from rldk_tracking.metrics.preference import DRIFTS, SCORED
 from rldk_tracking.metrics.preference import LOGGED as PREFERENCE
 from rldk_tracking.sources.aliases import (
     ALIASES,
@@ -225,6 +226,8 @@ def _key(name: str, names: Mapping[str, Any], kind: Kind | None, within_groups: 
     if name == "entropy" and (preference or "mean_token_accuracy" in names):
         return None
     known = ALIASES.get(name)
+    if known in DRIFTS and SCORED in names:
+        return None
     if known is None and not preference and name.startswith("rewards/") and (match := OF_FUNCTION.fullmatch(name)):
         return f"rldk/reward/function/{match['function']}/{match['statistic'] or 'mean'}"
     return known

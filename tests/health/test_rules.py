@@ -103,6 +103,7 @@ def test_the_ids_that_are_promised_are_there() -> None:
     length.explosion
     length.collapse length.truncated diversity.collapse grad.explosion grad.vanishing grad.flow update.none
     update.frozen update.too_large lr.spike lr.zero sampler.mismatch preference.likelihood_collapse preference.overfit
+    preference.no_signal preference.reference_mismatch
     memory.high memory.leak throughput.drop checkpoint.corrupt checkpoint.nonfinite checkpoint.unchanged
     checkpoint.drift checkpoint.incomplete checkpoint.disk tracker.down health.unstable run.crashed run.hung"""
     assert set(RULES) == set(promised.split())

@@ -86,8 +86,7 @@ def test_what_is_computed_from_tensors_is_what_is_documented() -> None:
 
 def test_preference_keys_are_documented() -> None:
     documented = {name for name in CATALOGUE if name.startswith("rldk/preference/")}
-    drifts = {"rldk/preference/chosen_logps_drift", "rldk/preference/rejected_logps_drift"}
-    assert documented == {*preference.LOGGED.values(), *drifts}
+    assert documented == {*preference.LOGGED.values(), *preference.DRIFTS.values()}
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)

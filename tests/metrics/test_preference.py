@@ -21,6 +21,8 @@ def test_reads_what_preference_trainers_log() -> None:
     assert preference.compute(LOGS) == {
         "rldk/preference/margin": 0.4,
         "rldk/preference/accuracy": 0.75,
+        "rldk/preference/reward_chosen": 0.1,
+        "rldk/preference/reward_rejected": -0.3,
         "rldk/preference/chosen_logps": -52.5,
         "rldk/preference/rejected_logps": -61.0,
     }
@@ -40,5 +42,17 @@ def test_numbers_written_as_text_are_numbers() -> None:
     assert preference.compute({"rewards/margins": "0.25"}) == {"rldk/preference/margin": 0.25}
 
 
-def test_drift_is_negative_where_the_text_became_less_likely() -> None:
-    assert preference.drift(-60.0, -50.0) == -10.0
+def test_a_judges_scores_are_no_implicit_rewards() -> None:
+    """Nash-MD logs both under one name."""
+    found = preference.compute({**LOGS, "rewards/probabilities": 0.5})
+    assert not {"rldk/preference/reward_chosen", "rldk/preference/reward_rejected"} & set(found)
+    assert found["rldk/preference/margin"] == 0.4
+
+
+def test_drift_is_negative_where_the_text_became_less_likely_than_under_the_reference() -> None:
+    row = {"rldk/preference/reward_chosen": -0.5, "rldk/preference/reward_rejected": -2.0}
+    assert preference.drifts(row, 0.1) == {
+        "rldk/preference/chosen_logps_drift": pytest.approx(-5.0),
+        "rldk/preference/rejected_logps_drift": pytest.approx(-20.0),
+    }
+    assert preference.drifts({}, 0.1) == {}

@@ -37,7 +37,8 @@ ENDING = named("length", "truncated_fraction eos_fraction terminated_mean")
 DIVERSITY = named("diversity", "unique_fraction distinct_1 distinct_2 repetition")
 VALUE = named("value", "mean std bias explained_variance value_reward_corr loss clip_fraction")
 SAMPLER = named("sampler", "logp_diff_mean logp_diff_max k3 ratio_max ess fraction_off")
-PREFERENCE = named("preference", "margin accuracy chosen_logps rejected_logps chosen_logps_drift rejected_logps_drift")
+PREFERENCE = named("preference", "margin accuracy reward_chosen reward_rejected chosen_logps rejected_logps")
+DRIFT = named("preference", "chosen_logps_drift rejected_logps_drift")
 QUANTILES = "p10 p50 p90"
 TRAINING = (
     {"rldk/train/loss", "rldk/grad/norm", "rldk/grad/layers_without", "rldk/weight/norm"}
@@ -141,11 +142,12 @@ def test_ppo(name: str, ppo_run: Callable[[str], Ran]) -> None:
 
 @pytest.mark.parametrize("kind", ["dpo", "orpo", "cpo"])
 def test_preference_training(kind: str, text_run: Callable[[str], Ran]) -> None:
-    check(text_run(kind), TRAINING | NORM_CLIPPING | PREFERENCE | {"rldk/throughput/step_seconds"})
+    drift = DRIFT if kind == "dpo" else set()
+    check(text_run(kind), TRAINING | NORM_CLIPPING | PREFERENCE | drift | {"rldk/throughput/step_seconds"})
 
 
 def test_kto_compares_no_pairs(text_run: Callable[[str], Ran]) -> None:
-    expected = TRAINING | NORM_CLIPPING | PREFERENCE | {"rldk/throughput/step_seconds"}
+    expected = TRAINING | NORM_CLIPPING | PREFERENCE | DRIFT | {"rldk/throughput/step_seconds"}
     check(text_run("kto"), expected - {"rldk/preference/accuracy"})
 
 
@@ -154,7 +156,7 @@ def test_supervised_training(text_run: Callable[[str], Ran]) -> None:
 
 
 def test_every_documented_series_of_these_groups_is_emitted_somewhere() -> None:
-    emitted = GROUP_TRAINER | PPO | KL | RATIOS | CLIPPING | SEVERAL | WATCHED | SAMPLER | PREFERENCE | ENDING
+    emitted = GROUP_TRAINER | PPO | KL | RATIOS | CLIPPING | SEVERAL | WATCHED | SAMPLER | PREFERENCE | DRIFT | ENDING
     documented = {lookup(key) for key in emitted}
     groups = {key.name.split("/")[1] for key in documented if key is not None} - {"throughput"}
     missing = [key for name, key in CATALOGUE.items() if name.split("/")[1] in groups and key not in documented]

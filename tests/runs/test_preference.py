@@ -11,6 +11,8 @@ from tests.runs.conftest import PREFERENCE_STEPS, Ran
 SHOWN = {
     "rldk/preference/margin": "rewards/margins",
     "rldk/preference/accuracy": "rewards/accuracies",
+    "rldk/preference/reward_chosen": "rewards/chosen",
+    "rldk/preference/reward_rejected": "rewards/rejected",
     "rldk/preference/chosen_logps": "logps/chosen",
     "rldk/preference/rejected_logps": "logps/rejected",
     "rldk/train/loss": "loss",
@@ -32,11 +34,21 @@ def test_every_step_shows_what_the_trainer_logged(kind: str, text_run: Callable[
     assert ("rldk/preference/accuracy" in run.tracker.series) == (kind != "kto")
 
 
-@pytest.mark.parametrize("kind", ["dpo", "kto", "orpo", "cpo"])
-def test_drift_is_measured_from_the_mean_of_the_first_five_steps(kind: str, text_run: Callable[[str], Ran]) -> None:
+@pytest.mark.parametrize("kind", ["dpo", "kto"])
+def test_drift_is_the_distance_from_the_reference_on_the_same_texts(kind: str, text_run: Callable[[str], Ran]) -> None:
     run = text_run(kind)
     for side in ("chosen", "rejected"):
-        values = {step: logs[f"logps/{side}"] for step, logs in run.spy.steps.items()}
-        start = sum(values[step] for step in range(1, 6)) / 5
         drift = dict(run.tracker.series[f"rldk/preference/{side}_logps_drift"])
-        assert drift == pytest.approx({step: values[step] - start for step in (6, 7)}, rel=1e-5)
+        logged = {step: logs[f"rewards/{side}"] for step, logs in run.spy.steps.items() if f"rewards/{side}" in logs}
+        assert drift == pytest.approx({step: value / run.trainer.beta for step, value in logged.items()}, rel=1e-5)
+    assert drift[min(drift)] == pytest.approx(0.0, abs=1e-3), "known from the first step on"
+
+
+@pytest.mark.parametrize("kind", ["orpo", "cpo"])
+def test_without_a_reference_there_is_no_drift(kind: str, text_run: Callable[[str], Ran]) -> None:
+    assert not [key for key in text_run(kind).tracker.series if key.endswith("_drift") and "/preference/" in key]
+
+
+@pytest.mark.parametrize("kind", ["dpo", "kto", "orpo", "cpo"])
+def test_a_healthy_training_raises_no_alarm_about_preferences(kind: str, text_run: Callable[[str], Ran]) -> None:
+    assert [alert for alert in text_run(kind).tracker.alerts if alert.rule.startswith("preference.")] == []

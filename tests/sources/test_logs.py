@@ -85,7 +85,12 @@ def test_numbers_are_found_in_whatever_a_log_holds(value: Any, expected: float |
         ({"frac_reward_zero_std": 1.0}, {"rldk/reward/group_tied_fraction": 1.0}),
         ({"rewards/fmt": 0.5}, {"rldk/reward/function/fmt/mean": 0.5}),
         ({"rewards/fmt/std": 0.5}, {"rldk/reward/function/fmt/std": 0.5}),
-        ({"rewards/margins": 0.2, "rewards/chosen": 0.1}, {"rldk/preference/margin": 0.2}),
+        (
+            {"rewards/margins": 0.2, "rewards/chosen": 0.1},
+            {"rldk/preference/margin": 0.2, "rldk/preference/reward_chosen": 0.1},
+        ),
+        # Nash-MD's are a judge's scores.
+        ({"rewards/margins": 0.2, "rewards/chosen": 1, "rewards/probabilities": 1}, {"rldk/preference/margin": 0.2}),
         ({"Rewards/accuracies": 0.2}, {"rldk/preference/accuracy": 0.2}),
         ({"objective/kl": 4.0, "objective/entropy": 30.0}, {"rldk/kl/ref_per_sequence": 4.0}),
         ({"val/ratio": 0.5}, {}),

@@ -27,4 +27,25 @@ RULES = (
         advice="Hold out pairs and stop at the best held-out accuracy; fewer epochs, lower learning rate.",
         quotes=("learning_rate", "beta", "num_train_epochs"),
     ),
+    Rule(
+        id="preference.no_signal",
+        keys=("rldk/preference/accuracy",),
+        condition="nothing_learned",
+        persistence=(3, 3),
+        message="Nothing is learned: {value:.0%} of the pairs are ranked as their labels say, with a margin of "
+        "{margin:.2g}; {reason}.",
+        advice="Look at pairs as the model gets them: chosen and rejected must differ after the chat template and "
+        "truncation, and not be swapped. Then at the learning rate, beta, and whether the trained weights move.",
+        quotes=("learning_rate", "beta", "max_length"),
+    ),
+    Rule(
+        id="preference.reference_mismatch",
+        keys=("rldk/preference/reward_chosen",),
+        condition="reference_apart",
+        clear_after=10,
+        message="The implicit reward is {value:.3g} when training begins, where it should be 0.",
+        advice="Check that the reference is the model that training began from: same checkpoint, adapter, dtype and "
+        "chat template, dropout off; and that precomputed log-probabilities are its own.",
+        quotes=("beta",),
+    ),
 )

@@ -13,6 +13,7 @@ from rldk_tracking.health.conditions.levels import (
     Level,
     Levels,
 )
+from rldk_tracking.health.conditions.preference import NothingLearned, ReferenceApart
 from rldk_tracking.health.conditions.rate_response import RateResponse
 from rldk_tracking.health.conditions.reward_signal import Hacking, TiedGroups
 from rldk_tracking.health.conditions.shifts import Growth, Shift, Slowdown
@@ -30,7 +31,9 @@ CONDITIONS: dict[str, type[Condition]] = {
     "jump": Jump,
     "level": Level,
     "levels": Levels,
+    "nothing_learned": NothingLearned,
     "rate_response": RateResponse,
+    "reference_apart": ReferenceApart,
     "shift": Shift,
     "silence": Silence,
     "silent_function": SilentFunction,

@@ -29,4 +29,39 @@ PAGES = {
         ),
         "Above 98.5 % in ten rows in a row: the 95th percentile of published healthy runs is 98 %.",
     ),
+    "preference.no_signal": Page(
+        "A run whose pairs are ranked by chance, and whose margin does not rise, learns nothing: DPO's loss stands at "
+        "ln 2 = 0.693 and looks as if it had converged. The hours are lost, not the model.",
+        (
+            "Chosen and rejected are the same, or become the same by truncation or the chat template.",
+            "The labels are random, or swapped in half of the data.",
+            "A learning rate that is too small, or steps that bfloat16 weights round away.",
+            "An adapter that is not trained, or a reference that is the policy itself.",
+        ),
+        (
+            "Print ten pairs as they are tokenized.",
+            "Look at rldk/update/ratio and rldk/grad/norm: weights that do not move learn nothing.",
+            "Raise the learning rate tenfold for a short run.",
+        ),
+        "The mean accuracy over about 50 rows is not two of its standard errors above one half, and the margin does "
+        "not rise by a tenth of its size with certainty (Mann and Kendall), from 20 rows and 200 steps after the "
+        "learning rate's warm-up on; or the margin is 0 in 20 rows in a row. KTO, which logs no accuracy, is not "
+        "judged.",
+    ),
+    "preference.reference_mismatch": Page(
+        "The implicit reward is beta (log pi - log pi_ref). Training begins at its reference, so it begins at 0, and "
+        "the sigmoid loss at ln 2. Otherwise the loss pulls towards another model from the first step.",
+        (
+            "A reference from another checkpoint, as the base model in place of the fine-tuned one.",
+            "Log-probabilities of the reference that were computed once, with another template or other data.",
+            "Dropout in the policy, or two dtypes or quantizations.",
+        ),
+        (
+            "Leave out ref_model: the trainer then takes the model as it is when training begins.",
+            "Recompute the log-probabilities of the reference.",
+        ),
+        "Beyond 0.2, where bfloat16 leaves some hundredths and a mismatch 0.6 and more; at step 1, or in the first two "
+        "means of a log that begins before step 50 where they hardly differ. Trainers without a reference (ORPO, CPO, "
+        "SimPO) and resumed runs are not judged.",
+    ),
 }
