@@ -93,7 +93,7 @@ GRPO_KEYS = {
     "truncated": KL | TASK | RATIOS | CLIPPING,
     "logs rarely": TASK,
     "asymmetric": KL | TASK | RATIOS | CLIPPING,
-    "cispo": KL | TASK | RATIOS | {"rldk/policy/clip_fraction_high"},
+    "cispo": KL | TASK | RATIOS | {"rldk/policy/clip_fraction", "rldk/policy/clip_fraction_high"},
     "sequences": KL | TASK | RATIOS | CLIPPING,
     "entropy bonus": KL | TASK | RATIOS | CLIPPING,
     "sampler": TASK | SAMPLER,
