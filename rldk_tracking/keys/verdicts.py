@@ -36,7 +36,8 @@ KEYS = (
     Key(
         "rldk/health/convergence",
         SCORE,
-        "How the reward comes along: 0 diverging, 0.5 plateau, 0.75 improving, 1 solved.",
+        "How the reward comes along, in preference training rldk/preference/margin: 0 diverging, 0.5 plateau, 0.75 "
+        "improving, 1 solved.",
         "1 while reward.saturated fires; 0 while nan.weights, nan.loss, reward.collapse or policy.collapse fires or is "
         "held back by its cause; else by the Mann-Kendall score S of the blocks of convergence_slope, and the change "
         "C = slope x steps / noise, the noise being an exponential mean (weight 1/50) of 0.8862 |change of the "
@@ -65,7 +66,7 @@ KEYS = (
     Key(
         "rldk/health/convergence_slope",
         "reward/step",
-        "How fast the reward moves.",
+        "How fast the reward moves, in preference training rldk/preference/margin.",
         "median of the slopes of all pairs (Theil-Sen) of at most 32 blocks of equally many rows, each the means of "
         "its steps and rewards",
         "rules",

@@ -98,3 +98,16 @@ def test_stability_is_the_mean_over_about_twenty_rows() -> None:
     assert scores["rldk/health/stability"] == pytest.approx(1 - share)
     always, _ = scored([{"rldk/nan/weights": 1.0}] * 21, ["nan.weights"])
     assert always["rldk/health/stability"] == pytest.approx((19 / 21) ** 19), "what precedes the first row is stable"
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.5, "improving"), (0.0, "plateau"), (-0.5, "diverging")])
+def test_preference_training_is_judged_by_its_margin(gain: float, verdict: str) -> None:
+    rows = [{"rldk/preference/margin": gain * step / 100 + 0.05 * (-1) ** step} for step in range(100)]
+    scores, engine = scored(rows)
+    assert engine.convergence == verdict
+    assert scores["rldk/health/convergence_slope"] == pytest.approx(gain / 100, abs=1e-3)
+
+
+def test_a_reward_goes_before_a_margin() -> None:
+    rows = [{"rldk/reward/mean": 0.01 * step, "rldk/preference/margin": -0.01 * step} for step in range(60)]
+    assert scored(rows)[1].convergence == "improving"
