@@ -150,6 +150,8 @@ class Run:
         """A step is over: look, and write its row; or begin to, where a device still computes."""
         self.complete()
         ranks, _ = self.open()
+        for step, scalars in self.probes.late_rows().items():
+            self.extra_row(step, scalars)
         transfer = ranks.start(self._collect(data, ranks))
         self._pending = data.step, transfer
         on_host = self.training.device is None or self.training.device.type != "cuda"
@@ -232,11 +234,7 @@ class Run:
 
     @property
     def can_save(self) -> bool:
-        """Whether the trainer can be asked for a checkpoint.
-
-        TRL's PPOTrainer fails when it saves on several ranks ("'DistributedDataParallel' object has no attribute
-        'config'").
-        """
+        """Whether the trainer can be asked for a checkpoint: TRL's PPOTrainer fails when it saves on several ranks."""
         return self.honours_stop or self._ranks is None or self._ranks.world_size == 1
 
     @property
@@ -287,10 +285,10 @@ class Run:
             with self.shield.at("the last row"):
                 self.complete()
         self._pending = None
-        last = self.probes.end()
-        if last and status != "crashed":
-            with self.shield.at("the last row"):
-                self.extra_row(self.latest_step or step or 0, last)
+        rows = self.probes.end(self.latest_step or step or 0)
+        for at, scalars in rows.items() if status != "crashed" else ():
+            with self.shield.at("the last rows"):
+                self.extra_row(at, scalars)
         if self._liveness is not None:
             self._liveness.end()
         self.publisher.close(status, step)

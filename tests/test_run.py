@@ -206,6 +206,37 @@ def test_probes_see_the_numbers_of_those_before_them() -> None:
     assert (step, measured(last)) == (1, {"rldk/checkpoint/score": 0.5, "rldk/checkpoint/drift": 0.25})
 
 
+class Slow(Probe):
+    """Knows of a step two steps later, and of the last ones at the end."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def collect(self, data: StepData) -> None:
+        self.seen.append(data.step)
+
+    def late_rows(self) -> Mapping[int, Mapping[str, float]]:
+        known, self.seen = self.seen[:-2], self.seen[-2:]
+        return {step: {"rldk/checkpoint/step": float(step)} for step in known}
+
+    def end(self) -> Mapping[str, float]:
+        self.seen += [0, 0]
+        return {NORM: 7.0}
+
+
+def test_what_is_known_late_has_the_row_of_its_step() -> None:
+    run, tracker = run_of(strict=True)
+    run.add_probes([Slow()])
+    for step in range(1, 6):
+        run.finish(step_of(step))
+    run.close("finished")
+    assert tracker.series["rldk/checkpoint/step"] == [(step, float(step)) for step in range(1, 6)]
+    assert tracker.series[NORM] == [(5, 7.0)]
+    assert run.latest_step == 5 and run.latest.items() >= {LOSS: 5.0, NORM: 7.0}.items()
+    scores = [step for step, row in tracker.rows if "rldk/health/score" in row or "rldk/alerts/firing" in row]
+    assert len(scores) == len(set(scores)), "once a step"
+
+
 def test_of_each_type_one_probe_looks() -> None:
     run, _ = run_of(strict=True)
     first, second, other = Counting(), Counting(), Other()

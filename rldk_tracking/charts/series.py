@@ -53,8 +53,8 @@ class Thinned:
         self.step: int | None = None
 
     def add(self, row: Mapping[str, float], step: int) -> None:
-        """One row."""
-        self.step = step
+        """One row. That of an earlier step holds what became known of it later."""
+        self.step = step if self.step is None else max(step, self.step)
         for key, value in row.items():
             count = self._count.get(key, 0)
             self._count[key] = count + 1

@@ -1,61 +1,222 @@
-"""What a LoRA adapter adds to the weights: the size of scale * B A, without ever forming it.
+"""What a LoRA adapter makes of the weights: W + scale * B A, and how far that is from what another one makes of them.
 
-|B A|_F^2 = tr((B^T B) (A A^T)), two small matrices of the adapter's rank (Hu et al. 2022, arXiv:2106.09685).
+The two matrices alone say nothing of it: with A twice and B half as large the weights are the same, and matrices that
+begin at zero move by many times their norm while the weights hardly move (Hu et al. 2022, arXiv:2106.09685). `scale` is
+alpha / r, or alpha / sqrt(r) (rank-stabilised, Kalajdzievski 2023, arXiv:2312.03732), with alpha as in PEFT's
+`alpha_pattern` and r from the matrices themselves. Nothing of the size of W is ever formed.
 """
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from rldk_tracking.checkpoint.formats import Array, decode
+from rldk_tracking.checkpoint.files import DamagedFileError
+from rldk_tracking.checkpoint.formats import decode
+from rldk_tracking.checkpoint.lowrank import LowRank, Matrix, against_weights
 from rldk_tracking.checkpoint.reader import Checkpoint
-from rldk_tracking.checkpoint.statistics import Source, Workspace, measure
+from rldk_tracking.checkpoint.statistics import Drift
 
-PREFIX, DOWN, UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
-
-
-def change_norms(adapter: Checkpoint) -> dict[str, float]:
-    """Module to |scale * B A|_F, for the modules whose two matrices are there. Empty for other kinds of adapters."""
-    found = {}
-    for name in adapter.entries:
-        module = name.removesuffix(DOWN)
-        if module == name or module + UP not in adapter.entries:
-            continue
-        down, up = _matrix(adapter, name), _matrix(adapter, module + UP)
-        if down is None or up is None or up.shape[1] != down.shape[0]:
-            continue
-        square = float(np.sum((up.T @ up) * (down @ down.T)))
-        found[module.removeprefix(PREFIX)] = _scale(adapter, len(down)) * math.sqrt(max(0.0, square))
-    return {module: norm for module, norm in found.items() if math.isfinite(norm)}
+PREFIX = "base_model.model."
+PAIRS = ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B"))
+"""How the names of A and B end, of linear layers and convolutions, and of embeddings."""
+KEPT_BASE = ".base_layer.weight"
+"""How the name of base weights that lie beside the matrices ends."""
+KEEPS_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Values of `init_lora_weights` under which the base model's weights stay as they are; PiSSA's, for one, do not."""
+NO_BASE = "the base model's weights are not at hand (name their folder as the reference)"
+LARGEST_ALPHA = 1e9
+_LITERAL = re.compile(r"\^?[\w.]+")
 
 
-def change_ratio(norms: dict[str, float], base: Checkpoint) -> float | None:
-    """Size of all changes over the size of the weights that they are added to; None where the base lacks one."""
-    workspace, square = Workspace(), 0.0
-    for module in norms:
-        entry = base.entries.get(f"{module}.weight")
-        if entry is None or not base.has_numbers(entry.name):
-            return None
-        source = Source(base.blocks(entry.name, workspace.block), entry.dtype)
-        square += measure(source, [], entry.numel, workspace).norm ** 2
-    return math.sqrt(sum(norm**2 for norm in norms.values()) / square) if square > 0 else None
+class UnknownChangeError(ValueError):
+    """What an adapter makes of the weights cannot be told. The message says why."""
 
 
-def _scale(adapter: Checkpoint, rank: int) -> float:
-    alpha = adapter.config.get("lora_alpha", rank)
-    if not isinstance(alpha, (int, float)):
-        return 1.0
-    return float(alpha) / (math.sqrt(rank) if adapter.config.get("use_rslora") else rank)
+@dataclass
+class AdapterChange:
+    """What an adapter does.
+
+    Attributes:
+        norm: |scale * B A|_F over all adapted modules; None where it is not known, or nothing is adapted.
+        ratio: of that to the norm of the weights that are adapted.
+        drifts: adapted module to how far its weights are from what they are under each other checkpoint; None for one
+            that does not adapt it.
+        unknown: why there are no drifts; None where there are.
+    """
+
+    norm: float | None = None
+    ratio: float | None = None
+    drifts: dict[str, tuple[Drift | None, ...]] = field(default_factory=dict)
+    unknown: str | None = None
 
 
-def _matrix(checkpoint: Checkpoint, name: str) -> Array | None:
-    """A whole matrix in float64: those of an adapter are small."""
-    entry = checkpoint.entries[name]
-    if len(entry.shape) != 2 or not checkpoint.has_numbers(name):
+def factor_of(name: str) -> str | None:
+    """The module of which a tensor is one of the adapter's two matrices; None for other tensors."""
+    return next((name.removesuffix(end) for pair in PAIRS for end in pair if name.endswith(end)), None)
+
+
+def is_part(name: str) -> bool:
+    """Whether a tensor is a part of adapted weights, and says nothing of them by itself."""
+    return factor_of(name) is not None or name.endswith(KEPT_BASE)
+
+
+def measure_adapter(adapter: Checkpoint, others: Sequence[Checkpoint], base: Checkpoint | None) -> AdapterChange:
+    """What an adapter does.
+
+    Args:
+        adapter: opened.
+        others: what to compare with: adapters of the same base model, or the base model itself.
+        base: the model whose weights are adapted; None where it is not known.
+    """
+    found = AdapterChange()
+    modules = list(dict.fromkeys(module for name in adapter.entries if (module := factor_of(name)) is not None))
+    try:
+        _check(adapter)
+        square = base_square = 0.0
+        for module in modules:
+            own = change_of(adapter, module)
+            square += own.square
+            if base is not None and found.unknown is None:
+                place = _base_weights(adapter, base, module, own)
+                if place is None:
+                    found.unknown = f"the base model holds no weights that fit {module.removeprefix(PREFIX)}"
+                    continue
+                earlier = [_earlier(other, module, own, base) for other in others]
+                weights, found.drifts[module] = _drifts(own, earlier, *place)
+                base_square += weights
+        if modules:
+            found.norm = math.sqrt(square)
+            found.unknown = found.unknown or (NO_BASE if base is None else None)
+        if found.unknown is None and base_square > 0:
+            found.ratio = math.sqrt(square / base_square)
+    except (UnknownChangeError, DamagedFileError) as error:
+        found.norm, found.unknown = None, str(error)
+    if found.unknown is not None:
+        found.drifts.clear()
+    return found
+
+
+def change_of(adapter: Checkpoint, module: str) -> LowRank:
+    """scale * B A of one module, in the order in which the base model stores its weights.
+
+    Raises:
+        UnknownChangeError: its matrices, or its scale, are not to be had.
+        DamagedFileError: the file has become shorter since it was opened.
+    """
+    down_name, up_name = next(
+        ((module + a, module + b) for a, b in PAIRS if module + a in adapter.entries), (module + PAIRS[0][0], "")
+    )
+    down, up = _matrix(adapter, down_name), _matrix(adapter, up_name)
+    if down is None or up is None or up.shape[1] != len(down) or len(down) == 0:
+        raise UnknownChangeError(f"the two matrices of {module.removeprefix(PREFIX)} are not both there, or do not fit")
+    up = up * _scale(adapter.config, module.removeprefix(PREFIX), len(down))
+    if not (np.isfinite(down).all() and np.isfinite(up).all()):
+        raise UnknownChangeError(f"the matrices of {module.removeprefix(PREFIX)} hold NaN or infinity")
+    is_transposed = down_name.endswith(PAIRS[1][0]) or bool(adapter.config.get("fan_in_fan_out"))
+    return LowRank(down.T, up.T) if is_transposed else LowRank(up, down)
+
+
+def _check(adapter: Checkpoint) -> None:
+    """Raises UnknownChangeError for adapters whose effect is another than adding scale * B A to known weights."""
+    config = adapter.config
+    kind, start = config.get("peft_type", "LORA"), config.get("init_lora_weights", True)
+    if kind != "LORA":
+        raise UnknownChangeError(f"adapters of the type {str(kind)[:40]} are not measured")
+    if config.get("use_dora") or any("lora_magnitude_vector" in name for name in adapter.entries):
+        raise UnknownChangeError("DoRA scales the adapted weights once more, which is not measured")
+    if start not in KEEPS_BASE:
+        raise UnknownChangeError(f"init_lora_weights={str(start)[:40]!r} has changed the base model's weights")
+    if any(name.endswith(".lora_B.bias") for name in adapter.entries):
+        raise UnknownChangeError("lora_bias changes the biases too, which is not measured")
+
+
+def _drifts(
+    own: LowRank, earlier: Sequence[LowRank | UnknownChangeError | None], base: Checkpoint, name: str
+) -> tuple[float, tuple[Drift | None, ...]]:
+    """|W|^2 of the base model's weights, and the drift from each earlier change of them."""
+    known = [change for change in earlier if isinstance(change, LowRank)]
+    square, (own_product, *products) = against_weights(base, name, [own, *known])
+    if not math.isfinite(square):
+        raise UnknownChangeError(f"{name} of the base model holds NaN or infinity")
+    own_square = max(0.0, square + 2 * own_product + own.square)
+    product_of = dict(zip(map(id, known), products, strict=True))
+    found: list[Drift | None] = []
+    for change in earlier:
+        if change is None:
+            found.append(None)
+        elif isinstance(change, UnknownChangeError):
+            found.append(Drift(0.0, 0.0, 0.0, 0.0, skipped=1))
+        else:
+            norm_square = max(0.0, square + 2 * product_of[id(change)] + change.square)
+            distance = own.minus(change).square
+            product = (own_square + norm_square - distance) / 2
+            found.append(Drift(math.sqrt(distance), math.sqrt(norm_square), product, math.sqrt(own_square)))
+    return square, tuple(found)
+
+
+def _earlier(other: Checkpoint, module: str, own: LowRank, base: Checkpoint) -> LowRank | UnknownChangeError | None:
+    """What another checkpoint makes of a module's weights; why that is not known; None where it leaves them alone."""
+    if other is base:
+        return LowRank(np.zeros((len(own.left), 1)), np.zeros((1, own.right.shape[1])))
+    if not any(module + end in other.entries for end, _ in PAIRS):
         return None
-    blocks = list(checkpoint.blocks(name, max(1, entry.numel)))
+    try:
+        _check(other)
+        change = change_of(other, module)
+    except (UnknownChangeError, DamagedFileError) as error:
+        return UnknownChangeError(str(error))
+    fits = (len(change.left), change.right.shape[1]) == (len(own.left), own.right.shape[1])
+    return change if fits else None
+
+
+def _base_weights(adapter: Checkpoint, base: Checkpoint, module: str, change: LowRank) -> tuple[Checkpoint, str] | None:
+    """Where the weights lie that a module adapts, and their name.
+
+    PEFT saves adapted embeddings beside their matrices. Some models are saved without the first part of their names.
+    """
+    name = module.removeprefix(PREFIX)
+    for checkpoint, candidate in (
+        (adapter, f"{module}{KEPT_BASE}"),
+        (base, f"{name}.weight"),
+        (base, f"{name.partition('.')[2]}.weight"),
+    ):
+        entry = checkpoint.entries.get(candidate)
+        if entry is not None and checkpoint.has_numbers(candidate) and len(entry.shape) > 1 and entry.numel > 0:
+            rows = entry.shape[0]
+            if (rows, entry.numel // rows) == (len(change.left), change.right.shape[1]):
+                return checkpoint, candidate
+    return None
+
+
+def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
+    alpha = config.get("lora_alpha")
+    patterns = config.get("alpha_pattern")
+    for pattern, value in patterns.items() if isinstance(patterns, Mapping) else ():
+        # PEFT takes it for a regular expression; one of a stranger's is not run.
+        if _LITERAL.fullmatch(pattern) is None:
+            raise UnknownChangeError("alpha_pattern holds regular expressions")
+        plain = pattern.removeprefix("^")
+        if module == plain or (plain == pattern and module.endswith(f".{plain}")):
+            alpha = value
+            break
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not -LARGEST_ALPHA < alpha < LARGEST_ALPHA:
+        raise UnknownChangeError("adapter_config.json gives no lora_alpha")
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _matrix(checkpoint: Checkpoint, name: str) -> Matrix | None:
+    """A whole matrix, as (rows, rest): those of an adapter are small."""
+    entry = checkpoint.entries.get(name)
+    if entry is None or len(entry.shape) < 2 or not checkpoint.has_numbers(name) or entry.numel == 0:
+        return None
+    blocks = list(checkpoint.blocks(name, entry.numel))
     if not blocks:
         return None
-    return decode(blocks[0], entry.dtype, np.empty(entry.numel, np.float32)).reshape(entry.shape).astype(np.float64)
+    values = decode(blocks[0], entry.dtype, np.empty(entry.numel, np.float32))
+    return values.reshape(entry.shape[0], -1).astype(np.float64)

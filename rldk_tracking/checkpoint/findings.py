@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -10,8 +9,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from rldk_tracking.checkpoint.adapter import is_part
 from rldk_tracking.checkpoint.entries import Entry
-from rldk_tracking.checkpoint.integrity import Problem
+from rldk_tracking.checkpoint.integrity import Problem, number_in
 from rldk_tracking.checkpoint.statistics import Drift, TensorStatistics
 from rldk_tracking.metrics.layer_names import layer_of
 
@@ -35,7 +35,10 @@ class Scan:
         nbytes: size of the folder.
         seconds: how long the scan took.
         adapter_norm: of the change that a LoRA adapter makes, None for other checkpoints.
-        adapter_ratio: of that to the weights it changes, where the reference holds them.
+        adapter_ratio: of that to the weights it changes, where the base model's are known.
+        changes: of a LoRA adapter, adapted module to the drifts of its effective weights W + scale * B A, as in
+            `TensorStatistics.drift`.
+        unknown: why nothing is said of how far the effective weights have moved; None where it is known.
         vectors: right singular vectors, to start the next scan from.
     """
 
@@ -50,6 +53,8 @@ class Scan:
     seconds: float = 0.0
     adapter_norm: float | None = None
     adapter_ratio: float | None = None
+    changes: dict[str, tuple[Drift | None, ...]] = field(default_factory=dict)
+    unknown: str | None = None
     vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
 
     @property
@@ -58,30 +63,34 @@ class Scan:
         return [name for name, found in self.tensors.items() if not found.finite]
 
     def drift(self, label: str, layer: str | None = None, *, matrices: bool = False) -> Drift | None:
-        """Of all tensors or of one layer's, from the checkpoint with this label; None without a common tensor.
+        """Of all weights or of one layer's, from the checkpoint with this label; None without a common tensor.
+
+        Of a LoRA adapter those are the effective weights: its two matrices alone can change without them.
 
         With `matrices`, of those with at least two dimensions: the gains of normalisation layers, all near 1, are much
         the same in any two models.
         """
-        if label not in self.compared:
+        if label not in self.compared or self.unknown is not None:
             return None
-        index = self.compared.index(label)
+        at = self.compared.index(label)
+        plain = {name: found.drift for name, found in self.tensors.items() if not is_part(name)}
         parts = [
-            found.drift[index]
-            for name, found in self.tensors.items()
-            if len(found.drift) > index
-            and (layer is None or layer_of(name) == layer)
-            and (not matrices or len(self.entries[name].shape) > 1)
+            drifts[at]
+            for name, drifts in (plain | self.changes).items()
+            if (layer is None or layer_of(name) == layer)
+            and (not matrices or name in self.changes or len(self.entries[name].shape) > 1)
         ]
         known = [part for part in parts if part is not None]
-        if not known:
+        return Drift.of_all(known) if known else None
+
+    def stored(self, label: str, layer: str | None = None) -> Drift | None:
+        """As `drift`, of the tensors as they are stored."""
+        if label not in self.compared:
             return None
-        return Drift(
-            distance=math.sqrt(sum(part.distance**2 for part in known)),
-            norm=math.sqrt(sum(part.norm**2 for part in known)),
-            product=sum(part.product for part in known),
-            own=math.sqrt(sum(part.own**2 for part in known)),
-        )
+        at = self.compared.index(label)
+        parts = [found.drift[at] for name, found in self.tensors.items() if layer is None or layer_of(name) == layer]
+        known = [part for part in parts if part is not None]
+        return Drift.of_all(known) if known else None
 
     def layers(self) -> dict[str, list[TensorStatistics]]:
         """Layer to its tensors, in the order of the file."""
@@ -91,11 +100,12 @@ class Scan:
         return found
 
     def unchanged(self, label: str) -> bool | None:
-        """Whether every tensor is that of the other checkpoint; None where nothing can be compared."""
-        drift = self.drift(label)
-        if drift is None and label not in self.differing:
+        """Whether every element is that of the other checkpoint, NaN where that has NaN; None where nothing can be
+        compared."""
+        stored = self.stored(label)
+        if stored is None and label not in self.differing:
             return None
-        return (drift is None or drift.distance == 0.0) and self.differing.get(label, 0) == 0
+        return (stored is None or stored.same) and self.differing.get(label, 0) == 0
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, without the vectors: JSON-ready, since numbers that are not finite occur nowhere in a scan."""
@@ -107,6 +117,8 @@ class Scan:
             "seconds": self.seconds,
             "adapter_norm": self.adapter_norm,
             "adapter_ratio": self.adapter_ratio,
+            "changes": {module: [_plain(part) for part in parts] for module, parts in self.changes.items()},
+            "unknown": self.unknown,
             "differing": self.differing,
             "problems": [asdict(problem) for problem in self.problems],
             "entries": {
@@ -131,6 +143,8 @@ class Scan:
             seconds=float(record["seconds"]),
             adapter_norm=record["adapter_norm"],
             adapter_ratio=record["adapter_ratio"],
+            changes={module: _drifts(parts) for module, parts in record["changes"].items()},
+            unknown=record["unknown"],
             differing={str(label): int(count) for label, count in record["differing"].items()},
             problems=[Problem(**fields) for fields in record["problems"]],
             entries={
@@ -144,9 +158,16 @@ class Scan:
 def step_of(path: Path) -> int | None:
     """200 for `.../checkpoint-200`, None for other names."""
     prefix, _, number = path.name.rpartition("-")
-    return int(number) if prefix == "checkpoint" and number.isdigit() else None
+    return number_in(number) if prefix == "checkpoint" else None
 
 
 def _statistics(fields: dict[str, Any]) -> TensorStatistics:
-    drift = tuple(None if part is None else Drift(**part) for part in fields["drift"])
-    return TensorStatistics(**{**fields, "drift": drift})
+    return TensorStatistics(**{**fields, "drift": _drifts(fields["drift"])})
+
+
+def _drifts(parts: list[dict[str, Any] | None]) -> tuple[Drift | None, ...]:
+    return tuple(None if part is None else Drift(**part) for part in parts)
+
+
+def _plain(part: Drift | None) -> dict[str, Any] | None:
+    return None if part is None else asdict(part)

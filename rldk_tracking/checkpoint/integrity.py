@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from rldk_tracking.checkpoint.entries import Entry
+from rldk_tracking.checkpoint.files import DamagedFileError, open_regular
 from rldk_tracking.checkpoint.reader import Checkpoint
 from rldk_tracking.metrics.layer_names import layer_of
 
@@ -22,6 +23,10 @@ PROGRESS = ("trainer_state.json",)
 RESUME = {"optimizer": OPTIMIZER, "scheduler": SCHEDULER, "random": RANDOM, "progress": PROGRESS}
 """What a transformers Trainer reads when it resumes, and the names under which it may lie."""
 
+MOST_LAYERS = 10_000
+"""Layers that are named one by one where they are missing."""
+LONGEST_NUMBER = 18
+"""Digits."""
 LEAST_SAVES = 3
 """Saves for which the disk must have room."""
 
@@ -106,18 +111,26 @@ def _promised(checkpoint: Checkpoint) -> list[Problem]:
 def _layers(checkpoint: Checkpoint) -> list[Problem]:
     """Blocks that the configuration promises. Known where the names are numbered and the last file was read."""
     wanted = checkpoint.config.get("num_hidden_layers", checkpoint.config.get("n_layer"))
-    if not isinstance(wanted, int) or checkpoint.is_adapter or checkpoint.missing or checkpoint.damaged:
+    if type(wanted) is not int or checkpoint.is_adapter or checkpoint.missing or checkpoint.damaged:
         return []
     numbered: dict[str, set[int]] = {}
     for name in checkpoint.entries:
         prefix, _, number = layer_of(name).rpartition(".")
-        if number.isdigit():
-            numbered.setdefault(prefix, set()).add(int(number))
+        if (index := number_in(number)) is not None:
+            numbered.setdefault(prefix, set()).add(index)
     if not numbered:
         return []
     prefix = max(numbered, key=lambda key: len(numbered[key]))
-    lost = sorted(set(range(wanted)) - numbered[prefix])
+    there = sum(index < wanted for index in numbered[prefix])
+    if wanted - there > MOST_LAYERS:  # a number that no model has
+        return [Problem("incomplete", prefix, f"{there} of {wanted} layers are there.")]
+    lost = sorted(set(range(wanted)) - numbered[prefix]) if wanted > there else []
     return [Problem("incomplete", f"{prefix}.{n}", f"{prefix}.{n} of {wanted} layers is missing.") for n in lost]
+
+
+def number_in(text: str) -> int | None:
+    """The number that a part of a name is; None for other parts."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= LONGEST_NUMBER else None
 
 
 def _against(checkpoint: Checkpoint, previous: Mapping[str, Entry]) -> list[Problem]:
@@ -151,6 +164,16 @@ def _state(path: Path, resumable: bool | None) -> list[Problem]:
             if resumable:
                 wanted = RESUME[part][0]
                 problems.append(Problem("incomplete", wanted, f"{wanted} is missing: no exact resume is possible."))
-        elif name.endswith((".pt", ".pth", ".bin")) and not zipfile.is_zipfile(path / name):
-            problems.append(Problem("corrupt", name, f"{name} is truncated or no file of torch."))
+        elif name.endswith((".pt", ".pth", ".bin")):
+            problems += _zipped(path / name)
     return problems
+
+
+def _zipped(file: Path) -> list[Problem]:
+    """What is wrong with one of torch's files, as far as its ends tell."""
+    try:
+        with open_regular(file) as stream:
+            whole = zipfile.is_zipfile(stream)
+    except (DamagedFileError, OSError) as error:
+        return [Problem("corrupt", file.name, str(error))]
+    return [] if whole else [Problem("corrupt", file.name, f"{file.name} is truncated or no file of torch.")]

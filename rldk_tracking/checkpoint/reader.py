@@ -6,7 +6,6 @@ does not grow with the model. `.bin` files are pickles: they are opened with `we
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 from collections.abc import Iterator
@@ -16,7 +15,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from rldk_tracking.checkpoint.entries import DamagedFileError, Entry, read_header, read_pickle
+from rldk_tracking.checkpoint.entries import Entry, Pickled, read_header, read_pickle
+from rldk_tracking.checkpoint.files import DamagedFileError, open_regular, read_json
 from rldk_tracking.checkpoint.formats import FLOATING, RAW, Array, itemsize
 
 RELEASE_BYTES = 8 << 20
@@ -56,7 +56,7 @@ class Checkpoint:
     config: dict[str, Any] = field(default_factory=dict)
     _streams: dict[Path, IO[bytes]] = field(default_factory=dict, repr=False)
     _maps: dict[Path, mmap.mmap] = field(default_factory=dict, repr=False)
-    _pickled: dict[str, Array] = field(default_factory=dict, repr=False)
+    _pickled: dict[str, Pickled] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Checkpoint:
@@ -64,6 +64,7 @@ class Checkpoint:
 
         Raises:
             FileNotFoundError: there is no such path, or nothing in it that names weights.
+            ImportError: the weights are pickles, and torch is not installed.
         """
         checkpoint = cls(Path(path))
         checkpoint._find_files()
@@ -102,7 +103,7 @@ class Checkpoint:
         """
         entry = self.entries[name]
         if name in self._pickled:
-            whole = self._pickled[name]
+            whole = self._pickled[name].elements()
             yield from (whole[start : start + elements] for start in range(0, len(whole), elements))
             return
         mapped, stream, size = self._map(entry.file), self._streams[entry.file], itemsize(entry.dtype)
@@ -145,28 +146,36 @@ class Checkpoint:
                 raise FileNotFoundError(f"{self.path} holds no weights: none of {', '.join(CANDIDATES)}.")
             self.files = [self.path / name for name in others]
         elif chosen.endswith(".index.json"):
-            self.promised = {str(k): str(v) for k, v in _json(self.path / chosen).get("weight_map", {}).items()}
+            weights = self._json(chosen).get("weight_map")
+            if isinstance(weights, dict):
+                self.promised = {str(name): str(file) for name, file in weights.items()}
             if not self.promised:
-                self.damaged[chosen] = f"{chosen} is no index of weights."
+                self.damaged.setdefault(chosen, f"{chosen} is no index of weights.")
             # An index is a stranger's text: only names of files beside it are followed.
             self.files = [self.path / name for name in sorted(set(self.promised.values())) if Path(name).name == name]
         else:
             self.files = [self.path / chosen]
         configured = "adapter_config.json" if self.is_adapter else "config.json"
-        self.config = _json(self.path / configured) if configured in names else {}
+        self.config = self._json(configured) if configured in names else {}
+
+    def _json(self, name: str) -> dict[str, Any]:
+        """A JSON object of the folder; empty where it cannot be read, which `damaged` says."""
+        try:
+            return read_json(self.path / name)
+        except (DamagedFileError, OSError) as error:
+            self.damaged[name] = str(error)
+            return {}
 
     def _open_file(self, file: Path) -> dict[str, Entry]:
         if file.suffix != ".safetensors":
             return self._open_pickle(file)
-        stream = self._streams[file] = file.open("rb")
+        stream = self._streams[file] = open_regular(file)
         return read_header(file, stream)
 
     def _open_pickle(self, file: Path) -> dict[str, Entry]:
         found = read_pickle(file)
-        self._pickled.update({name: values for name, (_, _, values) in found.items()})
-        return {
-            name: Entry(name, dtype, shape, file, 0, values.nbytes) for name, (dtype, shape, values) in found.items()
-        }
+        self._pickled.update(found)
+        return {name: Entry(name, tensor.dtype, tensor.shape, file, 0, tensor.nbytes) for name, tensor in found.items()}
 
     def _map(self, file: Path) -> mmap.mmap:
         if file not in self._maps:
@@ -180,12 +189,3 @@ def _release(mapped: mmap.mmap, start: int, stop: int) -> int:
     if last > first and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED, first, last - first)
     return last
-
-
-def _json(file: Path) -> dict[str, Any]:
-    """A JSON object, empty where the file holds none."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}

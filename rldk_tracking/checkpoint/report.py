@@ -1,19 +1,21 @@
-"""What a scan says, as series, as a table of layers and as text; and what several scans say together."""
+"""What a scan says, as series, as a table of layers and as text.
+
+A number of all weights, or of a layer, is left out where one of its elements is not finite.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from rldk_tracking.checkpoint import score
 from rldk_tracking.checkpoint.findings import Scan
+from rldk_tracking.checkpoint.statistics import TensorStatistics
 from rldk_tracking.metrics.statistics import spread
+from rldk_tracking.terminal import printable
 
 GIB = float(1 << 30)
 LAYER_COLUMNS = ("layer", "norm", "largest", "zeros", "not finite", "drift", "cosine", "norm ratio")
-WORSE = 0.1
-"""By how much a score must lie below the best one to count as worse."""
 
 
 def metrics(found: Scan) -> dict[str, float]:
@@ -32,7 +34,7 @@ def metrics(found: Scan) -> dict[str, float]:
     row |= {f"rldk/checkpoint/part/{name}": value for name, value in known.items()}
     if found.tensors:
         row["rldk/checkpoint/nonfinite"] = float(len(found.nonfinite))
-        row["rldk/checkpoint/norm"] = math.sqrt(sum(t.norm**2 for t in found.tensors.values()))
+        row["rldk/checkpoint/norm"] = _norm(list(found.tensors.values()))
         row["rldk/checkpoint/zero_fraction"] = sum(t.zeros * t.count for t in found.tensors.values()) / max(
             1, sum(t.count for t in found.tensors.values())
         )
@@ -48,19 +50,20 @@ def _compared(found: Scan, kinds: Sequence[str]) -> dict[str, float | None]:
         drift = found.drift(label)
         if drift is not None:
             row[f"rldk/checkpoint/{key}"] = drift.relative
-    previous, unchanged = found.drift("previous"), found.unchanged("previous")
+    unchanged, stored = found.unchanged("previous"), found.stored("previous")
     if "previous" in found.compared:
         row["rldk/checkpoint/changed_tensors"] = float(kinds.count("changed"))
-    if unchanged is not None:
+    if unchanged is not None and not (unchanged and stored is not None and stored.skipped):
         row["rldk/checkpoint/unchanged"] = float(unchanged)
+    if unchanged is False:
+        layers = [found.stored("previous", layer) for layer in found.layers()]
+        row["rldk/checkpoint/still_layers"] = float(sum(drift.same for drift in layers if drift is not None))
+    previous = found.drift("previous")
     if previous is None:
         return row
     row["rldk/checkpoint/cosine_previous"] = previous.cosine
     drifts = [found.drift("previous", layer) for layer in found.layers()]
     relative = [drift.relative for drift in drifts if drift is not None]
-    if not unchanged:
-        still = [drift.distance == 0 for drift in drifts if drift is not None]
-        row["rldk/checkpoint/still_layers"] = float(sum(still))
     row |= spread("rldk/checkpoint/layer_drift", [value for value in relative if value is not None], extremes=False)
     ratios = score.norm_ratios(found, "previous").values()
     if ratios:
@@ -69,9 +72,15 @@ def _compared(found: Scan, kinds: Sequence[str]) -> dict[str, float | None]:
     return row
 
 
+def _norm(tensors: Sequence[TensorStatistics]) -> float | None:
+    """Of several tensors as one; None where an element is not finite."""
+    norms = [t.norm for t in tensors if t.norm is not None and t.finite]
+    return math.sqrt(sum(norm**2 for norm in norms)) if len(norms) == len(tensors) else None
+
+
 def layer_rows(found: Scan, label: str = "previous", limit: int | None = None) -> list[list[str | float | None]]:
     """One row for each layer under LAYER_COLUMNS, the worst first: not finite, then norm furthest from what it was,
-    then drift."""
+    then drift. Drift, cosine and norm ratio are of the effective weights, the others of what is stored."""
     ratios = score.norm_ratios(found, label)
 
     def badness(layer: str) -> tuple[float, float, float]:
@@ -88,8 +97,8 @@ def layer_rows(found: Scan, label: str = "previous", limit: int | None = None) -
         rows.append(
             [
                 layer,
-                math.sqrt(sum(t.norm**2 for t in tensors)),
-                max(t.largest for t in tensors),
+                _norm(tensors),
+                max(t.largest or 0.0 for t in tensors) if all(t.finite for t in tensors) else None,
                 sum(t.zeros * t.count for t in tensors) / count,
                 float(sum(t.nan + t.infinite for t in tensors)),
                 None if drift is None else drift.relative,
@@ -110,13 +119,9 @@ def text(found: Scan, label: str = "previous", limit: int = 5) -> str:
         + ("unknown" if total is None else f"{total:.2f}")
         + "".join(f", {name} {value:.4g}" for name, value in known.items()),
     ]
-    for other in found.compared:
-        drift = found.drift(other)
-        if drift is not None and drift.relative is not None:
-            angle = "" if drift.cosine is None else f", cosine {drift.cosine:.6f}"
-            lines.append(f"  {drift.relative:.3g} of its norm away from {other}{angle}")
-    if found.unchanged(label):
-        lines.append(f"  every tensor is that of {label}: nothing was learnt in between")
+    lines += [f"  {line}" for other in found.compared for line in _away(found, other)]
+    if found.unknown is not None:
+        lines.append(f"  how far the adapted weights have moved is not known: {found.unknown}")
     for kind in ("corrupt", "incomplete", "changed", "disk"):
         lines += _first([f"  {kind}: {problem.message}" for problem in found.problems if problem.kind == kind])
     lines += _first([f"  not finite: {name}" for name in found.nonfinite])
@@ -125,45 +130,26 @@ def text(found: Scan, label: str = "previous", limit: int = 5) -> str:
             f"{name} {value:.3g}" for name, value in zip(LAYER_COLUMNS[1:], row[1:], strict=True) if value is not None
         )
         lines.append(f"  {row[0]}: {values}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
+
+
+def _away(found: Scan, other: str) -> list[str]:
+    """How far a checkpoint is from another one."""
+    lines = []
+    drift, stored, unchanged = found.drift(other), found.stored(other), found.unchanged(other)
+    if drift is not None and drift.relative is not None:
+        angle = "" if drift.cosine is None else f", cosine {drift.cosine:.6f}"
+        lines.append(f"{drift.relative:.3g} of its norm away from {other}{angle}")
+    if drift is not None and drift.skipped:
+        lines.append(f"no distance from {other}: {drift.skipped} elements are not finite here or there")
+    if unchanged:
+        learnt = ": nothing was learnt in between" if stored is None or not stored.skipped else ""
+        lines.append(f"every tensor is that of {other}{learnt}")
+    if drift is None and unchanged is None and found.unknown is None and found.tensors:
+        lines.append(f"no tensor in common with {other}: nothing is compared")
+    return lines
 
 
 def _first(lines: list[str], limit: int = 5) -> list[str]:
     rest = len(lines) - limit
     return lines if rest <= 1 else [*lines[:limit], f"  ... and {rest} more"]
-
-
-@dataclass(frozen=True, slots=True)
-class Trend:
-    """What a series of checkpoints says.
-
-    Attributes:
-        best: step of the highest score, the latest of several.
-        latest: step of the last one.
-        worse_since: the first step of the last uninterrupted stretch of scores more than WORSE below the best before
-            it; None where the latest is not worse.
-        keep: steps worth keeping: the best, the latest, and the last one before it got worse.
-    """
-
-    best: int
-    latest: int
-    worse_since: int | None
-    keep: tuple[int, ...]
-
-
-def trend(scores: Mapping[int, float]) -> Trend | None:
-    """Of the scores by step; None without one."""
-    if not scores:
-        return None
-    steps = sorted(scores)
-    best = max(steps, key=lambda step: (scores[step], step))
-    worse_since: int | None = None
-    last_good = steps[0]
-    highest = -math.inf
-    for step in steps:
-        if scores[step] < highest - WORSE:
-            worse_since = step if worse_since is None else worse_since
-        else:
-            worse_since, last_good = None, step
-        highest = max(highest, scores[step])
-    return Trend(best, steps[-1], worse_since, tuple(sorted({best, steps[-1], last_good})))

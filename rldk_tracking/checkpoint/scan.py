@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
+import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rldk_tracking.checkpoint import integrity
-from rldk_tracking.checkpoint.adapter import change_norms, change_ratio
-from rldk_tracking.checkpoint.entries import DamagedFileError, Entry
+from rldk_tracking.checkpoint.adapter import PREFIX, measure_adapter
+from rldk_tracking.checkpoint.entries import Entry
+from rldk_tracking.checkpoint.files import DamagedFileError, open_regular
 from rldk_tracking.checkpoint.findings import Level, Scan, step_of
 from rldk_tracking.checkpoint.integrity import Problem
 from rldk_tracking.checkpoint.reader import Checkpoint
@@ -41,6 +42,7 @@ def scan(
 
     Raises:
         FileNotFoundError: there are no weights at `path`. A checkpoint to compare with that is gone is left out.
+        ImportError: the weights are pickles, and torch is not installed.
     """
     began = time.perf_counter()
     found = Scan(Path(path), step_of(Path(path)))
@@ -54,7 +56,7 @@ def scan(
             found.nbytes = integrity.folder_bytes(found.path)
             if level != "light":
                 if checkpoint.is_adapter:
-                    _measure_adapter(found, checkpoint, others[labels["reference"]] if "reference" in labels else None)
+                    _measure_adapter(found, checkpoint, others, labels.get("reference"))
                 _measure_all(found, checkpoint, others, level, vectors or {})
                 _compare_all(found, checkpoint, {label: others[at] for label, at in labels.items()})
         finally:
@@ -62,16 +64,28 @@ def scan(
                 other.close()
         for name, statistics in found.tensors.items():
             found.tensors[name] = replace(statistics, drift=tuple(statistics.drift[at] for at in labels.values()))
+        found.changes = {
+            module: tuple(drifts[at] for at in labels.values()) for module, drifts in found.changes.items()
+        }
     found.seconds = time.perf_counter() - began
     return found
 
 
 def load_vectors(file: Path | None) -> dict[str, NDArray[np.float32]]:
-    """What `save_vectors` wrote; empty where there is no such file."""
+    """What `save_vectors` wrote; empty where there is no such file.
+
+    Raises:
+        DamagedFileError: the file is something else.
+        OSError: it cannot be read.
+    """
     if file is None or not file.exists():
         return {}
-    with np.load(file, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    with open_regular(file) as stream:
+        try:
+            archive = np.load(stream, allow_pickle=False)
+            return {name: archive[name].astype(np.float32) for name in archive.files}
+        except (ValueError, TypeError, AttributeError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            raise DamagedFileError(f"{file} holds no singular vectors.") from error
 
 
 def save_vectors(file: Path, vectors: Mapping[str, NDArray[np.float32]]) -> None:
@@ -90,7 +104,7 @@ def _open_others(against: Mapping[str, str | os.PathLike[str]]) -> tuple[dict[st
         if resolved not in positions:
             try:
                 opened.append(Checkpoint.open(resolved))
-            except FileNotFoundError:
+            except (OSError, ImportError):
                 continue
             positions[resolved] = len(opened) - 1
         labels[label] = positions[resolved]
@@ -110,7 +124,8 @@ def _measure_all(
     for name, entry in checkpoint.entries.items():
         if entry.file.name in broken or not checkpoint.has_numbers(name):
             continue
-        sources = [_source(other, name, workspace) if _comparable(other, name, entry) else None for other in others]
+        matches = [(other, _counterpart(other, name, entry)) for other in others]
+        sources = [None if match is None else _source(other, match, workspace) for other, match in matches]
         try:
             statistics = measure(_source(checkpoint, name, workspace), sources, entry.numel, workspace)
             if level == "full":
@@ -139,21 +154,28 @@ def _compare_all(found: Scan, checkpoint: Checkpoint, others: Mapping[str, Check
             found.differing[label] = found.differing.get(label, 0) + (not equal)
 
 
-def _measure_adapter(found: Scan, checkpoint: Checkpoint, base: Checkpoint | None) -> None:
-    """What a LoRA adapter adds, and how much that is of the weights that it is added to."""
-    norms = change_norms(checkpoint)
-    if norms:
-        found.adapter_norm = math.sqrt(sum(norm**2 for norm in norms.values()))
-        found.adapter_ratio = None if base is None else change_ratio(norms, base)
+def _measure_adapter(found: Scan, adapter: Checkpoint, others: list[Checkpoint], reference: int | None) -> None:
+    """What an adapter makes of the weights, where the reference is the model that it was made for."""
+    base = None if reference is None or others[reference].is_adapter else others[reference]
+    change = measure_adapter(adapter, others, base)
+    found.adapter_norm, found.adapter_ratio = change.norm, change.ratio
+    found.changes, found.unknown = change.drifts, change.unknown
 
 
 def _source(checkpoint: Checkpoint, name: str, workspace: Workspace) -> Source:
     return Source(checkpoint.blocks(name, workspace.block), checkpoint.entries[name].dtype)
 
 
-def _comparable(other: Checkpoint, name: str, entry: Entry) -> bool:
-    before = other.entries.get(name)
-    return before is not None and before.shape == entry.shape and other.has_numbers(name)
+def _counterpart(other: Checkpoint, name: str, entry: Entry) -> str | None:
+    """The name of the same tensor in another checkpoint; None where that has none, or one of another shape.
+
+    A model's names are those of the layers that an adapter saves whole, without PEFT's prefix.
+    """
+    for candidate in (name, name.removeprefix(PREFIX)):
+        before = other.entries.get(candidate)
+        if before is not None and before.shape == entry.shape and other.has_numbers(candidate):
+            return candidate
+    return None
 
 
 def _with_spectrum(

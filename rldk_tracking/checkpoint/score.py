@@ -9,12 +9,14 @@
 | balanced | no layer's norm has changed | some layer's norm has changed beyond all bounds |
 
 `similar` is the cosine, `balanced` the smallest ratio of a layer's two norms: a layer at 100 times its norm gives 0.01.
+Both are of the effective weights where an adapter was saved, so that they compare with those of full training.
 A part that cannot be known is left out, and without a part there is no score.
+
+The score says whether a checkpoint can be used and fits the one before it. How good the policy is it does not know.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from rldk_tracking.checkpoint.findings import Scan
@@ -40,6 +42,12 @@ def parts(found: Scan) -> dict[str, float]:
     return known
 
 
+def is_usable(found: Scan) -> bool:
+    """Whether it was read whole, lacks nothing and holds numbers only. What was not read is not known to be usable."""
+    known = parts(found)
+    return known["intact"] == known["complete"] == known.get("finite") == 1.0
+
+
 def score(known: dict[str, float]) -> float | None:
     """The lowest part, None without any."""
     return min(known.values(), default=None)
@@ -55,10 +63,11 @@ def verdict(found: Scan) -> Literal["healthy", "warning", "critical"]:
 
 
 def norm_ratios(found: Scan, label: str) -> dict[str, float]:
-    """Layer to its norm over what it was in the other checkpoint; layers that were zero there have none."""
+    """Layer to its norm over what it was in the other checkpoint; layers that were zero there, or that hold what
+    is no number in one of the two, have none."""
     ratios = {}
     for layer in found.layers():
         drift = found.drift(label, layer)
-        if drift is not None and drift.norm > 0 and math.isfinite(drift.own):
-            ratios[layer] = drift.own / drift.norm
+        if drift is not None and drift.norm_ratio is not None:
+            ratios[layer] = drift.norm_ratio
     return ratios

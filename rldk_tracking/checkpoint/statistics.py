@@ -27,28 +27,51 @@ SMALL = 1 << 14
 class Drift:
     """How far a tensor is from the same tensor of another checkpoint.
 
+    Elements that are not finite have no distance, so that nothing is said of how far a tensor with one of them is.
+
     Attributes:
         distance: |a - b|, Euclidean, over elements finite in both.
-        norm: |b|.
-        product: the inner product of a and b.
-        own: |a| over the same elements.
+        norm: |b| over the same elements.
+        product: the inner product of a and b, likewise.
+        own: |a|, likewise.
+        skipped: elements that are NaN or infinite in a or b.
+        same: whether every element is that of the other, NaN where the other is NaN.
     """
 
     distance: float
     norm: float
     product: float
     own: float
+    skipped: int = 0
+    same: bool = False
 
     @property
     def relative(self) -> float | None:
-        """|a - b| / |b|; None where b is zero."""
-        return self.distance / self.norm if self.norm > 0 else None
+        """|a - b| / |b|; None where b is zero, or where some element is not finite."""
+        return self.distance / self.norm if self.norm > 0 and self.skipped == 0 else None
 
     @property
     def cosine(self) -> float | None:
-        """Of the angle between a and b; None where one of them is zero."""
+        """Of the angle between a and b; None where one of them is zero, or some element is not finite."""
         scale = self.norm * self.own
-        return max(-1.0, min(1.0, self.product / scale)) if scale > 0 else None
+        return max(-1.0, min(1.0, self.product / scale)) if scale > 0 and self.skipped == 0 else None
+
+    @property
+    def norm_ratio(self) -> float | None:
+        """|a| / |b|; None where b is zero, or where some element is not finite."""
+        return self.own / self.norm if self.norm > 0 and self.skipped == 0 else None
+
+    @classmethod
+    def of_all(cls, parts: Sequence[Drift]) -> Drift:
+        """Of several tensors taken as one."""
+        return cls(
+            distance=math.sqrt(sum(part.distance**2 for part in parts)),
+            norm=math.sqrt(sum(part.norm**2 for part in parts)),
+            product=sum(part.product for part in parts),
+            own=math.sqrt(sum(part.own**2 for part in parts)),
+            skipped=sum(part.skipped for part in parts),
+            same=all(part.same for part in parts),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +80,9 @@ class TensorStatistics:
 
     Attributes:
         count: elements, the others too.
-        norm: Euclidean.
+        norm: Euclidean; None where no element of those that there are is finite.
         mean, std: None without a finite element; std divides by n.
-        largest: max |element|, 0 without one.
+        largest: max |element|; None without a finite element.
         zeros: share of elements that are exactly 0.
         nan, infinite: how many elements are NaN, and how many infinite.
         drift: one for each other checkpoint, None where that lacks the tensor or has another shape.
@@ -68,10 +91,10 @@ class TensorStatistics:
     """
 
     count: int
-    norm: float
+    norm: float | None
     mean: float | None
     std: float | None
-    largest: float
+    largest: float | None
     zeros: float
     nan: int = 0
     infinite: int = 0
@@ -86,7 +109,7 @@ class TensorStatistics:
 
     def with_spectrum(self, largest: float) -> TensorStatistics:
         """The same with its largest singular value."""
-        stable_rank = (self.norm / largest) ** 2 if largest > 0 else None
+        stable_rank = (self.norm / largest) ** 2 if self.norm is not None and largest > 0 else None
         return replace(self, spectral_norm=largest, stable_rank=stable_rank)
 
 
@@ -132,22 +155,31 @@ class _Pair:
     distance: float = 0.0
     own: float = 0.0
     other: float = 0.0
+    skipped: int = 0
+    same: bool = True
 
     def add(self, values: Array, square: float, other: Array, workspace: Workspace, exact: bool) -> None:
         """A block of each; `square` is |values|^2. Not `exact` where some element was not a number."""
         norm = float(np.dot(other, other))
         if not exact or not math.isfinite(norm):
+            self.same = self.same and np.array_equal(values, other, equal_nan=True)
             finite = np.isfinite(values) & np.isfinite(other)
+            self.skipped += len(finite) - int(np.count_nonzero(finite))
             values, other = np.where(finite, values, 0.0).astype(float), np.where(finite, other, 0.0).astype(float)
             square, norm = float(np.dot(values, values)), float(np.dot(other, other))
-        self.distance += workspace.squared_distance(values, other)
+        distance = workspace.squared_distance(values, other)
+        if self.same:  # the square of a small difference may be 0 in float32
+            self.same = distance == 0.0 and np.array_equal(values, other)
+        self.distance += distance
         self.own += square
         self.other += norm
 
     def drift(self) -> Drift:
         """2 ab = a^2 + b^2 - (a - b)^2, exact enough: what cancels is what makes the cosine 0."""
         product = (self.own + self.other - self.distance) / 2
-        return Drift(math.sqrt(self.distance), math.sqrt(self.other), product, math.sqrt(self.own))
+        return Drift(
+            math.sqrt(self.distance), math.sqrt(self.other), product, math.sqrt(self.own), self.skipped, self.same
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,10 +241,10 @@ def _result(
     std = None if mean is None else math.sqrt(max(0.0, squares / finite - mean**2))
     return TensorStatistics(
         count=count,
-        norm=math.sqrt(squares),
+        norm=math.sqrt(squares) if finite or count == 0 else None,
         mean=mean,
         std=std,
-        largest=largest,
+        largest=largest if finite else None,
         zeros=zeros / count if count else 0.0,
         nan=nan,
         infinite=infinite,

@@ -9,15 +9,20 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rldk_tracking.checkpoint.findings import Scan
+    from rldk_tracking.checkpoint.trend import Best
 
 HEALTHY, WARNING, CRITICAL, UNREADABLE = range(4)
 """Exit codes."""
+UNREADABLE_BECAUSE = (OSError, ValueError, ImportError, MemoryError, RecursionError)
+"""What stands between us and a folder: not there, damaged, a pickle without torch, or made to be too large."""
+MEASURES = {"rldk/eval/reward": "reward of the evaluations", "rldk/reward/mean": "reward"}
+"""Series by which a policy is better, and what they are called."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,24 +44,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Scan and print. Returns 0 healthy, 1 warning, 2 critical, 3 nothing to read."""
+    """Scan and print. Returns 0 healthy, 1 warning, 2 critical, 3 where a path that was named cannot be read."""
     # Blocks are too small to be worth dividing among threads.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     if arguments.nice and hasattr(os, "nice"):
         os.nice(10)
     from rldk_tracking.checkpoint.score import verdict
+    from rldk_tracking.terminal import printable
 
-    paths = checkpoints_in(arguments.path)
     scans: list[Scan] = []
-    for number, path in enumerate(paths, start=1):
-        if len(paths) > 1:
-            print(f"[{number}/{len(paths)}] {path.name}", file=sys.stderr)
-        try:
+    try:
+        for path in (arguments.previous, arguments.first, arguments.reference):
+            if path is not None:
+                _check_comparison(path)
+        paths = checkpoints_in(arguments.path)
+        for number, path in enumerate(paths, start=1):
+            if len(paths) > 1:
+                print(f"[{number}/{len(paths)}] {printable(path.name)}", file=sys.stderr)
             scans.append(_scan_one(path, arguments, scans))
-        except FileNotFoundError as error:
-            print(error, file=sys.stderr)
-            return UNREADABLE
+    except UNREADABLE_BECAUSE as error:
+        print(printable(str(error) or type(error).__name__), file=sys.stderr)
+        return UNREADABLE
     _print(scans, arguments)
     return max({"healthy": HEALTHY, "warning": WARNING, "critical": CRITICAL}[verdict(found)] for found in scans)
 
@@ -67,6 +76,16 @@ def checkpoints_in(path: Path) -> list[Path]:
 
     found = {step: child for child in path.glob("checkpoint-*") if (step := step_of(child)) is not None}
     return [found[step] for step in sorted(found)] or [path]
+
+
+def _check_comparison(path: Path) -> None:
+    """Raises FileNotFoundError or ValueError where there is nothing at a path that the user named to compare with."""
+    from rldk_tracking.checkpoint.reader import Checkpoint
+
+    with Checkpoint.open(path) as checkpoint:
+        problems = [*checkpoint.damaged.values(), *(f"{name} is missing." for name in checkpoint.missing)]
+    if problems:
+        raise ValueError(f"{path} cannot be compared with: {problems[0]}")
 
 
 def _scan_one(path: Path, arguments: argparse.Namespace, before: Sequence[Scan]) -> Scan:
@@ -89,7 +108,7 @@ def _scan_one(path: Path, arguments: argparse.Namespace, before: Sequence[Scan])
 
 
 def _print(scans: Sequence[Scan], arguments: argparse.Namespace) -> None:
-    from rldk_tracking.checkpoint.report import metrics, text, trend
+    from rldk_tracking.checkpoint.report import metrics, text
     from rldk_tracking.checkpoint.score import verdict
 
     if arguments.format == "json":
@@ -101,8 +120,50 @@ def _print(scans: Sequence[Scan], arguments: argparse.Namespace) -> None:
     for found in scans:
         print(text(found, limit=arguments.layers))
         print(f"  verdict: {verdict(found)}")
-    scores = {found.step: metrics(found).get("rldk/checkpoint/score") for found in scans}
-    told = trend({step: value for step, value in scores.items() if step is not None and value is not None})
-    if told is not None and len(scans) > 1:
-        worse = "" if told.worse_since is None else f", worse since step {told.worse_since}"
-        print(f"best: step {told.best}, latest: step {told.latest}{worse}; keep {', '.join(map(str, told.keep))}")
+    steps = {found.step: found for found in scans if found.step is not None}
+    if len(steps) > 1:
+        print(_together(arguments.path, steps))
+
+
+def _together(folder: Path, scans: Mapping[int, Scan]) -> str:
+    """One line on the checkpoints of a run."""
+    from rldk_tracking.checkpoint.score import is_usable, parts, score
+    from rldk_tracking.checkpoint.trend import trend
+    from rldk_tracking.terminal import printable
+
+    usable = {step for step, found in scans.items() if is_usable(found)}
+    scores = {step: total for step, found in scans.items() if (total := score(parts(found))) is not None}
+    found = trend(scores, usable, _best(folder, scans, usable))
+    if found is None:
+        return "no checkpoint could be judged"
+    best = "best: not known (no reward, evaluation or best_metric of the run lies here)"
+    if found.best is not None:
+        best = f"best: step {found.best} by {found.by}"
+    worse = "" if found.worse_since is None else f", worse since step {found.worse_since}"
+    keep = ", ".join(map(str, found.keep)) or "none of them: each lacks something, holds NaN, or was not read"
+    return printable(f"{best}; latest: step {found.latest}{worse}; keep {keep}")
+
+
+def _best(folder: Path, scans: Mapping[int, Scan], usable: Collection[int]) -> Best | None:
+    """The best policy: as the trainer says, by the reward in evaluations, or by that in training."""
+    from rldk_tracking.checkpoint.files import DamagedFileError, read_json
+    from rldk_tracking.checkpoint.trend import best_by, best_of_trainer, between_saves
+    from rldk_tracking.history.reading import read
+    from rldk_tracking.history.run_history import UnreadableSourceError
+
+    try:
+        best = best_of_trainer(read_json(scans[max(scans)].path / "trainer_state.json"), usable)
+    except (OSError, DamagedFileError):
+        best = None
+    if best is not None:
+        return best
+    try:
+        entries = read(folder).entries
+    except (OSError, UnreadableSourceError):
+        return None
+    for key, name in MEASURES.items():
+        rows = [(entry.step, entry.row[key]) for entry in entries if key in entry.row]
+        best = best_by(f"the mean {name} since the checkpoint before,", between_saves(rows, scans), usable)
+        if best is not None:
+            return best
+    return None

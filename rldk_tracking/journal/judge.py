@@ -55,21 +55,28 @@ class Judge:
             logger.warning("rldk: the checkpoint's state is not taken over, judging starts afresh: %s", error)
 
     def row(self, step: int, row: dict[str, float]) -> int:
-        """Judge a row, which gets the scores, and write both. Returns the flags; an empty row asks for nothing."""
+        """Judge a row, which gets the scores, and write both. Returns the flags; an empty row asks for nothing.
+
+        What has become known of an earlier step gets no scores: they are those of the present one.
+        """
         if not row:
             return 0
         publisher, engine = self._publisher, self.engine
         publisher.join()
-        row.update(publisher.health())
+        is_late = publisher.latest[0] is not None and step < publisher.latest[0]
+        if not is_late:
+            row.update(publisher.health())
         alerts = engine.update(step, row)
         firing = engine.firing
-        row.update(engine.scores())
-        row.update(Judged.by(engine).coverage.row())
-        row["rldk/alerts/firing"] = float(len(firing))
-        row.update(self._limits)
+        if not is_late:
+            row.update(engine.scores())
+            row.update(Judged.by(engine).coverage.row())
+            row["rldk/alerts/firing"] = float(len(firing))
+            row.update(self._limits)
         unsent = publisher.row(step, row, alerts)
         severities = {alert.severity for alert in firing}
-        publisher.status(next((s for s in ("critical", "warning") if s in severities), "running"), step)
+        at = publisher.latest[0] if is_late else step
+        publisher.status(next((s for s in ("critical", "warning") if s in severities), "running"), at or step)
         new = [alert for alert in alerts if alert.step == step]  # the others are there, with fewer consequences
         flags = self._act(new, [alert for alert in unsent if alert.step == step]) if new else 0
         return flags | (STOP if self.stop is not None else 0)

@@ -75,10 +75,9 @@ class Publisher:
         self._in_process: list[tuple[Tracker, int]] = []
         self._resumed_at: int | None = None
         self._sent: list[Destination] = []
-        self._status = ""
         self._run_rules: Mapping[str, Mapping[str, Any]] = {}
-        self._is_open = False
         self._trainings = Trainings()
+        self._status, self._is_open = "", False
 
     def open(
         self,
@@ -197,7 +196,8 @@ class Publisher:
             self._has_said_no_run = True
             say_no_run(self._joining, None if self.journal is None else self.journal.path)
         earlier = self.latest[1] if self.latest[0] == step else {}
-        self.latest = (step, earlier | dict(row))
+        if self.latest[0] is None or step >= self.latest[0]:  # otherwise it became known late
+            self.latest = (step, earlier | dict(row))
         row = news_of(row, earlier)
         alerts = [alert for alert in alerts if self.journal is None or self.journal.earlier.is_news(alert)]
         for alert in alerts:

@@ -46,7 +46,7 @@ KEYS = (
         "rldk/checkpoint/unchanged",
         "1",
         "1 where nothing differs from the previous checkpoint.",
-        "all tensors compared",
+        "all elements compared, as they are stored",
         "checkpoint",
         "lower",
     ),
@@ -71,29 +71,30 @@ KEYS = (
     Key(
         "rldk/checkpoint/drift",
         "1",
-        "How far the weights have moved since the first checkpoint.",
-        "|W - W_first| / |W_first|",
+        "How far the weights have moved since the first checkpoint. With LoRA these are the effective weights, and "
+        "like all distances it is absent where the base model is not known or an element is not finite.",
+        "|W - W_first| / |W_first|; LoRA: W = W_base + scale B A of the adapted modules",
         "checkpoint",
     ),
     Key(
         "rldk/checkpoint/drift_previous",
         "1",
         "How far the weights have moved since the previous checkpoint; 0 where nothing was learnt.",
-        "|W - W_previous| / |W_previous|",
+        "|W - W_previous| / |W_previous|, W as for drift",
         "checkpoint",
     ),
     Key(
         "rldk/checkpoint/drift_reference",
         "1",
         "How far the weights are from the reference model's.",
-        "|W - W_reference| / |W_reference|",
+        "|W - W_reference| / |W_reference|, W as for drift",
         "checkpoint",
     ),
     Key(
         "rldk/checkpoint/cosine_previous",
         "1",
         "Near 1 the weights point where they pointed before.",
-        "cosine of all weights with the previous checkpoint's",
+        "cosine of all weights with the previous checkpoint's, W as for drift",
         "checkpoint",
         "higher",
     ),
@@ -102,7 +103,7 @@ KEYS = (
             f"rldk/checkpoint/layer_drift/{stat}",
             "1",
             "How far a layer has moved since the previous checkpoint.",
-            f"{name} over layers",
+            f"{name} over layers without NaN, W as for drift",
             "checkpoint",
         )
         for stat, name in NORM_QUANTILES
@@ -112,7 +113,7 @@ KEYS = (
             f"rldk/checkpoint/layer_norm_ratio_{stat}",
             "1",
             "How much a layer has grown since the previous checkpoint.",
-            f"{name} over layers of |W| / |W_previous|",
+            f"{name} over layers without NaN of |W| / |W_previous|, W as for drift",
             "checkpoint",
         )
         for stat, name in EXTREMES
@@ -122,12 +123,18 @@ KEYS = (
             f"rldk/checkpoint/stable_rank/{stat}",
             "1",
             "How many directions a weight matrix spreads over.",
-            f"{name} over matrices of |W|_F^2 / |W|_2^2",
+            f"{name} over matrices without NaN, as they are stored, of |W|_F^2 / |W|_2^2",
             "checkpoint",
         )
         for stat, name in NORM_QUANTILES
     ),
-    Key("rldk/checkpoint/norm", "1", "Size of the saved weights.", "Euclidean norm", "checkpoint"),
+    Key(
+        "rldk/checkpoint/norm",
+        "1",
+        "Size of the saved tensors, of a LoRA adapter its two matrices; absent where one holds NaN or an infinity.",
+        "Euclidean norm",
+        "checkpoint",
+    ),
     Key("rldk/checkpoint/zero_fraction", "1", "Share of the saved weights that are 0.", "share", "checkpoint"),
     Key("rldk/checkpoint/scan_seconds", "s", "Time that reading took.", "wall time", "checkpoint", "lower", "max"),
     Key("rldk/checkpoint/size_gib", GIB, "Size on disk.", "sum over files", "checkpoint", "none", "max"),
@@ -141,7 +148,7 @@ KEYS = (
     Key(
         "rldk/checkpoint/adapter_ratio",
         "1",
-        "The same against the weights that it is added to, where the base model is a local folder.",
+        "The same against the weights that it is added to, where the base model was loaded from this disk.",
         "|scale B A|_F / |W|_F",
         "checkpoint",
     ),
@@ -153,6 +160,15 @@ KEYS = (
         "checkpoint",
         "none",
         "max",
+    ),
+    Key(
+        "rldk/checkpoint/scanned",
+        "1",
+        "1 where this checkpoint was looked at, 0 where it was not: deleted too soon, without weights, or not in time.",
+        "0 or 1",
+        "checkpoint",
+        "higher",
+        "min",
     ),
     Key(
         "rldk/checkpoint/room_for_saves",

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rldk_tracking.arguments import flag, folder, number, word
-from rldk_tracking.checkpoint import report
+from rldk_tracking.checkpoint.findings import LEVELS
+from rldk_tracking.checkpoint.trend import Trend
 from rldk_tracking.metrics.view import Snapshot, of
 from rldk_tracking.monitors.base import Monitor
 from rldk_tracking.probes.base import Probe
@@ -46,8 +47,11 @@ class CheckpointMonitor(Monitor):
             `name_or_path`, where that is a folder.
         keep_weights: where `save_total_limit` deletes checkpoints, keep the weights (not the optimizer's state) of the
             first and of the one before, until training ends. Without them the drift from those ends too.
-        close_timeout: seconds to wait at the end of the training for the last scan.
+        close_timeout: seconds to wait at the end of the training for the last scans.
         options: as for `Monitor`.
+
+    Raises:
+        TypeError, ValueError: no such level; no model at `reference`, a folder or one that was downloaded.
     """
 
     def __init__(
@@ -62,7 +66,7 @@ class CheckpointMonitor(Monitor):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        word("level", level, ("light", "standard", "full"))
+        word("level", level, LEVELS)
         flag("enable_parameter_analysis", enable_parameter_analysis)
         flag("enable_gradient_analysis", enable_gradient_analysis)
         self.level: Literal["light", "standard", "full"] = level if enable_parameter_analysis else "light"
@@ -70,6 +74,7 @@ class CheckpointMonitor(Monitor):
         self.keep_weights = flag("keep_weights", keep_weights)
         self.close_timeout = number("close_timeout", close_timeout, low=0)
         self._optimizer_level = level if enable_gradient_analysis else None
+        self.make_probes()  # raises now, not in training, for what cannot be
 
     def make_probes(self) -> Sequence[Probe]:
         probe = CheckpointProbe(
@@ -98,6 +103,6 @@ class CheckpointMonitor(Monitor):
         return {} if self._probe is None else dict(self._probe.scores)
 
     @property
-    def trend(self) -> report.Trend | None:
+    def trend(self) -> Trend | None:
         """Which checkpoint is the best, which to keep, since when it got worse; None before the first scan."""
-        return report.trend(self.history)
+        return None if self._probe is None else self._probe.trend

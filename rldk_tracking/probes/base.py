@@ -115,6 +115,11 @@ class Probe:
     def saved(self, step: int) -> None:
         """A checkpoint was written."""
 
+    def late_rows(self) -> Mapping[int, Mapping[str, float]]:
+        """Step to what has become known of it since its row was written, once; on rank 0. Asked for at each step, and
+        after `end`."""
+        return {}
+
     def end(self) -> Mapping[str, float]:
         """Training is over: take out what was installed. What is returned was known only now."""
         return {}
@@ -225,10 +230,22 @@ class ProbeSet:
             with self._shield.at(f"{type(probe).__name__} at a save"):
                 probe.saved(step)
 
-    def end(self) -> dict[str, float]:
-        """Take out what was installed; returns what was known only now."""
-        found: dict[str, float] = {}
+    def late_rows(self) -> dict[int, dict[str, float]]:
+        """What has become known of steps whose rows were written, in the order of the steps."""
+        found: dict[int, dict[str, float]] = {}
+        for probe in self._probes:
+            with self._shield.at(f"{type(probe).__name__} of earlier steps"):
+                for step, row in probe.late_rows().items():
+                    found.setdefault(step, {}).update(row)
+        return dict(sorted(found.items()))
+
+    def end(self, step: int) -> dict[int, dict[str, float]]:
+        """Take out what was installed; returns rows of what was known only now, `step` being the last one."""
+        last: dict[str, float] = {}
         for probe in self._probes:
             with self._shield.at(f"{type(probe).__name__} at train end"):
-                found.update(probe.end())
-        return found
+                last.update(probe.end())
+        rows = self.late_rows()
+        if last:
+            rows[step] = rows.get(step, {}) | last
+        return dict(sorted(rows.items()))

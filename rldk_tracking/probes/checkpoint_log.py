@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rldk_tracking.charts.heatmap import heatmap_svg
@@ -12,15 +12,15 @@ from rldk_tracking.checkpoint import report, score
 from rldk_tracking.checkpoint.findings import Scan
 from rldk_tracking.checkpoint.integrity import disk
 from rldk_tracking.probes.base import Publish
+from rldk_tracking.terminal import printable
 
 logger = logging.getLogger(__name__)
 
+SCANNED = "rldk/checkpoint/scanned"
 WORST_LAYERS = 20
 """Rows of the table of layers."""
 PROBLEMS = 10
 """Problems of one checkpoint that are logged."""
-COUNTS = tuple(f"rldk/checkpoint/{name}" for name in ("corrupt", "incomplete", "nonfinite", "unchanged"))
-"""What must not go unseen because the next scan is finished too."""
 HISTORY = tuple(
     f"rldk/checkpoint/{name}"
     for name in (
@@ -49,48 +49,60 @@ class CheckpointLog:
 
     Attributes:
         scores: step to score.
+        usable: steps of those that were read whole, lack nothing and hold numbers only.
         values: the latest value of each key.
     """
 
     def __init__(self, publish: Publish, args: Any) -> None:
         self._publish, self._args = publish, args
         self.scores: dict[int, float] = {}
+        self.usable: set[int] = set()
         self.values: dict[str, float] = {}
+        self._said_unknown = False
         self._history: list[list[Any]] = []
         self._drifts: dict[int, dict[str, float]] = {}
 
-    def log_all(self, scans: Sequence[Scan]) -> dict[str, float]:
-        """One row for what ended since the last one: the latest scan's numbers, with the worst counts of all."""
-        row: dict[str, float] = {}
-        for found in scans:
-            metrics = self.log(found)
-            row = metrics | {key: max(row.get(key, 0.0), metrics.get(key, 0.0)) for key in COUNTS if key in row}
-        return row
+    def log_unscanned(self, step: int) -> dict[str, float]:
+        """The row of a checkpoint that was not looked at."""
+        self._add_to_history(step, {})
+        return {"rldk/checkpoint/step": float(step), SCANNED: 0.0}
 
     def log(self, found: Scan) -> dict[str, float]:
         """The row of one checkpoint; its tables and pictures are published at once."""
         step = found.step or 0
-        metrics = report.metrics(found) | {"rldk/checkpoint/step": float(step)} | self._room(found)
+        metrics = report.metrics(found) | {"rldk/checkpoint/step": float(step), SCANNED: 1.0} | self._room(found)
         self.values.update(metrics)
+        if score.is_usable(found):
+            self.usable.add(step)
         if "rldk/checkpoint/score" in metrics:
             self.scores[step] = metrics["rldk/checkpoint/score"]
+        if found.unknown is not None and not self._said_unknown:
+            self._said_unknown = True
+            logger.warning(
+                "rldk: how far the adapted weights have moved is not known: %s. The drift, cosine and norm ratios of "
+                "rldk/checkpoint are left out.",
+                printable(found.unknown),
+            )
         for problem in found.problems[:PROBLEMS]:
-            logger.warning("rldk: %s: %s", found.path.name, problem.message)
+            logger.warning("rldk: %s: %s", found.path.name, printable(problem.message))
         if found.tensors:
             rows = report.layer_rows(found, limit=WORST_LAYERS)
             table = [list(row) for row in rows]
             self._publish("log_table", "rldk/checkpoint/layers", list(report.LAYER_COLUMNS), table, step)
         facts = {"path": str(found.path), "verdict": score.verdict(found), "tensors": str(len(found.entries))}
         self._publish("log_checkpoint", found.path.name, dict(metrics), facts, step)
-        self._history.append([step, *(metrics.get(key) for key in HISTORY)])
-        del self._history[:-HISTORY_ROWS]
-        columns = ["step", *(key.removeprefix("rldk/checkpoint/") for key in HISTORY)]
-        self._publish("log_table", "rldk/checkpoint/history", columns, list(self._history), step)
+        self._add_to_history(step, metrics)
         drifts = layer_drifts(found)
         if drifts:
             self._drifts[step] = drifts
             self._draw("rldk/checkpoint/drift_by_layer", "Drift from the checkpoint before", self._drifts, step)
         return metrics
+
+    def _add_to_history(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._history.append([step, *(metrics.get(key) for key in HISTORY)])
+        del self._history[:-HISTORY_ROWS]
+        columns = ["step", *(key.removeprefix("rldk/checkpoint/") for key in HISTORY)]
+        self._publish("log_table", "rldk/checkpoint/history", columns, list(self._history), step)
 
     def _room(self, found: Scan) -> dict[str, float]:
         try:
@@ -112,7 +124,7 @@ def layer_drifts(found: Scan) -> dict[str, float]:
     drifts = {}
     for layer, tensors in found.layers().items():
         drift = found.drift("previous", layer)
-        if drift is not None and not all(statistics.finite for statistics in tensors):
+        if "previous" in found.compared and not all(statistics.finite for statistics in tensors):
             drifts[layer] = math.nan
         elif drift is not None and drift.relative is not None:
             drifts[layer] = drift.relative

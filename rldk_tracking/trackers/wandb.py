@@ -54,6 +54,7 @@ class WandbTracker(Tracker):
         self._log: str | None = None
         self._owns_run = False
         self._last_step: int | None = None
+        self._newest_step: int | None = None
         self._run = run
         self._args: Any = None
         self._url: str | None = None
@@ -185,6 +186,7 @@ class WandbTracker(Tracker):
             return
         self._run = self._given
         self._panels = None
+        self._newest_step = None
         self._pointed_out = False
         self._defined.clear()
         self._open_alerts.clear()
@@ -198,6 +200,10 @@ class WandbTracker(Tracker):
                     run.define_metric(key, step_metric=STEP)
                     self._defined.add(key)
             run.log(values | {STEP: step})
+            if self._newest_step is not None and step < self._newest_step:
+                run.summary[STEP] = self._newest_step  # from which a resumed training goes on
+            else:
+                self._newest_step = step
 
     def _joined_run(self) -> Any:
         if self._run is None:

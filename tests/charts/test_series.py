@@ -23,6 +23,8 @@ def test_a_short_run_is_kept_whole() -> None:
     assert past.series == {"a": [(step, step * 2.0) for step in range(1, 9)]}
     assert past.step == 8
     assert past.row == {"a": 16.0}
+    past.add({"b": 1.0}, 5)
+    assert past.step == 8, "what became known of an earlier step"
 
 
 @pytest.mark.parametrize("count", [10, 11, 99, 1000, 4321])

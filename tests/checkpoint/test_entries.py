@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from pathlib import Path
@@ -15,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from rldk_tracking.checkpoint.entries import NAMES, DamagedFileError, read_header, read_pickle
+from rldk_tracking.checkpoint.entries import NAMES, SMALL_COPY_BYTES, read_header, read_pickle
+from rldk_tracking.checkpoint.files import DamagedFileError
 
 
 def header(path: Path) -> dict[str, Any]:
@@ -54,6 +56,21 @@ def test_truncated(tmp_path: Path, keep: int) -> None:
         {"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 0]}},
         {"a": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}},
         {"a": {"dtype": "F32", "shape": ["x"], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "shape": [math.inf], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, math.inf]}},
+        {"a": {"dtype": "F32", "shape": [2], "data_offsets": [math.nan, 8]}},
+        {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 10**400]}},
+        {"a": {"dtype": "F32", "shape": [2.5], "data_offsets": [0, 10]}},
+        {"a": {"dtype": "F32", "shape": [True, 2], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F4", "shape": [2], "data_offsets": [8, 0]}},
+        {
+            "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+            "b": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]},
+        },
+        {
+            "a": {"dtype": "F4", "shape": [2], "data_offsets": [0, 8]},
+            "b": {"dtype": "F4", "shape": [2], "data_offsets": [0, 8]},
+        },
     ],
 )
 def test_nonsense(content: Any, tmp_path: Path) -> None:
@@ -89,9 +106,10 @@ class Bomb:
 def test_every_type_comes_as_its_raw_elements(dtype: torch.dtype, tmp_path: Path) -> None:
     values = torch.arange(6).reshape(2, 3).to(dtype)
     torch.save({"a": values}, tmp_path / "w.bin")
-    name, shape, raw = read_pickle(tmp_path / "w.bin")["a"]
-    assert name == NAMES[str(dtype).removeprefix("torch.")]
-    assert shape == (2, 3)
+    found = read_pickle(tmp_path / "w.bin")["a"]
+    raw = found.elements()
+    assert found.dtype == NAMES[str(dtype).removeprefix("torch.")]
+    assert (found.shape, found.nbytes) == ((2, 3), raw.nbytes)
     np.testing.assert_array_equal(raw.view(np.uint8), values.flatten().view(torch.uint8).numpy())
 
 
@@ -114,3 +132,42 @@ def test_a_truncated_pickle_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "w.bin").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DamagedFileError):
         read_pickle(tmp_path / "w.bin")
+
+
+def test_a_tensor_that_repeats_a_few_bytes_is_not_formed(tmp_path: Path) -> None:
+    """256 GB out of four bytes."""
+    torch.save({"a": torch.ones(1).expand(64, 1_000_000_000)}, tmp_path / "w.bin")
+    with pytest.raises(DamagedFileError, match="a repeats 4 stored bytes up to 256000000000"):
+        read_pickle(tmp_path / "w.bin")
+
+
+def test_a_small_one_is_as_torch_has_it(tmp_path: Path) -> None:
+    assert SMALL_COPY_BYTES > 400
+    torch.save({"a": torch.arange(10.0).expand(10, 10), "b": torch.arange(6.0).reshape(2, 3).t()}, tmp_path / "w.bin")
+    found = read_pickle(tmp_path / "w.bin")
+    np.testing.assert_array_equal(found["a"].elements(), np.tile(np.arange(10.0), 10))
+    np.testing.assert_array_equal(found["b"].elements(), [0, 3, 1, 4, 2, 5])
+
+
+def test_a_pickle_that_holds_itself_is_damaged(tmp_path: Path) -> None:
+    content: dict[str, Any] = {"a": torch.ones(1)}
+    content["b"] = content
+    torch.save(content, tmp_path / "w.bin")
+    with pytest.raises(DamagedFileError, match=r"w\.bin"):
+        read_pickle(tmp_path / "w.bin")
+
+
+@settings(max_examples=60, deadline=None)
+@given(place=st.integers(0, 400), byte=st.integers(0, 255), protocol=st.booleans())
+def test_a_pickle_with_a_wrong_byte_raises_one_kind_of_error(
+    place: int, byte: int, protocol: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.mktemp("x") / "w.bin"
+    torch.save({"a": torch.ones(3)}, file, _use_new_zipfile_serialization=protocol)
+    content = bytearray(file.read_bytes())
+    content[place % len(content)] = byte
+    file.write_bytes(bytes(content))
+    try:
+        read_pickle(file)
+    except DamagedFileError:
+        pass

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rldk_tracking.checkpoint.integrity import Problem, check, disk, folder_bytes
+from rldk_tracking.checkpoint.integrity import Problem, check, disk, folder_bytes, number_in
 from rldk_tracking.checkpoint.reader import Checkpoint
 
 
@@ -126,3 +126,36 @@ def test_disk(tmp_path: Path, saved: Any) -> None:
     room, problem = disk(folder, size=free // 2)
     assert problem is not None and problem.kind == "disk" and "2 more saves" in problem.message
     assert disk(folder, saves_left=1, size=free // 2)[1] is None
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("wanted", [1_000_000_000, 10**30])
+def test_a_number_of_layers_that_no_model_has(saved: Any, wanted: int) -> None:
+    """Nothing of that size is formed."""
+    path, _ = saved.pair()
+    (path / "config.json").write_text(json.dumps({"num_hidden_layers": wanted}))
+    with Checkpoint.open(path) as checkpoint:
+        (problem,) = check(checkpoint)
+    assert problem.kind == "incomplete" and problem.message == f"2 of {wanted} layers are there."
+
+
+@pytest.mark.parametrize("wanted", [-3, True, 2.5, None, "2", [2]])
+def test_what_is_no_number_of_layers(saved: Any, wanted: Any) -> None:
+    path, _ = saved.pair()
+    (path / "config.json").write_text(json.dumps({"num_hidden_layers": wanted}))
+    with Checkpoint.open(path) as checkpoint:
+        assert check(checkpoint) == []
+
+
+def test_a_configuration_that_is_no_json_is_damaged(saved: Any) -> None:
+    path, _ = saved.pair()
+    (path / "config.json").write_text('{"num_hidden_layers": ')
+    with Checkpoint.open(path) as checkpoint:
+        assert [(p.kind, p.name) for p in check(checkpoint)] == [("corrupt", "config.json")]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("7", 7), ("²", None), ("٣", None), ("", None), ("-1", None), ("9" * 5000, None)]
+)
+def test_numbers_in_names(text: str, number: int | None) -> None:
+    assert number_in(text) == number

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rldk_tracking.checkpoint.entries import DamagedFileError
+from rldk_tracking.checkpoint.files import DamagedFileError
 from rldk_tracking.checkpoint.reader import Checkpoint
 
 
@@ -154,3 +154,13 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         cwd=Path(__file__).parents[2],
     )
     assert int(done.stdout) / 1024 < 64, f"{done.stdout} KiB for a file of 183 MiB"
+
+
+@pytest.mark.parametrize("weights", [["a"], "a", None, 3, {}])
+def test_an_index_that_is_none(weights: Any, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
+    with Checkpoint.open(tmp_path) as checkpoint:
+        assert checkpoint.damaged == {
+            "model.safetensors.index.json": "model.safetensors.index.json is no index of weights."
+        }
+        assert checkpoint.entries == {}

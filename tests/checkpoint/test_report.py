@@ -1,17 +1,19 @@
-"""What people read: the table, the text, the trend."""
+"""What people read: the table and the text."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import torch
 from safetensors.torch import load_file, save_file
 
-from rldk_tracking.checkpoint.report import LAYER_COLUMNS, WORSE, layer_rows, text, trend
+from rldk_tracking.checkpoint.report import LAYER_COLUMNS, layer_rows, metrics, text
 from rldk_tracking.checkpoint.scan import scan
+from rldk_tracking.health.engine import Engine
+from rldk_tracking.health.presets import rules_for
 
 
 def test_the_worst_layer_comes_first(saved: Any) -> None:
@@ -39,32 +41,73 @@ def test_the_text_says_what_is_wrong(saved: Any) -> None:
     assert "nothing was learnt" in told
 
 
-@pytest.mark.parametrize(
-    ("scores", "best", "worse_since", "keep"),
-    [
-        ([1.0], 0, None, (0,)),
-        ([0.9, 1.0, 1.0], 2, None, (2,)),
-        ([0.9, 1.0, 0.5, 0.4], 1, 2, (1, 3)),
-        ([1.0, 0.5, 0.98], 0, None, (0, 2)),
-        ([1.0, 0.95, 0.2], 0, 2, (0, 1, 2)),
-    ],
-)
-def test_trend(scores: list[float], best: int, worse_since: int | None, keep: tuple[int, ...]) -> None:
-    told = trend(dict(enumerate(scores)))
-    assert told is not None
-    assert (told.best, told.worse_since, told.keep) == (best, worse_since, keep)
+def spoil(path: Path, names: str) -> None:
+    """NaN in every element of the tensors whose names hold a word."""
+    content = load_file(path / "model.safetensors")
+    save_file({n: v.fill_(math.nan) if names in n else v for n, v in content.items()}, path / "model.safetensors")
 
 
-@given(st.dictionaries(st.integers(0, 1000), st.floats(0, 1), min_size=1))
-def test_trend_keeps_what_it_should(scores: dict[int, float]) -> None:
-    told = trend(scores)
-    assert told is not None
-    assert scores[told.best] == max(scores.values())
-    assert {told.best, told.latest} <= set(told.keep) <= set(scores)
-    if told.worse_since is not None:
-        highest = max(value for step, value in scores.items() if step < told.worse_since)
-        assert all(value < highest - WORSE for step, value in scores.items() if step >= told.worse_since)
+def test_weights_that_have_become_nan_are_not_unchanged(saved: Any) -> None:
+    """Every tensor differs: no element is finite in both, and so no distance is known."""
+    first, second = saved.pair()
+    spoil(second, "")
+    found = scan(second, {"previous": first, "first": first})
+    assert found.unchanged("previous") is False
+    shown = text(found)
+    assert "nothing was learnt" not in shown and "every tensor" not in shown and "norm 0" not in shown
+    assert "no distance from previous: 46848 elements are not finite" in shown
+    row = metrics(found)
+    assert row["rldk/checkpoint/unchanged"] == 0.0 and row["rldk/checkpoint/still_layers"] == 0.0
+    assert row["rldk/checkpoint/nonfinite"] == 6.0
+    said = [key for key in row if any(word in key for word in ("drift", "cosine", "norm", "similar", "balanced"))]
+    assert said == []
+    engine = Engine(rules_for("safe", {}), context={})
+    assert [alert.rule for alert in engine.update(20, row)] == ["checkpoint.nonfinite"]
 
 
-def test_no_score_no_trend() -> None:
-    assert trend({}) is None
+def test_nan_before_and_after_is_unchanged_and_nothing_is_learnt_from_it(saved: Any) -> None:
+    first, second = saved.pair()
+    for path in (first, second):
+        spoil(path, "")
+    found = scan(second, {"previous": first})
+    assert found.unchanged("previous") is True
+    shown = text(found)
+    assert "every tensor is that of previous" in shown and "nothing was learnt" not in shown
+    assert "rldk/checkpoint/unchanged" not in metrics(found), "it would be NaN whatever was learnt"
+
+
+def test_one_nan_leaves_its_layer_and_the_whole_without_a_distance(saved: Any) -> None:
+    first, second = saved.pair()
+    content = load_file(second / "model.safetensors")
+    content["model.layers.1.q_proj.weight"][3, 4] = math.nan
+    save_file(content, second / "model.safetensors")
+    found = scan(second, {"previous": first})
+    rows = {row[0]: dict(zip(LAYER_COLUMNS, row, strict=True)) for row in layer_rows(found)}
+    broken, whole = rows["model.layers.1"], rows["model.layers.0"]
+    assert broken["not finite"] == 1.0
+    assert [name for name in ("norm", "largest", "drift", "cosine", "norm ratio") if broken[name] is not None] == []
+    assert whole["drift"] == pytest.approx(1e-3, rel=1e-2)
+    row = metrics(found)
+    assert "rldk/checkpoint/norm" not in row and "rldk/checkpoint/drift_previous" not in row
+    assert row["rldk/checkpoint/layer_drift/p50"] == pytest.approx(1e-3, rel=1e-2), "of the layers that are finite"
+
+
+def test_nothing_in_common_is_said(saved: Any, tmp_path: Path) -> None:
+    first, _ = saved.pair()
+    other = saved.write(tmp_path / "other", {"a.weight": torch.ones(4, 4)})
+    assert "no tensor in common with reference" in text(scan(first, {"reference": other}))
+
+
+def test_names_cannot_write_a_verdict_on_the_terminal(tmp_path: Path) -> None:
+    name = "h.0\n  verdict: healthy\x1b]0;fine\x07\x1b[2K"
+    for step in (1, 2):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        save_file(
+            {name: torch.full((4,), math.nan if step == 2 else 1.0)},
+            tmp_path / f"checkpoint-{step}" / "model.safetensors",
+        )
+    found = scan(tmp_path / "checkpoint-2", {"previous": tmp_path / "checkpoint-1"})
+    shown = text(found)
+    assert "\x1b" not in shown and "\x07" not in shown
+    assert [line for line in shown.splitlines() if line.strip().startswith("verdict")] == []
+    assert "h.0\\n  verdict: healthy" in shown

@@ -78,18 +78,49 @@ def test_elements_that_are_no_numbers(count: int, nan: int, infinite: int, dtype
     found = found_in(own, other)
     finite = a[np.isfinite(a)]
     assert (found.nan, found.infinite) == (int(np.isnan(a).sum()), int(np.isinf(a).sum()))
-    assert found.norm == pytest.approx(np.linalg.norm(finite), rel=1e-5, abs=1e-9)
     assert found.zeros == pytest.approx((a == 0).sum() / count)
     if len(finite):
+        assert found.norm == pytest.approx(np.linalg.norm(finite), rel=1e-5, abs=1e-9)
         assert found.mean == pytest.approx(finite.mean(), rel=1e-4, abs=1e-6)
         assert found.largest == pytest.approx(np.abs(finite).max(), rel=1e-6)
     else:
-        assert found.mean is None and found.std is None
+        assert found.mean is None and found.std is None and found.norm is None and found.largest is None
     both = np.isfinite(a) & np.isfinite(b)
     drift = found.drift[0]
     assert drift is not None
     assert drift.distance == pytest.approx(np.linalg.norm(a[both] - b[both]), rel=1e-5, abs=1e-9)
     assert drift.product == pytest.approx(a[both] @ b[both], rel=1e-4, abs=1e-5)
+    assert drift.skipped == int((~both).sum()) > 0
+    assert not drift.same and drift.relative is None and drift.cosine is None and drift.norm_ratio is None
+
+
+@pytest.mark.parametrize("count", [5, SMALL + 5000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_same_is_the_same_element_by_element(count: int, dtype: torch.dtype) -> None:
+    own = torch.randn(count).to(dtype)
+    own[2] = math.nan
+    own[3] = -math.inf
+
+    def same(index: int, value: float) -> bool:
+        other = own.clone()
+        other[index] = value
+        drift = found_in(own, other).drift[0]
+        assert drift is not None and drift.skipped == len({2, 3} | ({index} if not math.isfinite(value) else set()))
+        return drift.same
+
+    assert same(2, math.nan) and same(3, -math.inf)
+    assert not same(2, 1.0) and not same(3, math.inf) and not same(3, math.nan)
+    assert not same(0, math.nan) and not same(count - 1, 9.0)
+    assert not found_in(torch.full((count,), math.nan), own).drift[0].same  # type: ignore[union-attr]
+
+
+def test_a_difference_whose_square_is_nothing() -> None:
+    own = torch.zeros(SMALL + 1000)
+    other = own.clone()
+    other[5] = 1e-30
+    drift = found_in(own, other).drift[0]
+    assert drift is not None and drift.distance == 0.0 and not drift.same
+    assert found_in(own, own).drift[0].same  # type: ignore[union-attr]
 
 
 def test_squares_beyond_float32() -> None:

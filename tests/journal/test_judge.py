@@ -54,6 +54,22 @@ def test_a_row_says_how_many_rules_have_judged() -> None:
     }
 
 
+def test_what_became_known_of_an_earlier_step_is_judged_at_its_step_without_the_scores_of_now() -> None:
+    judge, tracker = judge_of()
+    for step in (4, 5):
+        judge.row(step, {"rldk/train/loss": float(step)})
+    late = {LENGTH: 20.0}
+    judge.row(4, late)
+    assert late == {LENGTH: 20.0}
+    assert tracker.series[LENGTH] == [(4, 20.0)]
+    assert [(alert.rule, alert.step) for alert in judge.alerts] == [("a.long", 4)]
+    assert tracker.statuses[-1] == (5, "warning"), "the run is so now"
+    assert judge._publisher.latest[0] == 5 and LENGTH not in judge._publisher.latest[1]
+    row = {"rldk/train/loss": 6.0}
+    judge.row(6, row)
+    assert row["rldk/alerts/firing"] == 1.0 and row["rldk/health/score"] == 0.5
+
+
 def test_an_empty_row_is_none() -> None:
     judge, tracker = judge_of()
     assert judge.row(1, {}) == 0 and tracker.series == {}

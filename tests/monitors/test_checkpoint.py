@@ -81,7 +81,7 @@ def test_drift_and_layers(dtype: torch.dtype, tmp_path: Path) -> None:
     weights = [load_file(tmp_path / f"checkpoint-{step}" / "model.safetensors") for step in (2, 4, 6)]
     flat = [torch.cat([w[name].double().flatten() for name in sorted(w)]) for w in weights]
     assert monitor.history.keys() == {2, 4, 6}
-    assert values(tracker, "rldk/checkpoint/step")[-1] == 6
+    assert tracker.series["rldk/checkpoint/step"] == [(2, 2.0), (4, 4.0), (6, 6.0)]
     want = ((flat[2] - flat[0]).norm() / flat[0].norm()).item()
     assert values(tracker, "rldk/checkpoint/drift")[-1] == pytest.approx(want, rel=1e-4)
     want = ((flat[2] - flat[1]).norm() / flat[1].norm()).item()
@@ -94,6 +94,27 @@ def test_drift_and_layers(dtype: torch.dtype, tmp_path: Path) -> None:
     assert emitted == []
     assert "rldk/checkpoint/layers" in tracker.tables
     assert [alert.rule for alert in tracker.alerts if alert.rule.startswith("checkpoint")] == []
+
+
+def test_saves_that_are_faster_than_scans_have_a_row_each(tmp_path: Path) -> None:
+    tracker = InMemoryTracker()
+    monitor = CheckpointMonitor(trackers=[tracker], close_timeout=60.0, strict=True, enable_gradient_analysis=False)
+    train(tmp_path, [monitor], steps=10, save_steps=1)
+    saves = [(step, float(step)) for step in range(1, 11)]
+    assert tracker.series["rldk/checkpoint/step"] == saves
+    assert tracker.series["rldk/checkpoint/scanned"] == [(step, 1.0) for step, _ in saves]
+    assert [step for step, _ in tracker.series["rldk/checkpoint/drift"]] == list(range(2, 11))
+    for key in ("rldk/health/score", "rldk/alerts/firing"):
+        steps = [step for step, _ in tracker.series[key]]
+        assert len(steps) == len(set(steps)), key
+    assert monitor.run is not None and monitor.run.latest_step == 10
+
+
+def test_saves_that_are_not_looked_at_have_a_row_that_says_so(tmp_path: Path) -> None:
+    tracker = InMemoryTracker()
+    train(tmp_path, [CheckpointMonitor(trackers=[tracker], close_timeout=0.0)], steps=4, save_steps=1)
+    assert {step for step, _ in tracker.series["rldk/checkpoint/scanned"]} == {1, 2, 3, 4}
+    assert values(tracker, "rldk/checkpoint/scanned")[-1] == 0.0
 
 
 def test_before_training_everything_is_none() -> None:
@@ -132,8 +153,10 @@ def test_a_nan_is_found_in_what_was_saved(tmp_path: Path) -> None:
     tracker = InMemoryTracker()
     train(tmp_path, [CheckpointMonitor(trackers=[tracker], close_timeout=60.0), Spoil(3, nan)])
     fired = {alert.rule for alert in tracker.alerts if alert.state == "firing"}
-    assert values(tracker, "rldk/checkpoint/nonfinite")[-1] > 0
+    broken = {step: value > 0 for step, value in tracker.series["rldk/checkpoint/nonfinite"]}
+    assert broken == {2: False, 4: True, 6: True}
     assert {"nan.weights"} <= fired
+    assert "checkpoint.unchanged" not in fired and "rldk/checkpoint/unchanged" in tracker.series
 
 
 def test_a_run_that_learns_nothing(tmp_path: Path) -> None:

@@ -39,16 +39,13 @@ def save(folder: Path, step: int, **changed: torch.Tensor) -> Path:
 NAN = torch.full((4, 4), math.nan)
 
 
-def test_counts_of_scans_that_ended_together_are_the_worst(published: Published, tmp_path: Path) -> None:
-    broken = save(tmp_path, 1, layers_1_weight=NAN)
-    whole = save(tmp_path, 2)
+def test_one_that_was_not_scanned_is_in_the_table_without_numbers(published: Published, tmp_path: Path) -> None:
     log = CheckpointLog(published, None)
-    row = log.log_all([scan(broken), scan(whole, {"previous": broken})])
-    assert row["rldk/checkpoint/step"] == 2.0
-    assert row["rldk/checkpoint/nonfinite"] == 1.0, "of the first, which nobody else would see"
-    assert log.log_all([]) == {}
-    assert set(log.scores) == {1, 2} and log.scores[1] == 0.0 < log.scores[2]
-    assert log.values["rldk/checkpoint/nonfinite"] == 0.0, "of the latest"
+    log.log(scan(save(tmp_path, 1)))
+    assert log.log_unscanned(2) == {"rldk/checkpoint/step": 2.0, "rldk/checkpoint/scanned": 0.0}
+    _, rows, step = published.of("log_table", "rldk/checkpoint/history")[-1]
+    assert [row[0] for row in rows] == [1, 2] and set(rows[1][1:]) == {None} and step == 2
+    assert log.usable == {1} and log.scores.keys() == {1}
 
 
 def test_each_checkpoint_is_shown_at_once(published: Published, tmp_path: Path) -> None:
@@ -141,3 +138,15 @@ def test_a_checkpoint_that_was_deleted_meanwhile_has_no_room_to_tell_of(publishe
     shutil.rmtree(tmp_path)
     row = CheckpointLog(published, SimpleNamespace(save_steps=10, max_steps=40)).log(found)
     assert "rldk/checkpoint/room_for_saves" not in row and "rldk/checkpoint/score" in row
+
+
+def test_why_an_adapter_has_no_drift_is_said_once(
+    published: Published, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = scan(save(tmp_path, 1))
+    found.unknown = "DoRA\x1b is not measured"
+    log = CheckpointLog(published, None)
+    for _ in range(2):
+        log.log(found)
+    (record,) = caplog.records
+    assert "have moved is not known: DoRA\\x1b is not measured. The drift" in record.getMessage()

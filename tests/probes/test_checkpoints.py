@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from rldk_tracking import CheckpointMonitor
+from rldk_tracking.checkpoint.background import Unscanned
 from rldk_tracking.checkpoint.findings import Scan
 from rldk_tracking.checkpoint.scan import scan
 from rldk_tracking.probes import checkpoints
@@ -20,7 +23,7 @@ from rldk_tracking.probes.base import StepData, Training
 from rldk_tracking.probes.checkpoints import CheckpointProbe, local_folder
 from tests.probes.conftest import Published
 
-STEP, SCORE = "rldk/checkpoint/step", "rldk/checkpoint/score"
+STEP, SCORE, SCANNED = "rldk/checkpoint/step", "rldk/checkpoint/score", "rldk/checkpoint/scanned"
 
 
 class Scans:
@@ -29,7 +32,7 @@ class Scans:
     def __init__(self, level: str = "standard") -> None:
         self.level = level
         self.asked: list[tuple[Path, dict[str, Path]]] = []
-        self.ended: list[Scan] = []
+        self.ended: list[Scan | Unscanned] = []
         self.closed: list[float] = []
 
     def submit(self, path: Path, against: Mapping[str, Path]) -> None:
@@ -39,11 +42,14 @@ class Scans:
         path, against = self.asked[number]
         self.ended.append(scan(path, against))
 
-    def finished(self) -> list[Scan]:
+    def give_up(self, number: int, reason: str) -> None:
+        self.ended.append(Unscanned(self.asked[number][0], reason))
+
+    def finished(self) -> list[Scan | Unscanned]:
         found, self.ended = self.ended, []
         return found
 
-    def close(self, timeout: float) -> list[Scan]:
+    def close(self, timeout: float) -> list[Scan | Unscanned]:
         self.closed.append(timeout)
         return self.finished()
 
@@ -68,6 +74,13 @@ def save(folder: Path, step: int) -> Path:
     return path
 
 
+def save_broken(folder: Path, step: int) -> Path:
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    save_file({"layers.0.weight": torch.full((4, 4), torch.nan)}, path / "model.safetensors")
+    return path
+
+
 def begun(folder: Path, published: Published | None = None, model: Any = None, **options: Any) -> CheckpointProbe:
     probe = CheckpointProbe(**options)
     args = SimpleNamespace(output_dir=str(folder), save_total_limit=None)
@@ -82,6 +95,10 @@ def collected(probe: CheckpointProbe, step: int, is_last: bool = False) -> dict[
     return {key: float(value) for key, value in data.scalars.items()}
 
 
+def late(probe: CheckpointProbe) -> dict[int, dict[str, float]]:
+    return {step: dict(row) for step, row in probe.late_rows().items()}
+
+
 def test_every_save_is_scanned_against_those_before_it(tmp_path: Path, scans: list[Scans]) -> None:
     probe = begun(tmp_path, level="full")
     paths = [save(tmp_path, step) for step in (2, 4, 6)]
@@ -94,36 +111,148 @@ def test_every_save_is_scanned_against_those_before_it(tmp_path: Path, scans: li
     probe.end()
 
 
-def test_a_scan_is_in_the_row_of_the_step_at_which_it_ended(
+def test_a_scan_is_in_a_row_of_the_step_of_its_checkpoint(
     tmp_path: Path, scans: list[Scans], published: Published
 ) -> None:
     probe = begun(tmp_path, published)
     save(tmp_path, 2)
     probe.saved(2)
-    assert collected(probe, 3) == {}
+    assert collected(probe, 3) == late(probe) == {}
     scans[0].end()
-    row = collected(probe, 4)
-    assert row[STEP] == 2.0 and SCORE in row
-    assert collected(probe, 5) == {}
-    assert dict(probe.scores) == {2: row[SCORE]} and probe.values[SCORE] == row[SCORE]
+    assert collected(probe, 4) == {}, "not in the row of step 4"
+    rows = late(probe)
+    assert list(rows) == [2] and rows[2][STEP] == 2.0 and rows[2][SCANNED] == 1.0
+    assert collected(probe, 5) == late(probe) == {}
+    assert dict(probe.scores) == {2: rows[2][SCORE]} and probe.values[SCORE] == rows[2][SCORE]
     assert published.of("log_checkpoint", "checkpoint-2")
     probe.end()
 
 
-def test_what_ends_at_the_last_step_comes_with_the_last_checkpoint(tmp_path: Path, scans: list[Scans]) -> None:
-    """One row cannot hold two of them."""
+def test_each_checkpoint_has_a_row_however_fast_they_are_saved(tmp_path: Path, scans: list[Scans]) -> None:
     probe = begun(tmp_path, close_timeout=3.0)
+    for number, step in enumerate((2, 4, 6, 8)):
+        save(tmp_path, step)
+        probe.saved(step)
+        if step < 8:
+            scans[0].end(number)
+    assert collected(probe, 9, is_last=True) == {}
+    scans[0].end(3)
+    assert probe.end() == {}
+    rows = late(probe)
+    assert {step: row[STEP] for step, row in rows.items()} == {2: 2.0, 4: 4.0, 6: 6.0, 8: 8.0}
+    assert dict(probe.scores).keys() == {2, 4, 6, 8}
+    assert scans[0].closed == [3.0]
+    assert probe.end() == collected(probe, 10) == late(probe) == {}
+    assert SCORE in probe.values, "known afterwards too"
+
+
+def test_a_checkpoint_that_was_not_looked_at_has_a_row_that_says_so(
+    tmp_path: Path, scans: list[Scans], published: Published, caplog: pytest.LogCaptureFixture
+) -> None:
+    probe = begun(tmp_path, published)
+    for step in (2, 4, 6):
+        save(tmp_path, step)
+        probe.saved(step)
+    shutil.rmtree(tmp_path / "checkpoint-2")
+    scans[0].give_up(0, "checkpoint-2 holds no weights.")
+    scans[0].end(1)
+    scans[0].give_up(2, "its scan was not over 3 s after the training's end")
+    with caplog.at_level(logging.WARNING):
+        probe.end()
+    rows = late(probe)
+    assert {step: row[SCANNED] for step, row in rows.items()} == {2: 0.0, 4: 1.0, 6: 0.0}
+    assert rows[2] == {STEP: 2.0, SCANNED: 0.0}
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("rldk_tracking.probes")] == [
+        "rldk: checkpoint-6 was not looked at: its scan was not over 3 s after the training's end. "
+        f"`rldk-tracking checkpoint {tmp_path}` looks at it."
+    ]
+    history = published.of("log_table", "rldk/checkpoint/history")[-1][1]
+    assert [row[0] for row in history] == [2, 4, 6] and history[2][1:] == 8 * [None]
+
+
+def test_the_best_is_what_a_measure_of_the_policy_says(tmp_path: Path, scans: list[Scans]) -> None:
+    state = SimpleNamespace(global_step=0, best_metric=None, best_global_step=None, best_model_checkpoint=None)
+    probe = CheckpointProbe()
+    probe.begin(
+        Training(SimpleNamespace(state=state), SimpleNamespace(output_dir=str(tmp_path), save_total_limit=None))
+    )
+    merged: Any = None
+    rewards = {1: 0.0, 2: 0.2, 3: 0.9, 4: 0.7, 5: 0.1, 6: 0.3}
+    assert probe.trend is None
+    for step, reward in rewards.items():
+        probe.derive(step, {"rldk/reward/mean": reward} if step != 5 else {}, merged)
+        if step % 2 == 0:
+            (save if step < 6 else save_broken)(tmp_path, step)
+            probe.saved(step)
+            scans[0].end()
+            collected(probe, step)
+    found = probe.trend
+    assert found is not None
+    assert (found.best, found.by) == (4, "the mean reward since the checkpoint before, 0.8")
+    assert found.keep == (2, 4) and found.latest == 6, "step 6 holds NaN"
+    state.best_metric, state.best_global_step = 0.55, 2
+    save(tmp_path, 8)
+    probe.saved(8)
+    scans[0].end()
+    collected(probe, 8)
+    found = probe.trend
+    assert found is not None and (found.best, found.by) == (2, "the trainer's best_metric 0.55")
+    assert found.keep == (2, 8)
+    probe.end()
+
+
+def test_without_a_measure_there_is_no_best(tmp_path: Path, scans: list[Scans]) -> None:
+    probe = begun(tmp_path)
     for step in (2, 4):
         save(tmp_path, step)
         probe.saved(step)
-    scans[0].end(0)
-    assert collected(probe, 4, is_last=True) == {}
-    scans[0].end(1)
-    last = probe.end()
-    assert last[STEP] == 4.0 and dict(probe.scores).keys() == {2, 4}
-    assert scans[0].closed == [3.0]
-    assert probe.end() == collected(probe, 5) == {}
-    assert SCORE in probe.values, "known afterwards too"
+        scans[0].end()
+        collected(probe, step)
+    assert probe.trend is not None and (probe.trend.best, probe.trend.keep) == (None, (2, 4))
+    probe.end()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"level": "deep"}, """level must be "light", "standard" or "full", got 'deep'."""),
+        ({"level": "standart"}, 'did you mean "standard"?'),
+        ({"level": None}, 'level must be "light"'),
+        ({"reference": "/nowhere"}, "reference must be the folder of a model, or the name of one that was downloaded"),
+        ({"reference": "org/never-downloaded"}, "one that was downloaded, got 'org/never-downloaded'"),
+        ({"reference": 5}, "reference must be the path of a folder, got 5"),
+        ({"close_timeout": "10"}, "close_timeout must be a number"),
+        ({"close_timeout": -1.0}, "close_timeout must be a number"),
+        ({"keep_weights": "no"}, "keep_weights must be True or False, got 'no': write False."),
+    ],
+)
+def test_what_cannot_be_is_refused_before_training(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as monitored:
+        CheckpointMonitor(**options)
+    assert message in str(monitored.value)
+    with pytest.raises((TypeError, ValueError)) as error:
+        CheckpointProbe(**options)
+    assert message in str(error.value)
+
+
+def test_the_folder_of_the_model_below_a_real_adapter(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    config = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=10)
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    model = LlamaForCausalLM.from_pretrained(tmp_path)
+    assert local_folder(peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"]))) == tmp_path
+
+
+def test_the_base_model_of_an_adapter_is_found_where_it_was_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cached(name: str, file: str, revision: str | None = None) -> str | None:
+        return str(tmp_path / file) if (name, file, revision) == ("org/model", "config.json", "abc") else None
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
+    config = SimpleNamespace(name_or_path="org/model", _commit_hash="abc")
+    assert local_folder(SimpleNamespace(config=config, peft_config={})) == tmp_path
+    assert local_folder(SimpleNamespace(config=config)) is None, "a whole model needs no other one"
 
 
 def test_what_is_held_in_memory_is_in_the_next_row_once(tmp_path: Path, scans: list[Scans]) -> None:

@@ -86,7 +86,9 @@ def test_steps_that_go_back_are_kept(offline: None, tmp_path: Path) -> None:
     for step in (5, 3, 4):
         tracker.log({"rldk/a": float(step)}, step)
     wandb.finish()
-    assert load_finished(tmp_path).series("rldk/a") == [(5, 5.0), (3, 3.0), (4, 4.0)]
+    log = load_finished(tmp_path)
+    assert log.series("rldk/a") == [(5, 5.0), (3, 3.0), (4, 4.0)]
+    assert log.summary["train/global_step"] == 5, "where a resumed training goes on"
 
 
 def test_alerts_are_recorded_offline(offline: None, tmp_path: Path, make_alert: Callable[..., Alert]) -> None:

@@ -80,7 +80,8 @@ RULES = (
         condition="levels",
         parameters={"limits": {"rldk/checkpoint/drift": 0.5, "rldk/checkpoint/layer_norm_ratio_max": 10.0}},
         clear_after=1,
-        message="The weights have moved too far in one go: {key} is {value:.2g} (limit {threshold:.2g}).",
+        message="The weights of the checkpoint at step {step} have moved too far: {key} is {value:.2g} (limit "
+        "{threshold:.2g}).",
         advice="Compare with the base model; weights this far away are usually another model or a run that diverged.",
         quotes=("learning_rate",),
     ),

@@ -46,14 +46,14 @@ PAGES = {
         "What is saved is not what is trained.",
         ("The base model is saved in place of the adapter.", "The learning rate is 0, or updates round away."),
         ("Check which object save_pretrained is called on.", "See update.none and lr.zero."),
-        "Every tensor equal to the checkpoint before, bit by bit.",
+        "Every element equal to the checkpoint before, NaN where that has NaN.",
     ),
     "checkpoint.drift": Page(
         "Weights half their norm away from the first checkpoint belong to another model or to a run that diverged.",
         ("The wrong model was saved or compared.", "A learning rate that is too high.", "One layer ran away."),
         ("`rldk-tracking checkpoint DIR --against DIR` names the layers.",),
         "0.5 of the norm: fine-tuning moves weights by 1e-3 to 1e-1, unrelated models are 1.4 apart. Or one layer at "
-        "ten times its norm.",
+        "ten times its norm. Of a LoRA adapter these are the effective weights, W + scale * B A.",
     ),
     "checkpoint.incomplete": Page(
         "A resume from it begins the optimizer anew: the loss jumps, and nobody knows why.",
@@ -65,7 +65,7 @@ PAGES = {
         "A save that finds the disk full ends the training, and the checkpoint that it was writing is broken.",
         ("Every checkpoint is kept (no save_total_limit).", "Others write to the same disk."),
         (
-            "Delete old checkpoints: the run's table of checkpoints says which are worth keeping.",
+            "Delete old checkpoints: `rldk-tracking checkpoint DIR` says which are whole and without NaN.",
             "save_total_limit=2, larger save_steps, or save_only_model where no exact resume is needed.",
         ),
         "Free space / size of a checkpoint below the saves to come up to max_steps; one where save_total_limit makes "
