@@ -119,7 +119,7 @@ def test_states_are_stored_by_type_and_a_broken_one_costs_itself(broken: Any) ->
             "level='standard', keep_weights=True of the first is used, level='light', keep_weights=False of another",
         ),
         (OptimizerProbe("full"), OptimizerProbe("full"), ""),
-        (CheckpointProbe(reference="a"), CheckpointProbe(reference="a"), ""),
+        (CheckpointProbe(reference="."), CheckpointProbe(reference="."), ""),
     ],
 )
 def test_options_that_are_not_used_are_named(
