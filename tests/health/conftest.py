@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from string import Formatter
 
 import pytest
 
@@ -167,6 +168,7 @@ def check() -> Callable[[str, Case], None]:
         assert first.severity == case.severity
         assert "{" not in first.message and "unknown" not in first.message, first.message
         assert first.advice
+        quotes_what_was_judged(rule, rows, alerts, case.begin)
         if case.resolves:
             assert alerts[-1].state == "resolved", alerts
             assert case.end <= alerts[-1].step <= case.end + 60
@@ -176,6 +178,32 @@ def check() -> Callable[[str, Case], None]:
             assert restarted(rule, rows, cut) == alerts, f"{rule} judges differently after a restart at {cut}"
 
     return run
+
+
+def quotes_what_was_judged(rule: str, rows: list[Row], alerts: list[Alert], begin: int) -> None:
+    """The alert's number is beyond the limit that it names, and in the chart, unless the message says what it is."""
+    engine, before = Engine([RULES[rule]], CONTEXT), None
+    watch = engine._working[rule]
+    fired = next(alert for alert in alerts if alert.state == "firing")
+    for step, row in enumerate(rows[: fired.step + 1]):
+        engine.update(step, row)
+        if step == begin - 1 and watch.finding is not None:
+            before = watch.finding
+    assert before is None or not before.breached
+    if fired.value is None or fired.threshold is None:
+        return
+    side = sign(fired.value - fired.threshold)
+    if before is not None and before.value is not None and before.threshold is not None:
+        assert side != sign(before.value - before.threshold), f"{rule}: {fired.message}"
+    in_chart = fired.key is not None and rows[fired.step].get(fired.key) == fired.value
+    told = ("That is a mean over", "rose", "rows, to")
+    assert in_chart or any(words in fired.message for words in told), f"{rule}: {fired.message}"
+    form = next((form for _, name, form, _ in Formatter().parse(RULES[rule].message) if name == "value"), None)
+    assert form is None or format(fired.value, form) in fired.message
+
+
+def sign(number: float) -> int:
+    return (number > 0) - (number < 0)
 
 
 def restarted(rule: str, rows: list[Row], cut: int) -> list[Alert]:

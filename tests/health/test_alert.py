@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from rldk_tracking.health.alert import SEVERITIES, Alert
+from rldk_tracking.health.alert import SEVERITIES, Alert, add_alert
 
 
 def alert(**changes: object) -> Alert:
@@ -45,3 +45,13 @@ def test_plain_data_survives_json() -> None:
 
 def test_severities_are_in_order() -> None:
     assert SEVERITIES == ("info", "warning", "critical")
+
+
+def test_the_same_alert_with_more_consequences_takes_its_place() -> None:
+    first, other = alert(step=5), alert(step=6)
+    more = alert(step=5, consequences=("kl.high",), notify=False)
+    alerts = [first, other]
+    add_alert(alerts, more)
+    assert [(one.step, one.consequences, one.notify) for one in alerts] == [(5, ("kl.high",), True), (6, (), True)]
+    add_alert(alerts, alert(step=5, state="resolved"))
+    assert len(alerts) == 3

@@ -193,3 +193,37 @@ def test_the_scores_go_on_from_a_state(healthy) -> None:
         second.update(step, row)
     assert second.scores() == whole.scores()
     assert second.convergence == whole.convergence is not None
+
+
+def test_consequences_are_named_in_the_alert_as_they_come() -> None:
+    engine = Engine([*caused(), level(id="user.late")])
+    (first,) = engine.update(0, {"cause": 2.0, "x": 2.0})
+    assert first.consequences == ("user.high", "user.late") and first.notify, "in the same row, in one alert"
+    assert first.message.endswith("With it: user.high, user.late.")
+    assert engine.update(1, {"cause": 2.0, "x": 2.0}) == []
+    engine = Engine([*caused(), level(id="user.late", keys=("y",))])
+    engine.update(0, {"cause": 2.0, "x": 2.0})
+    (more,) = engine.update(5, {"cause": 2.0, "x": 2.0, "y": 2.0})
+    assert (more.rule, more.state, more.step, more.notify) == ("nan.mine", "firing", 0, False)
+    assert more.consequences == ("user.high", "user.late")
+    assert [alert.consequences for alert in engine.firing] == [("user.high", "user.late")]
+    over = [alert for step in range(6, 12) for alert in engine.update(step, {"cause": 0.0, "x": 0.0, "y": 0.0})]
+    assert [(alert.state, alert.consequences) for alert in over] == [("resolved", ("user.high", "user.late"))]
+
+
+def test_what_is_held_back_has_the_severity_of_its_cause() -> None:
+    engine = Engine(caused(severity="critical"))
+    engine.update(0, {"cause": 0.0, "x": 0.0})
+    assert engine.scores()["rldk/health/user"] == 1.0
+    engine.update(1, {"cause": 2.0, "x": 2.0})
+    assert engine.scores()["rldk/health/user"] == 0.1
+    again = Engine(caused(severity="critical"))
+    again.load_state(json.loads(json.dumps(engine.state())))
+    assert again.scores() == engine.scores()
+    for step in (2, 3):
+        engine.update(step, {"cause": 2.0, "x": 0.0})
+    assert engine.scores()["rldk/health/user"] == 1.0, "its own condition is clear"
+    engine.update(4, {"cause": 2.0, "x": 2.0})
+    fired = [alert for step in range(5, 9) for alert in engine.update(step, {"cause": 0.0, "x": 2.0})]
+    assert [(alert.rule, alert.state) for alert in fired] == [("nan.mine", "resolved"), ("user.high", "firing")]
+    assert engine.scores()["rldk/health/user"] == 0.5, "its cause is over, so it stands for itself"

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import random
+import statistics
+from itertools import pairwise
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import theilslopes
 
 from rldk_tracking.health.catalogue import RULES
 from rldk_tracking.health.engine import Engine
+from rldk_tracking.health.presets import rules_for
 from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.scores import score
+from rldk_tracking.keys.verdicts import KEYS
+
+REWARD = "rldk/reward/mean"
 
 PART = "rldk/health/"
 
@@ -111,3 +123,206 @@ def test_preference_training_is_judged_by_its_margin(gain: float, verdict: str) 
 def test_a_reward_goes_before_a_margin() -> None:
     rows = [{"rldk/reward/mean": 0.01 * step, "rldk/preference/margin": -0.01 * step} for step in range(60)]
     assert scored(rows)[1].convergence == "improving"
+
+
+def dead_rows(steps: int = 60) -> list[dict[str, float]]:
+    """A run with a learning rate 20 times too high: dead within seven rows."""
+    draw, rows = random.Random(4), []
+    for step in range(steps):
+        left = max(0.0, 1.0 - step / 6.0)
+        kl = 0.0 if step == 0 else 5.0 * draw.lognormvariate(0, 1.2)
+        rows.append(
+            {
+                "rldk/nan/weights": 0.0,
+                "rldk/reward/mean": 0.4 * left + 0.003,
+                "rldk/reward/std": 0.3 * left + (0.002 if step % 5 else 0.0),
+                "rldk/reward/group_tied_fraction": min(1.0, 0.2 + 0.8 * (1 - left)),
+                "rldk/policy/entropy": 1.6 * left + (0.06 if step > 50 else 0.01) + 0.27 * (step < 12),
+                "rldk/diversity/unique_fraction": 0.9 * left + 0.05,
+                "rldk/kl/ref_k1": kl,
+                "rldk/kl/ref_k3": kl,
+                "rldk/grad/norm": draw.lognormvariate(0, 1.2),
+                "rldk/train/loss": draw.gauss(0, 1),
+            }
+        )
+    return rows
+
+
+def test_a_dead_run_is_not_said_to_be_well() -> None:
+    engine = Engine(rules_for())
+    resolved = []
+    for step, row in enumerate(dead_rows()):
+        resolved += [alert.rule for alert in engine.update(step, row) if alert.state == "resolved"]
+        scores = engine.scores()
+        if step < 5:
+            assert f"{PART}entropy" not in scores, "nothing has judged it"
+        if step >= 20:
+            assert scores["rldk/health/convergence"] == 0.0 and engine.convergence == "diverging"
+            for family in ("policy", "reward", "entropy", "diversity"):
+                assert scores[f"{PART}{family}"] <= 0.5, (step, family, engine.held_back)
+        if step >= 30:
+            assert scores["rldk/health/stability"] < 0.85
+    assert "policy.collapse" not in resolved
+    (collapse,) = [alert for alert in engine.firing if alert.rule == "policy.collapse"]
+    assert {"entropy.collapse", "diversity.collapse"} <= set(collapse.consequences)
+
+
+@given(st.integers(0, 25), st.integers(0, 25), st.integers(0, 25), st.integers(0, 25))
+def test_the_score_goes_by_severity_first(c1: int, w1: int, c2: int, w2: int) -> None:
+    one, two = (score([0.1] * c + [0.5] * w + [1.0] * 3) for c, w in ((c1, w1), (c2, w2)))
+    assert 0.0 < one <= 1.0
+    assert (one > two) == ((c1, w1) < (c2, w2))
+
+
+def test_four_warnings_are_better_than_one_critical_alert() -> None:
+    assert score([0.5] * 4) == pytest.approx(0.2) and score([0.1]) == pytest.approx(0.1)
+
+
+PLAIN_RULES = {
+    "a.cause": ("a", 0, ("b.*",)),
+    "b.held": ("b", 0, ()),
+    "b.late": ("b2", 3, ()),
+    "c.own": ("c", 0, ()),
+}
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries({}, optional={key: st.sampled_from([0.0, 2.0, 9.0]) for key in ("a", "b", "b2", "c")}),
+        max_size=30,
+    )
+)
+def test_families_and_score_are_what_the_catalogue_says(rows: list[dict[str, float]]) -> None:
+    parameters = {"threshold": 1.0, "critical": 5.0}
+    rules = [
+        Rule(id=name, keys=(key,), condition="level", parameters=parameters, clear_after=1, warm_up_samples=warm_up,
+             silences=silences)
+        for name, (key, warm_up, silences) in PLAIN_RULES.items()
+    ]  # fmt: skip
+    engine = Engine(rules)
+    for step, row in enumerate(rows):
+        engine.update(step, row)
+    fires: dict[str, str] = {}
+    judged: dict[str, int] = {}
+    held: set[str] = set()
+    for row in rows:
+        for name, (key, warm_up, _) in PLAIN_RULES.items():
+            if key not in row:
+                continue
+            judged[name] = judged.get(name, 0) + 1
+            value = row[key] if judged[name] > warm_up else 0.0
+            if value <= 1.0:
+                fires.pop(name, None)
+                held.discard(name)
+        if "a.cause" not in fires and not row.get("a", 0.0) > 1.0:
+            held.clear()
+        for name, (key, warm_up, _) in PLAIN_RULES.items():
+            if row.get(key, 0.0) > 1.0 and judged[name] > warm_up:
+                severity = "critical" if row[key] > 5.0 or fires.get(name) == "critical" else "warning"
+                if name.startswith("b.") and "a.cause" in fires:
+                    if name not in fires:
+                        held.add(name)
+                else:
+                    fires[name] = severity
+                    held.discard(name)
+    expected: dict[str, float] = {}
+    for name, (_, warm_up, _) in PLAIN_RULES.items():
+        if judged.get(name, 0) > warm_up:
+            severity = fires.get(name) or (fires.get("a.cause") if name in held else None)
+            part = f"{PART}{name[0]}"
+            expected[part] = min(expected.get(part, 1.0), {None: 1.0, "warning": 0.5, "critical": 0.1}[severity])
+    if expected:
+        c, w = (list(expected.values()).count(value) for value in (0.1, 0.5))
+        expected["rldk/health/score"] = 0.1 / (c + w / (w + 1)) if c else 0.1 + 0.4 / w if w else 1.0
+    assert engine.scores() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_stability_is_what_the_catalogue_says(seed: int) -> None:
+    draw = random.Random(seed)
+    keys = ("rldk/kl/ref_k1", "rldk/grad/norm", "rldk/train/loss")
+    rows = [
+        {key: draw.lognormvariate(0, 0.3 + 0.6 * seed) for key in keys} | {"rldk/nan/weights": 0.0} for _ in range(90)
+    ]
+    for count in (21, 40, 90):
+        variations = []
+        for key in keys:
+            values = [row[key] for row in rows[:count]]
+            changes = [abs(b - a) for a, b in pairwise(values)][-20:]
+            variations.append(statistics.median(changes) / statistics.median([abs(v) for v in values[-48:]]))
+        v = statistics.median(variations)
+        scores, _ = scored(rows[:count], ["nan.weights"])
+        assert scores["rldk/health/stability"] == pytest.approx(1 / (1 + (v / 2) ** 2))
+        assert scores["rldk/health/spike_free_fraction"] == 1.0
+        two = [{key: row[key] for key in (*keys[:2], "rldk/nan/weights")} for row in rows[:count]]
+        smaller = min(variations[:2])
+        assert scored(two, ["nan.weights"])[0]["rldk/health/stability"] == pytest.approx(1 / (1 + (smaller / 2) ** 2))
+        one = [{key: row[key] for key in (keys[2], "rldk/nan/weights")} for row in rows[:count]]
+        assert scored(one, ["nan.weights"])[0]["rldk/health/stability"] == 1.0
+
+
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize("count", [8, 20, 31, 32, 50, 130])
+def test_convergence_is_what_the_catalogue_says(count: int, every: int) -> None:
+    draw = random.Random(count)
+    points = [(every * i, 0.01 * i + draw.gauss(0, 0.3)) for i in range(count)]
+    engine = Engine([RULES["reward.collapse"]])
+    for step, value in points:
+        engine.update(step, {REWARD: value})
+    length = 1
+    while count // length >= 32:
+        length *= 2
+    blocks = [points[i : i + length] for i in range(0, count - length + 1, length)]
+    steps, values = ([statistics.fmean(pair[i] for pair in block) for block in blocks] for i in (0, 1))
+    slope, _, low, high = theilslopes(values, steps)
+    scores = engine.scores()
+    assert scores["rldk/health/convergence_slope"] == pytest.approx(slope)
+    assert scores["rldk/health/convergence_slope_low"] == pytest.approx(low)
+    assert scores["rldk/health/convergence_slope_high"] == pytest.approx(high)
+    n = len(blocks)
+    s = sum((b > a) - (b < a) for i, a in enumerate(values) for b in values[i + 1 :])
+    certain = (s - (s > 0) + (s < 0)) / (n * (n - 1) * (2 * n + 5) / 18) ** 0.5
+    noise = None
+    for (_, a), (_, b) in pairwise(points):
+        change = 0.8862 * abs(b - a)
+        noise = change if noise is None else noise + (change - noise) / 50
+    effect = slope * length * every * n / noise
+    expected = 0.75 if certain > 2.6 and effect > 0.6 else 0.0 if certain < -2.6 and effect < -0.6 else 0.5
+    assert scores["rldk/health/convergence"] == expected
+
+
+def test_the_risk_of_collapse_is_what_the_catalogue_says() -> None:
+    series = {
+        "rldk/policy/entropy": [1.0, 1.2, 0.9, 1.1, 1.0, 0.5, 0.3, 0.2],
+        "rldk/diversity/unique_fraction": [0.9, 0.8, 0.9, 1.0, 0.9, 0.9, 0.8, 0.7],
+        "rldk/reward/std": [0.3, 0.2, 0.3, 0.4, 0.3, 0.1, 0.05, 0.01],
+    }
+    rows = [{key: values[i] for key, values in series.items()} for i in range(8)]
+    scores, _ = scored(rows, ["policy.collapse"])
+    parts = []
+    for values in series.values():
+        mean = values[0]
+        for value in values[1:]:
+            mean += 2 / (3 + 1) * (value - mean)
+        left = mean / statistics.median(values[:5])
+        parts.append(min(1.0, max(0.0, (1 - left) / 0.9)))
+    assert scores["rldk/health/policy_collapse_risk"] == pytest.approx(statistics.fmean(parts))
+
+
+@pytest.mark.parametrize(
+    ("witness", "risk"),
+    [
+        ({"rldk/reward/gold": lambda t: 0.5}, 1.0),
+        ({"rldk/eval/perplexity": lambda t: 10.0 + t}, 0.4),
+        ({"rldk/eval/perplexity": lambda t: 10.0 + t, "rldk/kl/ref_k1": lambda t: 2.0}, 0.6),
+        ({"rldk/eval/perplexity": lambda t: 10.0, "rldk/kl/ref_k1": lambda t: 2.0}, 0.0),
+    ],
+)
+def test_the_risk_of_hacking_is_what_the_catalogue_says(witness, risk: float) -> None:
+    rows = [{REWARD: 0.1 + 0.02 * t + 0.01 * (t % 3), **{key: f(t) for key, f in witness.items()}} for t in range(60)]
+    assert scored(rows, ["reward.hacking"])[0]["rldk/health/reward_hacking_risk"] == pytest.approx(risk)
+
+
+def test_a_formula_names_no_other_page_alone() -> None:
+    formulas = [key.formula for key in KEYS if key.name.startswith("rldk/health/")]
+    assert not [text for text in formulas if text.startswith(("see ", "from "))]

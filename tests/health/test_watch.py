@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -165,3 +166,98 @@ def test_a_run_that_goes_back_has_no_alert_from_its_future() -> None:
     assert (alert.first_step, alert.step) == (50, 50)
     watch.look(20, {"x": 0.0})
     assert watch.resolve(20, alert).message.startswith("Over after 0 steps.")
+
+
+def transitions(watch: Watch, values: dict[int, float]) -> list[Alert]:
+    changes = []
+    for step, value in values.items():
+        watch.look(step, {"x": value})
+        was = watch.firing()
+        if watch.wants_to_resolve() and was is not None:
+            changes.append(watch.resolve(step, was))
+        severity = watch.wants_to_fire(step)
+        if severity is not None and watch.finding is not None:
+            changes.append(watch.fire(step, severity, watch.finding))
+    return changes
+
+
+def test_one_that_fires_seventeen_times_is_told_once() -> None:
+    found = transitions(ruled(), {step: 2.0 if step % 10 == 0 else 0.0 for step in range(170)})
+    firing = [alert for alert in found if alert.state == "firing"]
+    assert [alert.times for alert in firing] == list(range(1, 18))
+    assert [(alert.state, alert.step) for alert in found if alert.notify] == [("firing", 0), ("resolved", 1)]
+    assert firing[0].message.endswith("limit 1.") and firing[-1].message.endswith("It has fired 17 times since step 0.")
+    assert firing[-1].first_step == 160
+
+
+@pytest.mark.parametrize(("quiet", "fields", "times"), [(99, {}, 2), (100, {}, 1), (1, {"reopen_steps": 0}, 1)])
+def test_after_a_quiet_time_it_is_a_new_alert(quiet: int, fields: dict[str, int], times: int) -> None:
+    found = transitions(ruled(**fields), {0: 2.0, 10: 0.0, 10 + quiet: 2.0})
+    assert (found[-1].times, found[-1].notify) == (times, times == 1)
+
+
+def test_a_repeat_that_is_more_severe_is_told_with_its_end() -> None:
+    found = transitions(ruled(), {0: 2.0, 1: 0.0, 2: 2.0, 3: 9.0, 4: 0.0, 5: 9.0, 6: 0.0})
+    assert [(alert.step, alert.state, alert.severity, alert.notify) for alert in found] == [
+        (0, "firing", "warning", True),
+        (1, "resolved", "warning", True),
+        (2, "firing", "warning", False),
+        (3, "firing", "critical", True),
+        (4, "resolved", "critical", True),
+        (5, "firing", "critical", False),
+        (6, "resolved", "critical", False),
+    ]
+    assert [alert.times for alert in found] == [1, 1, 2, 2, 2, 3, 3]
+
+
+@given(VALUES, st.integers(0, 60))
+def test_repeats_are_counted_the_same_through_a_state(values: list[float], cut: int) -> None:
+    rule = Rule(**PLAIN, clear_after=2, reopen_steps=7)
+    whole = transitions(Watch(rule, {}), dict(enumerate(values)))
+    first, second = Watch(rule, {}), Watch(rule, {})
+    before = transitions(first, dict(enumerate(values[:cut])))
+    second.load_state(json.loads(json.dumps(first.state(), allow_nan=False)))
+    assert before + transitions(second, dict(enumerate(values[cut:], cut))) == whole
+
+
+def test_a_rule_has_judged_when_its_warm_up_is_over() -> None:
+    watch = ruled(warm_up_samples=2)
+    judged = []
+    for step in range(4):
+        watch.look(step, {"x": 0.0})
+        judged.append(watch.judged)
+    assert judged == [False, False, True, True]
+    jump = Watch(Rule(id="mine.jump", keys=("x",), condition="jump", parameters={"minimum": 4}), {})
+    for step in range(7):
+        jump.look(step, {"x": 1.0})
+        assert not jump.judged, "three values wait, and four make a baseline"
+    jump.look(7, {"x": 1.0})
+    assert jump.judged
+
+
+def test_a_mean_is_named_beside_the_rows_own_value() -> None:
+    parameters = {"threshold": 0.4, "span": 3.0}
+    rule = Rule(id="mine.cut", keys=("x",), condition="level", parameters=parameters, message="{value:.0%} are cut.")
+    watch = Watch(rule, {})
+    (alert,) = transitions(watch, {0: 0.2, 1: 0.3, 2: 1.0})
+    assert alert.value == 0.625 and alert.evidence["now"] == 1.0
+    assert alert.message == "62% are cut. That is a mean over 3 rows; step 2 alone has 100%."
+    plain_rule = rule.model_copy(update={"message": "Too many are cut."})
+    (alert,) = transitions(Watch(plain_rule, {}), {0: 0.2, 1: 0.3, 2: 1.0})
+    assert alert.message == "Too many are cut."
+
+
+def test_a_consequence_is_named_once() -> None:
+    watch = ruled()
+    (fired,) = transitions(watch, {0: 2.0})
+    first = watch.add_consequence("kl.high")
+    assert first is not None and (first.notify, first.step, first.consequences) == (False, 0, ("kl.high",))
+    assert first.message == f"{fired.message} With it: kl.high."
+    assert watch.add_consequence("kl.high") is None
+    second = watch.add_consequence("kl.spike")
+    assert second is not None and second.message == f"{fired.message} With it: kl.high, kl.spike."
+    watch.look(1, {"x": 9.0})
+    worse = watch.fire(1, "critical", watch.finding)
+    assert worse.consequences == ("kl.high", "kl.spike") and worse.message.endswith("With it: kl.high, kl.spike.")
+    assert watch.resolve(2, worse).consequences == ("kl.high", "kl.spike")
+    assert ruled().add_consequence("kl.high") is None

@@ -57,3 +57,12 @@ def test_a_rise_of_the_learning_rate_owns_what_follows(healthy) -> None:
 
 def test_every_rule_has_a_case() -> None:
     assert {rule.id for rule in training.RULES} == set(CASES)
+
+
+def test_layers_that_rightly_stand_still_are_not_nothing(healthy) -> None:
+    """A vision tower that texts never reach: most layers without a gradient, the others learn."""
+    still = {"rldk/update/ratio/p50": 0.0, "rldk/grad/layers_without": 6.0, "rldk/update/frozen_layers": 6.0}
+    engine = Engine([RULES[name] for name in ("update.none", "update.frozen", "grad.flow")])
+    alerts = [a.rule for step, row in enumerate(healthy(2, 60)) for a in engine.update(step, row | still)]
+    assert set(alerts) == {"update.frozen", "grad.flow"}
+    assert any(engine.update(60 + step, {NORM: 0.0}) for step in range(10)), "no gradient at all"

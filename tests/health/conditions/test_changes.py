@@ -169,3 +169,21 @@ def test_the_first_judgement_is_with_the_first_full_baseline(findings) -> None:
     """Three values wait before they count."""
     assert not findings(Jump(("x",), minimum=16), [*[1.0] * 18, 1e9])[-1].breached
     assert findings(Jump(("x",), minimum=16), [*[1.0] * 19, 1e9])[-1].breached
+
+
+def test_zeros_are_no_baseline_for_a_multiple(findings) -> None:
+    """Steps without signal, then the first ones that learn: "usually 0" is no usual size."""
+    limits = {"z": 12.0, "ratio": 10.0, "floor": 0.003}
+    found = findings(Jump(("x",), **limits), [0.0] * 20 + [0.071, 0.0, 0.06] + [0.05] * 30 + [2.0])
+    assert [i for i, f in enumerate(found) if f.breached] == [53]
+    assert found[-1].evidence["normal"] == 0.05
+    assert not found[20].judged and found[53].judged
+    absolute = findings(Jump(("x",), z=12.0, floor=0.003), [0.0] * 20 + [0.071])
+    assert absolute[-1].breached, "a change in the unit of the value needs no usual size"
+
+
+def test_a_level_that_became_normal_is_not_clear_before_the_value_is_back(findings) -> None:
+    high, back = noise(60, 1, mean=100.0), noise(10, 2)
+    found = findings(Jump(("x",), accept_after=20), noise(60) + high + back)
+    assert not any(f.breached for f in found[80:120])
+    assert not any(f.clear for f in found[60:120]) and all(f.clear for f in found[120:])

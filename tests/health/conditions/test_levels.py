@@ -207,3 +207,16 @@ def test_an_estimate_is_clear_from_half_its_limit_up() -> None:
     condition = BelowZero(("x",), error_key="e", z=4.0)
     found = [condition.judge(i, {"x": value, "e": 0.5}) for i, value in enumerate([-2.5, -2.0, -1.5, -1.0])]
     assert [(f.breached, f.clear) for f in found] == [(True, False), (False, False), (False, False), (False, True)]
+
+
+def test_what_is_on_its_way_back_is_not_back(findings) -> None:
+    level = Level(("x",), direction="below", threshold=0.0, span=5.0, unless_improving=0.2)
+    returning = findings(level, [-(0.9**i) for i in range(45)])[8:]
+    assert not any(f.breached or f.clear for f in returning)
+    assert findings(level, [0.5] * 20)[-1].clear
+
+
+def test_a_first_value_below_0_is_held_to_a_limit_below_0() -> None:
+    first = FirstValue(("kl",), exact=0.05, exact_key="error", at_once=0.2, above=1.0)
+    found = first.judge(0, {"kl": -0.3})
+    assert found.breached and found.threshold == -0.2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from rldk_tracking.health.conditions.rate_response import RateResponse
 
 RATE, LOSS, KL = "lr", "rldk/train/loss", "rldk/kl/ref_k3"
@@ -54,3 +56,20 @@ def test_the_rows_before_a_rise_do_not_blur_what_its_answer_is_held_to() -> None
     for t, row in enumerate([{RATE: 1e-5, LOSS: 1.0}] * 20 + [{RATE: 1e-5, LOSS: 9.0}] * 3 + [{RATE: 1e-4, LOSS: 1.0}]):
         condition.judge(t, row)
     assert not condition.baselines.of[LOSS].waiting
+
+
+def test_a_series_that_is_usually_0_does_not_answer() -> None:
+    given = [{RATE: rate, LOSS: loss} for rate, loss in [(1e-5, 0.0)] * 30 + [(1e-4, 1e-9)] * 10]
+    assert responses(given) == []
+
+
+def test_the_alert_names_both_rates_and_what_answered() -> None:
+    condition = RateResponse((RATE,))
+    for t, row in enumerate(rows([1e-5] * 50 + [1e-4] * 3 + [2e-5] * 10, lambda t: 5.0 if t >= 52 else 0.0)):
+        found = condition.judge(t, row)
+        assert found is not None and (found.breached, found.judged) == (t >= 52, t >= 10)  # three values wait
+    assert found is not None and found.value == 1e-4 and found.threshold == pytest.approx(3e-5)
+    assert found.evidence is not None and found.evidence["answering"] == "the loss"
+    assert (found.evidence["before"], found.evidence["rise"]) == (1e-5, pytest.approx(10.0))
+    assert found.evidence["usual"] == pytest.approx(1.0, abs=0.1)
+    assert found.evidence["reached"] == pytest.approx(6.0, abs=0.5)

@@ -204,3 +204,8 @@ def test_the_first_judgement_is_with_the_first_full_baseline(findings) -> None:
     """Four values wait before they count."""
     for known, judged in ((27, False), (28, True)):
         assert (findings(Shift(("x",), minimum=24), [1.0] * (known + 1))[-1].evidence is not None) is judged
+
+
+def test_there_is_no_share_of_a_level_of_0(findings) -> None:
+    assert not any(f.breached or f.judged for f in findings(Shift(("x",), share=0.5), [0.0] * 40 + [1e-6] * 10))
+    assert not any(f.judged for f in findings(Growth(("x",), block=2, blocks=2, floor=0.0), [0.0] * 6 + [1.0] * 6)[:8])

@@ -193,3 +193,28 @@ def test_drift_is_clear_from_seven_tenths_of_its_limit_down() -> None:
     assert found[0].clear and not found[-1].clear and not found[-1].breached
     found = [condition.judge(step, {"kl": 3.0}) for step in range(40)]
     assert found[-1].breached and not found[-1].critical
+
+
+def test_there_is_no_share_of_a_start_of_0(findings) -> None:
+    found = findings(FromStart(("x",), direction="up", share=2.0), [0.0] * 8 + [5.0] * 5)
+    assert not any(f.breached or f.judged for f in found)
+    assert findings(FromStart(("x",), direction="up", share=2.0, change=1.0), [0.0] * 8 + [5.0])[-1].breached
+
+
+def test_a_collapse_is_over_when_the_values_are_back() -> None:
+    condition = Collapse(("e",), diversity_keys=("d",), spread_keys=("s",))
+    found = []
+    for left in [1.0] * 10 + [0.0] * 20 + [0.2] * 20 + [0.6] * 20:
+        found.append(condition.judge(0, {"e": left, "d": left, "s": left}))
+    assert found[29].breached and not found[29].clear
+    assert not found[49].breached and not found[49].clear, "a fifth of the start is not back"
+    assert found[-1].clear
+    assert found[29].evidence["lost"] == "entropy 0%, diversity 0%, reward spread 0%"
+
+
+def test_the_smoothed_divergence_is_what_is_quoted() -> None:
+    condition = UnpaidDrift(("kl",), threshold=0.75, zero_is_missing=False)
+    for step, value in enumerate([1.0] * 10 + [0.4]):
+        found = condition.judge(step, {"kl": value})
+    assert found.breached and found.value == pytest.approx(0.8) and found.value > found.threshold
+    assert (found.now, found.averaged_rows) == (0.4, 5.0)
