@@ -147,6 +147,8 @@ class Watch(Stateful):
         parts = [sentence(self.rule.message, step, first, finding)]
         if self.times > 1:
             parts.append(f"It has fired {self.times} times since step {self.first_fired}.")
+        if self.since is not None and step > self.since:
+            parts.append(f"It has lasted {step - self.since} steps.")
         if consequences:
             parts.append(f"With it: {', '.join(consequences)}.")
         return " ".join(parts)

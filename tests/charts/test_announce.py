@@ -86,13 +86,13 @@ def test_only_alerts_above_info_that_fire_are_written_and_all_are_logged(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, make_alert: Make
 ) -> None:
     with caplog.at_level(logging.INFO, "rldk_tracking"):
-        for changes in ({}, {"severity": "critical"}, {"severity": "info"}, {"state": "resolved"}):
+        for changes in ({}, {"severity": "critical"}, {"severity": "info"}, {"state": "resolved"}, {"notify": False}):
             announce_alert(make_alert(**changes))
     said = capsys.readouterr()
     assert said.out == ""
     assert [line.split()[3] for line in said.err.splitlines() if line.startswith("rldk: ")] == ["warning", "critical"]
     assert said.err.count("try: ") == 2
-    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "INFO", "INFO"]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "INFO", "INFO", "INFO"]
     assert {record.name for record in caplog.records} == {"rldk_tracking.alerts"}
 
 

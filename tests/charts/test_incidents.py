@@ -39,6 +39,20 @@ def test_a_rule_may_have_several_incidents(make_alert: Make) -> None:
     ]
 
 
+def test_one_that_fires_again_soon_is_one_incident(make_alert: Make) -> None:
+    story = [
+        make_alert(step=1, first_step=1),
+        make_alert(state="resolved", step=3),
+        make_alert("grad.explosion", step=4, first_step=4),
+        make_alert(step=9, first_step=8, times=2, notify=False, consequences=("kl.spike",), message="Again."),
+        make_alert(state="resolved", step=12, times=2, notify=False),
+    ]
+    again, _ = incidents_of(story[:4])
+    assert (again.first_step, again.ended, again.times) == (1, None, 2)
+    first, _ = incidents_of(story)
+    assert (first.ended, first.times, first.message, first.consequences) == (12, 2, "Again.", ("kl.spike",))
+
+
 def test_an_end_without_a_beginning_tells_nothing(make_alert: Make) -> None:
     assert incidents_of([make_alert(state="resolved")]) == []
 

@@ -216,6 +216,17 @@ def test_an_interrupt_ends_the_judging_of_many(tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
+def test_one_that_flaps_is_printed_once_with_its_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cut = [1.0 if step % 20 < 10 else 0.0 for step in range(100)]
+    rows = [{"step": step, "reward": 0.2, "completions/clipped_ratio": value} for step, value in enumerate(cut, 1)]
+    path = tmp_path / "flapping.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    main(["replay", str(path)])
+    said = [line for line in capsys.readouterr().out.splitlines() if "length.truncated" in line and "step" in line]
+    assert [line.split()[4] for line in said] == ["warning", "resolved", "warning"]
+    assert "It has fired 3 times since step 3." in said[-1]
+
+
 def test_what_cannot_be_read_is_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", str(tmp_path / "nothing.jsonl")]) == 3
     assert "nothing.jsonl" in capsys.readouterr().err

@@ -104,3 +104,24 @@ def test_limits_of_the_user_are_series(caplog: pytest.LogCaptureFixture) -> None
     assert tracker.series["rldk/kl/limit"] == [(1, 0.1)]
     judge.load_state({"version": 99})
     assert "judging starts afresh" in caplog.text
+
+
+def test_an_alert_with_more_consequences_acts_once() -> None:
+    called: list[tuple[str, ...]] = []
+    cause = Rule(
+        id="a.long",
+        keys=(LENGTH,),
+        condition="level",
+        parameters={"threshold": 10.0},
+        silences=("b.*",),
+        actions=(lambda alert: called.append(alert.consequences),),
+    )
+    late = Rule(id="b.kl", keys=("rldk/kl/ref_k3",), condition="level", parameters={"threshold": 1.0})
+    tracker, publisher = InMemoryTracker(), Publisher()
+    publisher.open([cause, late], RunInfo(), [tracker], None)
+    judge = Judge([cause, late], Settings(), {}, publisher)
+    judge.row(1, {LENGTH: 20.0})
+    judge.row(2, {LENGTH: 20.0, "rldk/kl/ref_k3": 2.0})
+    assert [(alert.rule, alert.step, alert.consequences) for alert in judge.alerts] == [("a.long", 1, ("b.kl",))]
+    assert [alert.notify for alert in tracker.alerts] == [True, False], "trackers are given it anew"
+    assert called == [()]

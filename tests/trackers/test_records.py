@@ -33,7 +33,8 @@ def test_a_call_comes_back(method: str, args: tuple[Any, ...]) -> None:
 
 
 def test_an_alert_comes_back(make_alert: Make) -> None:
-    alert = make_alert(value=math.inf, threshold=None, evidence={"a": 1.0, "b": "text"})
+    more = {"consequences": ("kl.spike", "reward.collapse"), "times": 3, "notify": False}
+    alert = make_alert(value=math.inf, threshold=None, evidence={"a": 1.0, "b": "text"}, **more)
     assert decode(parse(dumps(encode("alert", (alert,), 1.0)))) == ("alert", (alert,))
 
 

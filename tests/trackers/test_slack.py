@@ -136,6 +136,18 @@ def test_a_busy_channel_gets_it_after_the_time_it_asks_for(webhook: Webhook, mak
     slack.close()
 
 
+def test_one_that_flaps_is_told_once(make_alert: Callable[..., Alert]) -> None:
+    slack = SlackNotifier(URL)
+    with responses.RequestsMock() as server:
+        server.post(URL, body="ok")
+        for times in range(1, 18):
+            for state in ("firing", "resolved"):
+                slack.alert(make_alert(state=state, step=10 * times, times=times, notify=times == 1))
+        worse = make_alert(severity="critical", step=200, times=18, consequences=("kl.spike",))
+        slack.alert(worse)
+        assert len(server.calls) == 3
+
+
 def test_busy_then_fine_with_a_recorded_slack(make_alert: Callable[..., Alert]) -> None:
     with responses.RequestsMock(registry=registries.OrderedRegistry) as slack_com:
         slack_com.post(URL, status=429, headers={"Retry-After": "0"})

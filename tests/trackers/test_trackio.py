@@ -50,6 +50,7 @@ def test_rows_and_alerts(database: Callable[[str], list[Any]], make_alert: Calla
         tracker.log({"rldk/a": step / 2}, step)
     tracker.alert(make_alert())
     tracker.alert(make_alert(severity="critical", state="resolved"))
+    tracker.alert(make_alert(notify=False))
     trackio.finish()
     rows = [(step, json.loads(text)) for step, text in database("select step, metrics from metrics")]
     ours = {step: row for step, row in rows if "rldk/a" in row}

@@ -99,6 +99,8 @@ def test_alerts_are_recorded_offline(offline: None, tmp_path: Path, make_alert: 
     tracker.alert(make_alert("reward.saturated", severity="info", value=None, threshold=None))
     tracker.alert(make_alert("kl.high"))
     tracker.alert(make_alert("kl.high", step=20, state="resolved"))
+    tracker.alert(make_alert("kl.high", step=30, times=2, notify=False))
+    tracker.alert(make_alert("kl.high", step=40, state="resolved", times=2, notify=False))
     wandb.finish()
     log = load_finished(tmp_path)
     assert [level for _, _, level in log.alerts] == ["ERROR", "INFO", "WARN", "INFO"]
