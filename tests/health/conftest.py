@@ -196,7 +196,7 @@ def quotes_what_was_judged(rule: str, rows: list[Row], alerts: list[Alert], begi
     if before is not None and before.value is not None and before.threshold is not None:
         assert side != sign(before.value - before.threshold), f"{rule}: {fired.message}"
     in_chart = fired.key is not None and rows[fired.step].get(fired.key) == fired.value
-    told = ("That is a mean over", "rose", "rows, to")
+    told = ("That is a mean over", "rose", "rows, to", "rollouts")
     assert in_chart or any(words in fired.message for words in told), f"{rule}: {fired.message}"
     form = next((form for _, name, form, _ in Formatter().parse(RULES[rule].message) if name == "value"), None)
     assert form is None or format(fired.value, form) in fired.message
