@@ -68,7 +68,7 @@ KEYS = (
         "reward/step",
         "How fast the reward moves, in preference training rldk/preference/margin.",
         "median of the slopes of all pairs (Theil-Sen) of at most 32 blocks of equally many rows, each the means of "
-        "its steps and rewards",
+        "its steps and rewards; of preference training without a reward, the margin",
         "rules",
     ),
     *(

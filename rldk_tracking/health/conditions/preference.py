@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 from rldk_tracking.health.conditions.base import Condition, Finding, Row
@@ -148,7 +149,8 @@ class ReferenceApart(Condition):
                 for name, first in self.first.items()
             )
         clear = abs(rewards[key]) <= self.limit / 2
-        return Finding(breached, clear, rewards[key], self.limit, False, {}, key, judged=self.judged)
+        limit = math.copysign(self.limit, rewards[key])
+        return Finding(breached, clear, rewards[key], limit, False, {}, key, judged=self.judged)
 
 
 def _has_reference(row: Row) -> bool:
