@@ -6,6 +6,7 @@ The exit code is that of the worst run, see `rldk_tracking.cli.main.EXIT_CODES`.
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import signal
@@ -20,7 +21,8 @@ from typing import TYPE_CHECKING
 
 from rldk_tracking.cli.main import UNREADABLE
 from rldk_tracking.history.stores import runs_of
-from rldk_tracking.history.write_back import write_back
+from rldk_tracking.history.write_back import NotWrittenError, write_back
+from rldk_tracking.keys.catalogue import CATALOGUE, lookup
 from rldk_tracking.terminal import printable
 
 if TYPE_CHECKING:
@@ -69,10 +71,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what the rules say, and return the exit code."""
+    from rldk_tracking.health.presets import rules_for
+
+    aliases = aliases_of(arguments.alias)
     try:
-        aliases = dict(pair.split("=", 1) for pair in arguments.alias)
-    except ValueError:
-        raise SystemExit("--alias takes NAME=KEY.") from None
+        rules_for(arguments.rules)
+    except FAULTS as fault:
+        raise SystemExit(f"--rules: {fault}") from fault
     sources: list[str] = []
     results: list[ReplayResult | Unreadable] = []
     for source in arguments.sources:
@@ -89,8 +94,31 @@ def run(arguments: argparse.Namespace) -> int:
         if isinstance(result, Unreadable):
             sys.stderr.write(f"{printable(result.reason)}\n")
         elif arguments.to is not None:
-            write_back(result.source, result, arguments.to, aliases)
+            try:
+                write_back(result.source, result, arguments.to, aliases)
+            except (NotWrittenError, OSError) as fault:
+                sys.stderr.write(f"{printable(' '.join(str(fault).split()))}\n")
+                codes.append(UNREADABLE)
     return min(codes, key=WORST_FIRST.index)
+
+
+def aliases_of(pairs: Iterable[str]) -> dict[str, str]:
+    """The user's names, to keys. A key that is in no catalogue may be one of the user's rules, so it is only said.
+
+    Raises:
+        SystemExit: a text is no NAME=KEY.
+    """
+    aliases: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, key = pair.partition("=")
+        if not equals:
+            raise SystemExit("--alias takes NAME=KEY.")
+        if lookup(key) is None:
+            close = difflib.get_close_matches(key, CATALOGUE, 1)
+            hint = f"; did you mean {close[0]}?" if close else "."
+            sys.stderr.write(f"--alias {printable(name)}: {printable(key)} is no key of `rldk-tracking keys`{hint}\n")
+        aliases[name] = key
+    return aliases
 
 
 def judge_all(

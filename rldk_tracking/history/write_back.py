@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rldk_tracking.history.reading import read
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.trackers.base import Tracker
+from rldk_tracking.trackers.base import RejectedError, Tracker, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from rldk_tracking.history.replay import ReplayResult
+
+
+class NotWrittenError(Exception):
+    """The tracker did not take a run; the message says which and why."""
 
 
 def write_back(source: str, result: ReplayResult, backend: str, aliases: Mapping[str, str] | None = None) -> None:
@@ -22,18 +27,36 @@ def write_back(source: str, result: ReplayResult, backend: str, aliases: Mapping
         result: what the rules said of it.
         backend: "mlflow" or "wandb".
         aliases: as for `replay`.
+
+    Raises:
+        NotWrittenError: the tracker cannot be reached or does not take it.
+        ImportError: its client is not installed.
     """
-    tracker, known, finish = _tracker(source, backend)
-    tracker.open(RunInfo(name=source, trainer="replay"))
-    for entry in read(source, aliases).entries:
-        row = {key: value for key, value in entry.row.items() if key not in known}
-        if row:
-            tracker.log(row, entry.step)
-    for _, alert in result.alerts:
-        tracker.alert(alert)
-    tracker.status(result.verdict if result.verdict in ("warning", "critical") else "finished", {}, 0)
-    tracker.close()
-    finish()
+    with _refusals(source, backend):
+        tracker, known, finish = _tracker(source, backend)
+        tracker.open(RunInfo(name=source, trainer="replay"))
+        for entry in read(source, aliases).entries:
+            row = {key: value for key, value in entry.row.items() if key not in known}
+            if row:
+                tracker.log(row, entry.step)
+        for _, alert in result.alerts:
+            tracker.alert(alert)
+        tracker.status(result.verdict if result.verdict in ("warning", "critical") else "finished", {}, 0)
+        tracker.close()
+        finish()
+
+
+@contextmanager
+def _refusals(source: str, backend: str) -> Iterator[None]:
+    """Exceptions of a tracker, and of the client below it, as `NotWrittenError`."""
+    if backend == "mlflow":
+        from mlflow.exceptions import MlflowException as ClientError
+    else:
+        from wandb.errors import Error as ClientError
+    try:
+        yield
+    except (ClientError, UnavailableError, RejectedError) as error:
+        raise NotWrittenError(f"{source}: not written into {backend}: {error}") from error
 
 
 def _tracker(source: str, backend: str) -> tuple[Tracker, set[str], Callable[[], object]]:

@@ -272,3 +272,36 @@ def test_names_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "length.truncated" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="NAME=KEY"):
         main(["replay", str(path), "--alias", "cut"])
+
+
+def test_a_key_that_is_in_no_catalogue_is_said(healthy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", str(healthy), "--alias", "foo=rldk/lenght/mean", "--alias", "bar=rldk/kl/ref_k1"]) == 0
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "rldk/lenght/mean is no key" in said and "rldk/length/mean" in said
+
+
+@pytest.mark.parametrize(("rules", "why"), [("nosuch", "unknown preset"), ("none.yaml", "no such file")])
+def test_rules_that_cannot_be_read_are_said_once(
+    rules: str, why: str, healthy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["replay", str(healthy), str(healthy), "--rules", rules])
+    said = capsys.readouterr()
+    assert stopped.value.code == 3
+    assert said.out == "" and said.err.count(why) == 1
+
+
+def test_a_tracker_that_does_not_take_it_leaves_the_verdict(
+    healthy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    mlflow.set_tracking_uri("http://127.0.0.1:1")
+    try:
+        assert main(["replay", str(healthy), "--to", "mlflow"]) == 3
+    finally:
+        mlflow.set_tracking_uri(None)
+    said = capsys.readouterr()
+    assert said.out.startswith(f"healthy: {healthy}")
+    (line,) = said.err.splitlines()
+    assert line.startswith(f"{healthy}: not written into mlflow: the MLflow server at http://127.0.0.1:1 does not take")
