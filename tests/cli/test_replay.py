@@ -190,11 +190,12 @@ def test_names_from_a_file_do_not_command_the_terminal(
     log(path, [0.5] * 30)
     with path.open("a") as file:
         file.write(json.dumps({"step": 31, "reward": evil, "grad_norm": float("nan")}) + "\n")
-    main(["replay", str(path), str(tmp_path / evil), "--format", form, "--jobs", "1"])
+    main(["replay", str(path), str(tmp_path), str(tmp_path / evil), "--format", form, "--jobs", "1"])
     said = capsys.readouterr()
     with pytest.raises(SystemExit):
         main(["report", str(tmp_path / evil)])
-    assert main(["report", str(path), "-o", str(tmp_path / "r.md")]) == 0
+    for source in (path, tmp_path):  # a folder's report says which file it chose
+        assert main(["report", str(source), "-o", str(tmp_path / "r.md")]) == 0
     said_too = capsys.readouterr()
     for text in (said.out, said.err, said_too.out, said_too.err):
         assert all(sign.isprintable() or sign == "\n" for sign in text)
@@ -305,3 +306,20 @@ def test_a_tracker_that_does_not_take_it_leaves_the_verdict(
     assert said.out.startswith(f"healthy: {healthy}")
     (line,) = said.err.splitlines()
     assert line.startswith(f"{healthy}: not written into mlflow: the MLflow server at http://127.0.0.1:1 does not take")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "code"),
+    [
+        (["healthy", "unknown"], 4),
+        (["unknown", "warning", "healthy"], 1),
+        (["unknown", "critical", "warning"], 2),
+        (["critical", "unreadable", "unknown"], 3),
+    ],
+)
+def test_the_worst_of_several_runs_counts(kinds: list[str], code: int, tmp_path: Path, healthy: Path) -> None:
+    paths = {"healthy": healthy, "unreadable": tmp_path / "none"}
+    paths["unknown"] = log(tmp_path / "unknown.jsonl", [0.1, 0.2])
+    paths["warning"] = log(tmp_path / "warning.jsonl", [0.1] * 20, **{"completions/clipped_ratio": 0.9})
+    paths["critical"] = log(tmp_path / "critical.jsonl", [float("nan")] * 2)
+    assert main(["replay", *(str(paths[kind]) for kind in kinds), "--jobs", "1"]) == code

@@ -31,6 +31,13 @@ def test_a_rule_has_judged_once_it_could_have_fired() -> None:
             assert bool(alerts) == (fires and step == 4), "it fires in the first row of which that is said"
 
 
+def test_a_condition_that_still_learns_what_is_normal_has_not() -> None:
+    watched = engine(Rule(id="kl.own", keys=("x",), condition="jump", parameters={"minimum": 8, "z": 5.0}))
+    for step in range(30):
+        watched.update(step, {"x": 1.0 + 0.01 * (step % 3)})
+        assert len(Judged.by(watched).judged) == (step >= 11), "8 values, each of which counts 3 values later"
+
+
 def test_without_data_it_has_not() -> None:
     watched = engine(Rule(id="kl.own", keys=("x",), **LEVEL))
     watched.update(1, {"y": 1.0})
