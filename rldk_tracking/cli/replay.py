@@ -6,7 +6,6 @@ The exit code is that of the worst run, see `rldk_tracking.cli.main.EXIT_CODES`.
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
 import signal
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING
 from rldk_tracking.cli.main import UNREADABLE
 from rldk_tracking.history.stores import runs_of
 from rldk_tracking.history.write_back import NotWrittenError, write_back
-from rldk_tracking.keys.catalogue import CATALOGUE, lookup
+from rldk_tracking.keys import misspelt
 from rldk_tracking.terminal import printable
 
 if TYPE_CHECKING:
@@ -103,20 +102,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def aliases_of(pairs: Iterable[str]) -> dict[str, str]:
-    """The user's names, to keys. A key that is in no catalogue may be one of the user's rules, so it is only said.
+    """The user's names, to keys.
 
     Raises:
-        SystemExit: a text is no NAME=KEY.
+        SystemExit: a text is no NAME=KEY, or there is no such key.
     """
     aliases: dict[str, str] = {}
     for pair in pairs:
         name, equals, key = pair.partition("=")
         if not equals:
             raise SystemExit("--alias takes NAME=KEY.")
-        if lookup(key) is None:
-            close = difflib.get_close_matches(key, CATALOGUE, 1)
-            hint = f"; did you mean {close[0]}?" if close else "."
-            sys.stderr.write(f"--alias {printable(name)}: {printable(key)} is no key of `rldk-tracking keys`{hint}\n")
+        problem = misspelt(key, in_full=True)
+        if problem is not None:
+            raise SystemExit(f"--alias {pair}: {problem}")
         aliases[name] = key
     return aliases
 
