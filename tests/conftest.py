@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -40,7 +41,11 @@ PRIVATE = (
 )
 """Settings of the person who runs the tests, which must not be reached by them."""
 
+SESSION = "RLDK_TEST_SESSION"
+"""Names this process in the environment of every process that it starts."""
+
 os.environ.update(ENVIRONMENT)
+os.environ[SESSION] = str(os.getpid())
 for name in PRIVATE:
     os.environ.pop(name, None)
 
@@ -106,6 +111,22 @@ def _wandb_as_it_was() -> Iterator[None]:
         if wandb.run is not None:
             wandb.finish()
         wandb.teardown()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_courier_stays() -> Iterator[None]:
+    """One whose server does not answer would go on trying for hours."""
+    yield
+    import psutil
+
+    process = sys.modules.get("rldk_tracking.journal.process")
+    if process is not None:
+        process._courier = None  # type: ignore[attr-defined]
+    for found in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            is_courier = found.cmdline()[-1:] == ["rldk_tracking.courier"]
+            if is_courier and found.environ().get(SESSION) == str(os.getpid()):
+                found.kill()
 
 
 @pytest.fixture

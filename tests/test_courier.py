@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rldk_tracking.courier import ENVIRONMENT, main
+from rldk_tracking.courier import main
+from rldk_tracking.journal.environment import ENVIRONMENT
 
 ROOT = Path(__file__).parents[1]
 

@@ -5,7 +5,7 @@
 | kind | the experiment's tag `mlflow.experimentKind`, where it has none and holds no traces | first row |
 | charts | the experiment's saved view, see `rldk_tracking.charts.mlflow` | where a run has data for new charts |
 | picture of what broke | artifact `rldk/charts/overview.svg`, and in the note | with the note |
-| note | `mlflow.note.content`, where that is empty or ours | first row, status, alerts, every minute |
+| note | `mlflow.note.content`, where that is empty or ours | first row, status and alerts in time, every minute |
 | colour | `mlflow.runColor`, where that is empty or ours | with the note |
 | report | artifact `rldk/report.html` | at the end |
 | link | the terminal | first row, end |
@@ -50,6 +50,8 @@ NOTE_MARK = "rldk.note"
 REPORT_FILE = "rldk/report.html"
 OVERVIEW_FILE = "rldk/charts/overview.svg"
 REFRESH_SECONDS = 60.0
+STATUS_SECONDS, AN_ALERT_SECONDS = 2.0, 0.05
+"""Between two notes where the run's state changes again and again: at least so much, and so much for each alert."""
 LOCAL = "http://127.0.0.1:5000"
 """Where `mlflow ui` serves a local store."""
 PICTURES = {"rldk/charts/reward_distribution": "Rewards", "rldk/charts/layer_gradients": "Gradients by layer"}
@@ -108,7 +110,7 @@ class RunPage:
         self._past = past or Thinned()
         self._alerts: list[Alert] = []
         self._status = "running"
-        self._due = 0.0
+        self._due = self._not_before = 0.0
         self._said: set[str] = set()
         self._heatmaps: dict[str, Heatmap] = dict(heatmaps or {})
         self._first: int | None = min((points[0][0] for points in self._past.series.values() if points), default=None)
@@ -149,13 +151,18 @@ class RunPage:
             return
         if status in ENDED:
             self._shielded("the report", self._store_report)
-        self.refresh()
+        if status in ENDED or time.monotonic() >= self._not_before:
+            self.refresh()
+        else:  # with the next row that comes late enough
+            self._due = min(self._due, self._not_before)
         if status in ENDED:
             self._point_out()
 
     def refresh(self) -> None:
         """Make picture, note and colour anew."""
-        self._due = time.monotonic() + REFRESH_SECONDS
+        now = time.monotonic()
+        self._due = now + REFRESH_SECONDS
+        self._not_before = now + min(REFRESH_SECONDS, max(STATUS_SECONDS, AN_ALERT_SECONDS * len(self._alerts)))
         self._shielded("the picture", self._store_overview)
         self._shielded("the note", self._write_note)
 

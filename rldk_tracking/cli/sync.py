@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from rldk_tracking.journal.catch_up import Contents, Outcome, busy, catch_up, waits
+from rldk_tracking.journal.environment import delivering
 from rldk_tracking.journal.target import Target
 from rldk_tracking.trackers.mlflow_server import absolute, without_credentials
 
@@ -36,7 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Send all journals. Returns 1 where something stays behind."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     files = journals_below(arguments.folder)
-    done = [_sync(path, arguments) for path in files]
+    with delivering():
+        done = [_sync(path, arguments) for path in files]
     if not any(said for _, said in done):
         print(f"Nothing waits in {arguments.folder}.")
     return 0 if all(good for good, _ in done) else 1
@@ -63,13 +65,13 @@ def _sync(path: Path, arguments: argparse.Namespace) -> tuple[bool, bool]:
         print(f"{path}: the line at byte {position} is passed over: {why}.")
     if len(contents.skipped) > SHOWN:
         print(f"{path}: {len(contents.skipped) - SHOWN} more lines are passed over.")
+    if arguments.run_id is not None and contents.begin and "mlflow" not in contents.targets:
+        contents.targets["mlflow"] = Target("mlflow", "mlflow", {"tracking_uri": _configured(arguments)})
     if not contents.targets and contents.wandb is None:
         if not contents.begin:
             return True, bool(contents.skipped)  # a file of a JsonlTracker, or of somebody else
-        if arguments.run_id is None:
-            print(f"{path}: the training had no run yet that this could be sent to; name one with --run-id.")
-            return contents.has_ended, True
-        contents.targets["mlflow"] = Target("mlflow", "mlflow", {"tracking_uri": _configured(arguments)})
+        print(f"{path}: the training had no run yet that this could be sent to; name one with --run-id.")
+        return contents.has_ended, True
     if not waits(path, contents):
         return True, bool(contents.skipped)
     outcomes = catch_up(path, contents, lambda target: _approved(target, arguments), arguments.timeout)
@@ -90,7 +92,7 @@ def _say(path: Path, outcome: Outcome, contents: Contents) -> bool:
         print(f"  Refused by {outcome.id}, and not sent: {outcome.rejected} parts. A later sync tries them again.")
     if outcome.uncertain:
         print(f"  {outcome.uncertain} calls may have arrived before, and are not repeated.")
-    if outcome.is_closed and outcome.sent and not contents.has_ended:
+    if outcome.said_crashed:
         print(f"  The training ended without a word after step {contents.last_step}; its status is now crashed.")
     return outcome.problem is None and not outcome.left and not outcome.rejected
 

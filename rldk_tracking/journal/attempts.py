@@ -11,7 +11,7 @@ from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception, w
 
 from rldk_tracking.journal.offset import Offset
 from rldk_tracking.journal.watch import Watch
-from rldk_tracking.trackers.base import RefusedError, RejectedError, UnavailableError
+from rldk_tracking.trackers.base import LostAnswerError, RefusedError, RejectedError, UnavailableError
 
 UNKNOWN_ATTEMPTS = 5
 """How often a call is made that fails in an unknown way."""
@@ -68,7 +68,8 @@ class Attempts:
             fault = gave_up.last_attempt.exception()
             self._note_fault(fault)
             if self._unknown and not self._watch.is_out_of_time:
-                raise RejectedError(f"{type(fault).__name__}: {fault}") from fault
+                kind = RejectedError if self.repeatable else LostAnswerError
+                raise kind(f"{type(fault).__name__}: {fault}") from fault
             raise OutOfTimeError from fault
         if self._offset.down_since is not None:
             self._offset.down_since = None
@@ -82,7 +83,7 @@ class Attempts:
             self._note_fault(fault)
             self._offset.refused = True
             raise OutOfTimeError from fault
-        if not isinstance(fault, (UnavailableError, OSError)):
+        if not isinstance(fault, (UnavailableError, OSError)) and not _is_shortage(fault):
             self._unknown += 1
         return True
 
@@ -102,6 +103,11 @@ class Attempts:
             self._logged.add(offset.fault)
             self._log.warning("A call failed, and is repeated: %s", offset.fault)
         offset.save()
+
+
+def _is_shortage(fault: Exception) -> bool:
+    """Whether a client found no thread for its work, in Python's words; there may be one later."""
+    return isinstance(fault, RuntimeError) and "can't start new thread" in str(fault)
 
 
 def discreet(fault: BaseException | None) -> str:

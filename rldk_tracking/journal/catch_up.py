@@ -128,10 +128,11 @@ class Outcome:
         id: of the destination, "" for the journal as a whole.
         sent: calls.
         left: records that wait still.
-        rejected: ranges of records that are refused.
+        rejected: ranges of records, or calls, that are refused.
         uncertain: calls that may have arrived before, and are not repeated.
         problem: why nothing could be sent, in words; else None.
-        is_closed: whether the destination knows how the run ended.
+        is_closed: whether everything was brought to its end.
+        said_crashed: whether the destination was told that the training crashed, and took it.
     """
 
     id: str
@@ -141,6 +142,7 @@ class Outcome:
     uncertain: int = 0
     problem: str | None = None
     is_closed: bool = False
+    said_crashed: bool = False
 
 
 Approve = Callable[[Target], Target]
@@ -203,7 +205,7 @@ def _waits(path: Path, end: int) -> bool:
         offset = Offset.load(path)
     except (OSError, ValueError):
         return True
-    return offset.position < end or not offset.closed or bool(offset.rejected)
+    return offset.position < end or not offset.closed or bool(offset.rejected or offset.refused_calls)
 
 
 def _send(journal: Path, target: Target, approve: Approve, timeout_s: float) -> Outcome:
@@ -213,7 +215,7 @@ def _send(journal: Path, target: Target, approve: Approve, timeout_s: float) -> 
         offset = load_offset(journal, target, lines, logger)
         if not _waits(offset.path, lines.size()):
             return Outcome(target.id, is_closed=True)
-        if not _is_asked_for(target, lines, offset.position):
+        if not offset.refused_calls and not _is_asked_for(target, lines, offset.position):
             return Outcome(target.id, is_closed=True)
         approved = approve(Target(target.id, target.tracker, {**target.to, **offset.to}))
         offset.to = dict(approved.to)
@@ -229,7 +231,8 @@ def _send(journal: Path, target: Target, approve: Approve, timeout_s: float) -> 
         return outcome
     finally:
         lines.close()
-    outcome.sent, outcome.rejected, outcome.is_closed = sender.delivered, len(offset.rejected), offset.closed
+    outcome.sent, outcome.is_closed, outcome.said_crashed = sender.delivered, offset.closed, sender.said_crashed
+    outcome.rejected = len(offset.rejected) + len(offset.refused_calls)
     outcome.uncertain = offset.uncertain - uncertain
     outcome.left = sum(1 for entry in read_all(FileLines(journal), offset.position) if entry.calls)
     outcome.problem = offset.fault if sender.tracker is None else None
@@ -276,6 +279,7 @@ def _compare(journal: Path, to: Mapping[str, str], last_step: int) -> Outcome:
     except (RejectedError, UnavailableError, OSError) as error:
         outcome.problem = str(error)
         return outcome
-    offset.closed, offset.position, outcome.is_closed = True, lines.size(), True
+    offset.closed, offset.position = True, lines.size()
+    outcome.is_closed = outcome.said_crashed = True
     offset.save()
     return outcome

@@ -32,6 +32,7 @@ class Offset:
         url: of the run's page, where there is one.
         errors: calls that failed so far, each try counted.
         rejected: ranges of positions that the destination would not take: start, end, why.
+        refused_calls: calls that were refused, of a tracker in which a repetition is seen: position and number of each.
         uncertain: how many calls may or may not have arrived, and are not repeated.
         skipped: lines that were no record: position and why, the first of them.
         down_since: since when it does not answer, seconds since the epoch; None where it does.
@@ -49,6 +50,7 @@ class Offset:
     url: str | None = None
     errors: int = 0
     rejected: list[tuple[int, int, str]] = field(default_factory=list)
+    refused_calls: list[tuple[int, int]] = field(default_factory=list)
     uncertain: int = 0
     skipped: list[tuple[int, str]] = field(default_factory=list)
     down_since: float | None = None
@@ -141,6 +143,7 @@ def _from(path: Path, data: Mapping[str, Any]) -> Offset:
     offset.position, offset.part = max(0, int(offset.position)), max(0, int(offset.part))
     offset.to = {str(name): str(value) for name, value in offset.to.items()}
     offset.rejected = [(int(start), int(end), str(why)) for start, end, why in offset.rejected]
+    offset.refused_calls = [(int(position), int(part)) for position, part in offset.refused_calls]
     offset.skipped = [(int(position), str(why)) for position, why in offset.skipped]
     offset.said = [str(line) for line in offset.said]
     offset.errors, offset.uncertain = int(offset.errors), int(offset.uncertain)

@@ -10,13 +10,13 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from rldk_tracking.charts.announce import announced_by
 from rldk_tracking.journal.attempts import Attempts, OutOfTimeError, discreet
 from rldk_tracking.journal.offset import Offset
 from rldk_tracking.journal.reader import Entry, Lines, read, read_all
+from rldk_tracking.journal.refusals import Refusals
 from rldk_tracking.journal.watch import Watch
 from rldk_tracking.trackers.base import RejectedError, Tracker
 from rldk_tracking.trackers.records import Call, run_info
@@ -41,6 +41,7 @@ class Sender:
     Attributes:
         delivered: calls that were taken.
         repeats_rejected: try again what was refused before.
+        said_crashed: whether the destination took from here that the training crashed.
     """
 
     def __init__(
@@ -57,13 +58,13 @@ class Sender:
         self.tracker: Tracker | None = None
         self.offset = offset
         self.delivered = 0
-        self.repeats_rejected = False
+        self.repeats_rejected = self.said_crashed = False
         self._connect = connect
         self._lines = lines
         self._watch = watch
         self._log = log
         self._attempts = Attempts(offset, watch, log, hands_back)
-        self._rejections: set[str] = set()
+        self._refusals = Refusals(offset, lines, self._attempts, log)
         self._status: tuple[str, int] | None = None
         self._last_step = 0
         self._has_ended = False
@@ -75,7 +76,7 @@ class Sender:
             try:
                 self._join()
                 if self.repeats_rejected:
-                    self._repeat_rejected(math.inf)
+                    self._refusals.repeat(self._opened(), math.inf, self._count)
                 while not self._follow():
                     pass
             except OutOfTimeError:
@@ -108,9 +109,10 @@ class Sender:
         self._attempts.repeatable = tracker.repeatable
 
     def _past(self) -> Iterator[Call]:
+        refused = set(self.offset.refused_calls)
         for entry in read_all(self._lines, until=self.offset.position):
             self._note_record(entry)
-            yield from entry.calls
+            yield from (call for part, call in enumerate(entry.calls) if (entry.start, part) not in refused)
 
     def _follow(self) -> bool:
         """Deliver what has come. Returns whether that was all, for good."""
@@ -181,7 +183,7 @@ class Sender:
             self._attempts.make(lambda: self._opened().log_rows(rows))
         except RejectedError as error:
             if len(batch) == 1:
-                self._reject(batch[0], error)
+                self._refusals.note(batch[0], 0, error)
             return len(batch) == 1
         self._count(len(batch))
         return True
@@ -213,7 +215,7 @@ class Sender:
             self._attempts.make(lambda: method(*args))
             self._count(1)
         except RejectedError as error:
-            self._reject(entry, error)
+            self._refusals.note(entry, self.offset.part, error)
         except OutOfTimeError:
             self.offset.trying = False  # it did not arrive
             raise
@@ -248,43 +250,16 @@ class Sender:
     def _close(self) -> None:
         if not self.offset.closed:
             tracker = self._opened()
-            self._repeat_rejected(_FEW_FAILURES)
+            self._refusals.repeat(tracker, _FEW_FAILURES, self._count)
             try:
                 if not self._has_ended:
                     self._attempts.make(lambda: tracker.status("crashed", {}, self._last_step))
+                    self.said_crashed = type(tracker).status is not Tracker.status
                 self._attempts.make(tracker.close)
             except RejectedError as error:
                 self._log.warning("The end of the run is refused: %s", discreet(error))
             self.offset.closed = True
         self._note_run()
-
-    def _repeat_rejected(self, most_failures: float) -> None:
-        """What was refused may be taken now: a run that was deleted and restored. Gives up after so many failures."""
-        ranges, self.offset.rejected = self.offset.rejected, []
-        failures, tracker = 0, self._opened()
-        for start, end, why in ranges:
-            for entry in read_all(self._lines, start, end):
-                if failures >= most_failures:
-                    self.offset.reject(entry.start, end, why)
-                    break
-                for method, args in entry.calls:
-                    again = partial(tracker.log_rows, [entry.row]) if method == "log" else getattr(tracker, method)
-                    try:
-                        self._attempts.make(again if method == "log" else partial(again, *args))
-                        self._count(1)
-                    except RejectedError as error:
-                        failures += 1
-                        self._reject(entry, error)
-
-    def _reject(self, entry: Entry, error: RejectedError) -> None:
-        offset, why = self.offset, discreet(error)
-        offset.errors += 1
-        offset.fault = why
-        if self._opened().repeatable:  # else nobody knows whether it arrived after all
-            offset.reject(entry.start, entry.end, why[:200])
-        if why not in self._rejections:
-            self._rejections.add(why)
-            self._log.warning("Refused for good, and passed over (from byte %d on): %s", entry.start, why)
 
     def _note_skipped(self, entry: Entry) -> None:
         self.offset.skip(entry.start, str(entry.problem))

@@ -40,6 +40,10 @@ class RejectedError(Exception):
     """The backend will not take this call, now or later, or must not be asked twice. It is not repeated."""
 
 
+class LostAnswerError(RejectedError):
+    """The call may have arrived, and a second one would be seen twice."""
+
+
 class Tracker(NamedArguments, ABC):
     """One backend. It joins the run that is open, never opens a second one, never ends one that it did not start.
 

@@ -224,13 +224,8 @@ class MLflowTracker(Tracker):
             return last_step(client, str(self.run_id))
 
     def address(self) -> Mapping[str, str]:
-        found = {
-            "run_id": self.run_id,
-            "experiment_id": self.experiment_id,
-            "tracking_uri": self._place,
-            "experiment": self._experiment,
-            "origin": self._origin,
-        }
+        found = {"run_id": self.run_id, "experiment_id": self.experiment_id, "tracking_uri": self._place}
+        found |= {"experiment": self._experiment, "origin": self._origin}
         return {name: value for name, value in found.items() if value}
 
     def secrets(self) -> Mapping[str, str]:
@@ -245,6 +240,8 @@ class MLflowTracker(Tracker):
         """Write the alerts that came too soon after others."""
         if self._alerts.is_due:
             self._write_alerts()
+        elif self._alerts.are_tags_due:
+            self._tag_alerts()
 
     def close(self) -> None:
         """End the run if it is ours. `run_id` and `url` stay known until the tracker is opened for another training."""
@@ -286,12 +283,13 @@ class MLflowTracker(Tracker):
         client, run_id = self._connect(), str(self.run_id)
         with translated(self._mlflow):
             self._alerts.load(client, run_id)
-            tags = {"rldk.alerts.open": ",".join(sorted(self._alerts.open))}
-            if self._status not in _FINAL:
-                tags["rldk.status"] = self._alerts.status
-            self._set_tags(tags)
+            self._tag_alerts()
             self._alerts.write(client, run_id)
         self._run_page().alert(self._alerts.alerts)
+
+    def _tag_alerts(self) -> None:
+        self._set_tags(self._alerts.tags | ({"rldk.status": str(self._status)} if self._status in _FINAL else {}))
+        self._alerts.note_tags()
 
     def _run_page(self) -> RunPage:
         if self._page is None:

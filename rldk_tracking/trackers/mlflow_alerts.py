@@ -23,7 +23,11 @@ SEPARATOR = ", "
 """Between the consequences in a cell."""
 
 EVERY_S = 2.0
-"""Table, note and picture hold all alerts, and are written anew not more often than this."""
+"""The tags that say what is open are written not more often than this."""
+A_ROW_S = 0.05
+"""Table, note and picture hold all alerts, and MLflow has no way to append to them: the pause until they are written
+anew grows with each row, so that what is sent in an hour does not grow with the alerts of the run."""
+LONGEST_S = 60.0
 
 
 class AlertTable:
@@ -38,7 +42,8 @@ class AlertTable:
         self.alerts: list[Alert] = []
         self.waits = False
         self._is_loaded = False
-        self._not_before = 0.0
+        self._not_before = self._no_tags_before = 0.0
+        self._tagged = 0
         self._known: dict[tuple[int, str, str, str], int] = {}
 
     def add(self, alert: Alert) -> None:
@@ -83,6 +88,20 @@ class AlertTable:
         """Whether the table is to be written: all of it each time, so not at each of many transitions."""
         return self.waits and time.monotonic() >= self._not_before
 
+    @property
+    def are_tags_due(self) -> bool:
+        """Whether the run's tags are to say what is open now, and did not do so a moment ago."""
+        return self._tagged != len(self.alerts) and time.monotonic() >= self._no_tags_before
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What the run's tags say of the alerts."""
+        return {"rldk.alerts.open": ",".join(sorted(self.open)), "rldk.status": self.status}
+
+    def note_tags(self) -> None:
+        """The tags are written."""
+        self._tagged, self._no_tags_before = len(self.alerts), time.monotonic() + EVERY_S
+
     def load(self, client: Any, run_id: str) -> None:
         """Begin with what an earlier process has stored in the run. Does so once.
 
@@ -98,7 +117,7 @@ class AlertTable:
         """Write the table. Raises MlflowException where the store does not take it."""
         write_table(client, run_id, FILE, COLUMNS, self.rows)
         self.waits = False
-        self._not_before = time.monotonic() + EVERY_S
+        self._not_before = time.monotonic() + min(LONGEST_S, max(EVERY_S, A_ROW_S * len(self.alerts)))
 
     @property
     def rows(self) -> list[list[Any]]:

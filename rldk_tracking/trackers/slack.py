@@ -22,7 +22,7 @@ from urllib3.util.retry import Retry
 from rldk_tracking.arguments import flag, number, whole_number, word
 from rldk_tracking.health.alert import SEVERITIES, Alert, Severity
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.trackers.base import RejectedError, Tracker, UnavailableError
+from rldk_tracking.trackers.base import LostAnswerError, RejectedError, Tracker, UnavailableError
 from rldk_tracking.trackers.records import Call
 from rldk_tracking.trackers.slack_message import slack_payload
 
@@ -181,7 +181,7 @@ class SlackNotifier(Tracker):
                 status = answer.status_code
             except requests.exceptions.RequestException as error:
                 if _may_have_arrived(error):
-                    fault = RejectedError(
+                    fault = LostAnswerError(
                         f"the {self.service} gave no answer; the message may have arrived and is not repeated"
                     )
                 else:

@@ -79,6 +79,22 @@ def test_an_alert_turns_note_and_colour_and_its_end_turns_them_back(run: Run, ma
     assert run.tags[COLOUR_TAG] in RUN_COLOURS[None]
 
 
+def test_a_state_that_changes_again_and_again_does_not_write_the_note_each_time(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(run.page, "_write_note", lambda: written.append(run.page._status))
+    run.page.row(ROW, 1)
+    for step in range(2, 100):
+        run.page.status("warning" if step % 2 else "running", [])
+    assert len(written) == 1
+    monkeypatch.setattr(run.page, "_due", 0.0)  # later
+    run.page.row(ROW, 100)
+    assert written[1:] == ["warning"], "and not at the last state"
+    run.page.status("finished", [])
+    assert written[2:] == ["finished"], "the end is said at once"
+
+
 def test_the_note_follows_the_run_but_not_at_every_step(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr("rldk_tracking.charts.page.time.monotonic", lambda: now[0])

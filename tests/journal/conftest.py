@@ -97,6 +97,10 @@ class Training:
         return dict(json.loads(path.read_text())) if path.exists() else {}
 
     def end(self) -> None:
+        self.process.kill()
+        if self.process.stdout is not None and not self.process.stdout.closed:
+            for line in self.process.stdout:  # which courier it had
+                self._take(line)
         for process in (self.process.pid, self.courier.pid if self.courier else None):
             if process is not None and psutil.pid_exists(process):
                 psutil.Process(process).kill()

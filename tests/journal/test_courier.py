@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ import psutil
 import pytest
 
 from rldk_tracking.cli.main import main
-from rldk_tracking.journal.courier import Follower
+from rldk_tracking.journal.courier import NOTHING_LEFT_S, Follower
 from rldk_tracking.journal.target import Target
 from tests.journal.conftest import Training, an_alert, eventually, started, steps_in
 from tests.trackers.conftest import free_port
@@ -301,6 +303,49 @@ def test_a_watchdog_that_fails_costs_no_delivery(
     follower.join(20)
     assert len(webhook.messages) == 1
     assert caplog.text.count("not watched any more") == 1
+
+
+def test_a_courier_whose_training_and_journal_are_gone_does_not_stay(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a server that never answers; where only the training is gone it goes on for hours."""
+    training = train(uri=f"http://127.0.0.1:{free_port()}", run_id="0" * 32, steps=1000)
+    training.until("step 5")
+    courier = training.courier
+    assert courier is not None
+    eventually(lambda: bool(training.offset().get("fault")))
+    training.process.kill()
+    training.process.wait()
+    time.sleep(3)
+    assert courier.is_running() and courier.status() != psutil.STATUS_ZOMBIE
+    shutil.rmtree(tmp_path / "_rldk")
+    eventually(lambda: not courier.is_running() or courier.status() == psutil.STATUS_ZOMBIE, NOTHING_LEFT_S + 15)
+
+
+def test_a_thread_that_cannot_be_had_for_a_destination_is_asked_for_again(
+    webhook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import logging
+
+    begin, refused = threading.Thread.start, []
+
+    def refuse(self: threading.Thread) -> None:
+        if self.name == "rldk-slack" and len(refused) < 2:
+            refused.append(self.name)
+            raise RuntimeError("can't start new thread")
+        begin(self)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    journal = started(tmp_path)
+    journal.row(1, {"rldk/a": 1.0}, [an_alert()])
+    journal.end("finished", 1)
+    target, me = Target("slack", "slack", {}, {"url": webhook.url, "allow_loopback": "1"}), psutil.Process()
+    follower = Follower(journal.path, me.pid, me.create_time(), [target], {}, logging.getLogger("x"))
+    follower.start()
+    follower.join(20)
+    assert not follower.is_alive()
+    assert (len(refused), len(webhook.messages)) == (2, 1)
+    assert caplog.text.count("No thread can be started for slack") == 1
 
 
 def test_the_log_says_what_is_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

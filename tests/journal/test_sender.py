@@ -18,7 +18,7 @@ from rldk_tracking.journal.reader import FileLines
 from rldk_tracking.journal.sender import Sender
 from rldk_tracking.journal.watch import Watch
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.trackers.base import RejectedError, Row, Tracker, UnavailableError
+from rldk_tracking.trackers.base import LostAnswerError, RejectedError, Row, Tracker, UnavailableError
 from tests.journal.conftest import an_alert, eventually, row, started
 
 Fault = Callable[[str, Any], Exception | None]
@@ -208,14 +208,36 @@ def test_many_rows_that_are_refused_are_not_all_tried_again_at_the_end(tmp_path:
     assert Offset.load(sender.offset.path).rejected == []
 
 
-def test_a_message_that_was_refused_is_not_sent_later(tmp_path: Path) -> None:
+def test_a_message_that_may_have_arrived_is_not_sent_later(tmp_path: Path) -> None:
     path = journal_of(tmp_path)
-    backend = Backend(lambda method, what: RejectedError("gone") if method == "alert" else None, repeatable=False)
+    backend = Backend(
+        lambda method, what: LostAnswerError("no answer") if method == "alert" else None, repeatable=False
+    )
     sender = send(path, backend)
-    assert (sender.offset.rejected, sender.offset.errors, sender.offset.closed) == ([], 2, True)
+    offset = sender.offset
+    assert (offset.rejected, offset.refused_calls, offset.errors, offset.uncertain) == ([], [], 2, 2)
+    assert offset.closed
     after = Backend(repeatable=False)
     send(path, after, repeats_rejected=True)
     assert after.calls == []
+
+
+def test_the_end_of_a_run_that_is_refused_is_not_said_to_be_known(tmp_path: Path) -> None:
+    path = journal_of(tmp_path, ended=False)
+    backend = Backend(lambda method, what: RejectedError("deleted") if what == ("crashed", 7) else None)
+    assert not send(path, backend).said_crashed
+    offset = Offset.load(path.with_name("run.backend.offset.json"))
+    offset.closed = False
+    offset.save()
+    assert send(path, Backend()).said_crashed
+
+
+def test_where_a_client_finds_no_thread_it_is_tried_again(tmp_path: Path) -> None:
+    faults = [RuntimeError("can't start new thread")] * (3 * attempts.UNKNOWN_ATTEMPTS)
+    backend = Backend(lambda method, what: faults.pop() if faults and method == "table" else None)
+    sender = send(journal_of(tmp_path), backend)
+    assert not faults and sender.offset.rejected == []
+    assert backend.calls[-3:] == EVERYTHING[-3:]
 
 
 def test_a_call_that_fails_in_an_unknown_way(tmp_path: Path) -> None:

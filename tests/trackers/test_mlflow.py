@@ -106,7 +106,8 @@ def test_ten_thousand_keys_and_illegal_ones(store: Any, run: Any) -> None:
 def test_alerts_become_tags_and_a_table(
     store: Any, run: Any, make_alert: Callable[..., Alert], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rldk_tracking.trackers.mlflow_alerts.EVERY_S", 0.0)
+    for name in ("EVERY_S", "A_ROW_S"):
+        monkeypatch.setattr(f"rldk_tracking.trackers.mlflow_alerts.{name}", 0.0)
     tracker = MLflowTracker()
     tracker.open(RunInfo())
     tracker.status("running", {}, 1)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.trackers import mlflow_alerts as module
 from rldk_tracking.trackers.mlflow_alerts import COLUMNS, FILE, AlertTable, stored
 from rldk_tracking.trackers.mlflow_tables import write_table
 
@@ -50,3 +52,25 @@ def test_what_an_earlier_process_stored(store: Any, make_alert: Make) -> None:
 
 def test_what_is_read_first_stands_first() -> None:
     assert COLUMNS[:5] == ("step", "severity", "rule", "message", "advice")
+
+
+def test_the_more_alerts_the_longer_the_pause_until_the_table_is_written_anew(
+    make_alert: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One transition a second, for an hour."""
+    table, written, tagged, now = AlertTable(), [], 0, 0.0
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(module, "write_table", lambda *given: written.append(len(given[-1])))
+    for second in range(3600):
+        now = float(second)
+        table.add(make_alert(step=second))
+        if table.is_due:
+            table.write(None, "")
+            table.note_tags()
+        elif table.are_tags_due:
+            tagged += 1
+            table.note_tags()
+    assert written[:3] == [1, 3, 5], "the first ones at once"
+    assert len(written) < 200 and sum(written) < 250_000, "each time it would be 6 million rows"
+    assert 3600 - written[-1] <= module.LONGEST_S
+    assert tagged + len(written) >= 1700, "what is open is said every two seconds"
