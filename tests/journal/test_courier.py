@@ -16,8 +16,10 @@ import psutil
 import pytest
 
 from rldk_tracking.cli.main import main
-from rldk_tracking.journal.courier import NOTHING_LEFT_S, Follower
+from rldk_tracking.journal import courier as courier_module
+from rldk_tracking.journal.courier import Follower
 from rldk_tracking.journal.target import Target
+from rldk_tracking.journal.watch import Trainer
 from tests.journal.conftest import Training, an_alert, eventually, started, steps_in
 from tests.trackers.conftest import free_port
 
@@ -277,8 +279,6 @@ def test_credentials_stay_out_of_files_and_command_lines(train: Train, tmp_path:
 
 def test_an_own_process_is_known_by_its_start(tmp_path: Path) -> None:
     """The number of a process that is gone may be another's by now."""
-    from rldk_tracking.journal.watch import Trainer
-
     process = psutil.Process()
     assert Trainer(process.pid, process.create_time()).is_alive
     assert not Trainer(process.pid, process.create_time() - 100).is_alive
@@ -306,20 +306,25 @@ def test_a_watchdog_that_fails_costs_no_delivery(
 
 
 def test_a_courier_whose_training_and_journal_are_gone_does_not_stay(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a server that never answers; where only the training is gone it goes on for hours."""
-    training = train(uri=f"http://127.0.0.1:{free_port()}", run_id="0" * 32, steps=1000)
-    training.until("step 5")
-    courier = training.courier
-    assert courier is not None
-    eventually(lambda: bool(training.offset().get("fault")))
-    training.process.kill()
-    training.process.wait()
-    time.sleep(3)
-    assert courier.is_running() and courier.status() != psutil.STATUS_ZOMBIE
-    shutil.rmtree(tmp_path / "_rldk")
-    eventually(lambda: not courier.is_running() or courier.status() == psutil.STATUS_ZOMBIE, NOTHING_LEFT_S + 15)
+    import logging
+
+    monkeypatch.setattr(courier_module, "NOTHING_LEFT_S", 1.0)
+    journal = started(tmp_path / "a")
+    to = {"run_id": "0" * 32, "tracking_uri": f"http://127.0.0.1:{free_port()}"}
+    me = psutil.Process()
+    target = Target("mlflow", "mlflow", to)
+    follower = Follower(journal.path, me.pid, me.create_time(), [target], {}, logging.getLogger("x"))
+    follower.trainer = Trainer(2**22 + 1, 1.0)  # which is gone
+    follower.start()
+    follower.join(3)
+    assert follower.is_alive()
+    shutil.rmtree(tmp_path / "a")
+    follower.join(10)
+    assert not follower.is_alive()
+    journal.close()
 
 
 def test_a_thread_that_cannot_be_had_for_a_destination_is_asked_for_again(
