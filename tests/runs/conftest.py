@@ -186,6 +186,7 @@ def train_on_texts(kind: str, folder: Path) -> Ran:
     single = [{"prompt": p, "completion": c, "label": i % 2 == 0} for i, (p, c) in enumerate([*good, *bad])]
     trainer_class, config_class, data = {
         "dpo": ("trl.DPOTrainer", "trl.DPOConfig", pairs),
+        "dpo same": ("trl.DPOTrainer", "trl.DPOConfig", [{**pair, "rejected": pair["chosen"]} for pair in pairs]),
         "kto": ("trl.KTOTrainer", "trl.KTOConfig", single),
         "orpo": ("trl.experimental.orpo.ORPOTrainer", "trl.experimental.orpo.ORPOConfig", pairs),
         "cpo": ("trl.experimental.cpo.CPOTrainer", "trl.experimental.cpo.CPOConfig", pairs),
@@ -198,7 +199,7 @@ def train_on_texts(kind: str, folder: Path) -> Ran:
         report_to="none",
         logging_steps=1,
         save_strategy="no",
-        max_steps=PREFERENCE_STEPS,
+        max_steps=24 if kind == "dpo same" else PREFERENCE_STEPS,
         per_device_train_batch_size=8,
         learning_rate=5e-3,
         **settings,
@@ -209,7 +210,7 @@ def train_on_texts(kind: str, folder: Path) -> Ran:
         train_dataset=Dataset.from_list(data),
         processing_class=tiny_tokenizer(),
         callbacks=[RLDKCallback(trackers=[tracker], strict=True), logs],
-        **({"ref_model": tiny_model(0)} if kind in ("dpo", "kto") else {}),
+        **({"ref_model": tiny_model(0)} if kind in ("dpo", "dpo same", "kto") else {}),
     )
     trainer.train()
     return Ran(tracker, logs, trainer)

@@ -44,6 +44,14 @@ def test_drift_is_the_distance_from_the_reference_on_the_same_texts(kind: str, t
     assert drift[min(drift)] == pytest.approx(0.0, abs=1e-3), "known from the first step on"
 
 
+def test_pairs_that_are_the_same_are_told(text_run: Callable[[str], Ran]) -> None:
+    """Loss ln 2, accuracy 0 and margin 0 in every row, while rounding noise in the gradient moves the weights."""
+    alerts = text_run("dpo same").tracker.alerts
+    (alert,) = [alert for alert in alerts if alert.rule.startswith("preference.")]
+    assert (alert.rule, alert.severity, alert.state) == ("preference.no_signal", "warning", "firing")
+    assert 20 <= alert.step <= 24 and "score the same" in alert.message
+
+
 @pytest.mark.parametrize("kind", ["orpo", "cpo"])
 def test_without_a_reference_there_is_no_drift(kind: str, text_run: Callable[[str], Ran]) -> None:
     assert not [key for key in text_run(kind).tracker.series if key.endswith("_drift") and "/preference/" in key]

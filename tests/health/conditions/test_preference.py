@@ -127,6 +127,35 @@ def test_pairs_that_are_the_same_are_seen_within_20_rows(noise: float) -> None:
     assert breaches(NothingLearned((ACCURACY,)), started) == []
 
 
+def by_chance(draw: random.Random, margin: float, rate: float = 1e-6) -> Row:
+    return {ACCURACY: sum(draw.random() < 0.5 for _ in range(8)) / 8, MARGIN: margin + draw.gauss(0, 0.01), RATE: rate}
+
+
+def test_while_the_learning_rate_rises_nothing_needs_to_be_learned() -> None:
+    draw = random.Random(0)
+    rows = [(step, by_chance(draw, 0.0, 1e-9 * step)) for step in range(1, 401)]
+    assert breaches(NothingLearned((ACCURACY,)), rows) == []
+    steady = [(step, {**row, RATE: 1e-6}) for step, row in rows]
+    assert breaches(NothingLearned((ACCURACY,)), steady)
+
+
+def test_a_margin_that_rises_is_learning_before_the_accuracy_shows_it() -> None:
+    draw = random.Random(0)
+    rows = [(step, by_chance(draw, 2e-4 * step)) for step in range(1, 401)]
+    assert breaches(NothingLearned((ACCURACY,)), rows) == []
+
+
+def test_it_says_when_it_has_judged() -> None:
+    condition, draw = NothingLearned((ACCURACY,)), random.Random(0)
+    findings = [condition.judge(step, by_chance(draw, 0.0)) for step in range(1, 260)]
+    assert [finding.judged for finding in findings if finding is not None].index(True) == 200
+    last = findings[-1]
+    assert last is not None and last.averaged_rows == 50.0 and last.now in [k / 8 for k in range(9)]
+    assert last.value == pytest.approx(0.5, abs=0.1)
+    joined = ReferenceApart((CHOSEN,)).judge(*logged(501, 2.0, -1.0))
+    assert joined is not None and not joined.judged and not joined.breached
+
+
 def test_it_needs_both_numbers() -> None:
     condition = NothingLearned((ACCURACY,))
     assert condition.judge(1, {MARGIN: 0.1}) is None and condition.judge(1, {ACCURACY: 0.5}) is None
