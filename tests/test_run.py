@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import time
 import weakref
@@ -235,6 +236,35 @@ def test_what_is_known_late_has_the_row_of_its_step() -> None:
     assert run.latest_step == 5 and run.latest.items() >= {LOSS: 5.0, NORM: 7.0}.items()
     scores = [step for step, row in tracker.rows if "rldk/health/score" in row or "rldk/alerts/firing" in row]
     assert len(scores) == len(set(scores)), "once a step"
+
+
+class Remembering(Probe):
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def collect(self, data: StepData) -> None:
+        self.steps.append(data.step)
+
+    def state(self) -> Mapping[str, Any]:
+        return {"steps": self.steps}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.steps = list(state["steps"])
+
+
+def test_a_resumed_runs_probes_go_on_from_their_state() -> None:
+    first, _ = run_of(strict=True)
+    first.add_probes([Remembering()])
+    first.finish(step_of(1))
+    stored = json.loads(json.dumps(first.state()))
+    second, _ = run_of(strict=True)
+    (probe,) = second.add_probes([Remembering()])
+    second.load_state(stored, 1)
+    second.before_step(1)
+    second.finish(step_of(2))
+    assert isinstance(probe, Remembering) and probe.steps == [1, 2]
+    first.close("finished")
+    second.close("finished")
 
 
 def test_of_each_type_one_probe_looks() -> None:

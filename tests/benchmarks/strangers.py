@@ -24,7 +24,7 @@ from pathlib import Path
 from rldk_tracking.history.replay import replay
 
 OURS: dict[str, tuple[str, ...]] = {
-    "no_learning_signal": ("reward.no_signal",),
+    "no_learning_signal": ("reward.no_signal", "preference.no_signal"),
     "truncation": ("length.truncated",),
     "kl_blowup": ("kl.high", "kl.spike", "reference.mismatch"),
     "entropy_collapse": ("entropy.collapse", "policy.collapse"),
