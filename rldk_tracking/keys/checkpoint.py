@@ -122,7 +122,7 @@ KEYS = (
         Key(
             f"rldk/checkpoint/stable_rank/{stat}",
             "1",
-            "How many directions a weight matrix spreads over. Only at the level \"full\".",
+            'How many directions a weight matrix spreads over. Only at the level "full".',
             f"{name} over matrices without NaN, as they are stored, of |W|_F^2 / |W|_2^2",
             "checkpoint",
         )
