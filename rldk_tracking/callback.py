@@ -110,6 +110,8 @@ class RLDKCallback(Monitor):
             rules_of(performance_benchmarks)
             self._settings.goals = dict(performance_benchmarks)
         self.monitors = None if monitors is None else listed("monitors", monitors, Monitor, "[PPOMonitor()]")
+        if self.monitors is not None and (level == "full" or log_samples):
+            logger.warning("rldk: level and log_samples are not used beside monitors: give them to the monitors.")
         self._level: Level = level
         self._log_samples = flag("log_samples", log_samples)
         self._gold = None if gold_score_fn is None else GoldProbe(gold_score_fn, max_overhead=max_overhead)

@@ -4,6 +4,7 @@ import gc
 import json
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -105,3 +106,17 @@ def test_two_trainers_in_one_process_do_not_mix(tmp_path: Path) -> None:
 
 def test_every_public_name_is_there() -> None:
     assert [name for name in rldk_tracking.__all__ if not hasattr(rldk_tracking, name)] == []
+
+
+def test_what_monitors_do_not_heed_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    RLDKMonitor(monitors=[GroupMonitor()])
+    assert caplog.text == ""
+    RLDKCallback(monitors=[GroupMonitor()], log_samples=True)
+    assert "log_samples are not used beside monitors" in caplog.text
+
+
+def test_options_for_a_trainer_that_has_its_callback_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    handler = SimpleNamespace(callbacks=[RLDKCallback()])
+    assert attach(SimpleNamespace(callback_handler=handler)) is handler.callbacks[0] and caplog.text == ""
+    attach(SimpleNamespace(callback_handler=handler), on_critical="stop")
+    assert "on_critical of attach() is not used" in caplog.text

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from rldk_tracking.health.conditions.levels import Level
 from rldk_tracking.health.rules import Rule
 from rldk_tracking.isolation import TrainingStopped
 from tests.test_run import LENGTH, LOSS, NAN, run_of, step_of
@@ -104,3 +105,20 @@ def test_a_state_that_cannot_be_read_is_named_and_left(caplog: pytest.LogCapture
     assert "judging starts afresh" in caplog.text and "99" in caplog.text
     assert tracker.series[LOSS] == [(4, 4.0)]
     run.close("finished")
+
+
+def test_a_rule_that_fails_in_a_run_costs_itself_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Level, step: int, row: Any) -> Any:
+        raise TypeError("'>' not supported between instances of 'float' and 'str'")
+
+    rules = [long_rule("stop"), Rule(id="team.other", keys=(LOSS,), condition="jump")]
+    run, tracker = run_of(rules=rules, on_critical="stop")
+    monkeypatch.setattr(Level, "judge", fail)
+    for step in range(1, 5):
+        run.finish(step_of(step, {LENGTH: 9.0, LOSS: 1.0}))
+    run.close("finished")
+    assert [step for step, _ in tracker.series[LOSS]] == [1, 2, 3, 4], "every row is stored"
+    (alert,) = tracker.alerts
+    assert (alert.rule, alert.severity, alert.step) == ("health.rule_failed", "warning", 1)
+    assert "team.long (TypeError" in alert.message and not run.should_stop
+    assert [status for _, status in tracker.statuses] == ["running", "warning", "finished"]

@@ -12,10 +12,16 @@ import textwrap
 
 from rldk_tracking.health.catalogue import RULES
 from rldk_tracking.health.conditions import CONDITIONS
+from rldk_tracking.health.failures import RULE_FAILED
 from rldk_tracking.health.pages import PAGES
 from rldk_tracking.health.rules import Rule
 
 WIDTH = 100
+FAILED_PAGE = (
+    "A rule raised an exception while it judged a row. It is switched off for the rest of the run, so that nothing is "
+    "known of what it watches for; the row is stored and the other rules go on. The alert names the rule and the "
+    "exception, the log of the training has the traceback. It is no fault of the training."
+)
 
 
 def explain(name: str, rule: Rule | None = None) -> str:
@@ -29,6 +35,8 @@ def explain(name: str, rule: Rule | None = None) -> str:
         KeyError: there is no such rule; the message names the nearest.
     """
     rule = RULES.get(name) if rule is None else rule
+    if rule is None and name == RULE_FAILED:
+        return f"{RULE_FAILED} (warning)\n{_paragraph(FAILED_PAGE)}\n"
     if rule is None:
         near = difflib.get_close_matches(name, RULES, 3, 0.4) or sorted(RULES)
         raise KeyError(f"no rule {name!r}; there are {', '.join(near)}")

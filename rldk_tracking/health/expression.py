@@ -110,8 +110,6 @@ class Expression:
 
     Attributes:
         keys: the series that it reads, in order of appearance.
-        judge: its value on a `Memory` of its own, None where unknown.
-        sides: left and right of the comparison, where the whole is one: the value and the limit to report.
         row_cost: about how many operations one judgement takes in all windows together.
 
     Raises:
@@ -126,10 +124,7 @@ class Expression:
         self._counters = 0
         self.row_cost = 0
         try:
-            body = ast.parse(text.strip(), mode="eval").body
-            self.judge = self._node(body)
-            row_cost = self.row_cost
-            self.sides = self._two_sides(body)
+            self._judge, self._sides = self._whole_of(ast.parse(text.strip(), mode="eval").body)
         except SyntaxError as error:
             raise ExpressionError(f"column {error.offset}: {error.msg}.") from error
         except (RecursionError, MemoryError) as error:
@@ -138,7 +133,6 @@ class Expression:
             raise
         except ValueError as error:  # of the parser: a null character, half of a character
             raise ExpressionError(f"{error}.") from error
-        self.row_cost = row_cost * (1 if self.sides is None else 2)
         self.keys = tuple(self._widths)
         if not self.keys:
             raise ExpressionError("reads no series.")
@@ -147,10 +141,22 @@ class Expression:
         """An empty one."""
         return Memory(self._widths, self._counters)
 
-    def _two_sides(self, node: ast.expr) -> tuple[Node, Node] | None:
-        if isinstance(node, ast.Compare) and len(node.ops) == 1:
-            return self._node(node.left), self._node(node.comparators[0])
-        return None
+    def judge(self, memory: Memory) -> Value:
+        """Its value on a memory of its own, None where unknown."""
+        return self.judge_with_sides(memory)[0]
+
+    def judge_with_sides(self, memory: Memory) -> tuple[Value, Value, Value]:
+        """The same, with what is left and right of the comparison where the whole is one: a value and its limit."""
+        if self._sides is None:
+            return self._judge(memory), None, None
+        left, right = (side(memory) for side in self._sides)
+        return None if left is None or right is None else self._compare(left, right), left, right
+
+    def _whole_of(self, node: ast.expr) -> tuple[Node, tuple[Node, Node] | None]:
+        if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in COMPARISONS:
+            self._compare = COMPARISONS[type(node.ops[0])]
+            return self.judge, (self._node(node.left), self._node(node.comparators[0]))
+        return self._node(node), None
 
     def _node(self, node: ast.expr) -> Node:
         if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):

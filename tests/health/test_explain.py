@@ -53,3 +53,7 @@ def test_the_summary_is_the_first_sentence() -> None:
 def test_parameters_are_shown_with_their_values() -> None:
     text = explain("policy.clip_fraction").replace("\n ", "")
     assert "threshold=0.3," in text and "clear=0.2," in text and "span=1.0," in text
+
+
+def test_the_alert_about_rules_that_failed_has_a_page() -> None:
+    assert "switched off for the rest of the run" in explain("health.rule_failed")

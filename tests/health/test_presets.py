@@ -122,13 +122,13 @@ def written(name: str, text: str) -> Rule:
 
 
 def test_what_all_expressions_together_may_take() -> None:
-    assert len(rules_for([written("a.one", 'slope("x", 1000) > 0 or last("x") > 9')])) == 1
+    assert len(rules_for([written("a.one", 'slope("x", 1000) > 0')])) == 1
     half = [written(f"a.n{n}", 'rising("x", 500) or last("y") > 1') for n in range(5)]
     assert len(rules_for(half[:4])) == 4
     with pytest.raises(RuleError, match=r"rule 'a.n0': its windows take 124,750 of the 623,750 operations a row"):
         rules_for(half)
     ninety = " + ".join(['slope("x", 1000)'] * 90)
-    with pytest.raises(RuleError, match="its windows take 89,910,000 of the 89,910,000 operations a row"):
+    with pytest.raises(RuleError, match="its windows take 44,955,000 of the 44,955,000 operations a row"):
         rules_for([written("a.b", f"{ninety} > 0")])
 
 

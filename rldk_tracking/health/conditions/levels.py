@@ -253,14 +253,12 @@ class ExpressionCondition(Condition):
             self.clear_memory.add(row)
         if not fresh:
             return None
-        sides = None if self.when.sides is None else [side(self.memory) for side in self.when.sides]
-        breached = self.when.judge(self.memory)
+        breached, value, limit = self.when.judge_with_sides(self.memory)
         if breached is None:
             return None
         clear: float | bool | None = not breached
         if self.clear_when is not None and self.clear_memory is not None:
             clear = self.clear_when.judge(self.clear_memory)
-        value, limit = (None, None) if sides is None else sides
         return Finding(bool(breached), bool(clear) and not breached, value, limit, key=self.when.keys[0])
 
     def state(self) -> dict[str, Any]:
