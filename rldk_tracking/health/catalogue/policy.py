@@ -46,7 +46,8 @@ RULES = (
         parameters={"z": 12.0, "ratio": 10.0, "floor": 5.0, "zero_is_missing": True},
         clear_after=3,
         cooldown_steps=20,
-        message="KL to the reference jumped to {value:.3g} nats per token from about {normal:.3g}.",
+        message="KL to the reference jumped to {value:.3g} nats per token (limit {threshold:.3g}) from about "
+        "{normal:.3g}.",
         advice="Look at the completions of this step: a few tokens that the reference finds impossible are enough. "
         "Lower the learning rate or clip harder if it repeats.",
         quotes=("learning_rate", "beta", "kl_coef"),

@@ -25,7 +25,7 @@ RULES = (
         parameters={"z": 10.0, "ratio": 5.0},
         persistence=(3, 4),
         cooldown_steps=20,
-        message="The value loss is {value:.3g}, usually {normal:.3g}.",
+        message="The value loss is {value:.3g} (limit {threshold:.3g}), usually {normal:.3g}.",
         advice="Clip the rewards or the value updates, lower the critic's learning rate.",
         quotes=("learning_rate", "vf_coef", "cliprange_value"),
     ),
@@ -35,7 +35,7 @@ RULES = (
         condition="jump",
         parameters={"z": 12.0, "ratio": 10.0, "floor": 10.0, "product": 1500.0, "minimum": 8, "accept_after": 50},
         cooldown_steps=20,
-        message="The gradient norm is {value:.3g}, usually {normal:.3g}.",
+        message="The gradient norm is {value:.3g} (limit {threshold:.3g}), usually {normal:.3g}.",
         advice="Clipping bounds the step but not its direction. Look at the rewards and ratios of this batch; lower "
         "the learning rate if it repeats.",
         quotes=("learning_rate", "max_grad_norm"),
@@ -92,7 +92,8 @@ RULES = (
         parameters={"z": 12.0, "ratio": 10.0, "floor": 0.003, "accept_after": 50},
         persistence=(2, 3),
         cooldown_steps=20,
-        message="One step moves the weights by {value:.2g} of their norm, usually {normal:.2g}.",
+        message="One step moves the weights by {value:.2g} of their norm (limit {threshold:.2g}), usually by "
+        "{normal:.2g}.",
         advice="Lower the learning rate or lengthen the warm-up.",
         quotes=("learning_rate", "max_grad_norm", "warmup_steps"),
     ),

@@ -70,7 +70,10 @@ class Jump(Condition):
             return None
         if self.threshold is not None:
             over = self.sign * (value - self.threshold) > 0
-            return Finding(over, not over, value, self.threshold, key=self.key)
+            if not over:
+                self._learn(value)
+            evidence = {"normal": self.baseline.median} if len(self.baseline) else {}
+            return Finding(over, not over, value, self.threshold, False, evidence, self.key)
         if len(self.baseline) < self.minimum or (self.is_relative and self.baseline.median == 0.0):
             self._learn(value)
             return Finding(False, True, value, key=self.key, judged=False)

@@ -106,7 +106,8 @@ PAGES = {
             "Raise the sampling temperature, the KL weight or epsilon_high; lower the learning rate.",
         ),
         "Two of the three at a tenth of their start or less. A reward that climbed by more than single rewards ever "
-        "differed, is at its best, and still rises or ties at the top excuses the loss.",
+        "differed, is at its best, and still rises or ties at the top excuses the loss. It is over when no two are "
+        "below 30 %.",
     ),
     "entropy.collapse": Page(
         "A policy that hardly samples learns nothing new: all completions of a prompt are the same, and with them "

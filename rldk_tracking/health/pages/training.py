@@ -35,7 +35,7 @@ PAGES = {
         ("Look at rewards and ratios of this batch.", "Lower the learning rate if it repeats; max_grad_norm 0.1 to 1."),
         "10 times the median, 10 above it, and value times multiple above 1,500: the larger the norm, the smaller the "
         "multiple that counts. Within published healthy runs the largest is 11.5 times the median in 95 %; one learned "
-        "well with a single 48 at a median of 2.2.",
+        "well with a single 48 at a median of 2.2. Gradients of exactly 0 do not count for the median.",
     ),
     "grad.vanishing": Page(
         "The loss no longer depends on the weights: the run is over without saying so.",
@@ -61,7 +61,8 @@ PAGES = {
             "The advantage is 0 everywhere (then reward.no_signal says so in its place).",
         ),
         ("Compare one weight before and after a step.", "Keep master weights in fp32, or raise the learning rate."),
-        "Exactly 0 in eight rows in a row, where tied groups do not explain it.",
+        "The change of all weights together, or the gradient norm, is exactly 0 in eight rows in a row, and ties do "
+        "not explain it. Layers that stand still beside others are update.frozen.",
     ),
     "update.frozen": Page(
         "Part of the model does not learn.",
@@ -76,7 +77,8 @@ PAGES = {
         "A step that moves weights by percents of their norm leaves the region in which the gradient means anything.",
         ("A jump of the learning rate.", "The first steps after a resume without the optimizer's state."),
         ("Lower the learning rate, lengthen the warm-up.", "Save and load the optimizer state."),
-        "10 times the run's own median, 12 robust standard deviations, and 0.003 more: about 1e-3 is usual for Adam.",
+        "10 times the run's own median, 12 robust standard deviations, and 0.003 more: about 1e-3 is usual for Adam. "
+        "Steps that moved nothing do not count for the median.",
     ),
     "lr.spike": Page(
         "The learning rate rose, and loss, KL or gradients answered. What follows (collapse, drift, length) is its "
