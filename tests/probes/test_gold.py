@@ -102,6 +102,24 @@ def test_a_score_that_fails_is_asked_no_more_often(monkeypatch: pytest.MonkeyPat
     assert asked == [100.0, 108.0]
 
 
+def test_the_last_step_is_always_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(gold, "time", clock)
+
+    def slow(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+        clock.now += 2.0
+        return [float(len(text)) for text in completions]
+
+    probe, found = begun(GoldProbe(slow, max_overhead=0.01)), {}
+    for step in range(1, 6):
+        data = StepData(step, is_last=step == 5, rollout=rollout())
+        probe.collect(data)
+        if KEY in data.scalars:
+            found[step] = data.scalars[KEY]
+        clock.now += 1.0
+    assert found == {1: 2.0, 5: 2.0}
+
+
 def test_a_cheap_score_is_asked_at_every_step() -> None:
     calls: list[int] = []
     probe = begun(GoldProbe(lambda p, c: (calls.append(1), [0.0] * 3)[1], max_overhead=1.0))

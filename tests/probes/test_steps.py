@@ -277,6 +277,28 @@ def test_waiting_for_other_ranks_is_counted_until_training_ends() -> None:
     assert "gather" not in vars(accelerator)
 
 
+def test_evaluation_and_saving_stop_the_clock() -> None:
+    class Trainer:
+        def evaluate(self) -> None:
+            time.sleep(0.3)
+            self._save_checkpoint()
+
+        def _save_checkpoint(self) -> None:
+            time.sleep(0.3)
+
+    trainer, probe = Trainer(), ResourceProbe()
+    probe.begin(Training(trainer=trainer))
+    collected(probe, 1)
+    time.sleep(0.05)
+    trainer.evaluate()
+    trainer._save_checkpoint()
+    row = numbers(collected(probe, 2, rollout_seconds=0.02))
+    assert 0.05 <= row["rldk/throughput/step_seconds"] < 0.3
+    assert row["rldk/throughput/rollout_fraction"] == pytest.approx(0.02 / row["rldk/throughput/step_seconds"])
+    probe.end()
+    assert vars(trainer) == {}
+
+
 def test_alone_nothing_is_wrapped() -> None:
     accelerator = Accelerator(1)
     probe = ResourceProbe()

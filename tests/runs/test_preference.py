@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from tests.runs.conftest import PREFERENCE_STEPS, Ran
+from rldk_tracking.callback import RLDKCallback
+from rldk_tracking.demo.model import tiny_config, tiny_tokenizer
+from rldk_tracking.demo.task import demonstrations
+from rldk_tracking.trackers.memory import InMemoryTracker
+from tests.runs.conftest import PREFERENCE_STEPS, Logs, Ran
 
 SHOWN = {
     "rldk/preference/margin": "rewards/margins",
@@ -32,6 +37,30 @@ def test_every_step_shows_what_the_trainer_logged(kind: str, text_run: Callable[
             if name in logs:
                 assert row[key] == pytest.approx(logs[name], rel=1e-5), (key, step)
     assert ("rldk/preference/accuracy" in run.tracker.series) == (kind != "kto")
+
+
+def test_a_reward_model_has_accuracy_and_margin(tmp_path: Path) -> None:
+    from datasets import Dataset
+    from transformers import Qwen2ForSequenceClassification
+    from trl import RewardConfig, RewardTrainer
+
+    config = tiny_config(len(tiny_tokenizer()))
+    config.num_labels, config.pad_token_id = 1, tiny_tokenizer().pad_token_id
+    tracker, logs = InMemoryTracker(), Logs()
+    good, bad = demonstrations(32, hit_rate=0.9, seed=1), demonstrations(32, hit_rate=0.1, seed=1)
+    rows = [{"prompt": p, "chosen": c, "rejected": r} for (p, c), (_, r) in zip(good, bad, strict=True)]
+    settings = {"report_to": "none", "logging_steps": 1, "save_strategy": "no", "max_steps": 3, "learning_rate": 5e-3}
+    settings |= {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "disable_tqdm": True}
+    RewardTrainer(
+        model=Qwen2ForSequenceClassification(config),
+        args=RewardConfig(output_dir=str(tmp_path), per_device_train_batch_size=8, **settings),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tiny_tokenizer(),
+        callbacks=[RLDKCallback(trackers=[tracker], strict=True), logs],
+    ).train()
+    for key, name in (("rldk/preference/accuracy", "accuracy"), ("rldk/preference/margin", "margin")):
+        logged = {step: entry[name] for step, entry in logs.steps.items()}
+        assert dict(tracker.series[key]) == pytest.approx(logged) and set(logged) == {1, 2, 3}
 
 
 @pytest.mark.parametrize("kind", ["dpo", "kto"])

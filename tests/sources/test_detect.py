@@ -41,6 +41,18 @@ def test_the_class_or_an_ancestor_decides(names: tuple[str, ...], kind: type) ->
     assert type(source_for(named(*names))) is kind
 
 
+def test_whatever_is_read_of_grpo_is_enough() -> None:
+    """A class of another name that scores groups, as copies of TRL's trainers have it."""
+    has = {"_generate_and_score_completions": print, "_get_per_token_logps_and_entropies": print}
+    has |= {"_logs": {"rewards": {}}, "num_generations": 4, "args": ARGS}
+    assert type(source_for(type("UnslothTrainer", (), dict(has))())) is GroupSource
+    assert source_for(type("UnslothRLOOTrainer", (), dict(has))())._kind == "rloo"  # type: ignore[attr-defined]
+    for name in has.keys() - {"args"}:
+        lacking = {key: value for key, value in has.items() if key != name}
+        assert type(source_for(type("Distiller", (), lacking)())) is LogsSource
+    assert type(source_for(type("Distiller", (), {**has, "_logs": {"prompt": []}})())) is LogsSource
+
+
 def test_real_trainers(tmp_path: Path) -> None:
     assert isinstance(source_for(demo.grpo_trainer(tmp_path, beta=0.0)), GroupSource)
     assert isinstance(source_for(demo.rloo_trainer(tmp_path, beta=0.0)), GroupSource)

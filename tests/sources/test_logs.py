@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,20 @@ def test_numbers_are_found_in_whatever_a_log_holds(value: Any, expected: float |
         }),
         ({"eval_reward": 0.7, "eval_kl": 0.1, "eval_runtime": 3.0}, {"rldk/eval/reward": 0.7}),
         ({"eval_rewards/accuracies": 0.7}, {"rldk/eval/accuracy": 0.7}),
+        # One of several evaluation sets: transformers names it, TRL's own numbers stand beside it without the name.
+        ({"eval_hard_set_loss": 0.4, "eval_hard_set_runtime": 3.0, "eval_reward": 0.7}, {
+            "rldk/eval/hard_set/loss": 0.4, "rldk/eval/hard_set/reward": 0.7,
+        }),
+        ({"eval_a_loss": 0.4, "eval_a_runtime": 3.0, "eval_b_loss": 0.5, "eval_b_runtime": 3.0, "eval_reward": 0.7}, {
+            "rldk/eval/a/loss": 0.4, "rldk/eval/b/loss": 0.5, "rldk/eval/reward": 0.7,
+        }),
+        # TRL's RewardTrainer; and names that alone may be anything.
+        ({"accuracy": 0.6, "margin": 0.2, "mean_reward": 0.1}, {
+            "rldk/preference/accuracy": 0.6, "rldk/preference/margin": 0.2,
+        }),
+        ({"accuracy": 0.6}, {}),
+        # TRL's AsyncGRPOTrainer, whose kl is that of the policy from the sampler.
+        ({"kl": 0.1, "ratio": 1.0, "entropy": 0.5}, {"rldk/policy/entropy": 0.5}),
         ({"train_runtime": 9.0, "train_loss": 0.3, "loss": 0.1}, {}),
         ({"reward": None, "kl": None, "anything": 1.0}, {}),
         # An entropy that is not of a policy in reinforcement learning.
@@ -189,3 +204,30 @@ def test_an_unknown_trainer_has_its_logs(caplog: pytest.LogCaptureFixture) -> No
         "rldk/reward/std": 0.1,
     }
     assert source.missing == [] and not caplog.records
+
+
+class OnlineTrainer:
+    """Samples, in a way of its own."""
+
+    reward_funcs = (len,)
+
+    def _generate(self) -> None:
+        """A batch of completions."""
+
+
+def test_a_trainer_that_samples_in_a_way_of_its_own_is_told_what_lacks(caplog: pytest.LogCaptureFixture) -> None:
+    source, trainer = LogsSource(OnlineTrainer()), OnlineTrainer()
+    with caplog.at_level(logging.WARNING, logger="rldk_tracking"):
+        source.attach(trainer, None)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith(
+        "rldk: OnlineTrainer cannot be read whole: it samples completions (it has reward_funcs, _gen"
+    )
+    assert "rldk/advantage/" in said and "rldk/reward/gold" in said and source.missing[0] in said
+
+
+@pytest.mark.parametrize("fields", [{}, {"reward_funcs": []}, {"reward_funcs": None, "generation_config": None}])
+def test_a_trainer_that_samples_nothing_lacks_nothing(fields: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    source = LogsSource(None)
+    source.attach(SimpleNamespace(**fields), None)
+    assert caplog.records == [] and source.missing == []

@@ -18,6 +18,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from rldk_tracking.demo.trainers import grpo_trainer
 from rldk_tracking.sources.wrapping import (
+    BESIDE_STEPS,
     EXCHANGES,
     METHODS,
     AcceleratorWatch,
@@ -300,6 +301,24 @@ def test_time_in_exchanges_is_counted_once() -> None:
     assert vars(accelerator) == {}
     accelerator.gather(1)
     assert waiting.take() == 0.0
+
+
+def test_what_is_no_part_of_a_step() -> None:
+    assert set(BESIDE_STEPS) == {"evaluate", "_save_checkpoint", "generate_completions"}
+
+
+def test_a_call_that_raises_is_counted_too() -> None:
+    class Failing:
+        def evaluate(self) -> None:
+            time.sleep(0.02)
+            raise ValueError("no evaluation")
+
+    failing = Failing()
+    stopwatch = Stopwatch(failing, BESIDE_STEPS)
+    for times in (1, 2):
+        with pytest.raises(ValueError, match="no evaluation"):
+            failing.evaluate()
+        assert stopwatch.seconds >= 0.02 * times
 
 
 def test_an_accelerator_without_gathers_is_left_alone() -> None:
