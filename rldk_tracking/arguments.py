@@ -230,7 +230,8 @@ def _within(complaint: str, value: N, low: float | None, above: float | None, hi
 def _as_number(value: object) -> str:
     """What to write where a text holds a number."""
     if not isinstance(value, str):
-        return "."
+        is_scalar = hasattr(value, "__float__") and not isinstance(value, (bool, int, float))
+        return ": convert it with float()." if is_scalar else "."
     try:
         meant = float(value)
     except ValueError:

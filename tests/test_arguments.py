@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy
 import pytest
 
 from rldk_tracking.arguments import (
@@ -64,6 +65,10 @@ def test_numbers() -> None:
         "or convert it with float()."
     )
     assert said(TypeError, lambda: whole_number("port", True)) == "port must be a whole number, got True."
+    assert said(TypeError, lambda: number("x", numpy.float32(0.5))) == (
+        "x must be a finite number, got a float32: convert it with float()."
+    )
+    assert number("x", numpy.float64(0.5)) == 0.5
     assert said(TypeError, lambda: number("x", "nan")) == "x must be a finite number, got 'nan'."
 
 

@@ -227,6 +227,9 @@ WRONG: dict[str, str] = {
         '@action needs a name, got a builtin_function_or_method: write @action("page_me") above the function.'
     ),
     # Past runs.
+    "replay('run.jsonl', aliases={'foo': 'rldk/nosuch'})": (
+        "aliases['foo']: there is no series 'rldk/nosuch', and no rule reads it; see `rldk-tracking keys`."
+    ),
     "replay('run.jsonl', aliases={'foo': 'rldk/reward/maen'})": (
         "aliases['foo']: there is no series 'rldk/reward/maen'; did you mean rldk/reward/mean?"
     ),

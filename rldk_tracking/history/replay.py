@@ -16,7 +16,7 @@ from rldk_tracking.health.watched import row_rules
 from rldk_tracking.history.logged import not_logged
 from rldk_tracking.history.reading import read
 from rldk_tracking.history.run_history import History
-from rldk_tracking.keys import misspelt
+from rldk_tracking.keys import lookup, misspelt
 
 
 @dataclass(frozen=True)
@@ -99,18 +99,16 @@ def replay(
         source: what `rldk_tracking.history.reading.read` reads, or what it returned.
         rules, overrides: see `rldk_tracking.health.presets.rules_for`.
         context: the run's settings, beside those that the source knows.
-        aliases: names in the source to catalogue keys.
+        aliases: names in the source to keys of the catalogue, or to those that a rule reads.
 
     Raises:
         UnreadableSourceError: there is nothing to read.
         ValueError: unknown rules or fields, or an alias for a series that there is not.
     """
-    for name, key in (aliases or {}).items():
-        problem = misspelt(key, in_full=True)
-        if problem is not None:
-            raise ValueError(f"aliases[{name!r}]: {problem}")
+    chosen = rules_for(rules, overrides)
+    _check_aliases(aliases or {}, chosen)
     past = source if isinstance(source, History) else read(source, aliases)
-    engine = Engine(row_rules(rules_for(rules, overrides)), {**past.settings, **(context or {})})
+    engine = Engine(row_rules(chosen), {**past.settings, **(context or {})})
     alerts: list[Alert] = []
     rows: dict[tuple[str, int, str], int] = {}
     for entry in past.entries:
@@ -129,3 +127,13 @@ def replay(
         held_back=engine.held_back,
         notes=past.notes,
     )
+
+
+def _check_aliases(aliases: Mapping[str, str], rules: Sequence[Rule]) -> None:
+    read_by_rules = {key for rule in rules for key in rule.keys}
+    for name, key in aliases.items():
+        problem = misspelt(key, in_full=True)
+        if problem is None and lookup(key) is None and key not in read_by_rules:
+            problem = f"there is no series {key!r}, and no rule reads it; see `rldk-tracking keys`."
+        if problem is not None:
+            raise ValueError(f"aliases[{name!r}]: {problem}")

@@ -8,6 +8,7 @@ import pytest
 
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import rules_for
+from rldk_tracking.health.rules import Rule
 from rldk_tracking.health.watched import row_rules
 from rldk_tracking.history.replay import replay
 from rldk_tracking.history.run_history import UnreadableSourceError, history
@@ -86,3 +87,13 @@ def test_names_of_ones_own(tmp_path) -> None:
     (tmp_path / "run.jsonl").write_text("\n".join(json.dumps({"my_cut": 0.9}) for _ in range(30)))
     report = replay(tmp_path / "run.jsonl", aliases={"my_cut": "rldk/length/truncated_fraction"})
     assert [alert.rule for _, alert in report.alerts] == ["length.truncated"]
+
+
+def test_an_alias_is_for_a_series_that_somebody_reads(tmp_path) -> None:
+    (tmp_path / "run.jsonl").write_text("\n".join(json.dumps({"foo": 0.9}) for _ in range(30)))
+    own = {"foo": "rldk/nosuch"}
+    with pytest.raises(ValueError, match=r"aliases\['foo'\]: there is no series 'rldk/nosuch', and no rule reads it"):
+        replay(tmp_path / "run.jsonl", aliases=own)
+    rule = Rule(id="team.foo", keys=("rldk/nosuch",), condition="level", parameters={"threshold": 0.5})
+    report = replay(tmp_path / "run.jsonl", rules=[rule], aliases=own)
+    assert [alert.rule for _, alert in report.alerts] == ["team.foo"]
