@@ -25,10 +25,10 @@ CORE = ("reward", "kl", "policy", "entropy", "value", "advantage", "preference",
 """Families that say how learning goes, as against the machine, the files, single values and the start. A family of the
 user's own belongs to them."""
 _KEYS = {
-    "judged": "rldk/health/rules_judged",
-    "warming_up": "rldk/health/rules_warming_up",
-    "without_data": "rldk/health/rules_without_data",
-    "core_judged": "rldk/health/core_rules_judged",
+    "judged": "rldk/alerts/rules_judged",
+    "warming_up": "rldk/alerts/rules_warming_up",
+    "without_data": "rldk/alerts/rules_without_data",
+    "core_judged": "rldk/alerts/core_rules_judged",
 }
 
 
@@ -56,7 +56,7 @@ class Coverage:
         return cls(**{name: int(row[key]) for name, key in _KEYS.items()})
 
     def row(self) -> dict[str, float]:
-        """The series `rldk/health/rules_judged` and so on."""
+        """The series `rldk/alerts/rules_judged` and so on."""
         return {key: float(getattr(self, name)) for name, key in _KEYS.items()}
 
     @property

@@ -25,7 +25,7 @@ from rldk_tracking.history.reading import (
     read_candidate,
     skipped_lines,
 )
-from rldk_tracking.history.run_history import History
+from rldk_tracking.history.run_history import JUDGED, History
 from rldk_tracking.journal.reader import FileLines, read_all
 from rldk_tracking.trackers.records import ENDED, Call
 
@@ -143,7 +143,7 @@ def _watched(source: str, journal: Path) -> Past | None:
             trainer = _trainer(entry.record) or trainer
         for call in entry.calls:
             status = _take(call, rows, alerts, heatmaps, status)
-    if not any(key.startswith("rldk/health/") for _, row in rows for key in row):
+    if not any(key.startswith(JUDGED) for _, row in rows for key in row):
         return None
     crashed = next((alert for alert in reversed(alerts) if alert.rule == "run.crashed"), None)
     if status not in ENDED and crashed is not None and crashed.state == "firing":

@@ -92,7 +92,7 @@ def test_the_machine_alone_makes_no_run_healthy(rule: str, is_core: bool) -> Non
 def test_the_numbers_come_with_the_row_and_back() -> None:
     coverage = Coverage(12, 8, 26, 5)
     assert Coverage.of_row({"rldk/reward/mean": 1.0, **coverage.row()}) == coverage
-    assert Coverage.of_row({"rldk/health/rules_judged": 1.0}) is None
+    assert Coverage.of_row({"rldk/alerts/rules_judged": 1.0}) is None
 
 
 def test_the_sentence() -> None:

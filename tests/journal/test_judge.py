@@ -45,7 +45,7 @@ def test_a_row_says_how_many_rules_have_judged() -> None:
     judge, tracker = judge_of()
     judge.row(1, {"rldk/reward/mean": 1.0})
     judge.row(2, {LENGTH: 1.0})
-    said = {key.removeprefix("rldk/health/"): points for key, points in tracker.series.items() if "rules_" in key}
+    said = {key.removeprefix("rldk/alerts/"): points for key, points in tracker.series.items() if "rules_" in key}
     assert said == {
         "rules_judged": [(1, 0.0), (2, 1.0)],
         "rules_warming_up": [(1, 0.0), (2, 0.0)],
