@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rldk_tracking.checkpoint.adapter import is_part
 from rldk_tracking.checkpoint.entries import Entry
+from rldk_tracking.checkpoint.formats import RAW
 from rldk_tracking.checkpoint.integrity import Problem, number_in
 from rldk_tracking.checkpoint.statistics import Drift, TensorStatistics
 from rldk_tracking.metrics.layer_names import layer_of
@@ -61,6 +62,11 @@ class Scan:
     def nonfinite(self) -> list[str]:
         """Tensors with a NaN or an infinity."""
         return [name for name, found in self.tensors.items() if not found.finite]
+
+    @property
+    def unread(self) -> list[str]:
+        """Tensors of a type that this package does not read."""
+        return [name for name, entry in self.entries.items() if entry.dtype not in RAW]
 
     def drift(self, label: str, layer: str | None = None, *, matrices: bool = False) -> Drift | None:
         """Of all weights or of one layer's, from the checkpoint with this label; None without a common tensor.

@@ -122,6 +122,11 @@ def text(found: Scan, label: str = "previous", limit: int = 5) -> str:
     lines += [f"  {line}" for other in found.compared for line in _away(found, other)]
     if found.unknown is not None:
         lines.append(f"  how far the adapted weights have moved is not known: {found.unknown}")
+    if found.unread:
+        types = ", ".join(sorted({found.entries[name].dtype for name in found.unread}))
+        lines.append(f"  not read: {len(found.unread)} tensors of the types {types}")
+    elif not found.tensors:
+        lines.append("  not read: the weights themselves (the level is light, or none is a floating number)")
     for kind in ("corrupt", "incomplete", "changed", "disk"):
         lines += _first([f"  {kind}: {problem.message}" for problem in found.problems if problem.kind == kind])
     lines += _first([f"  not finite: {name}" for name in found.nonfinite])

@@ -31,8 +31,10 @@ def parts(found: Scan) -> dict[str, float]:
     corrupt = sum(problem.kind == "corrupt" for problem in found.problems)
     lacking = sum(problem.kind == "incomplete" for problem in found.problems)
     known = {"intact": float(corrupt == 0), "complete": 1.0 / (1.0 + lacking)}
-    if found.tensors:
-        known["finite"] = float(not found.nonfinite)
+    if found.nonfinite:
+        known["finite"] = 0.0
+    elif found.tensors and not found.unread:
+        known["finite"] = 1.0
     drift = found.drift("previous", matrices=True) or found.drift("previous")
     if drift is not None and drift.cosine is not None:
         known["similar"] = max(0.0, drift.cosine)
@@ -53,13 +55,16 @@ def score(known: dict[str, float]) -> float | None:
     return min(known.values(), default=None)
 
 
-def verdict(found: Scan) -> Literal["healthy", "warning", "critical"]:
-    """ "critical" where it cannot be used, "warning" where something is wrong or it is far from what it was."""
+def verdict(found: Scan) -> Literal["healthy", "warning", "critical", "unknown"]:
+    """ "critical" where it cannot be used, "warning" where something is wrong or it is far from what it was, "unknown"
+    where nothing is wrong with what was read, and not every weight was."""
     known = parts(found)
     if known["intact"] == 0 or known.get("finite") == 0:
         return "critical"
     low = (score(known) or 0.0) < LOW
-    return "warning" if found.problems or low or found.unchanged("previous") else "healthy"
+    if found.problems or low or found.unchanged("previous"):
+        return "warning"
+    return "healthy" if "finite" in known else "unknown"
 
 
 def norm_ratios(found: Scan, label: str) -> dict[str, float]:

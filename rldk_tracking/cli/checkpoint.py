@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from rldk_tracking.checkpoint.findings import Scan
     from rldk_tracking.checkpoint.trend import Best
 
-HEALTHY, WARNING, CRITICAL, UNREADABLE = range(4)
-"""Exit codes."""
+UNREADABLE = 3
+"""Exit code where there is no verdict."""
+WORST_FIRST = {"critical": 2, "warning": 1, "unknown": 4, "healthy": 0}
+"""Verdict to exit code; of several checkpoints the worst counts."""
 UNREADABLE_BECAUSE = (OSError, ValueError, ImportError, MemoryError, RecursionError)
 """What stands between us and a folder: not there, damaged, a pickle without torch, or made to be too large."""
 MEASURES = {"rldk/eval/reward": "reward of the evaluations", "rldk/reward/mean": "reward"}
@@ -44,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Scan and print. Returns 0 healthy, 1 warning, 2 critical, 3 where a path that was named cannot be read."""
+    """Scan and print. Returns 0 healthy, 1 warning, 2 critical, 3 where a path that was named cannot be read, 4 where
+    the weights were not read."""
     # Blocks are too small to be worth dividing among threads.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
@@ -67,7 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(printable(str(error) or type(error).__name__), file=sys.stderr)
         return UNREADABLE
     _print(scans, arguments)
-    return max({"healthy": HEALTHY, "warning": WARNING, "critical": CRITICAL}[verdict(found)] for found in scans)
+    verdicts = {verdict(found) for found in scans}
+    return next(code for word, code in WORST_FIRST.items() if word in verdicts)
 
 
 def checkpoints_in(path: Path) -> list[Path]:

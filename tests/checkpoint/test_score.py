@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from rldk_tracking.checkpoint.report import text
 from rldk_tracking.checkpoint.scan import scan
-from rldk_tracking.checkpoint.score import norm_ratios, parts, score, verdict
+from rldk_tracking.checkpoint.score import is_usable, norm_ratios, parts, score, verdict
 
 
 def test_parts_that_are_known(saved: Any) -> None:
@@ -35,6 +36,24 @@ def test_layers_that_were_zero_have_no_ratio(tmp_path: Path) -> None:
         content = {"x.0.w": torch.full((5,), value), "x.1.w": torch.full((5,), 2.0 + value)}
         save_file(content, tmp_path / name / "model.safetensors")
     assert norm_ratios(scan(tmp_path / "b", {"previous": tmp_path / "a"}), "previous") == {"x.1": pytest.approx(1.5)}
+
+
+def test_what_was_not_read_is_not_healthy(saved: Any, tmp_path: Path) -> None:
+    first, _ = saved.pair()
+    assert verdict(scan(first, level="light")) == "unknown" and not is_usable(scan(first, level="light"))
+    assert "not read: the weights themselves" in text(scan(first, level="light"))
+    (first / "optimizer.pt").unlink()
+    assert verdict(scan(first, level="light")) == "warning"
+    empty = saved.write(tmp_path / "empty", {})
+    assert verdict(scan(empty)) == "unknown"
+    strange = saved.write(
+        tmp_path / "strange", {"a.weight": torch.ones(3), "b.weight": torch.ones(3, dtype=torch.uint8)}
+    )
+    file = strange / "model.safetensors"
+    file.write_bytes(file.read_bytes().replace(b'"U8"', b'"F4"'))
+    found = scan(strange)
+    assert (verdict(found), found.unread) == ("unknown", ["b.weight"]) and "finite" not in parts(found)
+    assert "not read: 1 tensors of the types F4" in text(found)
 
 
 def test_verdicts(saved: Any) -> None:

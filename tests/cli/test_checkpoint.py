@@ -178,6 +178,8 @@ def test_exit_codes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.write_bytes(file.read_bytes()[:-1])
     assert main(["checkpoint", str(file.parent)]) == 2
     assert main(["checkpoint", str(folder / "nowhere")]) == 3
+    assert main(["checkpoint", same, "--level", "light"]) == 4
+    assert main(["checkpoint", str(folder), "--level", "light"]) == 2, "the torn one is worse"
     assert "holds no weights" in capsys.readouterr().err
 
 
