@@ -75,3 +75,15 @@ def test_a_training_is_one_run_with_its_last_row(tmp_path: Path, database: Calla
     ]
     assert [step for step, row in rows if "rldk/last" in row] == [STEPS]
     assert any("train/loss" in row for _, row in rows), "the trainer's own are in the same run"
+
+
+def test_a_loop_without_a_trainer_has_it_too(database: Callable[[str], list[Any]]) -> None:
+    from rldk_tracking.journal.settings import Settings
+    from rldk_tracking.monitors.training import find_trackers
+
+    find = find_trackers(None, Settings(slack=False))
+    assert find() == []
+    trackio.init(project="tests", name="one", embed=False)
+    (tracker,) = find()
+    assert isinstance(tracker, TrackioTracker)
+    trackio.finish()
