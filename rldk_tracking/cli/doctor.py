@@ -107,10 +107,8 @@ def trackers(versions: dict[str, str | None]) -> list[Finding]:
     if versions["mlflow"] is None:
         found.append(Finding("MLflow", False, "pip install 'rldk-tracking[mlflow]'"))
     else:
-        uri = os.environ.get("MLFLOW_TRACKING_URI")
-        store = f"writes to {without_credentials(uri)}" if uri else "writes to MLflow's default store (working folder)"
         views = _numbers(versions["mlflow"]) >= VIEWS_SINCE
-        found.append(Finding("MLflow", True, store + ("" if views else "; saved views need MLflow 3.15 or newer")))
+        found.append(Finding("MLflow", True, mlflow_store() + ("" if views else "; saved views need MLflow 3.15 or newer")))
     if versions["wandb"] is None:
         found.append(Finding("W&B", False, "pip install 'rldk-tracking[wandb]'"))
     else:
@@ -122,6 +120,15 @@ def trackers(versions: dict[str, str | None]) -> list[Finding]:
     if versions["transformers"] is not None:
         found.append(Finding("any other name of report_to", True, "through its transformers callback"))
     return found
+
+
+def mlflow_store() -> str:
+    """Where MLflow writes, without user and password."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    try:
+        return f"writes to {without_credentials(uri)}" if uri else "writes to MLflow's default store (working folder)"
+    except ValueError:
+        return "MLFLOW_TRACKING_URI is no address"
 
 
 def notes(versions: dict[str, str | None]) -> list[str]:

@@ -121,6 +121,12 @@ def test_what_bites_in_a_long_training_is_said(
     assert doctor.notes(versions) == [] == doctor.notes(ALL_MISSING)
 
 
+def test_an_address_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@[x")
+    assert doctor.mlflow_store() == "MLFLOW_TRACKING_URI is no address"
+    assert "secret" not in " ".join(doctor.notes({**ALL_MISSING, "mlflow": "3.17.2"}))
+
+
 def test_nothing_but_the_report_is_written() -> None:
     result = subprocess.run([sys.executable, "-m", "rldk_tracking.cli.main", "doctor"], capture_output=True, text=True)
     assert result.stderr == "" and "rldk-tracking demo" in result.stdout.splitlines()[-1]
