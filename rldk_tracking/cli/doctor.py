@@ -107,8 +107,9 @@ def trackers(versions: dict[str, str | None]) -> list[Finding]:
     if versions["mlflow"] is None:
         found.append(Finding("MLflow", False, "pip install 'rldk-tracking[mlflow]'"))
     else:
-        views = _numbers(versions["mlflow"]) >= VIEWS_SINCE
-        found.append(Finding("MLflow", True, mlflow_store() + ("" if views else "; saved views need MLflow 3.15 or newer")))
+        has_views = _numbers(versions["mlflow"]) >= VIEWS_SINCE
+        lacking = "" if has_views else "; saved views need MLflow 3.15 or newer"
+        found.append(Finding("MLflow", True, mlflow_store() + lacking))
     if versions["wandb"] is None:
         found.append(Finding("W&B", False, "pip install 'rldk-tracking[wandb]'"))
     else:
