@@ -180,7 +180,7 @@ class Watch(Stateful):
 def advice(rule: Rule, context: Mapping[str, Any]) -> str:
     """The rule's advice, after the run's own settings that it is about."""
     known = [f"{name} {_short(context[name])}" for name in rule.quotes if context.get(name) is not None]
-    return f"({', '.join(known)}) {rule.advice}" if known else rule.advice
+    return f"(configured: {', '.join(known)}) {rule.advice}" if known else rule.advice
 
 
 def _short(value: Any) -> str:

@@ -112,7 +112,7 @@ def test_state_goes_through_json_at_any_point() -> None:
 def test_advice_quotes_the_settings_of_the_run() -> None:
     engine = Engine(rules_for(), context={"learning_rate": 3e-4, "max_grad_norm": 1.0})
     (alert,) = engine.update(5, {"rldk/nan/weights": 1.0})
-    assert alert.advice.startswith("(learning_rate 0.0003, max_grad_norm 1)")
+    assert alert.advice.startswith("(configured: learning_rate 0.0003, max_grad_norm 1)")
     assert alert.severity == "critical" and alert.first_step == 5
 
 

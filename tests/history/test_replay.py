@@ -72,7 +72,7 @@ def test_rules_and_settings_can_be_given() -> None:
     report = replay(past, overrides={"length.truncated": {"threshold": 0.95}})
     assert report.alerts == []
     report = replay(past, context={"response_length": 128})
-    assert report.alerts[0][1].advice.startswith("(max_completion_length 64, response_length 128)")
+    assert report.alerts[0][1].advice.startswith("(configured: max_completion_length 64, response_length 128)")
 
 
 def test_a_source_that_cannot_be_read_says_why(tmp_path) -> None:
