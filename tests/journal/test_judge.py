@@ -114,14 +114,14 @@ def test_an_alert_with_more_consequences_acts_once() -> None:
         condition="level",
         parameters={"threshold": 10.0},
         silences=("b.*",),
-        actions=(lambda alert: called.append(alert.consequences),),
+        actions=(lambda alert: called.append(alert.consequences), "save"),
     )
     late = Rule(id="b.kl", keys=("rldk/kl/ref_k3",), condition="level", parameters={"threshold": 1.0})
     tracker, publisher = InMemoryTracker(), Publisher()
     publisher.open([cause, late], RunInfo(), [tracker], None)
     judge = Judge([cause, late], Settings(), {}, publisher)
-    judge.row(1, {LENGTH: 20.0})
-    judge.row(2, {LENGTH: 20.0, "rldk/kl/ref_k3": 2.0})
+    assert judge.row(1, {LENGTH: 20.0}) == SAVE
+    assert judge.row(2, {LENGTH: 20.0, "rldk/kl/ref_k3": 2.0}) == 0
     assert [(alert.rule, alert.step, alert.consequences) for alert in judge.alerts] == [("a.long", 1, ("b.kl",))]
     assert [alert.notify for alert in tracker.alerts] == [True, False], "trackers are given it anew"
     assert called == [()]

@@ -178,6 +178,8 @@ def test_zeros_are_no_baseline_for_a_multiple(findings) -> None:
     assert [i for i, f in enumerate(found) if f.breached] == [53]
     assert found[-1].evidence["normal"] == 0.05
     assert not found[20].judged and found[53].judged
+    mostly = findings(Jump(("x",), **limits), [0.0, 0.0, 0.05] * 40 + [2.0])
+    assert mostly[-1].breached and mostly[-1].evidence["normal"] == 0.05
     absolute = findings(Jump(("x",), z=12.0, floor=0.003), [0.0] * 20 + [0.071])
     assert absolute[-1].breached, "a change in the unit of the value needs no usual size"
 
