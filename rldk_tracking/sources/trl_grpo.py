@@ -42,9 +42,8 @@ SCORING, LOGPROBS = "_generate_and_score_completions", "_get_per_token_logps_and
 MEASURED = ("rldk/reward/", "rldk/kl/", "rldk/length/", "rldk/policy/", "rldk/sampler/", "rldk/throughput/")
 """Groups that are measured for the one step, where the logs hold means over several."""
 CLIPPING = "rldk/policy/clip_fraction"
-GOES_AROUND = (
-    f"its loss does not call {LOGPROBS} (no rldk/policy/ ratios and entropy beyond the logs', no rldk/kl/ on-policy)"
-)
+NO_ROLLOUT = "no rldk/advantage/, rldk/diversity/, and of rewards, lengths and KL the logs' alone"
+GOES_AROUND = f"its loss does not call {LOGPROBS} (no rldk/policy/ ratios, no rldk/kl/ beyond the logs')"
 
 
 class GroupSource:
@@ -182,7 +181,10 @@ class GroupSource:
         trainer = self._trainer()
         scored, self._scored = self._scored, []
         batches = [] if self._rewards is None else self._rewards.take()
-        if not self._is_training() or not isinstance(output, Mapping):
+        if not self._is_training():
+            return
+        if not isinstance(output, Mapping):  # ms-swift's returns a list of micro-batches
+            self._say(trainer, f"its {SCORING} returns a {type(output).__name__} ({NO_ROLLOUT})", *MEASURED)
             return
         step = int(trainer.state.global_step)
         hides_truncated = bool(getattr(trainer, "mask_truncated_completions", False))

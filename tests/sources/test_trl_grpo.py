@@ -395,6 +395,23 @@ def test_a_trainer_that_has_nothing_is_read_from_its_logs(caplog: pytest.LogCapt
     source.detach()
 
 
+def test_a_rollout_in_another_form_is_said_once_and_the_logs_are_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As ms-swift's trainers, which return a list of micro-batches."""
+    trainer = demo.grpo_trainer(tmp_path, max_steps=1, beta=0.0, **ALIGNED)
+    source = GroupSource(trainer)
+    source.attach(trainer, trainer.args)
+    trainer.model.train()
+    with caplog.at_level(logging.WARNING, logger="rldk_tracking"):
+        for _ in range(2):
+            source._keep_generation([{"completion_ids": torch.ones(2, 3)}])
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "_generate_and_score_completions returns a list" in said and "rldk/advantage/" in said
+    assert source.read(1, {"reward": 0.5}).scalars["rldk/reward/mean"] == 0.5
+    source.detach()
+
+
 def test_each_of_two_ranks_reads_its_own_rows(tmp_path: Path) -> None:
     script = Path(__file__).with_name("ranks_script.py")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
