@@ -19,6 +19,7 @@ from pathlib import Path
 from rldk_tracking.journal.catch_up import Contents, Outcome, busy, catch_up, waits
 from rldk_tracking.journal.environment import delivering
 from rldk_tracking.journal.target import Target
+from rldk_tracking.terminal import printable
 from rldk_tracking.trackers.mlflow_server import absolute, without_credentials
 
 SHOWN = 5
@@ -36,17 +37,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Send all journals. Returns 1 where something stays behind."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    folder: Path = arguments.folder
+    if not folder.is_dir() and not folder.is_file():
+        why = "not a regular file" if folder.exists() else "no such file or folder"
+        sys.stderr.write(f"{printable(folder)}: {why}.\n")
+        return 1
     files = journals_below(arguments.folder)
     with delivering():
         done = [_sync(path, arguments) for path in files]
     if not any(said for _, said in done):
-        print(f"Nothing waits in {arguments.folder}.")
+        _print(f"Nothing waits in {arguments.folder.resolve()}")
     return 0 if all(good for good, _ in done) else 1
 
 
 def journals_below(folder: Path) -> list[Path]:
     """The journals in a folder and below it; the path itself, where it is a file."""
-    return sorted(folder.rglob("run*.jsonl")) if folder.is_dir() else [folder]
+    if not folder.is_dir():
+        return [folder]
+    return sorted(path for path in folder.rglob("run*.jsonl") if path.is_file())  # a pipe would be waited for
+
+
+def _print(text: str) -> None:
+    """One line, in which names from files command nothing."""
+    print(printable(text))
 
 
 def _sync(path: Path, arguments: argparse.Namespace) -> tuple[bool, bool]:
@@ -56,27 +69,27 @@ def _sync(path: Path, arguments: argparse.Namespace) -> tuple[bool, bool]:
         contents = Contents.of(path)
         reason = busy(path, contents)
     except OSError as error:
-        print(f"{path}: {error.strerror or error}.")
+        _print(f"{path}: {error.strerror or error}.")
         return False, True
     if reason is not None:
-        print(f"{path}: {reason}.")
+        _print(f"{path}: {reason}.")
         return True, True
     for position, why in contents.skipped[:SHOWN]:
-        print(f"{path}: the line at byte {position} is passed over: {why}.")
+        _print(f"{path}: the line at byte {position} is passed over: {why}.")
     if len(contents.skipped) > SHOWN:
-        print(f"{path}: {len(contents.skipped) - SHOWN} more lines are passed over.")
+        _print(f"{path}: {len(contents.skipped) - SHOWN} more lines are passed over.")
     if arguments.run_id is not None and contents.begin and "mlflow" not in contents.targets:
         contents.targets["mlflow"] = Target("mlflow", "mlflow", {"tracking_uri": _configured(arguments)})
     if not contents.targets and contents.wandb is None:
         if not contents.begin:
             return True, bool(contents.skipped)  # a file of a JsonlTracker, or of somebody else
-        print(f"{path}: the training had no run yet that this could be sent to; name one with --run-id.")
+        _print(f"{path}: the training had no run yet that this could be sent to; name one with --run-id.")
         return contents.has_ended, True
     if not waits(path, contents):
         return True, bool(contents.skipped)
     outcomes = catch_up(path, contents, lambda target: _approved(target, arguments), arguments.timeout)
     if outcomes is None:
-        print(f"{path}: its courier is at work; leave it to that.")
+        _print(f"{path}: its courier is at work; leave it to that.")
         return True, True
     good = True
     for outcome in outcomes:
@@ -85,15 +98,15 @@ def _sync(path: Path, arguments: argparse.Namespace) -> tuple[bool, bool]:
 
 
 def _say(path: Path, outcome: Outcome, contents: Contents) -> bool:
-    print(f"{path}: {outcome.sent} calls sent to {outcome.id}, {outcome.left} records stay here.")
+    _print(f"{path}: {outcome.sent} calls sent to {outcome.id}, {outcome.left} records stay here.")
     if outcome.problem is not None:
-        print(f"  {outcome.problem}.")
+        _print(f"  {outcome.problem}.")
     if outcome.rejected:
-        print(f"  Refused by {outcome.id}, and not sent: {outcome.rejected} parts. A later sync tries them again.")
+        _print(f"  Refused by {outcome.id}, and not sent: {outcome.rejected} parts. A later sync tries them again.")
     if outcome.uncertain:
-        print(f"  {outcome.uncertain} calls may have arrived before, and are not repeated.")
+        _print(f"  {outcome.uncertain} calls may have arrived before, and are not repeated.")
     if outcome.said_crashed:
-        print(f"  The training ended without a word after step {contents.last_step}; its status is now crashed.")
+        _print(f"  The training ended without a word after step {contents.last_step}; its status is now crashed.")
     return outcome.problem is None and not outcome.left and not outcome.rejected
 
 

@@ -270,3 +270,31 @@ def test_nothing_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 class _Terminal:
     def isatty(self) -> bool:
         return True
+
+
+def test_the_working_folder_is_named_in_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["sync", "."]) == 0
+    assert capsys.readouterr().out == f"Nothing waits in {tmp_path}\n"
+
+
+def test_pipes_and_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "run.jsonl")
+    assert main(["sync", str(tmp_path)]) == 0
+    for path, why in ((tmp_path / "run.jsonl", "not a regular file"), (tmp_path / "none", "no such file or folder")):
+        capsys.readouterr()
+        assert main(["sync", str(path)]) == 1
+        said = capsys.readouterr()
+        assert (said.out, said.err) == ("", f"{path}: {why}.\n")
+
+
+def test_names_of_folders_do_not_command_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "a\x1b[2K\rNothing waits\n"
+    folder.mkdir()
+    (folder / "run.jsonl").write_text('{"type": "metrics"}\n')
+    main(["sync", str(folder)])
+    said = capsys.readouterr()
+    assert all(sign.isprintable() or sign == "\n" for sign in said.out + said.err)
+    assert "\\x1b[2K" in said.out
