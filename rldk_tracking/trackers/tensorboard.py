@@ -23,6 +23,7 @@ class TensorBoardTracker(Tracker):
 
     name: ClassVar[str] = "tensorboard"
     ends_with_trainer: ClassVar[bool] = True
+    how_to_join: ClassVar[str] = 'Give the trainer report_to="tensorboard"; it needs pip install tensorboard.'
 
     def __init__(self, callback: Any) -> None:
         self.callback = callback

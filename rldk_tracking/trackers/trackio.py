@@ -27,6 +27,7 @@ class TrackioTracker(Tracker):
 
     name: ClassVar[str] = "trackio"
     ends_with_trainer: ClassVar[bool] = True
+    how_to_join: ClassVar[str] = 'Give the trainer report_to="trackio", or call trackio.init() before train().'
 
     def __init__(self) -> None:
         try:
