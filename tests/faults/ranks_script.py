@@ -21,6 +21,7 @@ from rldk_tracking.demo.trainers import grpo_trainer, ppo_trainer
 from rldk_tracking.isolation import TrainingStopped
 from rldk_tracking.monitors.base import Monitor
 from rldk_tracking.probes.steps import RolloutProbe
+from rldk_tracking.ranks import Ranks
 from rldk_tracking.trackers.jsonl import JsonlTracker
 from rldk_tracking.trackers.memory import InMemoryTracker
 
@@ -76,12 +77,15 @@ def main(
     memory = InMemoryTracker()
     options |= options.pop("other", {}) if RANK > 0 else {}
     options.pop("other", None)
+    only = options.pop("only", None)  # the rank that has the callback, of which the others do not know
+    if only is not None:
+        Ranks.__init__.__kwdefaults__["handshake_s"] = 3.0
     monitors = [Broken()] if options.pop("broken", False) else None
     callback = RLDKCallback(trackers=[memory, JsonlTracker(Path(folder) / "rows")], monitors=monitors, **options)
     befalls = Trouble(trouble, at)
     make = {"grpo": grpo_trainer, "ppo": ppo_trainer}[kind]
     batch = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2} if kind == "grpo" else {}
-    trainer = make(folder, max_steps=steps, callbacks=[callback, befalls], **batch)
+    trainer = make(folder, max_steps=steps, callbacks=[*([callback] if only in (None, RANK) else []), befalls], **batch)
     if befalls.what == "slow":
         trainer.model.register_forward_pre_hook(sample_slowly)
     ended = "train"

@@ -70,6 +70,19 @@ def test_what_rank_0_asks_is_done_by_ranks_that_ask_for_something_else(tmp_path:
     assert ranks[0]["last"] == ranks[1]["last"] and ranks[0]["steps"] == ranks[1]["steps"]
 
 
+@pytest.mark.parametrize("only", [0, 1])
+def test_the_callback_on_one_rank_alone_keeps_nobody_waiting(only: int, tmp_path: Path) -> None:
+    """`callbacks=[RLDKCallback()] if is_main else []`, as most people write it."""
+    done = launch(2, tmp_path, steps=4, only=only)
+    assert done.returncode == 0, done.stderr[-4000:]
+    ranks = results(tmp_path)
+    assert [rank["last"] for rank in ranks] == [4, 4]
+    assert {step for step, _ in ranks[only]["series"]["rldk/reward/mean"]} == {1, 2, 3, 4}
+    assert ranks[1 - only]["series"] == {}
+    said = f"Rank {1 - only} of 2 did not come within 3 s, as without the callback. Give every rank the callback"
+    assert done.stderr.count(said) == 1 and f"Rank {only} goes on alone" in done.stderr
+
+
 def test_a_rank_that_lags_is_seen_and_costs_what_it_costs(tmp_path: Path) -> None:
     ranks = trained(2, tmp_path, trouble="slow", steps=4)
     spread = dict(ranks[0]["series"]["rldk/system/rank_spread/seconds"])
