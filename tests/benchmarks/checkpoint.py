@@ -154,10 +154,8 @@ def on_save(saves: int) -> list[float]:
     from safetensors.torch import save_file
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from rldk_tracking.monitors.checkpoint import CheckpointMonitor
-    from rldk_tracking.run import Run
-    from rldk_tracking.settings import Settings
-    from rldk_tracking.trackers.memory import InMemoryTracker
+    from rldk_tracking.probes.base import Training
+    from rldk_tracking.probes.checkpoints import CheckpointProbe
 
     model = GPT2LMHeadModel(GPT2Config(vocab_size=512, n_embd=48))
     optimizer = torch.optim.AdamW(model.parameters())
@@ -166,19 +164,17 @@ def on_save(saves: int) -> list[float]:
     waits = []
     with tempfile.TemporaryDirectory() as folder:
         args = SimpleNamespace(output_dir=folder, save_total_limit=2, save_steps=1, max_steps=saves)
-        run = Run(Settings(trackers=[InMemoryTracker()]))
-        monitor = CheckpointMonitor(close_timeout=0.0)
-        monitor.begin_within(run, None, args, model, optimizer)
+        probe = CheckpointProbe(close_timeout=0.0)
+        probe.begin(Training(args=args, model=model, optimizer=optimizer))
         optimizer.step()
         for step in range(1, saves + 1):
             path = Path(folder) / f"checkpoint-{step}"
             path.mkdir()
             save_file({"w": torch.ones(8)}, path / "model.safetensors")
             start = time.perf_counter()
-            monitor.saved(run, step, args, model)
+            probe.saved(step)
             waits.append(time.perf_counter() - start)
-        monitor.end(run)
-        run.close("finished")
+        probe.end()
     return waits[1:]
 
 

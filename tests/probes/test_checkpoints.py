@@ -21,6 +21,7 @@ from rldk_tracking.checkpoint.scan import scan
 from rldk_tracking.probes import checkpoints
 from rldk_tracking.probes.base import StepData, Training
 from rldk_tracking.probes.checkpoints import CheckpointProbe, local_folder
+from tests.benchmarks.checkpoint import on_save
 from tests.probes.conftest import Published
 
 STEP, SCORE, SCANNED = "rldk/checkpoint/step", "rldk/checkpoint/score", "rldk/checkpoint/scanned"
@@ -352,3 +353,8 @@ def test_a_resumed_training_knows_the_checkpoints_before_it(tmp_path: Path, scan
     probe.saved(6)
     assert scans[0].asked[0][1]["previous"] == paths[1]
     probe.end()
+
+
+def test_the_benchmark_of_a_save_runs() -> None:
+    waits = on_save(3)
+    assert len(waits) == 2 and min(waits) > 0
