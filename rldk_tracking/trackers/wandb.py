@@ -81,8 +81,8 @@ class WandbTracker(Tracker):
                 project=to.get("project"),
                 id=to["id"],
                 resume="allow",
-                # Beside the first run's files.
-                dir=None if place is None or len(Path(place).parents) < 3 else str(Path(place).parents[2]),
+                # Beside the first run's files, where they are on this machine.
+                dir=None if place is None or not Path(place).is_file() else str(Path(place).absolute().parents[2]),
             )
         except wandb.Error as error:
             raise ConnectionError(f"W&B cannot be reached: {error}") from error

@@ -22,11 +22,12 @@ from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.mlflow import MLflowTracker
 from rldk_tracking.trackers.slack import SlackNotifier
 from tests.journal.conftest import an_alert
+from tests.trackers.conftest import mlflow_server, mlflow_template
 from tests.trackers.test_mlflow_server import answering
 from tests.trackers.test_slack import Webhook, webhook
 
 mlflow = pytest.importorskip("mlflow", reason="needs mlflow")
-__all__ = ["webhook"]
+__all__ = ["mlflow_server", "mlflow_template", "webhook"]
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +266,44 @@ def test_nothing_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main(["sync", str(tmp_path)]) == 0
     assert "Nothing waits" in capsys.readouterr().out
     assert main(["sync", str(tmp_path / "none.jsonl")]) == 1
+
+
+def test_a_server_that_has_alerts_of_the_run_already(mlflow_server: Any, tmp_path: Path) -> None:
+    """Its artifacts go through itself, as by default, and it is not the server that this process is set to."""
+    client = mlflow.MlflowClient(tracking_uri=mlflow_server.uri)
+    run_id = client.create_run("0").info.run_id
+    first = MLflowTracker(run_id, mlflow_server.uri)
+    first.open(RunInfo())
+    first.alert(an_alert(1))
+    first.close()
+    left(tmp_path, MLflowTracker(run_id, mlflow_server.uri))
+    assert main(["sync", str(tmp_path), "--tracking-uri", mlflow_server.uri, "--timeout", "60"]) == 0
+    assert points(client, run_id) == EVERY
+    table = json.loads(Path(client.download_artifacts(run_id, "rldk/alerts.json", str(tmp_path))).read_text())
+    assert [row[table["columns"].index("step")] for row in table["data"]] == [1, 4]
+
+
+def test_a_run_for_what_had_none_beside_a_channel(store: Any, tmp_path: Path, webhook: Webhook) -> None:
+    """The channel had an address from the start; the tracker never joined a run."""
+    left(tmp_path, SlackNotifier(webhook.url, allow_loopback=True))
+    run_id = store.create_run("1").info.run_id
+    main(["sync", str(tmp_path), "--run-id", run_id, "--timeout", "20"])
+    assert points(store, run_id) == EVERY
+
+
+def test_what_slack_refused_is_sent_when_its_address_is_mended(
+    tmp_path: Path, webhook: Webhook, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RLDK_SLACK_WEBHOOK_URL", webhook.url)
+    monkeypatch.setenv("RLDK_ALLOW_LOOPBACK_WEBHOOK", "1")
+    left(tmp_path, SlackNotifier())
+    webhook.answers = [(403, {})] * 2
+    assert main(["sync", str(tmp_path), "--timeout", "20"]) == 1
+    assert "A later sync tries them again" in capsys.readouterr().out
+    assert main(["sync", str(tmp_path), "--timeout", "20"]) == 0
+    assert len(webhook.messages) == 1
+    assert main(["sync", str(tmp_path)]) == 0
+    assert "Nothing waits" in capsys.readouterr().out
 
 
 class _Terminal:

@@ -192,7 +192,7 @@ def test_a_folder_that_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     shutil.rmtree(tmp_path / "a")
     journal.row(2, row(2))
     assert [record["type"] for record in records(journal.path)] == ["begin", "destination", "metrics"]
-    assert journal.lost == 0
+    assert (journal.lost, journal.deleted) == (0, 3), "begin, destination and the first row were in it"
     shutil.rmtree(tmp_path / "a")
     (tmp_path / "a").write_text("in the way")
     journal._reopen_at = 0.0
@@ -206,6 +206,17 @@ def test_a_folder_that_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     journal.row(6, row(6))
     assert (rows(journal.path), journal.lost) == ([6], 3)
     journal.close()
+
+
+def test_a_full_disk_whose_folder_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept in memory goes into a file that is there, when the disk takes it again."""
+    journal = started(tmp_path / "a", Somewhere())
+    with monkeypatch.context() as patch:
+        patch.setattr(LineFile, "append", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        journal.row(1, row(1))
+    shutil.rmtree(tmp_path / "a")
+    journal.close()
+    assert (rows(journal.path), journal.lost) == ([1], 0)
 
 
 def test_where_no_file_can_be_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

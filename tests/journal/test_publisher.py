@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import logging
 import weakref
 from collections.abc import Callable, Mapping
@@ -393,3 +394,14 @@ def test_a_second_training_in_one_run_is_said_and_marked(caplog: pytest.LogCaptu
     caplog.clear()
     _, of_resumed = trained(resumed_at=3)
     assert caplog.records == [] and "rldk/system/training" not in of_resumed, "it goes on in the run's own series"
+
+
+def test_push_to_hub_leaves_the_journal_out() -> None:
+    """It holds names of servers, and texts where `log_samples` asks for them."""
+    transformers = pytest.importorskip("transformers")
+    from huggingface_hub.utils import filter_repo_objects
+
+    source = inspect.getsource(transformers.Trainer.push_to_hub)
+    assert 'ignore_patterns=["_*"' in source
+    files = ["model.safetensors", f"{FOLDER}/run.jsonl", f"{FOLDER}/run.mlflow.offset.json"]
+    assert list(filter_repo_objects(files, ignore_patterns=["_*", "checkpoint-*"])) == ["model.safetensors"]
