@@ -73,7 +73,7 @@ def whole_number(name: str, value: object, *, low: int | None = None, high: int 
     """A whole number from `low` to `high`."""
     wanted = f"{name} must be a whole number{_range(low, None, high)}"
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{wanted}, got {shown(value)}{_as_number(value)}")
+        raise TypeError(f"{wanted}, got {shown(value)}{_as_number(value, 'int')}")
     return _within(f"{wanted}, got {shown(value)}.", value, low, None, high)
 
 
@@ -82,7 +82,7 @@ def word(name: str, value: object, words: Sequence[str]) -> str:
     if isinstance(value, str) and value in words:
         return value
     quoted = [f'"{known}"' for known in words]
-    close = difflib.get_close_matches(value.lower(), words, 1, 0.5) if isinstance(value, str) else []
+    close = difflib.get_close_matches(value.lower(), words, 1, 0.7) if isinstance(value, str) else []
     hint = f'; did you mean "{close[0]}"?' if close else "."
     kind = ValueError if isinstance(value, str) else TypeError
     raise kind(f"{name} must be {' or '.join([', '.join(quoted[:-1]), quoted[-1]])}, got {shown(value)}{hint}")
@@ -227,11 +227,11 @@ def _within(complaint: str, value: N, low: float | None, above: float | None, hi
     return value
 
 
-def _as_number(value: object) -> str:
+def _as_number(value: object, convert: str = "float") -> str:
     """What to write where a text holds a number."""
     if not isinstance(value, str):
         is_scalar = hasattr(value, "__float__") and not isinstance(value, (bool, int, float))
-        return ": convert it with float()." if is_scalar else "."
+        return f": convert it with {convert}()." if is_scalar else "."
     try:
         meant = float(value)
     except ValueError:
@@ -241,4 +241,4 @@ def _as_number(value: object) -> str:
     plain = str(int(meant)) if meant == int(meant) and abs(meant) < 1e15 else repr(meant)
     if "e" in value.lower() and "." not in value:
         return f", a string: write {plain} (YAML reads an exponent without a point as a string)."
-    return f", a string: write {plain} without quotation marks, or convert it with float()."
+    return f", a string: write {plain} without quotation marks, or convert it with {convert}()."

@@ -62,7 +62,7 @@ def test_numbers() -> None:
     assert said(ValueError, lambda: number("x", 10**400)).startswith("x must be a finite number, got 1000")
     assert said(TypeError, lambda: whole_number("port", "5000")) == (
         "port must be a whole number, got '5000', a string: write 5000 without quotation marks, "
-        "or convert it with float()."
+        "or convert it with int()."
     )
     assert said(TypeError, lambda: whole_number("port", True)) == "port must be a whole number, got True."
     assert said(TypeError, lambda: number("x", numpy.float32(0.5))) == (

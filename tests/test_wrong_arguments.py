@@ -67,7 +67,7 @@ WRONG: dict[str, str] = {
         'path must be the path of a file or folder, got 5: write path="rldk/run.jsonl", or leave it out.'
     ),
     "InMemoryTracker(1)": "InMemoryTracker takes no arguments, got 1.",
-    "SlackNotifier(5)": "the Slack webhook's address must be a string, got a int.",
+    "SlackNotifier(5)": "the Slack webhook's address must be a string, got a value of type int.",
     "SlackNotifier(SECRET)": "the Slack webhook's address must begin with https://",
     'SlackNotifier(SECRET, min_severity="warn")': (
         'min_severity must be "info", "warning" or "critical", got \'warn\'; did you mean "warning"?'
@@ -77,7 +77,7 @@ WRONG: dict[str, str] = {
     "SlackNotifier(SECRET, backoff=NAN)": "backoff must be a number of at least 0, got nan.",
     "RLDKDashboard(port='5000')": (
         "port must be a whole number of at least 0 and at most 65535, got '5000', a string: write 5000 without "
-        "quotation marks, or convert it with float()."
+        "quotation marks, or convert it with int()."
     ),
     "RLDKDashboard(port=70000)": "port must be a whole number of at least 0 and at most 65535, got 70000.",
     "RLDKDashboard(output_dir=5)": (
@@ -117,7 +117,7 @@ WRONG: dict[str, str] = {
     "AdvancedPPOMonitor(enable_advanced_analytics='yes')": (
         "enable_advanced_analytics must be True or False, got 'yes': write True."
     ),
-    'RLDKCallback(on_critical="halt")': 'on_critical must be "alert" or "stop", got \'halt\'; did you mean "alert"?',
+    'RLDKCallback(on_critical="halt")': 'on_critical must be "alert" or "stop", got \'halt\'.',
     "RLDKCallback(on_critical=True)": 'on_critical must be "alert" or "stop", got True.',
     "RLDKCallback(log_samples=1)": "log_samples must be True or False, got 1: write True.",
     "GroupMonitor(log_samples='false')": "log_samples must be True or False, got 'false': write False.",
@@ -156,7 +156,7 @@ WRONG: dict[str, str] = {
         'rules must be "safe", "strict", "quiet", the path of a .yaml file, or a list of Rule, got None: '
         'leave it out for "safe".'
     ),
-    "RLDKCallback(rules='saef')": "unknown preset 'saef'; there are safe, strict, quiet, and paths of .yaml files.",
+    "RLDKCallback(rules='saef')": "unknown preset 'saef'; did you mean safe?",
     "RLDKCallback(rules=[Rule])": 'rules must hold Rule objects, got the class Rule: write Rule(id="team.slow", ...).',
     "RLDKCallback(overrides=['kl.high'])": (
         'overrides must be a mapping, got [\'kl.high\']: write overrides={"kl.high": {"threshold": 0.2}}.'
@@ -223,7 +223,7 @@ WRONG: dict[str, str] = {
     f"RLDKCallback(rules=[Rule({LEVEL}, parameters={{'threshold': 1}}, actions=[{{'call': 'me'}}])])": (
         "no function is named 'me' (named: none yet); name it with @action('me')."
     ),
-    "Webhook(5)": "the address of a webhook must be a string, got a int.",
+    "Webhook(5)": "the address of a webhook must be a string, got a value of type int.",
     "action(len)": (
         '@action needs a name, got a builtin_function_or_method: write @action("page_me") above the function.'
     ),

@@ -73,7 +73,9 @@ class Webhook:
     def __post_init__(self) -> None:
         for name, value in (("address", self.address), ("environment", self.environment)):
             if value is not None and not isinstance(value, str):
-                raise TypeError(f"the {name} of a webhook must be a string, got a {type(value).__name__}.")
+                raise TypeError(
+                    f"the {name} of a webhook must be a string, got a value of type {type(value).__name__}."
+                )
         flag("allow_loopback", self.allow_loopback)
 
     def reveal(self) -> str:

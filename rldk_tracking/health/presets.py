@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -152,9 +153,11 @@ def _named(preset: object) -> list[Rule]:
         return load_rules(preset)
     if isinstance(preset, str):
         if preset not in PRESETS:
-            raise ValueError(
-                f"unknown preset {shown(preset)}; there are {', '.join(PRESETS)}, and paths of .yaml files."
+            close = difflib.get_close_matches(preset, PRESETS, 1, 0.7)
+            known = (
+                f"did you mean {close[0]}?" if close else f"there are {', '.join(PRESETS)}, and paths of .yaml files."
             )
+            raise ValueError(f"unknown preset {shown(preset)}; {known}")
         return [_as_in(preset, rule) for rule in RULES.values()]
     if isinstance(preset, Rule):
         raise ValueError(f"rules must be {FORMS}, got the rule {preset.id!r}: write rules=[...] around it.")

@@ -72,7 +72,9 @@ class SlackNotifier(Tracker):
         whole_number("retries", retries, low=0)
         number("backoff", backoff, low=0)
         if webhook_url is not None and not isinstance(webhook_url, str):
-            raise TypeError(f"the {self.service}'s address must be a string, got a {type(webhook_url).__name__}.")
+            raise TypeError(
+                f"the {self.service}'s address must be a string, got a value of type {type(webhook_url).__name__}."
+            )
         url = webhook_url or self._address_around()
         self._from_environment = not webhook_url
         allow_loopback = allow_loopback or os.environ.get(LOOPBACK_ENVIRONMENT) == "1"
