@@ -15,7 +15,7 @@ class InMemoryTracker(Tracker):
 
     Attributes:
         series: key -> [(step, value), ...] in the order written.
-        alerts: every alert and every end of one.
+        alerts: every alert and every end of one; an alert that has become the cause of further rules comes again.
         tables: key -> [(step, columns, rows), ...].
         figures: key -> [(step, svg), ...].
         heatmaps: key -> its latest one.
