@@ -153,9 +153,8 @@ def grouped_ranks(values: Array, labels: Labels) -> Array:
     size = _common_size(labels)
     if size is not None and size <= SMALL_GROUP:
         groups = values.reshape(-1, size).T.copy()
-        doubled = np.ones(
-            groups.shape, dtype=np.uint8
-        )  # of a rank: 1 and two for each lower and one for each equal row
+        # Twice the rank: 1, and 2 for each lower row and 1 for each equal one.
+        doubled = np.ones(groups.shape, dtype=np.uint8)
         for other in groups:
             doubled += other < groups
             doubled += other <= groups
