@@ -13,7 +13,6 @@ written over itself at each event.
 | began | when the rank began to train, s since the epoch |
 | pid, created | of its process; when that was created, s since the epoch |
 | host, rank, ranks | where it is, and of how many |
-| in_train | whether a function named `train` was under way when it began |
 | stacks | name of the file beside it where it writes its stacks |
 """
 
@@ -68,7 +67,6 @@ class Beat:
     host: str
     rank: int
     ranks: int
-    in_train: bool
     stacks: str
 
 
@@ -205,11 +203,6 @@ def read_stacks(folder: Path, beat: Beat) -> str | None:
     wanted = f"event {beat.events} of process {beat.pid}"
     found = [part for header, part in zip(parts[1::2], parts[2::2], strict=True) if header == wanted]
     return found[-1] if found else None
-
-
-def is_in_train(stacks: str) -> bool:
-    """Whether a thread is within a function named `train`, as a trainer's loop is."""
-    return re.search(r"^  File .* in train$", stacks, flags=re.MULTILINE) is not None
 
 
 def main_thread(stacks: str, characters: int) -> str:

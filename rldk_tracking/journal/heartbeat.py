@@ -90,7 +90,6 @@ class Heartbeat:
         is_over: Callable[[], bool] | None = None,
     ) -> None:
         self._rule = rule
-        train_call = TrainCall()
         self._pid = os.getpid()
         self._phase: Phase = "starting"
         self._step = 0
@@ -104,7 +103,7 @@ class Heartbeat:
         self._path = folder / f"{stem}.beat-{at}.json"
         stacks = folder / (f"{stem}.stacks.txt" if rank == 0 else f"{stem}.stacks-{at}.txt")
         wants_stacks = rule is not None and rule.stacks
-        self._stacks = StacksWriter(stacks, is_over or train_call.is_over) if wants_stacks else None
+        self._stacks = StacksWriter(stacks, is_over or TrainCall().is_over) if wants_stacks else None
         constant = {
             "began": time.time(),
             "pid": self._pid,
@@ -112,7 +111,6 @@ class Heartbeat:
             "host": host,
             "rank": rank,
             "ranks": ranks,
-            "in_train": train_call.is_known,
             "stacks": stacks.name,
         }
         self._constant = json.dumps(constant)[1:]

@@ -21,11 +21,6 @@ class TrainCall:
         frames = _frames(self._thread)
         self._code: CodeType | None = next((frame.f_code for frame in frames if frame.f_code.co_name == NAME), None)
 
-    @property
-    def is_known(self) -> bool:
-        """Whether there was one; in a loop of the user's own there may be none."""
-        return self._code is not None
-
     def is_over(self, later: TrainCall | None = None) -> bool:
         """Whether it has ended, from whatever thread this is asked. One that is not known never is.
 

@@ -182,9 +182,6 @@ class Watchdog:
         if beat is None or not sight.can_write:
             return {}, None
         is_over = beat.limit_s is not None and silent > beat.limit_s
-        if is_over and beat.in_train and (stacks := sight.stacks()) is not None and not beats.is_in_train(stacks):
-            broken_off = {"how": "was broken off", "cause": "its process lives, and no thread of it trains any more"}
-            return {GONE_KEY: 1.0}, {**broken_off, "pid": self._pid, "stacks": quoted(stacks)}
         if not is_over and not self._quiet.has_changed:
             return {}, None  # a watchdog that has just begun knows of no silence, and of no sign of life either
         row = {SILENT_KEY: silent} | ({} if beat.limit_s is None else {LIMIT_KEY: beat.limit_s})

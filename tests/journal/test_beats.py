@@ -21,7 +21,6 @@ from rldk_tracking.journal.beats import (
     STOPPED,
     beat_of,
     host_name,
-    is_in_train,
     main_thread,
     process_state,
     read_beats,
@@ -40,7 +39,6 @@ RECORD = {
     "host": "node1",
     "rank": 0,
     "ranks": 2,
-    "in_train": True,
     "stacks": "run.stacks.txt",
 }
 
@@ -177,9 +175,3 @@ def test_the_innermost_frames_as_many_as_fit() -> None:
     assert main_thread(found, 1000) == f"{first}\n{second}\n{third}"
     assert main_thread(found, 100) == f"{first}\n{second}"
     assert main_thread(found, 10) == "" and main_thread("no dump", 100) == ""
-
-
-def test_whether_a_thread_trains() -> None:
-    assert is_in_train(DUMP)
-    assert not is_in_train(DUMP.replace(" in train\n", " in retrain\n"))
-    assert not is_in_train('  File "/x in train/y.py", line 3 in wait\n')

@@ -315,7 +315,7 @@ def test_the_stacks_are_there_before_the_limit(tmp_path: Path) -> None:
 
     heart = train()
     beat = read(tmp_path)
-    assert beat.in_train and beat.stacks == "run.stacks.txt" and beat.limit_s == 2.0
+    assert beat.stacks == "run.stacks.txt" and beat.limit_s == 2.0
     assert path.read_text().startswith(f"=== event 1 of process {os.getpid()}: phase reward of step 3, silent for ")
     heart.close()
     assert path.exists()
@@ -327,7 +327,7 @@ def test_the_stacks_are_there_before_the_limit(tmp_path: Path) -> None:
 def test_other_ranks_have_a_file_of_their_own(tmp_path: Path) -> None:
     Heartbeat(tmp_path, "run-2", 5).beat("step", 1)
     (beat,) = read_beats(tmp_path, "run-2")
-    assert beat.stacks == f"run-2.stacks-5@{host_name()}.txt" and not beat.in_train
+    assert beat.stacks == f"run-2.stacks-5@{host_name()}.txt"
 
 
 @pytest.mark.parametrize("silence", [None, rule(stacks=False)], ids=["off", "without stacks"])

@@ -28,12 +28,11 @@ def test_it_is_over_when_train_has_returned_or_raised() -> None:
         except KeyboardInterrupt:
             assert fails
         assert seen == [False] and trainer.call.is_over()
-        assert trainer.call.is_known
 
 
 def test_outside_of_train_nothing_is_known() -> None:
     call = TrainCall()
-    assert not call.is_known and not call.is_over()
+    assert not call.is_over()
 
 
 def test_a_function_of_the_users_own_that_is_called_train_too() -> None:
@@ -87,4 +86,4 @@ def test_it_keeps_no_model() -> None:
 
     call, model = train()
     gc.collect()
-    assert call.is_known and model() is None
+    assert call.is_over() and model() is None

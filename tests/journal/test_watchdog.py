@@ -38,11 +38,9 @@ BEAT = Beat(
     host="node1",
     rank=0,
     ranks=1,
-    in_train=True,
     stacks="run.stacks.txt",
 )
 IN_TRAIN = 'Main thread (innermost frame first):\n  File "/j.py", line 7 in ask\n  File "/t.py", line 1 in train\n'
-IN_NOTEBOOK = 'Main thread (innermost frame first):\n  File "/ipykernel/app.py", line 9 in start\n'
 
 
 def watchdog(rules: list[Rule] | None = None, firing: list[Alert] | None = None) -> Watchdog:
@@ -358,21 +356,6 @@ def test_a_state_that_is_not_known_is_no_crash() -> None:
     assert looks()(60, seen(process=ELSEWHERE)) == []
 
 
-def test_a_process_that_lives_and_trains_no_more_was_broken_off() -> None:
-    made = looks()
-    (alert,) = made(300, seen(stacks=IN_NOTEBOOK))
-    assert (alert.rule, alert.severity) == ("run.crashed", "critical")
-    assert alert.message == (
-        "Training was broken off at step 3: its process lives, and no thread of it trains any more."
-    )
-    assert names(made(1, seen(replace(BEAT, events=21)))) == [("run.crashed", "critical", "resolved")]
-
-
-def test_a_loop_of_the_users_own_hangs_and_is_not_broken_off() -> None:
-    (alert,) = looks()(130, seen(replace(BEAT, in_train=False), stacks=IN_NOTEBOOK))
-    assert alert.rule == "run.hung"
-
-
 # Afterwards.
 
 
@@ -532,13 +515,7 @@ def train():
         wait_for_the_others(step)
         heart.beat("between", step + 1)
 
-def wait_for_the_next_cell():
-    time.sleep(60)
-
-try:
-    train()
-except KeyboardInterrupt:  # as a notebook's kernel
-    wait_for_the_next_cell()
+train()
 """
 
 
@@ -631,12 +608,3 @@ def test_a_rank_that_is_killed_is_named(job) -> None:
     training.until_steps(5)
     training.send(1, signal.SIGKILL)
     assert f"rank 1 on {host_name()} (gone, phase " in training.until("run.hung", "firing").message
-
-
-def test_a_cell_that_is_interrupted_is_broken_off(job) -> None:
-    training = job(1)
-    training.until_steps(5)
-    training.send(0, signal.SIGINT)
-    alert = training.until("run.crashed", "firing")
-    assert "was broken off at step" in alert.message and training.ranks[0].poll() is None
-    assert str(alert.evidence["stacks"]).splitlines()[0].endswith("in wait_for_the_next_cell")
