@@ -104,6 +104,9 @@ def main(
         "told": [[a.rule, a.state, a.step] for a in memory.alerts],
     }
     (Path(folder) / f"rank-{RANK}.json").write_text(json.dumps(result))
+    # gloo's thread needs the interpreter to free its last work. A group's destructor waits for that thread and lets
+    # nobody have the interpreter, so the thread has to have been first.
+    time.sleep(0.2)
     if dist.is_initialized():
         dist.destroy_process_group()
 
