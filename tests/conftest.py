@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,6 +49,8 @@ os.environ.update(ENVIRONMENT)
 os.environ[SESSION] = str(os.getpid())
 for name in PRIVATE:
     os.environ.pop(name, None)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell gives that to what runs in its background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Results:
@@ -100,6 +103,16 @@ def _mlflow_as_it_was() -> Iterator[None]:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+@pytest.fixture(autouse=True)
+def _rldk_as_it_was() -> Iterator[None]:
+    """Programs set what makes the package silent for their whole process: the next test's is none of theirs."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("RLDK_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("RLDK_") and name not in before]:
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="module", autouse=True)
