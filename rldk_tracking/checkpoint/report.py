@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from rldk_tracking.checkpoint import score
 from rldk_tracking.checkpoint.findings import Scan
 from rldk_tracking.checkpoint.statistics import TensorStatistics
+from rldk_tracking.messages.terminal import printable
 from rldk_tracking.metrics.statistics import spread
-from rldk_tracking.terminal import printable
 
 GIB = float(1 << 30)
 LAYER_COLUMNS = ("layer", "norm", "largest", "zeros", "not finite", "drift", "cosine", "norm ratio")

@@ -22,7 +22,7 @@ from rldk_tracking.cli.main import UNREADABLE
 from rldk_tracking.history.stores import runs_of
 from rldk_tracking.history.write_back import NotWrittenError, write_back
 from rldk_tracking.keys import misspelt
-from rldk_tracking.terminal import printable
+from rldk_tracking.messages.terminal import printable
 
 if TYPE_CHECKING:
     from rldk_tracking.health.alert import Alert

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rldk_tracking.terminal import printable
+from rldk_tracking.messages.terminal import printable
 
 FORMATS = (".html", ".md", ".csv", ".parquet")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from rldk_tracking.journal.catch_up import Contents, Outcome, busy, catch_up, waits
 from rldk_tracking.journal.environment import delivering
 from rldk_tracking.journal.target import Target
-from rldk_tracking.terminal import printable
+from rldk_tracking.messages.terminal import printable
 from rldk_tracking.trackers.mlflow_server import absolute, without_credentials
 
 SHOWN = 5

@@ -21,8 +21,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from rldk_tracking.arguments import flag, function, nearest, shown
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.messages.arguments import flag, function, nearest, shown
 
 Word = Literal["alert", "stop", "save"]
 Function = Callable[[Alert], object]

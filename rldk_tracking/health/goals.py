@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rldk_tracking.arguments import mapping, nearest, number
 from rldk_tracking.health.rules import Rule, RuleError
+from rldk_tracking.messages.arguments import mapping, nearest, number
 
 GOALS: dict[str, tuple[str, ...]] = {
     "target_reward": ("rldk/reward/mean",),

@@ -12,9 +12,9 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from rldk_tracking.arguments import flag, mapping, nearest, number, shown, text, whole_number, word
 from rldk_tracking.health.conditions import CONDITIONS
 from rldk_tracking.keys import lookup
+from rldk_tracking.messages.arguments import flag, mapping, nearest, number, shown, text, whole_number, word
 
 RANGES: dict[str, tuple[float, float | None]] = {
     **dict.fromkeys(("z", "floor", "floor_alone", "product", "pay", "lag", "sure"), (0, None)),

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rldk_tracking.arguments import flag, mapping, nearest, shown
 from rldk_tracking.health.catalogue import RULES
 from rldk_tracking.health.expression import Expression
 from rldk_tracking.health.parameters import parameters_of, takes_none
 from rldk_tracking.health.rules import FAMILIES, Rule, RuleError
 from rldk_tracking.health.user_rules import RulesFile, UserRulesError
+from rldk_tracking.messages.arguments import flag, mapping, nearest, shown
 
 T = TypeVar("T")
 

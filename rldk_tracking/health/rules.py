@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator, model_validator
 
-from rldk_tracking.arguments import nearest, shown
 from rldk_tracking.health.actions import Action, actions_of
 from rldk_tracking.health.alert import Severity
 from rldk_tracking.health.conditions import CONDITIONS
 from rldk_tracking.health.conditions.base import Condition
 from rldk_tracking.health.parameters import ParameterError, check_parameters, parameters_of
 from rldk_tracking.keys import misspelt
+from rldk_tracking.messages.arguments import nearest, shown
 
 FAMILIES = (
     "nan", "kl", "reference", "policy", "entropy", "reward", "value", "advantage", "length", "diversity", "grad",

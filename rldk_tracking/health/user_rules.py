@@ -27,9 +27,9 @@ from typing import Any
 
 import yaml
 
-from rldk_tracking.arguments import nearest, shown
 from rldk_tracking.health.expression import Expression, ExpressionError
 from rldk_tracking.health.rules import Rule, RuleError
+from rldk_tracking.messages.arguments import nearest, shown
 
 MAX_CHARACTERS = 1_000_000
 MAX_DEPTH = 20

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from rldk_tracking.arguments import NamedArguments, flag, folder, whole_number
 from rldk_tracking.charts.announce import announce
 from rldk_tracking.charts.mlflow import VIEW_TAG, view_path
 from rldk_tracking.history.live_page import HOST, LivePage
 from rldk_tracking.history.past import newest_journal
+from rldk_tracking.messages.arguments import NamedArguments, flag, folder, whole_number
 
 logger = logging.getLogger(__name__)
 

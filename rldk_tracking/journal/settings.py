@@ -11,9 +11,9 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from rldk_tracking.arguments import flag, folder, listed, shown, word
 from rldk_tracking.health.goals import rules_of
 from rldk_tracking.health.presets import checked_overrides, rules_for
+from rldk_tracking.messages.arguments import flag, folder, listed, shown, word
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.slack import ENVIRONMENT, SlackNotifier
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from rldk_tracking.arguments import NamedArguments
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.presets import THRESHOLDS
 from rldk_tracking.isolation import Shield
 from rldk_tracking.journal.actions import Actions
 from rldk_tracking.journal.settings import OnCritical, Settings
+from rldk_tracking.messages.arguments import NamedArguments
 from rldk_tracking.monitors.ending import close_before_reporters
 from rldk_tracking.monitors.training import make_run, reference_to, run_of, say_late, trainer_above
 from rldk_tracking.probes.base import Probe, StepData

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rldk_tracking.arguments import flag, folder, number, word
 from rldk_tracking.checkpoint.findings import LEVELS
 from rldk_tracking.checkpoint.trend import Trend
+from rldk_tracking.messages.arguments import flag, folder, number, word
 from rldk_tracking.metrics.view import Snapshot, of
 from rldk_tracking.monitors.base import Monitor
 from rldk_tracking.probes.base import Probe

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rldk_tracking.arguments import flag
+from rldk_tracking.messages.arguments import flag
 from rldk_tracking.monitors.base import Monitor
 from rldk_tracking.probes.base import Probe
 from rldk_tracking.probes.steps import RolloutProbe

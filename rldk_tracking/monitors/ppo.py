@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rldk_tracking.arguments import flag, number
 from rldk_tracking.health.presets import THRESHOLDS, checked_overrides
+from rldk_tracking.messages.arguments import flag, number
 from rldk_tracking.metrics.view import Snapshot, of
 from rldk_tracking.monitors.group import GroupMonitor
 from rldk_tracking.probes.base import Probe

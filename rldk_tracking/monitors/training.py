@@ -8,9 +8,9 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from rldk_tracking.arguments import shown
 from rldk_tracking.journal.publisher import Publisher
 from rldk_tracking.journal.settings import Settings
+from rldk_tracking.messages.arguments import shown
 from rldk_tracking.probes.base import Training
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.run import Run

@@ -11,8 +11,8 @@ from rldk_tracking.charts.heatmap import heatmap_svg
 from rldk_tracking.checkpoint import report, score
 from rldk_tracking.checkpoint.findings import Scan
 from rldk_tracking.checkpoint.integrity import disk
+from rldk_tracking.messages.terminal import printable
 from rldk_tracking.probes.base import Publish
-from rldk_tracking.terminal import printable
 
 logger = logging.getLogger(__name__)
 

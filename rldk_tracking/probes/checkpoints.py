@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from rldk_tracking import arguments
 from rldk_tracking.checkpoint.background import BackgroundScans, Unscanned
 from rldk_tracking.checkpoint.baselines import Baselines
 from rldk_tracking.checkpoint.findings import LEVELS, Scan, step_of
 from rldk_tracking.checkpoint.trend import Trend, best_by, best_of_trainer, trend
+from rldk_tracking.messages import arguments
+from rldk_tracking.messages.terminal import printable
 from rldk_tracking.probes.base import Probe, StepData, Training
 from rldk_tracking.probes.checkpoint_log import CheckpointLog
 from rldk_tracking.probes.memory_log import MemoryLog
-from rldk_tracking.terminal import printable
 
 if TYPE_CHECKING:
     from rldk_tracking.ranks import Merged

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from rldk_tracking.arguments import function
+from rldk_tracking.messages.arguments import function
 from rldk_tracking.probes.base import Probe, StepData, Training
 
 GoldScore = Callable[[Sequence[str], Sequence[str]], Sequence[float]]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rldk_tracking.arguments import NamedArguments
+from rldk_tracking.messages.arguments import NamedArguments
 from rldk_tracking.rollout import RunInfo
 
 if TYPE_CHECKING:

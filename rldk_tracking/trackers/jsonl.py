@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rldk_tracking.arguments import text
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.messages.arguments import text
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import Row, Tracker
 from rldk_tracking.trackers.line_file import LineFile

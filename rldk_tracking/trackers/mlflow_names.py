@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from rldk_tracking.arguments import text
+from rldk_tracking.messages.arguments import text
 
 LONGEST = 250
 

@@ -19,8 +19,8 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import MaxRetryError
 from urllib3.util.retry import Retry
 
-from rldk_tracking.arguments import flag, number, whole_number, word
 from rldk_tracking.health.alert import SEVERITIES, Alert, Severity
+from rldk_tracking.messages.arguments import flag, number, whole_number, word
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import LostAnswerError, RejectedError, Tracker, UnavailableError
 from rldk_tracking.trackers.records import Call

@@ -10,11 +10,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-from rldk_tracking.arguments import shown
 from rldk_tracking.charts.announce import announce
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.panels import RunPanels
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.messages.arguments import shown
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import RejectedError, Tracker
 from rldk_tracking.trackers.wandb_models import log_model

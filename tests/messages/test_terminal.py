@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from rldk_tracking.terminal import printable
+from rldk_tracking.messages.terminal import printable
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from rldk_tracking.extras import EXTRAS, advice
+from rldk_tracking.messages.extras import EXTRAS, advice
 
 tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib")
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COMES_WITH = {"datasets": "trl", "tokenizers": "transformers"}
 """Packages that another one requires."""
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy
 import pytest
 
-from rldk_tracking.arguments import (
+from rldk_tracking.messages.arguments import (
     NamedArguments,
     flag,
     folder,
