@@ -32,9 +32,9 @@ T = TypeVar("T")
 
 TAIL_VALUES = 2048
 """Values a rank sends for one token quantile where there are several ranks: exact up to about 200,000 tokens a rank."""
-MERGED_ROWS = 16_384
+MERGED_ROWS = 8_192
 """Completions of a step that are merged at most, so that the work of rank 0 stays bounded. A mean over so many has a
-standard error of 0.8 % of their standard deviation; counts, such as rldk/nan/reward, are of those that are merged."""
+standard error of 1.1 % of their standard deviation; counts, such as rldk/nan/reward, are of those that are merged."""
 SPREAD = "rldk/system/rank_spread/seconds"
 """Each rank sends how long it waited; over the ranks the number is by how much that differs."""
 
