@@ -143,9 +143,9 @@ KEYS = (
         Key(
             f"rldk/update/ratio/{stat}",
             "1",
-            "How far one optimizer step moves a layer, against its size.",
+            "How far one optimizer step moves a layer, against its size. With LoRA, of the weights that it makes.",
             f"{name}, {LINEAR}, over layers of |change| / |weights|: mean norms over the optimizer steps of the row "
-            "(PPO has several), weights after each step",
+            "(PPO has several), weights after each step; LoRA: scale |B' A' - B A| / |W|, W without the adapter",
             "optimizer",
         )
         for stat, name in NORM_QUANTILES

@@ -67,6 +67,11 @@ class Membership:
         return self.job_size == 1 or self.rank == min(self.said, default=0)
 
 
+def world_size() -> int:
+    """Ranks of the job; 1 without one."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def join(said: Mapping[str, Any], wait_s: float) -> Membership:
     """Meet the other ranks and make a group with them. Waits at most `wait_s` for one that does not come.
 
@@ -76,7 +81,7 @@ def join(said: Mapping[str, Any], wait_s: float) -> Membership:
         said: what the others are told, as JSON. They go together only where "schema" is the same.
         wait_s: how long the first rank waits for the last.
     """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if world_size() == 1:
         return Membership()
     from torch.distributed import distributed_c10d as c10d  # which a PyTorch without distribution does not have
 

@@ -10,7 +10,7 @@
 | rldk/weight/norm | Euclidean norm over all trained parameters |
 | rldk/weight/layer_norm/{p10,p50,p90,max,min} | over layers, of each layer's norm |
 | rldk/nan/weights | weight tensors with a NaN or an infinity |
-| rldk/update/ratio/{p10,p50,p90} | over layers, of |d| / |weights| |
+| rldk/update/ratio/{p10,p50,p90} | over layers, of |d| / |weights|; LoRA: see `rldk_tracking.metrics.low_rank` |
 | rldk/update/adam_rms | root mean square over elements of m_hat / (sqrt(v_hat) + eps) |
 | rldk/update/learning_rate | largest learning rate of a parameter group |
 | rldk/update/effective_lr | root mean square over elements of d: how far a weight moves in one step |
@@ -188,18 +188,11 @@ class Snapshot:
         return found
 
 
-def read_updates(
-    updates: Sequence[float],
-    adam: Sequence[float],
-    weights: Sequence[float],
-    layout: Layout,
-) -> dict[str, float]:
-    """The keys of the summaries of d, of Adam's direction and of the weights; those that were measured.
-
-    A layer's ratio is that of the two mean norms. A layer without weights other than 0 has none.
-    """
+def read_updates(parts: Mapping[str, Sequence[float]], layout: Layout) -> dict[str, float]:
+    """The keys of summaries by name: d, Adam's direction, the weights, LoRA's ratios; those that were measured."""
     metrics: dict[str, float] = {}
-    moved, direction, held = (Summary.read(values, layout) for values in (updates, adam, weights))
+    names = ("updates", "adam", "weights", "adapters")
+    moved, direction, held, made = (Summary.read(parts[name], layout) for name in names)
     if moved is not None:
         metrics["rldk/update/frozen_layers"] = float(sum(norm == 0 for norm in moved.layers.values()))
         if moved.total is not None:
@@ -207,13 +200,21 @@ def read_updates(
     if direction is not None and direction.total is not None:
         metrics["rldk/update/adam_rms"] = direction.total / math.sqrt(sum(layout.numels))
     if moved is not None and held is not None:
-        metrics |= spread("rldk/update/ratio", layer_ratios(moved.layers, held.layers).values(), extremes=False)
+        ratios = layer_ratios(moved.layers, held.layers, {} if made is None else made.layers)
+        metrics |= spread("rldk/update/ratio", ratios.values(), extremes=False)
     return metrics
 
 
-def layer_ratios(moved: Mapping[str, float], held: Mapping[str, float]) -> dict[str, float]:
-    """Layer to |d| / |weights|, from the norms of both. A layer without weights other than 0 has none."""
-    return {layer: moved[layer] / held[layer] for layer in moved if held.get(layer, 0.0) > 0}
+def layer_ratios(
+    moved: Mapping[str, float], held: Mapping[str, float], adapters: Mapping[str, float]
+) -> dict[str, float]:
+    """Layer to |d| / |weights|, from the norms of both. A layer without weights other than 0 has none.
+
+    Of a layer with LoRA's pairs it is the change of the weights that they make, to the weights that they are added to:
+    `adapters` has these ratios, and 0 for a layer without pairs.
+    """
+    ratios = {layer: moved[layer] / held[layer] for layer in moved if held.get(layer, 0.0) > 0}
+    return ratios | {layer: ratio for layer, ratio in adapters.items() if ratio > 0}
 
 
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -117,7 +117,7 @@ class OptimizerProbe(Probe):
             if self._over_steps is not None:
                 self._over_steps.add(step, latest["gradients"])
         if "rldk/update/ratio/p50" in found and "updates" in latest and "weights" in latest:
-            ratios = layer_ratios(latest["updates"], latest["weights"])
+            ratios = layer_ratios(latest["updates"], latest["weights"], latest.get("adapters", {}))
             shown |= series("rldk/update/layer_ratio", self._ratios.take(ratios))
         return shown
 

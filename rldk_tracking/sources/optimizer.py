@@ -21,6 +21,8 @@ from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics import updates
 from rldk_tracking.metrics.layers import Layout, Summary, on, over_ranks, summarise_all
 from rldk_tracking.metrics.noise_scale import NoiseScale
+from rldk_tracking.metrics.process_group import world_size
+from rldk_tracking.sources.adapters import Adapters
 from rldk_tracking.sources.deepspeed import CANNOT, is_partitioned
 from rldk_tracking.sources.torch_optimizer import named_parameters, unwrap, what_is_missing
 from rldk_tracking.sources.wrapping import AcceleratorWatch
@@ -30,7 +32,7 @@ logger = logging.getLogger(__name__)
 Level = Literal["light", "standard", "full"]
 LEVELS: tuple[Level, ...] = ("light", "standard", "full")
 
-QUANTITIES = ("gradients", "weights", "updates", "adam")
+QUANTITIES = ("gradients", "weights", "updates", "adam", "adapters")
 HEADER = ("rldk/update/learning_rate", "rldk/grad/norm_clipped_fraction", "rldk/grad/noise_scale")
 """What stands before the quantities in the vector."""
 KEPT_STEPS = 1024
@@ -107,7 +109,7 @@ class OptimizerSource:
         if accelerator is not None and hasattr(accelerator, "clip_grad_norm_"):
             self._watch = AcceleratorWatch(accelerator, self._before_clipping, self.observe_micro_gradient)
         if level == "full" and micro_batch_size is not None and self.layout.shares is None:
-            self._noise = NoiseScale(micro_batch_size, _ranks())
+            self._noise = NoiseScale(micro_batch_size, world_size())
 
     # What the run asks for.
 
@@ -143,14 +145,12 @@ class OptimizerSource:
         if len(values) < len(HEADER):
             return {}
         parts = self._parts(values)
-        metrics = updates.read_gradients(parts["gradients"], self.layout) | updates.read_weights(
-            parts["weights"], self.layout
-        )
-        metrics |= updates.read_updates(parts["updates"], parts["adam"], parts["weights"], self.layout)
+        metrics = updates.read_gradients(parts["gradients"], self.layout)
+        metrics |= updates.read_weights(parts["weights"], self.layout) | updates.read_updates(parts, self.layout)
         return metrics | {key: value for key, value in zip(HEADER, values, strict=False) if math.isfinite(value)}
 
     def layers(self, values: Sequence[float]) -> dict[str, dict[str, float]]:
-        """Mean norms per layer of "gradients", "weights", "updates" and "adam"; those that were measured."""
+        """Mean norms per layer of `QUANTITIES`; those that were measured."""
         found = {name: Summary.read(part, self.layout) for name, part in self._parts(values).items()}
         return {name: summary.layers for name, summary in found.items() if summary is not None}
 
@@ -184,6 +184,7 @@ class OptimizerSource:
             self._watch = None
         self._optimizer = self._snapshot = self._gradients = None
         self._parameters = []
+        self._adapters = Adapters(None, [], self.layout)
 
     # What the hooks do.
 
@@ -210,8 +211,9 @@ class OptimizerSource:
         if self._noise is not None:
             self._noise.step(squares.sum())
         self._gradients = self._limit = None
-        if self._measures_updates() and self._sampled:
+        if self._measures_updates():
             self._snapshot = updates.Snapshot([self._parameters[index] for index in self._sampled])
+            self._adapters.keep()
 
     def _look_after(self, optimizer: torch.optim.Optimizer) -> None:
         if self.level != "light":
@@ -231,8 +233,8 @@ class OptimizerSource:
         moved = [zero] * len(self._parameters)
         adam = [zero] * len(self._parameters)
         if self._snapshot is not None:
-            parameters = [self._parameters[index] for index in self._sampled]
-            for index, square in zip(self._sampled, self._snapshot.squares(parameters), strict=True):
+            found = self._snapshot.squares([self._parameters[index] for index in self._sampled])
+            for index, square in zip(self._sampled, found, strict=True):
                 moved[index] = on(square, device)
         sampled, index = set(self._sampled), -1
         decoupled = isinstance(optimizer, torch.optim.AdamW)
@@ -256,6 +258,8 @@ class OptimizerSource:
         self._queue["updates"].append(torch.stack(moved))
         if self._has_direction:
             self._queue["adam"].append(torch.stack(adam))
+        if (changes := self._adapters.squares()) is not None:
+            self._queue["adapters"].append(changes)
 
     def _measures_updates(self) -> bool:
         if self.level == "light":
@@ -274,6 +278,7 @@ class OptimizerSource:
         self._sampled = [i for i, p in enumerate(self._parameters) if not updates.is_exact(optimizer, p)]
         self._has_direction = all(updates.has_direction(optimizer, p) for p in self._parameters)
         self.layout = Layout.of(named)
+        self._adapters = Adapters(model, self._parameters, self.layout)
         for queue in self._queue.values():
             queue.clear()
         self._gradients = None
@@ -293,8 +298,3 @@ class OptimizerSource:
         if sentence not in self.missing:
             self.missing.append(sentence)
             logger.warning("rldk: %s.", sentence)
-
-
-def _ranks() -> int:
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_world_size() if distributed else 1

@@ -99,13 +99,17 @@ def test_keys() -> None:
     def line(*values: float) -> list[float]:
         return summarise(torch.tensor([values], dtype=torch.float64), layout).tolist()
 
-    absent = [math.nan] * layout.width
-    found = updates.read_updates(line(4.0, 0.0, 1.0), line(9.0, 0.0, 0.0), line(16.0, 1.0, 0.0), layout)
+    absent = dict.fromkeys(("updates", "adam", "adapters"), [math.nan] * layout.width)
+    weights = {"weights": line(16.0, 1.0, 0.0)}
+    parts = {**absent, **weights, "updates": line(4.0, 0.0, 1.0), "adam": line(9.0, 0.0, 0.0)}
+    found = updates.read_updates(parts, layout)
     assert found["rldk/update/frozen_layers"] == 1
     assert found["rldk/update/effective_lr"] == pytest.approx(math.sqrt(5 / 9))
     assert found["rldk/update/adam_rms"] == pytest.approx(1.0)
     assert found["rldk/update/ratio/p50"] == pytest.approx(0.25)  # of 0.5 and 0; the layer without weights has none
-    assert updates.read_updates(absent, absent, line(16.0, 1.0, 0.0), layout) == {}
+    assert updates.read_updates(absent | weights, layout) == {}
+    adapted = updates.read_updates({**parts, "adapters": line(0.09, 0.0, 0.0)}, layout)
+    assert adapted["rldk/update/ratio/p50"] == pytest.approx(0.15), "of LoRA's 0.3 and 0"
 
 
 @pytest.mark.parametrize(("kind", "options"), ADAM)

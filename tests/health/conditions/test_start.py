@@ -101,6 +101,11 @@ def test_one_known_quantity_is_not_enough_for_a_verdict() -> None:
     assert found == [None] * 30 and condition.risk is None
 
 
+def test_two_known_quantities_are_enough() -> None:
+    found, _ = collapsed([{ENTROPY: 1.0, UNIQUE: 0.9}] * 20 + [{ENTROPY: 0.01, UNIQUE: 0.02}] * 20)
+    assert found[-1].breached and found[10] is not None
+
+
 REWARD, SUM = "rldk/reward/mean", "rldk/kl/ref_per_sequence"
 
 
