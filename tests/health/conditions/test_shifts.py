@@ -209,3 +209,9 @@ def test_the_first_judgement_is_with_the_first_full_baseline(findings) -> None:
 def test_there_is_no_share_of_a_level_of_0(findings) -> None:
     assert not any(f.breached or f.judged for f in findings(Shift(("x",), share=0.5), [0.0] * 40 + [1e-6] * 10))
     assert not any(f.judged for f in findings(Growth(("x",), block=2, blocks=2, floor=0.0), [0.0] * 6 + [1.0] * 6)[:8])
+
+
+def test_growth_over_so_many_blocks_needs_one_to_grow_from(findings) -> None:
+    found = findings(Growth(("x",), block=2, blocks=3), [float(t) for t in range(1, 12)])
+    assert [f.judged for f in found].index(True) == 7, "four blocks of two rows"
+    assert found[7].evidence["rows"] == 6.0
