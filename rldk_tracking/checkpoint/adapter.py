@@ -18,7 +18,7 @@ import numpy as np
 
 from rldk_tracking.checkpoint.files import DamagedFileError
 from rldk_tracking.checkpoint.formats import decode
-from rldk_tracking.checkpoint.lowrank import LowRank, Matrix, against_weights
+from rldk_tracking.checkpoint.low_rank import LowRank, Matrix, against_weights
 from rldk_tracking.checkpoint.reader import Checkpoint
 from rldk_tracking.checkpoint.statistics import Drift
 

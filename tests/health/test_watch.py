@@ -15,9 +15,9 @@ from rldk_tracking.health.watch import Watch, advice
 PLAIN = {"id": "mine.high", "keys": ("x",), "condition": "level", "parameters": {"threshold": 1.0, "clear": 0.5}}
 
 
-def run(watch: Watch, values: list[float], start: int = 0) -> list[tuple[int, str, str]]:
+def transitions(watch: Watch, values: dict[int, float]) -> list[Alert]:
     changes = []
-    for step, value in enumerate(values, start):
+    for step, value in values.items():
         watch.look(step, {"x": value})
         was = watch.firing()
         if watch.wants_to_resolve() and was is not None:
@@ -25,6 +25,11 @@ def run(watch: Watch, values: list[float], start: int = 0) -> list[tuple[int, st
         severity = watch.wants_to_fire(step)
         if severity is not None and watch.finding is not None:
             changes.append(watch.fire(step, severity, watch.finding))
+    return changes
+
+
+def run(watch: Watch, values: list[float], start: int = 0) -> list[tuple[int, str, str]]:
+    changes = transitions(watch, dict(enumerate(values, start)))
     return [(change.step, change.state, change.severity) for change in changes]
 
 
@@ -166,19 +171,6 @@ def test_a_run_that_goes_back_has_no_alert_from_its_future() -> None:
     assert (alert.first_step, alert.step) == (50, 50)
     watch.look(20, {"x": 0.0})
     assert watch.resolve(20, alert).message.startswith("Over after 0 steps.")
-
-
-def transitions(watch: Watch, values: dict[int, float]) -> list[Alert]:
-    changes = []
-    for step, value in values.items():
-        watch.look(step, {"x": value})
-        was = watch.firing()
-        if watch.wants_to_resolve() and was is not None:
-            changes.append(watch.resolve(step, was))
-        severity = watch.wants_to_fire(step)
-        if severity is not None and watch.finding is not None:
-            changes.append(watch.fire(step, severity, watch.finding))
-    return changes
 
 
 def test_one_that_fires_seventeen_times_is_told_once() -> None:

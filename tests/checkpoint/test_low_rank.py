@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from rldk_tracking.checkpoint import lowrank
-from rldk_tracking.checkpoint.lowrank import LowRank, against_weights
+from rldk_tracking.checkpoint import low_rank
+from rldk_tracking.checkpoint.low_rank import LowRank, against_weights
 from rldk_tracking.checkpoint.reader import Checkpoint
 
 
@@ -42,7 +42,7 @@ def test_small_differences_do_not_cancel() -> None:
 
 
 def test_weights_in_blocks(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lowrank, "BLOCK", 100)  # two rows, and a last block of one
+    monkeypatch.setattr(low_rank, "BLOCK", 100)  # two rows, and a last block of one
     rng = np.random.default_rng(0)
     weights = rng.normal(size=(7, 5, 10)).astype(np.float32)
     save_file({"w": weights}, tmp_path / "model.safetensors")
