@@ -199,7 +199,8 @@ class Loss:
 
 def gspo_token(**options: Any) -> Any:
     options = {"importance_sampling_level": "sequence_token", "epsilon_low": 0.02, "epsilon_high": 0.03} | options
-    return pytest.param(GSPOTokenTrainer, options, marks=needs_gspo_token)
+    name = "-".join(["gspo_token", *(f"{option}={value}" for option, value in sorted(options.items()))])
+    return pytest.param(GSPOTokenTrainer, options, marks=needs_gspo_token, id=name)  # one name, whatever TRL has
 
 
 BY_TOKEN: list[Any] = [
