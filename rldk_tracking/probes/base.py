@@ -91,6 +91,10 @@ class Probe:
     honours_stop = True
     """False where the probe knows that the trainer does not obey `control.should_training_stop`."""
 
+    def reads(self, training: Training) -> bool:
+        """Whether this training may have anything to look at for it; a probe that says no is left out of the run."""
+        return True
+
     def begin(self, training: Training) -> None:
         """Training begins: install what is needed to look."""
 
@@ -172,7 +176,9 @@ class ProbeSet:
         return all(probe.honours_stop for probe in self._probes)
 
     def add(self, probes: Sequence[Probe], training: Training) -> list[Probe]:
-        """Begin those of which there is none of the same type yet; returns those that look, in the same order.
+        """Begin those with anything to look at of which there is none of the same type yet.
+
+        Returns those that look, in the same order.
 
         Where one of the same type has other options, a warning says that they are not used.
         """
@@ -181,11 +187,13 @@ class ProbeSet:
             known = next((other for other in self._probes if type(other) is type(probe)), None)
             if known is not None:
                 _say_differences(known, probe)
-            else:
-                self._probes.append(probe)
-                with self._shield.at(f"{type(probe).__name__} at train begin"):
+                found.append(known)
+                continue
+            with self._shield.at(f"{type(probe).__name__} at train begin"):
+                if probe.reads(training):
+                    self._probes.append(probe)
+                    found.append(probe)
                     probe.begin(training)
-            found.append(known or probe)
         return found
 
     def before_step(self, step: int) -> dict[str, float]:

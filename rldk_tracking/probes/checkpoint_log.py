@@ -1,4 +1,5 @@
-"""What is logged of the checkpoints of a run: one row of numbers, tables of checkpoints and layers, heat-maps."""
+"""What is logged at the saves of a run: a row of numbers of each checkpoint, tables of checkpoints and layers, a
+heat-map; what the training holds in memory, and once what would make it less."""
 
 from __future__ import annotations
 
@@ -7,10 +8,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from rldk_tracking.charts.heatmap import heatmap_svg
 from rldk_tracking.checkpoint import report, score
 from rldk_tracking.checkpoint.findings import Scan
 from rldk_tracking.checkpoint.integrity import disk
+from rldk_tracking.checkpoint.memory import footprint, suggestions
 from rldk_tracking.messages.terminal import printable
 from rldk_tracking.probes.base import Publish
 
@@ -21,31 +25,19 @@ WORST_LAYERS = 20
 """Rows of the table of layers."""
 PROBLEMS = 10
 """Problems of one checkpoint that are logged."""
-HISTORY = tuple(
-    f"rldk/checkpoint/{name}"
-    for name in (
-        "score",
-        "drift",
-        "drift_previous",
-        "cosine_previous",
-        "nonfinite",
-        "corrupt",
-        "incomplete",
-        "size_gib",
-    )
-)
-"""Columns of the table of checkpoints."""
+NUMBERS = ("score", "drift", "drift_previous", "cosine_previous", "nonfinite", "corrupt", "incomplete", "size_gib")
+"""Columns of the table of checkpoints, each `rldk/checkpoint/<name>`."""
 HISTORY_ROWS = 200
 HEATMAP_STEPS = 60
-"""Columns of the heat-maps, the latest checkpoints."""
+"""Columns of the heat-map, the latest checkpoints."""
 
 
 class CheckpointLog:
-    """Logs the checkpoints of a run.
+    """Logs the checkpoints of a run, and its memory.
 
     Args:
         publish: shows tables, pictures and models.
-        args: the trainer's, for how many saves are to come.
+        args: the trainer's, for how many saves are to come and what they keep.
 
     Attributes:
         scores: step to score.
@@ -58,7 +50,7 @@ class CheckpointLog:
         self.scores: dict[int, float] = {}
         self.usable: set[int] = set()
         self.values: dict[str, float] = {}
-        self._said_unknown = False
+        self._said_unknown = self._has_suggested = False
         self._history: list[list[Any]] = []
         self._drifts: dict[int, dict[str, float]] = {}
 
@@ -86,23 +78,45 @@ class CheckpointLog:
         for problem in found.problems[:PROBLEMS]:
             logger.warning("rldk: %s: %s", found.path.name, printable(problem.message))
         if found.tensors:
-            rows = report.layer_rows(found, limit=WORST_LAYERS)
-            table = [list(row) for row in rows]
-            self._publish("log_table", "rldk/checkpoint/layers", list(report.LAYER_COLUMNS), table, step)
+            rows = [list(row) for row in report.layer_rows(found, limit=WORST_LAYERS)]
+            self._publish("log_table", "rldk/checkpoint/layers", list(report.LAYER_COLUMNS), rows, step)
         facts = {"path": str(found.path), "verdict": score.verdict(found), "tensors": str(len(found.entries))}
         self._publish("log_checkpoint", found.path.name, dict(metrics), facts, step)
         self._add_to_history(step, metrics)
         drifts = layer_drifts(found)
         if drifts:
             self._drifts[step] = drifts
-            self._draw("rldk/checkpoint/drift_by_layer", "Drift from the checkpoint before", self._drifts, step)
+            for old in sorted(self._drifts)[:-HEATMAP_STEPS]:
+                del self._drifts[old]
+            picture = heatmap_svg("Drift from the checkpoint before", self._drifts)
+            self._publish("log_figure", "rldk/checkpoint/drift_by_layer", picture, step)
         return metrics
 
+    def log_memory(self, model: torch.nn.Module, optimizer: Any, step: int) -> dict[str, float]:
+        """The `rldk/memory/*` keys that are known at a save; suggestions at the first two, as they do not change."""
+        memory = footprint(model, optimizer)
+        saved_gib = self.values.get("rldk/checkpoint/size_gib")
+        if not self._has_suggested:
+            self._has_suggested = saved_gib is not None
+            ideas = suggestions(
+                memory,
+                parameter_bytes=next((p.element_size() for p in model.parameters() if p.requires_grad), 4),
+                gradient_checkpointing=bool(getattr(self._args, "gradient_checkpointing", False)),
+                checkpoint_gib=saved_gib,
+                checkpoints=len(self.scores),
+                save_total_limit=getattr(self._args, "save_total_limit", None),
+            )
+            if ideas:
+                rows = [[idea.change, idea.gib] for idea in ideas]
+                self._publish("log_table", "rldk/memory/suggestions", ["change", "saves GiB"], rows, step)
+        row = memory.as_row()
+        self.values.update(row)
+        return row
+
     def _add_to_history(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._history.append([step, *(metrics.get(key) for key in HISTORY)])
+        self._history.append([step, *(metrics.get(f"rldk/checkpoint/{name}") for name in NUMBERS)])
         del self._history[:-HISTORY_ROWS]
-        columns = ["step", *(key.removeprefix("rldk/checkpoint/") for key in HISTORY)]
-        self._publish("log_table", "rldk/checkpoint/history", columns, list(self._history), step)
+        self._publish("log_table", "rldk/checkpoint/history", ["step", *NUMBERS], list(self._history), step)
 
     def _room(self, found: Scan) -> dict[str, float]:
         try:
@@ -112,11 +126,6 @@ class CheckpointLog:
         if problem is not None:
             logger.warning("rldk: %s", problem.message)
         return {"rldk/checkpoint/room_for_saves": room, "rldk/checkpoint/disk_short": float(problem is not None)}
-
-    def _draw(self, key: str, title: str, columns: dict[int, dict[str, float]], step: int) -> None:
-        for old in sorted(columns)[:-HEATMAP_STEPS]:
-            del columns[old]
-        self._publish("log_figure", key, heatmap_svg(title, columns), step)
 
 
 def layer_drifts(found: Scan) -> dict[str, float]:

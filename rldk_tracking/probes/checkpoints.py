@@ -18,7 +18,6 @@ from rldk_tracking.messages import arguments
 from rldk_tracking.messages.terminal import printable
 from rldk_tracking.probes.base import Probe, StepData, Training
 from rldk_tracking.probes.checkpoint_log import CheckpointLog
-from rldk_tracking.probes.memory_log import MemoryLog
 
 if TYPE_CHECKING:
     from rldk_tracking.ranks import Merged
@@ -67,8 +66,7 @@ class CheckpointProbe(Probe):
         self._training = Training()
         self._scans: BackgroundScans | None = None
         self._baselines: Baselines | None = None
-        self._log: CheckpointLog | None = None
-        self._memory: MemoryLog | None = None
+        self._log = CheckpointLog(self._training.publish, None)
         self._memory_row: Mapping[str, float] = {}
         self._said_missing = self._said_unscanned = False
         self._late: dict[int, dict[str, float]] = {}
@@ -79,29 +77,31 @@ class CheckpointProbe(Probe):
     @property
     def values(self) -> Mapping[str, float]:
         """The latest value of each key."""
-        return {} if self._log is None else self._log.values
+        return self._log.values
 
     @property
     def scores(self) -> Mapping[int, float]:
         """The score of each checkpoint that was scanned, by step."""
-        return {} if self._log is None else self._log.scores
+        return self._log.scores
 
     @property
     def trend(self) -> Trend | None:
         """Which checkpoint is the best, which to keep, since when it got worse; None before the first scan."""
-        usable = set() if self._log is None else self._log.usable
-        best = best_of_trainer(self._trainer_best, usable)
-        return trend(self.scores, usable, best or best_by(TRAINED_ON, self._rewards, usable))
+        usable = self._log.usable
+        best = best_of_trainer(self._trainer_best, usable) or best_by(TRAINED_ON, self._rewards, usable)
+        return trend(self.scores, usable, best)
+
+    def reads(self, training: Training) -> bool:
+        """Rank 0 alone looks."""
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        return not distributed or torch.distributed.get_rank() == 0
 
     def begin(self, training: Training) -> None:
         self._training = training
         self._rewards, self._since_save, self._trainer_best = {}, [0.0, 0.0], {}
-        if _rank() > 0:
-            return
         # A loop of somebody's own may have no folder, and then nothing is saved.
         folder = getattr(training.args, "output_dir", None)
         self._log = CheckpointLog(training.publish, training.args)
-        self._memory = MemoryLog(training.publish, training.args)
         limited = bool(getattr(training.args, "save_total_limit", None)) and self.keep_weights and self.level != "light"
         self._baselines = Baselines(
             self.reference if self.reference is not None else local_folder(training.model),
@@ -158,9 +158,8 @@ class CheckpointProbe(Probe):
 
     def _take(self, ended: Sequence[Scan | Unscanned]) -> None:
         """Make a row of each scan that has ended."""
-        if self._log is None or self._baselines is None:
+        if self._baselines is None:
             return
-        unscanned = [found for found in ended if isinstance(found, Unscanned)]
         for found in ended:
             if isinstance(found, Scan):
                 self._baselines.scanned(found)
@@ -169,7 +168,7 @@ class CheckpointProbe(Probe):
                 step = step_of(found.path) or 0
                 self._late[step] = self._log.log_unscanned(step)
         # One that the trainer has deleted meanwhile needs no word.
-        unscanned = [found for found in unscanned if found.path.is_dir()]
+        unscanned = [found for found in ended if isinstance(found, Unscanned) and found.path.is_dir()]
         if unscanned and not self._said_unscanned:
             self._said_unscanned = True
             logger.warning(
@@ -182,11 +181,8 @@ class CheckpointProbe(Probe):
     def _log_memory(self, step: int) -> None:
         model = self._training.model
         optimizer: Any = self._training.optimizer or getattr(self._training.trainer, "optimizer", None)
-        if self._log is None or self._memory is None or not isinstance(model, torch.nn.Module):
-            return
-        size = self._log.values.get("rldk/checkpoint/size_gib")
-        self._memory_row = self._memory.log(model, optimizer, step, size, len(self._log.scores))
-        self._log.values.update(self._memory_row)
+        if isinstance(model, torch.nn.Module):
+            self._memory_row = self._log.log_memory(model, optimizer, step)
 
 
 def local_folder(model: Any) -> Path | None:
@@ -225,8 +221,3 @@ def downloaded(name: str, revision: str | None = None) -> Path | None:
     except (ImportError, HFValidationError):
         return None
     return Path(found).parent if isinstance(found, str) else None
-
-
-def _rank() -> int:
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_rank() if distributed else 0

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from rldk_tracking.metrics.preference import DRIFTS, drifts
 from rldk_tracking.probes.base import Probe, StepData, Training
+from rldk_tracking.sources.wrapping import SCORING
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +18,10 @@ class PreferenceProbe(Probe):
     def __init__(self) -> None:
         self._beta: float | None = None
         self._missing: str | None = None
+
+    def reads(self, training: Training) -> bool:
+        """A trainer that scores what it samples, as GRPO does, has no implicit rewards."""
+        return not callable(getattr(training.trainer, SCORING, None))
 
     def begin(self, training: Training) -> None:
         trainer = training.trainer

@@ -34,19 +34,26 @@ class AdapterPair:
     base: Tensor
 
 
-class Adapters:
-    """The pairs of a model that an optimizer trains.
+def adapters_of(model: torch.nn.Module | None, parameters: Sequence[Tensor], layout: Layout) -> Adapters | None:
+    """The pairs of a model that an optimizer trains, None where there are none.
 
     Args:
         model: its modules are looked through; None where it is not known.
         parameters: the optimizer's.
         layout: of these parameters.
     """
+    if model is None or layout.shares is not None:
+        return None
+    places = {id(parameter): index for index, parameter in enumerate(parameters)}
+    pairs = [pair for module in model.modules() for pair in _pairs_of(module, places)]
+    return Adapters(pairs, parameters, layout) if pairs else None
 
-    def __init__(self, model: torch.nn.Module | None, parameters: Sequence[Tensor], layout: Layout) -> None:
-        places = {id(parameter): index for index, parameter in enumerate(parameters)}
-        modules = [] if model is None or layout.shares is not None else list(model.modules())
-        self._pairs = [pair for module in modules for pair in _pairs_of(module, places)]
+
+class Adapters:
+    """Pairs among parameters, and their change in a step."""
+
+    def __init__(self, pairs: Sequence[AdapterPair], parameters: Sequence[Tensor], layout: Layout) -> None:
+        self._pairs = pairs
         self._parameters = parameters
         self._layout = layout
         self._base: list[Tensor] = []
@@ -59,7 +66,7 @@ class Adapters:
     def squares(self) -> Tensor | None:
         """(P,) in B's place of each pair |change of the weights|^2 / |weights of the layer's modules|^2; 0 elsewhere.
 
-        Summed over a layer it is the square of the layer's ratio. None where nothing was kept, or there is no pair.
+        Summed over a layer it is the square of the layer's ratio. None where nothing was kept.
         """
         if not self._before:
             return None

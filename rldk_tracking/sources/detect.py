@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rldk_tracking.sources.logs import LogsSource, Source
-from rldk_tracking.sources.trl_grpo import LOGPROBS, SCORING, GroupSource
+from rldk_tracking.sources.trl_grpo import LOGPROBS, GroupSource
 from rldk_tracking.sources.trl_ppo import PPOSource
+from rldk_tracking.sources.wrapping import SCORING
 
 GROUP_TRAINERS = {"GRPOTrainer", "RLOOTrainer"}
 

@@ -22,9 +22,8 @@ from rldk_tracking.metrics import updates
 from rldk_tracking.metrics.layers import Layout, Summary, on, over_ranks, summarise_all
 from rldk_tracking.metrics.noise_scale import NoiseScale
 from rldk_tracking.metrics.process_group import world_size
-from rldk_tracking.sources.adapters import Adapters
-from rldk_tracking.sources.deepspeed import CANNOT, is_partitioned
-from rldk_tracking.sources.torch_optimizer import named_parameters, unwrap, what_is_missing
+from rldk_tracking.sources.adapters import Adapters, adapters_of
+from rldk_tracking.sources.torch_optimizer import CANNOT, is_partitioned, named_parameters, unwrap, what_is_missing
 from rldk_tracking.sources.wrapping import AcceleratorWatch
 
 logger = logging.getLogger(__name__)
@@ -92,6 +91,7 @@ class OptimizerSource:
         self._sampled: list[int] = []
         self._steps = 0
         self._parameters: list[Tensor] = []
+        self._adapters: Adapters | None = None
         self._watch: AcceleratorWatch | None = None
         self._noise: NoiseScale | None = None
         self.layout = Layout.of([])
@@ -182,9 +182,8 @@ class OptimizerSource:
         if self._watch is not None:
             self._watch.detach()
             self._watch = None
-        self._optimizer = self._snapshot = self._gradients = None
+        self._optimizer = self._snapshot = self._gradients = self._adapters = None
         self._parameters = []
-        self._adapters = Adapters(None, [], self.layout)
 
     # What the hooks do.
 
@@ -213,7 +212,8 @@ class OptimizerSource:
         self._gradients = self._limit = None
         if self._measures_updates():
             self._snapshot = updates.Snapshot([self._parameters[index] for index in self._sampled])
-            self._adapters.keep()
+            if self._adapters is not None:
+                self._adapters.keep()
 
     def _look_after(self, optimizer: torch.optim.Optimizer) -> None:
         if self.level != "light":
@@ -230,8 +230,7 @@ class OptimizerSource:
     def _measure_updates(self, optimizer: torch.optim.Optimizer) -> None:
         device = self.layout.index.device
         zero = torch.zeros((), dtype=torch.float64, device=device)
-        moved = [zero] * len(self._parameters)
-        adam = [zero] * len(self._parameters)
+        moved, adam = ([zero] * len(self._parameters) for _ in range(2))
         if self._snapshot is not None:
             found = self._snapshot.squares([self._parameters[index] for index in self._sampled])
             for index, square in zip(self._sampled, found, strict=True):
@@ -258,7 +257,8 @@ class OptimizerSource:
         self._queue["updates"].append(torch.stack(moved))
         if self._has_direction:
             self._queue["adam"].append(torch.stack(adam))
-        if (changes := self._adapters.squares()) is not None:
+        changes = None if self._adapters is None else self._adapters.squares()
+        if changes is not None:
             self._queue["adapters"].append(changes)
 
     def _measures_updates(self) -> bool:
@@ -278,7 +278,7 @@ class OptimizerSource:
         self._sampled = [i for i, p in enumerate(self._parameters) if not updates.is_exact(optimizer, p)]
         self._has_direction = all(updates.has_direction(optimizer, p) for p in self._parameters)
         self.layout = Layout.of(named)
-        self._adapters = Adapters(model, self._parameters, self.layout)
+        self._adapters = adapters_of(model, self._parameters, self.layout)
         for queue in self._queue.values():
             queue.clear()
         self._gradients = None

@@ -7,15 +7,16 @@ the reward functions are not seen, the trainer's `_logs` are read, and their tex
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rldk_tracking.sources.generation import Generation
-from rldk_tracking.sources.pairing import Tokens, candidates, without_padding
 from rldk_tracking.sources.reward_functions import Scored
+
+Tokens = tuple[int, ...]
 
 TEXTS = ("prompts", "completions")
 LACK = "no rldk/reward/ keys beyond the logs', and no groups"
@@ -47,7 +48,7 @@ def with_rewards(generation: Generation, trainer: Any, batches: Sequence[Scored]
     rows: list[list[int]] | None = [[index] for index in range(len(scored))]
     is_whole = returned == scored
     if not is_whole:
-        rows = _candidates(generation, batches, returned, scored, rewards)
+        rows = _possible_rows(generation, batches, returned, scored, rewards)
     if rows is None:
         generation.completions = _decoded(generation, trainer)
         return NOT_SCORED
@@ -81,7 +82,49 @@ def reward_names(trainer: Any, count: int) -> list[str]:
     return found
 
 
-def _candidates(
+def candidates(
+    scored: Sequence[tuple[Hashable, Tokens]],
+    returned: Sequence[tuple[Hashable, Tokens]],
+    answers: Sequence[Hashable],
+) -> list[list[int]] | None:
+    """The scored rows that each returned row may be, all of them with the same answer.
+
+    Prompts of the two may be written differently, as text and as tokens. Which stands for which follows from the
+    completions: one prompt of the returned rows must be one prompt of the scored ones in all its rows.
+
+    Args:
+        scored: prompt and completion of each scored row.
+        returned: prompt and completion of each returned row.
+        answers: what each scored row was scored with.
+
+    Returns:
+        One list for each returned row; None where a row was not scored, or may be rows with different answers.
+    """
+    by_completion: dict[Tokens, list[int]] = {}
+    for index, (_, completion) in enumerate(scored):
+        by_completion.setdefault(completion, []).append(index)
+    meant: dict[Hashable, set[Hashable]] = {}
+    for prompt, completion in returned:
+        prompts = {scored[index][0] for index in by_completion.get(completion, ())}
+        meant[prompt] = meant.get(prompt, prompts) & prompts
+    found = []
+    for prompt, completion in returned:
+        rows = [index for index in by_completion.get(completion, ()) if scored[index][0] in meant[prompt]]
+        if len({answers[index] for index in rows}) != 1:
+            return None
+        found.append(rows)
+    return found
+
+
+def without_padding(token_ids: Sequence[int], padding: int | None) -> Tokens:
+    """The tokens up to the last one that is not padding."""
+    end = len(token_ids)
+    while end and token_ids[end - 1] == padding:
+        end -= 1
+    return tuple(token_ids[:end])
+
+
+def _possible_rows(
     generation: Generation,
     batches: Sequence[Scored],
     returned: Sequence[Tokens],

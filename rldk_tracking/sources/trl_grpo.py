@@ -34,11 +34,11 @@ from rldk_tracking.sources.logs import Kind, Observation, canonical
 from rldk_tracking.sources.loss_pass import SELECTIONS, LossPass, detached, update_of
 from rldk_tracking.sources.reward_functions import REWARDS, RewardWatch
 from rldk_tracking.sources.scoring import with_rewards
-from rldk_tracking.sources.wrapping import Wrapped
+from rldk_tracking.sources.wrapping import SCORING, Wrapped
 
 logger = logging.getLogger(__name__)
 
-SCORING, LOGPROBS = "_generate_and_score_completions", "_get_per_token_logps_and_entropies"
+LOGPROBS = "_get_per_token_logps_and_entropies"
 MEASURED = ("rldk/reward/", "rldk/kl/", "rldk/length/", "rldk/policy/", "rldk/sampler/", "rldk/throughput/")
 """Groups that are measured for the one step, where the logs hold means over several."""
 CLIPPING = "rldk/policy/clip_fraction"

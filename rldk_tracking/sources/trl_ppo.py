@@ -12,7 +12,7 @@ reduced at once. Nothing of the frame is kept.
 | rldk/policy/first_epoch_ratio | mean over tokens of the ratio before the update's first optimiser step; must be 1 |
 
 The trainer's own averages divide by `gradient_accumulation_steps` slots, of which only 1 / num_mini_batches are
-filled. Ratios and clipping come from the log-probabilities of every micro-batch, see `ppo_update`. Where those cannot
+filled. Ratios and clipping come from the log-probabilities of every micro-batch, see `ppo_frame`. Where those cannot
 be had, they come from the trainer's statistics:
 
 | key | what it is |
@@ -39,8 +39,7 @@ from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics.columns import precise
 from rldk_tracking.rollout import Rollout
 from rldk_tracking.sources.logs import Observation, canonical
-from rldk_tracking.sources.ppo_frame import train_variables
-from rldk_tracking.sources.ppo_update import UpdateWatch, first_ratio, micro_batches, update_of
+from rldk_tracking.sources.ppo_frame import UpdateWatch, first_ratio, micro_batches, train_variables, update_of
 
 logger = logging.getLogger(__name__)
 

@@ -128,9 +128,9 @@ def scale_of(accelerator: Any) -> Tensor | None:
 
 Phase = Literal["starting", "sampling", "reward", "backward", "step", "saving", "evaluation", "between", "ending"]
 
-SAMPLING = "_generate_and_score_completions"
+SCORING = "_generate_and_score_completions"
 METHODS: dict[str, Phase] = {
-    SAMPLING: "sampling",
+    SCORING: "sampling",
     "_calculate_rewards": "reward",
     "_save_checkpoint": "saving",
     "evaluate": "evaluation",

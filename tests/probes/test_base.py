@@ -20,6 +20,7 @@ from rldk_tracking.ranks import Merged
 
 def test_a_probe_may_leave_every_method_as_it_is() -> None:
     probe, data = Probe(), StepData(1)
+    assert probe.reads(Training())
     probe.begin(Training())
     assert probe.before_step(0) == {}
     probe.collect(data)
@@ -93,6 +94,23 @@ class Counter(Probe):
 
     def load_state(self, state: Any) -> None:
         self.count = int(state["count"])
+
+
+class Choosy(Counter):
+    def reads(self, training: Training) -> bool:
+        return training.trainer is not None
+
+    def begin(self, training: Training) -> None:
+        self.count = 1
+
+
+def test_a_probe_without_anything_to_look_at_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    shield = Shield()
+    probes = ProbeSet(shield)
+    first, later = Choosy(), Choosy()
+    assert probes.add([first, later], Training()) == list(probes) == [] and (first.count, probes.state()) == (0, {})
+    assert probes.add([later], Training(trainer=object())) == list(probes) == [later] and later.count == 1
+    assert caplog.text == "" and shield.faults == 0
 
 
 @pytest.mark.parametrize("broken", [{}, {"probes": None}, {"probes": {"Counter": {}}}, {"probes": {"Counter": 3}}, []])

@@ -150,3 +150,39 @@ def test_why_an_adapter_has_no_drift_is_said_once(
         log.log(found)
     (record,) = caplog.records
     assert "have moved is not known: DoRA\\x1b is not measured. The drift" in record.getMessage()
+
+
+GIB = float(1 << 30)
+SUGGESTIONS = "rldk/memory/suggestions"
+
+
+def trained() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    """A million parameters of 4 bytes, with gradients and Adam's two moments."""
+    model = torch.nn.Linear(1000, 1000, bias=False)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 1000)).sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def test_what_is_held_is_told_at_each_save_and_advice_until_the_size_is_known(published: Published) -> None:
+    model, optimizer = trained()
+    log = CheckpointLog(published, SimpleNamespace(save_total_limit=None))
+    for step, (size, saves) in enumerate([(None, 0), (1.0, 5), (1.0, 9)]):
+        log.values |= {} if size is None else {"rldk/checkpoint/size_gib": size}
+        log.scores = dict.fromkeys(range(saves), 1.0)
+        row = log.log_memory(model, optimizer, step)
+        assert row["rldk/memory/parameters_gib"] * GIB == 4e6
+        assert row["rldk/memory/gradients_gib"] * GIB == 4e6
+        assert row["rldk/memory/optimizer_gib"] * GIB == pytest.approx(8e6, rel=1e-3)
+        assert "rldk/memory/activations_gib" not in row
+    ((columns, rows, step),) = published.of("log_table", SUGGESTIONS)
+    assert (step, columns) == (1, ["change", "saves GiB"])
+    assert rows == [["save_total_limit=2", 3.0]]
+
+
+def test_where_there_is_nothing_to_suggest_there_is_no_table(published: Published) -> None:
+    log = CheckpointLog(published, SimpleNamespace(save_total_limit=2))
+    log.values["rldk/checkpoint/size_gib"], log.scores = 1.0, dict.fromkeys(range(9), 1.0)
+    log.log_memory(*trained(), 1)
+    assert published.calls == []

@@ -18,8 +18,9 @@ from rldk_tracking import CheckpointMonitor
 from rldk_tracking.checkpoint.background import Unscanned
 from rldk_tracking.checkpoint.findings import Scan
 from rldk_tracking.checkpoint.scan import scan
+from rldk_tracking.isolation import Shield
 from rldk_tracking.probes import checkpoints
-from rldk_tracking.probes.base import StepData, Training
+from rldk_tracking.probes.base import ProbeSet, StepData, Training
 from rldk_tracking.probes.checkpoints import CheckpointProbe, local_folder
 from tests.benchmarks.checkpoint import on_save
 from tests.probes.conftest import Published
@@ -298,10 +299,13 @@ def test_that_nothing_is_there_to_compare_with_any_more_is_said_once(
 def test_the_first_rank_alone_looks(tmp_path: Path, scans: list[Scans], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
-    probe = begun(tmp_path)
+    probe, probes = CheckpointProbe(), ProbeSet(Shield(strict=True))
+    training = Training(args=SimpleNamespace(output_dir=str(tmp_path), save_total_limit=None))
+    assert probes.add([probe], training) == []
     save(tmp_path, 2)
-    probe.saved(2)
-    assert scans == [] and collected(probe, 3) == probe.end() == {}
+    probes.saved(2)
+    probes.collect(data := StepData(3))
+    assert scans == [] and data.scalars == probes.end(3) == {}
     assert (dict(probe.values), dict(probe.scores)) == ({}, {})
 
 

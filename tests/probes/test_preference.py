@@ -84,6 +84,16 @@ def test_what_cannot_be_told_is_absent_and_said_once(
     assert caplog.text.count(reason) == 1
 
 
+def test_a_trainer_that_scores_what_it_samples_is_none_of_its_own() -> None:
+    def generate_and_score(inputs: Any) -> Any:
+        return inputs
+
+    grpo = SimpleNamespace(beta=0.1, ref_model=None, _generate_and_score_completions=generate_and_score)
+    assert not PreferenceProbe().reads(Training(grpo))
+    assert PreferenceProbe().reads(Training(DPOTrainer(beta=0.1, ref_model=None)))
+    assert PreferenceProbe().reads(Training(None)), "a loop of the user's own may log implicit rewards"
+
+
 def test_each_training_has_its_own_beta() -> None:
     probe = begun(DPOTrainer(beta=0.1, ref_model=None))
     assert probe.end() == {} and drifts(probe, chosen=1.0) == {}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rldk_tracking import demo
-from rldk_tracking.sources.ppo_update import UpdateWatch
+from rldk_tracking.sources.ppo_frame import UpdateWatch
 from rldk_tracking.sources.trl_ppo import PPOSource
 
 pytest.importorskip("trl.experimental.ppo", reason="TRL removed PPOTrainer in 1.13")
