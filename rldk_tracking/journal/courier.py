@@ -23,7 +23,7 @@ from rldk_tracking.journal.target import Target, load_offset
 from rldk_tracking.journal.watch import Trainer, Watch
 from rldk_tracking.journal.watchdog import Watchdog
 from rldk_tracking.trackers.base import Tracker
-from rldk_tracking.trackers.line_file import LineFile
+from rldk_tracking.trackers.jsonl import LineFile
 from rldk_tracking.trackers.records import dumps, encode
 from rldk_tracking.trackers.slack import SlackNotifier
 

@@ -25,7 +25,7 @@ from rldk_tracking.journal.lock import try_lock
 from rldk_tracking.journal.reader import KEPT_LINES, MemoryLines
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import Tracker
-from rldk_tracking.trackers.line_file import LineFile
+from rldk_tracking.trackers.jsonl import LineFile
 from rldk_tracking.trackers.records import VERSION, dumps, encode, end_record, row_record
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any, ClassVar
 
@@ -23,14 +24,20 @@ from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.page import RunPage
 from rldk_tracking.charts.series import Thinned
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.messages.arguments import text
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import Row, Tracker, UnavailableError
 from rldk_tracking.trackers.mlflow_alerts import AlertTable
-from rldk_tracking.trackers.mlflow_models import log_model
-from rldk_tracking.trackers.mlflow_names import Names, check_arguments
-from rldk_tracking.trackers.mlflow_runs import HOW_TO_JOIN, experiment_of, last_step, make_run, write_tags
+from rldk_tracking.trackers.mlflow_run import (
+    Names,
+    experiment_of,
+    last_step,
+    log_model,
+    make_run,
+    write_table,
+    write_tags,
+)
 from rldk_tracking.trackers.mlflow_server import Server, absolute, check_uri, is_http, translated, without_credentials
-from rldk_tracking.trackers.mlflow_tables import write_table
 from rldk_tracking.trackers.records import Call
 
 METRICS_PER_REQUEST = 1000
@@ -57,7 +64,10 @@ class MLflowTracker(Tracker):
 
     name: ClassVar[str] = "mlflow"
     in_process: ClassVar[bool] = False
-    how_to_join: ClassVar[str] = HOW_TO_JOIN
+    how_to_join: ClassVar[str] = (
+        "Call mlflow.start_run() before train(), name a run, MLflowTracker(run_id=...), or have one made, "
+        "MLflowTracker(experiment=...)."
+    )
     rows_per_call: ClassVar[int] = 50
 
     def __init__(
@@ -68,7 +78,9 @@ class MLflowTracker(Tracker):
         except ImportError as error:
             raise ImportError('MLflowTracker needs mlflow: pip install "rldk-tracking[mlflow]"') from error
         self._mlflow: Any = mlflow
-        check_arguments(run_id, tracking_uri, experiment)
+        text("run_id", run_id, "a run's id", '"<32 digits>"')
+        text("tracking_uri", tracking_uri, "a server's address", '"http://127.0.0.1:5000"')
+        text("experiment", experiment, "an experiment's name", '"my-experiment"')
         check_uri(tracking_uri or mlflow.get_tracking_uri())
         self._given, self._info = (run_id, tracking_uri, experiment), RunInfo()
         self._given_origin: str | None = None
@@ -161,9 +173,9 @@ class MLflowTracker(Tracker):
             for name, value in values.items()
             if name not in self._of_models
         ]
-        self._step, client = int(rows[-1].step), self._connect()
-        for start in range(0, len(metrics), METRICS_PER_REQUEST):
-            with translated(self._mlflow):
+        self._step = int(rows[-1].step)
+        with self._store() as client:
+            for start in range(0, len(metrics), METRICS_PER_REQUEST):
                 client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_PER_REQUEST])
         if time.monotonic() - self._beat > _HEARTBEAT_S:
             self._set_tags({})
@@ -171,27 +183,22 @@ class MLflowTracker(Tracker):
             self._run_page().row(values, int(row.step))
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
-        client = self._connect()
-        with translated(self._mlflow):
+        with self._store() as client:
             write_table(client, str(self.run_id), f"{self._names[key]}/step-{step:08d}.json", columns, rows)
 
     def log_figure(self, key: str, svg: str, step: int) -> None:
-        client = self._connect()
-        with translated(self._mlflow):
+        with self._store() as client:
             client.log_text(self.run_id, svg, f"{self._names[key]}/step-{step:08d}.svg")
 
     def log_heatmap(self, key: str, heatmap: Heatmap, step: int) -> None:
-        client = self._connect()
-        svg = heatmap.svg()
-        with translated(self._mlflow):
-            client.log_text(self.run_id, svg, f"{self._names[key]}.svg")
+        with self._store() as client:
+            client.log_text(self.run_id, heatmap.svg(), f"{self._names[key]}.svg")
         self._run_page().heatmap(self._names[key], heatmap)
 
     def log_checkpoint(self, name: str, metrics: Mapping[str, float], params: Mapping[str, str], step: int) -> None:
         """An external model, which the Models tab compares with the run's other checkpoints."""
-        client = self._connect()
         taken = self._names.finite(metrics)
-        with translated(self._mlflow):
+        with self._store() as client:
             log_model(self._mlflow, client, str(self.run_id), str(self.experiment_id), name, taken, params, step)
         # A model's numbers are the run's as well, at the step of the checkpoint. Rows have them at the step at which
         # they became known, which may be that of the next checkpoint: there would be two of them.
@@ -206,8 +213,8 @@ class MLflowTracker(Tracker):
     def status(self, status: str, metrics: Mapping[str, float], step: int) -> None:
         self._status = status
         self._step = int(step)
-        with translated(self._mlflow):
-            self._alerts.load(self._connect(), str(self.run_id))
+        with self._store() as client:
+            self._alerts.load(client, str(self.run_id))
         if self._alerts.waits and status in _FINAL:
             self._write_alerts()
         self._set_tags({"rldk.status": status})
@@ -219,8 +226,7 @@ class MLflowTracker(Tracker):
         return f"{self._place.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.run_id}" if known else None
 
     def last_step(self) -> int | None:
-        client = self._connect()
-        with translated(self._mlflow):
+        with self._store() as client:
             return last_step(client, str(self.run_id))
 
     def address(self) -> Mapping[str, str]:
@@ -254,7 +260,8 @@ class MLflowTracker(Tracker):
         finally:
             self._opened = False
 
-    def _connect(self) -> Any:
+    @contextmanager
+    def _store(self) -> Iterator[Any]:
         """The client, after a look whether its server answers; makes the run where one was asked for."""
         if not self.joined:
             raise UnavailableError("no MLflow run is open")
@@ -270,21 +277,19 @@ class MLflowTracker(Tracker):
             elif not self._is_known:
                 self.experiment_id = experiment_of(self._client, self.run_id)
             self._is_known = True
-        return self._client
+            yield self._client
 
     def _set_tags(self, tags: Mapping[str, str]) -> None:
-        client = self._connect()
-        self._beat = time.monotonic()
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        with translated(self._mlflow):
+        with self._store() as client:
+            self._beat = time.monotonic()
             write_tags(client, str(self.run_id), {**tags, "rldk.step": str(self._step), "rldk.heartbeat": now})
 
     def _write_alerts(self) -> None:
-        client, run_id = self._connect(), str(self.run_id)
-        with translated(self._mlflow):
-            self._alerts.load(client, run_id)
+        with self._store() as client:
+            self._alerts.load(client, str(self.run_id))
             self._tag_alerts()
-            self._alerts.write(client, run_id)
+            self._alerts.write(client, str(self.run_id))
         self._run_page().alert(self._alerts.alerts)
 
     def _tag_alerts(self) -> None:

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.trackers.mlflow_tables import is_listed, write_table
+from rldk_tracking.trackers.mlflow_run import is_listed, write_table
 from rldk_tracking.trackers.records import alert_of
 
 FILE = "rldk/alerts.json"

@@ -40,7 +40,11 @@ _NOT_FINITE = ("nan", "inf", "-inf")
 
 def encode(method: str, args: tuple[Any, ...], time: float) -> dict[str, Any]:
     """The record of one call. Raises KeyError for a method that no tracker has."""
-    return {"time": time} | _ENCODERS[method](*args)
+    if method == "alert":
+        return {"time": time, "type": "alert"} | cast("Alert", args[0]).as_dict()
+    kind = _KINDS[method]
+    fields = zip(_CALLS[kind][1], args, strict=True)
+    return {"time": time, "type": kind} | {name: _data(value) for name, value in fields}
 
 
 def row_record(step: int, metrics: Mapping[str, float], alerts: Iterable[Alert], time: float) -> dict[str, Any]:
@@ -64,10 +68,14 @@ def calls(record: Mapping[str, Any]) -> list[Call]:
     kind = record["type"]
     if kind in ("begin", "destination"):
         return []
-    if kind not in _DECODERS:
+    if kind not in ("alert", "end", *_CALLS):
         raise ValueError(f"the type {str(kind)[:40]!r} is not known")
     try:
-        return _DECODERS[kind](record)
+        if kind == "metrics":
+            return _decode_row(record)
+        if kind == "end":
+            return _decode_end(record)
+        return [("alert", (alert_of(record),)) if kind == "alert" else _decode_call(kind, record)]
     except KeyError as error:
         raise ValueError(f"a field is missing ({error})") from error
     except (TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -169,6 +177,18 @@ def _text(value: Any) -> str:
     return value
 
 
+def _texts(value: Iterable[Any]) -> list[str]:
+    return [_text(text) for text in value]
+
+
+def _rows(value: Iterable[Iterable[Any]]) -> list[list[Any]]:
+    return [list(row) for row in value]
+
+
+def _params(value: Mapping[str, Any]) -> dict[str, str]:
+    return {str(name): str(text) for name, text in value.items()}
+
+
 def alert_of(fields: Mapping[str, Any]) -> Alert:
     """The alert of a record's fields; others than `Alert` has are left out.
 
@@ -198,19 +218,8 @@ def alert_of(fields: Mapping[str, Any]) -> Alert:
 
 
 def _decode_row(record: Mapping[str, Any]) -> list[Call]:
-    row: Call = ("log", (_metrics(record["metrics"]), _step(record["step"])))
-    return [row, *(("alert", (alert_of(fields),)) for fields in record.get("alerts") or ())]
-
-
-def _decode_table(record: Mapping[str, Any]) -> list[Call]:
-    columns = [_text(column) for column in record["columns"]]
-    rows = [list(row) for row in record["rows"]]
-    return [("log_table", (_text(record["key"]), columns, rows, _step(record["step"])))]
-
-
-def _decode_checkpoint(record: Mapping[str, Any]) -> list[Call]:
-    params = {str(name): str(value) for name, value in record["params"].items()}
-    return [("log_checkpoint", (_text(record["name"]), _metrics(record["metrics"]), params, _step(record["step"])))]
+    alerts = record.get("alerts") or ()
+    return [_decode_call("metrics", record), *(("alert", (alert_of(fields),)) for fields in alerts)]
 
 
 def _decode_end(record: Mapping[str, Any]) -> list[Call]:
@@ -219,59 +228,34 @@ def _decode_end(record: Mapping[str, Any]) -> list[Call]:
     return [("status", (record["status"], {}, _step(record["step"])))]
 
 
-_DECODERS: dict[str, Callable[[Mapping[str, Any]], list[Call]]] = {
-    "metrics": _decode_row,
-    "alert": lambda record: [("alert", (alert_of(record),))],
-    "table": _decode_table,
-    "figure": lambda record: [("log_figure", (_text(record["key"]), _text(record["svg"]), _step(record["step"])))],
-    "heatmap": lambda record: [
-        ("log_heatmap", (_text(record["key"]), Heatmap.of(record["heatmap"]), _step(record["step"])))
-    ],
-    "checkpoint": _decode_checkpoint,
-    "status": lambda record: [
-        ("status", (_text(record["status"]), _metrics(record["metrics"]), _step(record["step"])))
-    ],
-    "end": _decode_end,
-}
+def _decode_call(kind: str, record: Mapping[str, Any]) -> Call:
+    method, fields = _CALLS[kind]
+    return method, tuple(read(record[name]) for name, read in fields.items())
 
-_ENCODERS: dict[str, Callable[..., dict[str, Any]]] = {
-    "log": lambda metrics, step: {"type": "metrics", "step": step, "metrics": dict(metrics)},
-    "alert": lambda alert: {"type": "alert"} | cast("Alert", alert).as_dict(),
-    "log_table": lambda key, columns, rows, step: {
-        "type": "table",
-        "key": key,
-        "step": step,
-        "columns": list(columns),
-        "rows": [list(row) for row in rows],
-    },
-    "log_figure": lambda key, svg, step: {"type": "figure", "key": key, "step": step, "svg": svg},
-    "log_heatmap": lambda key, heatmap, step: {
-        "type": "heatmap",
-        "key": key,
-        "step": step,
-        "heatmap": heatmap.as_dict(),
-    },
-    "log_checkpoint": lambda name, metrics, params, step: {
-        "type": "checkpoint",
-        "step": step,
-        "name": name,
-        "metrics": dict(metrics),
-        "params": dict(params),
-    },
-    "status": lambda status, metrics, step: {
-        "type": "status",
-        "step": step,
-        "status": status,
-        "metrics": dict(metrics),
-    },
+
+_CALLS: dict[str, tuple[str, dict[str, Callable[[Any], Any]]]] = {
+    "metrics": ("log", {"metrics": _metrics, "step": _step}),
+    "table": ("log_table", {"key": _text, "columns": _texts, "rows": _rows, "step": _step}),
+    "figure": ("log_figure", {"key": _text, "svg": _text, "step": _step}),
+    "heatmap": ("log_heatmap", {"key": _text, "heatmap": Heatmap.of, "step": _step}),
+    "checkpoint": ("log_checkpoint", {"name": _text, "metrics": _metrics, "params": _params, "step": _step}),
+    "status": ("status", {"status": _text, "metrics": _metrics, "step": _step}),
 }
+"""Type of a record to the method that it calls, its arguments in order, and how each is read."""
+_KINDS = {method: kind for kind, (method, _) in _CALLS.items()}
+
+
+def _data(value: Any) -> Any:
+    """As JSON has it."""
+    if isinstance(value, Heatmap):
+        return value.as_dict()
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def _plain(value: Any) -> Any:
-    item = getattr(value, "item", None)
-    if callable(item) and getattr(value, "size", None) == 1:
-        return _finite(item())
-    return str(value)
+    """A number or an array of a library, as Python's own; of anything else the words."""
+    plain = getattr(value, "tolist", None)
+    return _finite(plain()) if callable(plain) else str(value)
 
 
 def _finite(value: Any) -> Any:

@@ -19,7 +19,7 @@ from rldk_tracking.probes.optimizer import OptimizerProbe
 from rldk_tracking.rollout import Rollout
 from rldk_tracking.trackers.jsonl import JsonlTracker
 from rldk_tracking.trackers.memory import InMemoryTracker
-from rldk_tracking.trackers.mlflow_names import Names
+from rldk_tracking.trackers.mlflow_run import Names
 from tests.faults.scenario import records
 
 NAMES = [

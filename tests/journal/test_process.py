@@ -19,7 +19,7 @@ from rldk_tracking.journal.process import CourierProcess, Destination, courier
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers import resolve
 from rldk_tracking.trackers.base import RefusedError, Tracker
-from rldk_tracking.trackers.line_file import LineFile
+from rldk_tracking.trackers.jsonl import LineFile
 from rldk_tracking.trackers.mlflow import MLflowTracker
 from rldk_tracking.trackers.slack import SlackNotifier
 from tests.journal.conftest import an_alert, eventually, row, started, steps_in

@@ -9,7 +9,7 @@ import pytest
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers import mlflow_alerts as module
 from rldk_tracking.trackers.mlflow_alerts import COLUMNS, FILE, AlertTable, stored
-from rldk_tracking.trackers.mlflow_tables import write_table
+from rldk_tracking.trackers.mlflow_run import write_table
 
 pytest.importorskip("mlflow", reason="needs mlflow")
 Make = Callable[..., Alert]
