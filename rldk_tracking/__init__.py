@@ -18,7 +18,7 @@ from rldk_tracking.messages.extras import advice
 if TYPE_CHECKING:
     from rldk_tracking.callback import CustomRLDKCallback, RLDKCallback, RLDKMetrics, RLDKMonitor, attach
     from rldk_tracking.health.alert import Alert
-    from rldk_tracking.health.rules import Rule
+    from rldk_tracking.health.rule import Rule
     from rldk_tracking.history.dashboard import RLDKDashboard
     from rldk_tracking.history.replay import replay
     from rldk_tracking.isolation import TrainingStopped
@@ -52,7 +52,7 @@ _HOME = {
     "RLDKMetrics": "callback",
     "RLDKMonitor": "callback",
     "Rollout": "rollout",
-    "Rule": "health.rules",
+    "Rule": "health.rule",
     "SlackNotifier": "trackers.slack",
     "TrainingStopped": "isolation",
     "WandbTracker": "trackers.wandb",

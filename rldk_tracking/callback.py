@@ -23,7 +23,7 @@ from rldk_tracking.run import Run
 from rldk_tracking.trackers.base import Tracker
 
 if TYPE_CHECKING:
-    from rldk_tracking.health.rules import Rule
+    from rldk_tracking.health.rule import Rule
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from rldk_tracking.trackers.base import Tracker
 
 if TYPE_CHECKING:
     from rldk_tracking.health.alert import Alert
-    from rldk_tracking.health.rules import Rule
+    from rldk_tracking.health.rule import Rule
 
 
 class Run:

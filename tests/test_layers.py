@@ -188,7 +188,7 @@ def test_a_planted_import_is_found(line: str) -> None:
     [
         ("rldk_tracking.metrics", "from ..trackers import mlflow", "metrics > trackers"),
         ("rldk_tracking.rollout", "from .isolation import Shield", "rollout > isolation"),
-        ("rldk_tracking.health.catalogue", "from ...run import Run", "health > run"),
+        ("rldk_tracking.health.conditions", "from ...run import Run", "health > run"),
         ("rldk_tracking.metrics.kl", "from rldk_tracking import MLflowTracker", "metrics > __init__"),
         ("rldk_tracking.metrics.kl", "import rldk_tracking", "metrics > __init__"),
         ("rldk_tracking.spare", "import math", "spare"),
@@ -202,12 +202,12 @@ def test_other_plants_are_found_too(module: str, line: str, found: str) -> None:
 
 def test_a_planted_circle_is_found() -> None:
     known = modules()
-    known["rldk_tracking.health.rules"] += "\ndef late():\n    from rldk_tracking.health.presets import rules_for\n"
-    assert {"rldk_tracking.health.rules", "rldk_tracking.health.presets"} <= set(cycle(known))
+    known["rldk_tracking.health.rule"] += "\ndef late():\n    from rldk_tracking.health.presets import rules_for\n"
+    assert {"rldk_tracking.health.rule", "rldk_tracking.health.presets"} <= set(cycle(known))
 
 
 def test_names_for_the_type_checker_make_no_circle() -> None:
     known = modules()
     planted = "if TYPE_CHECKING:\n    from rldk_tracking.health.presets import rules_for"
-    known["rldk_tracking.health.rules"] += f"\n{planted}\n"
+    known["rldk_tracking.health.rule"] += f"\n{planted}\n"
     assert cycle(known) == []

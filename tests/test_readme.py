@@ -11,8 +11,10 @@ import pytest
 import rldk_tracking
 from rldk_tracking.cli.main import COMMANDS
 from rldk_tracking.demo.faults import FAULTS
-from rldk_tracking.health.catalogue import RULES
-from rldk_tracking.health.rules import FAMILIES
+from rldk_tracking.health.presets import builtin_rules
+from rldk_tracking.health.rule import FAMILIES
+
+RULES = builtin_rules()
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rldk_tracking.health.conditions.levels import Level
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.rule import Rule
 from rldk_tracking.isolation import TrainingStopped
 from tests.test_run import LENGTH, LOSS, NAN, run_of, step_of
 

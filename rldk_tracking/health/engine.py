@@ -8,7 +8,7 @@ from typing import Any
 
 from rldk_tracking.health.alert import Alert, Severity, add_alert
 from rldk_tracking.health.failures import Failures
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.rule import Rule
 from rldk_tracking.health.scores import Scores
 from rldk_tracking.health.watch import Watch
 

@@ -9,12 +9,12 @@ import difflib
 import inspect
 import re
 import textwrap
+from collections.abc import Iterable
 
-from rldk_tracking.health.catalogue import RULES
 from rldk_tracking.health.conditions import CONDITIONS
 from rldk_tracking.health.failures import RULE_FAILED
-from rldk_tracking.health.pages import PAGES
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.presets import builtin_rules
+from rldk_tracking.health.rule import Page, Rule
 
 WIDTH = 100
 FAILED_PAGE = (
@@ -24,41 +24,44 @@ FAILED_PAGE = (
 )
 
 
-def explain(name: str, rule: Rule | None = None) -> str:
+def explain(name: str, rules: Iterable[Rule] | None = None) -> str:
     """The page.
 
     Args:
         name: id of a rule.
-        rule: as it is in force, where overrides changed it or a user wrote it; else the built-in one.
+        rules: those in force, as overrides changed them or a user wrote them; the built-in ones by default.
 
     Raises:
         KeyError: there is no such rule; the message names the nearest.
     """
-    rule = RULES.get(name) if rule is None else rule
-    if rule is None and name == RULE_FAILED:
+    known = builtin_rules() if rules is None else {rule.id: rule for rule in rules}
+    if name == RULE_FAILED and name not in known:
         return f"{RULE_FAILED} (warning)\n{_paragraph(FAILED_PAGE)}\n"
-    if rule is None:
-        near = difflib.get_close_matches(name, RULES, 3, 0.4) or sorted(RULES)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 3, 0.4) or sorted(known)
         raise KeyError(f"no rule {name!r}; there are {', '.join(near)}")
-    page = PAGES.get(name)
-    sections = [f"{rule.id} ({rule.severity})"]
-    if page is not None:
-        sections.append(_paragraph(page.why))
-    sections += [_heading("Fires when"), _watched(rule), _believed(rule)]
-    if page is not None:
-        sections += [_heading("Likely causes"), _listed(page.causes), _heading("Try first"), _listed(page.try_first)]
-        sections += [_heading("Where the limit comes from"), _paragraph(page.limit)]
-    elif rule.advice:
-        sections += [_heading("Try first"), _paragraph(rule.advice)]
-    sections += [_heading("Beside other rules"), _beside(rule)]
-    sections += [_heading("Change it"), _change(rule)]
-    return "\n".join(sections) + "\n"
+    rule = known[name]
+    page = rule.page or Page()
+    sections = [
+        ("", [_paragraph(page.why)]),
+        ("Fires when", [_watched(rule), _believed(rule)]),
+        ("Likely causes", _listed(page.causes)),
+        ("Try first", _listed(rule.advice.splitlines())),
+        ("Where the limit comes from", [_paragraph(page.limit)]),
+        ("Beside other rules", [_beside(rule, known.values())]),
+        ("Change it", [_change(rule)]),
+    ]
+    lines = [f"{rule.id} ({rule.severity})"]
+    for heading, paragraphs in sections:
+        if any(paragraphs):
+            lines += [f"\n{heading}"] if heading else []
+            lines += paragraphs
+    return "\n".join(lines) + "\n"
 
 
 def summary(rule: Rule) -> str:
     """Why a rule is there, in its page's first sentence; empty where it has no page."""
-    page = PAGES.get(rule.id)
-    return "" if page is None else re.split(r"(?<! al)[.:;] ", page.why)[0].rstrip(".") + "."
+    return "" if rule.page is None else re.split(r"(?<! al)[.:;] ", rule.page.why)[0].rstrip(".") + "."
 
 
 def _watched(rule: Rule) -> str:
@@ -86,10 +89,10 @@ def _believed(rule: Rule) -> str:
     return _paragraph(text)
 
 
-def _beside(rule: Rule) -> str:
+def _beside(rule: Rule, rules: Iterable[Rule]) -> str:
     holds = ", ".join(rule.silences) or "nothing"
     family = f"{rule.family}.*"
-    by = [other.id for other in RULES.values() if other.id != rule.id and {rule.id, family} & set(other.silences)]
+    by = [other.id for other in rules if other.id != rule.id and {rule.id, family} & set(other.silences)]
     return _paragraph(f"Holds back as its consequences: {holds}. Held back by: {', '.join(by) or 'nothing'}.")
 
 
@@ -105,16 +108,10 @@ def _change(rule: Rule) -> str:
     return _paragraph(f"{example}; parameters, as they are: {given}. Off: {switch}.")
 
 
-def _heading(text: str) -> str:
-    return f"\n{text}"
-
-
 def _paragraph(text: str) -> str:
     return textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
 
 
-def _listed(items: tuple[str, ...]) -> str:
-    return "\n".join(
-        textwrap.fill(item, WIDTH, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False)
-        for item in items
-    )
+def _listed(items: Iterable[str]) -> list[str]:
+    wrap = textwrap.TextWrapper(WIDTH, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False)
+    return [wrap.fill(item) for item in items]

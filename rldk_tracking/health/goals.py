@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rldk_tracking.health.rules import Rule, RuleError
+from rldk_tracking.health.rule import Rule, RuleError
 from rldk_tracking.messages.arguments import mapping, nearest, number
 
 GOALS: dict[str, tuple[str, ...]] = {

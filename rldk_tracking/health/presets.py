@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rldk_tracking.health.catalogue import RULES
 from rldk_tracking.health.expression import Expression
 from rldk_tracking.health.parameters import parameters_of, takes_none
-from rldk_tracking.health.rules import FAMILIES, Rule, RuleError
-from rldk_tracking.health.user_rules import RulesFile, UserRulesError
+from rldk_tracking.health.rule import FAMILIES, Rule, RuleError
+from rldk_tracking.health.rules_file import RulesFile, RulesFileError
 from rldk_tracking.messages.arguments import flag, mapping, nearest, shown
 
 T = TypeVar("T")
 
 PRESETS = ("safe", "strict", "quiet")
+BUILT_IN = Path(__file__).parent / "rules"
+"""The folder of the built-in rules, one file a family."""
 SUFFIXES = (".yaml", ".yml")
 """How the path of a file of rules ends."""
 FORMS = '"safe", "strict", "quiet", the path of a .yaml file, or a list of Rule'
@@ -30,6 +32,13 @@ MAX_ROW_COST = 600_000
 """Of the expressions of a rule set together, see `Expression.row_cost`: about 0.1 s a row."""
 
 
+@functools.cache
+def builtin_rules() -> Mapping[str, Rule]:
+    """Id to rule, as in the preset "safe". The files are read when they are first asked for."""
+    files = [BUILT_IN / f"{family}.yaml" for family in FAMILIES]
+    return {rule.id: rule for file in files if file.is_file() for rule in RulesFile(file).rules}
+
+
 def rules_for(
     preset: str | os.PathLike[str] | Sequence[Rule] = "safe", overrides: Mapping[str, Mapping[str, Any]] | None = None
 ) -> list[Rule]:
@@ -37,13 +46,13 @@ def rules_for(
 
     Args:
         preset: "safe" (the rules as published), "strict" (believed sooner), "quiet" (critical ones, and warnings
-            only where they last), the path of a YAML file (see `rldk_tracking.health.user_rules`), or rules.
+            only where they last), the path of a YAML file (see `rldk_tracking.health.rules_file`), or rules.
         overrides: rule id to fields of the rule or parameters of its condition: `{"kl.high": {"threshold": 0.2}}`.
             `{"kl.high": {"enabled": False}}` leaves the rule out; None stands for the rule's own value.
 
     Raises:
         ValueError: an unknown preset, rule, or field, a value that does not fit, or more rules than can be judged; the
-            message names what there is. A `UserRulesError` for a file, a `RuleError` for a rule.
+            message names what there is. A `RulesFileError` for a file, a `RuleError` for a rule.
     """
     rules = _named(preset)
     chosen = {rule.id: rule for rule in rules}
@@ -87,12 +96,12 @@ def load_rules(path: str | Path, within: tuple[Path, ...] = ()) -> list[Rule]:
         within: the files that begin with this one.
 
     Raises:
-        UserRulesError: the file is not what it should be, or begins with itself.
+        RulesFileError: the file is not what it should be, or begins with itself.
     """
     path = Path(path)
     chain = (*within, path.resolve())
     if path.resolve() in within:
-        raise UserRulesError(f"{path} begins with itself: {' -> '.join(file.name for file in chain)}.")
+        raise RulesFileError(f"{path} begins with itself: {' -> '.join(file.name for file in chain)}.")
     file = RulesFile(path)
     own = {rule.id for rule in file.rules}
     base: list[Rule] = []
@@ -158,7 +167,7 @@ def _named(preset: object) -> list[Rule]:
                 f"did you mean {close[0]}?" if close else f"there are {', '.join(PRESETS)}, and paths of .yaml files."
             )
             raise ValueError(f"unknown preset {shown(preset)}; {known}")
-        return [_as_in(preset, rule) for rule in RULES.values()]
+        return [_as_in(preset, rule) for rule in builtin_rules().values()]
     if isinstance(preset, Rule):
         raise ValueError(f"rules must be {FORMS}, got the rule {preset.id!r}: write rules=[...] around it.")
     if not isinstance(preset, (list, tuple)):
@@ -201,7 +210,7 @@ def _check_set(rules: list[Rule]) -> None:
             "the other functions n.",
             ("parameters", "when"),
         )
-    names = {rule.id for rule in rules} | set(RULES) | {"*"}
+    names = {rule.id for rule in rules} | set(builtin_rules()) | {"*"}
     families = {rule.family for rule in rules} | set(FAMILIES)
     for rule in rules:
         for pattern in rule.silences:

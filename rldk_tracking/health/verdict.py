@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from rldk_tracking.health.alert import Severity
-from rldk_tracking.health.rules import FAMILIES
+from rldk_tracking.health.rule import FAMILIES
 
 if TYPE_CHECKING:
     from rldk_tracking.health.engine import Engine

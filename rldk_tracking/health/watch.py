@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from rldk_tracking.health.alert import SEVERITIES, Alert, Severity
 from rldk_tracking.health.conditions.base import Finding, Row
 from rldk_tracking.health.detectors import Stateful
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.rule import Rule
 
 QUIET, BREACHED, CRITICAL = 0, 1, 2
 
@@ -180,7 +180,8 @@ class Watch(Stateful):
 def advice(rule: Rule, context: Mapping[str, Any]) -> str:
     """The rule's advice, after the run's own settings that it is about."""
     known = [f"{name} {_short(context[name])}" for name in rule.quotes if context.get(name) is not None]
-    return f"(configured: {', '.join(known)}) {rule.advice}" if known else rule.advice
+    text = " ".join(rule.advice.splitlines())
+    return f"(configured: {', '.join(known)}) {text}" if known else text
 
 
 def _short(value: Any) -> str:

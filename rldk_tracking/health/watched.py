@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rldk_tracking.health.conditions.silence import Silence
-from rldk_tracking.health.rules import Rule, RuleError
+from rldk_tracking.health.rule import Rule, RuleError
 
 PREFIX = "rldk/run/"
 
@@ -40,8 +40,9 @@ def silence_of(rules: Iterable[Rule]) -> Silence | None:
 
 
 def as_data(rules: Iterable[Rule]) -> dict[str, dict[str, Any]]:
-    """The watched rules as plain data, id to fields; without their actions, which may hold a secret address."""
-    exclude = {"id", "actions"}
+    """The watched rules as plain data, id to fields; without their actions, which may hold a secret address,
+    and their pages, which nobody reads there."""
+    exclude = {"id", "actions", "page"}
     return {
         rule.id: rule.model_dump(mode="json", exclude=exclude, exclude_defaults=True) for rule in watched_rules(rules)
     }

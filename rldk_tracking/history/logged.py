@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.rule import Rule
 from rldk_tracking.history.handwritten import NAMES
 from rldk_tracking.history.run_history import JUDGED
 from rldk_tracking.sources.aliases import ALIASES, EVALUATED, NAN_COUNTERS

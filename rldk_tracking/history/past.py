@@ -13,7 +13,7 @@ from rldk_tracking.charts.series import Points, thinned
 from rldk_tracking.health.alert import Alert, add_alert
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import rules_for
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.rule import Rule
 from rldk_tracking.health.verdict import Judged
 from rldk_tracking.health.watched import row_rules
 from rldk_tracking.history.reading import (

@@ -10,7 +10,7 @@ from typing import Any
 from rldk_tracking.health.alert import Alert, add_alert
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import rules_for
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.rule import Rule
 from rldk_tracking.health.verdict import EXIT_CODES, Judged, Verdict, verdict_of
 from rldk_tracking.health.watched import row_rules
 from rldk_tracking.history.logged import not_logged

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from rldk_tracking.health.actions import Call, Function, Webhook
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.rule import Rule
 from rldk_tracking.health.watched import watched_rules
 from rldk_tracking.isolation import Shield
 from rldk_tracking.trackers.webhook import WebhookNotifier

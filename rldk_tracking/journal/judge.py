@@ -9,7 +9,7 @@ from typing import Any
 from rldk_tracking.charts.series import limits_of
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.engine import Engine
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.rule import Rule
 from rldk_tracking.health.verdict import Judged
 from rldk_tracking.journal.publisher import Publisher
 from rldk_tracking.journal.settings import Settings

@@ -16,7 +16,7 @@ from typing import Any
 from rldk_tracking.charts.announce import announce, announce_alert, announce_journal
 from rldk_tracking.charts.incidents import incidents_of, verdict
 from rldk_tracking.health.alert import Alert, add_alert
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.rule import Rule
 from rldk_tracking.health.watched import as_data
 from rldk_tracking.isolation import Shield
 from rldk_tracking.journal import exits

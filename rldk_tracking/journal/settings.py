@@ -18,7 +18,7 @@ from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.slack import ENVIRONMENT, SlackNotifier
 
 if TYPE_CHECKING:
-    from rldk_tracking.health.rules import Rule
+    from rldk_tracking.health.rule import Rule
 
 logger = logging.getLogger(__name__)
 

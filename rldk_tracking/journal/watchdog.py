@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.health.catalogue import RULES
 from rldk_tracking.health.conditions.silence import LIMIT_KEY
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.presets import builtin_rules
+from rldk_tracking.health.rule import Rule
 from rldk_tracking.health.watch import BREACHED, Watch
 from rldk_tracking.health.watched import from_data, watched_rules
 from rldk_tracking.journal import beats
@@ -195,7 +195,7 @@ def _rules_of(data: Mapping[str, Mapping[str, Any]]) -> list[Rule]:
             rules += from_data({name: fields})
         except ValueError as error:
             logger.warning("rldk: rule %s cannot be read from the journal: %s", name, error)
-            rules += watched_rules([RULES[name]] if name in RULES else [])
+            rules += watched_rules(rule for rule in builtin_rules().values() if rule.id == name)
     return rules
 
 

@@ -27,7 +27,7 @@ from rldk_tracking.sources.logs import named
 from rldk_tracking.trackers.base import Tracker
 
 if TYPE_CHECKING:
-    from rldk_tracking.health.rules import Rule
+    from rldk_tracking.health.rule import Rule
     from rldk_tracking.rollout import PolicyUpdate, Rollout
 
 

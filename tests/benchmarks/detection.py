@@ -28,7 +28,7 @@ import strangers  # noqa: E402
 from faults import FAULTS  # noqa: E402
 from training import KINDS, begin, plan, quieten, train  # noqa: E402
 
-from rldk_tracking.health.catalogue import RULES  # noqa: E402
+from rldk_tracking.health.presets import builtin_rules  # noqa: E402
 from rldk_tracking.history.reading import read  # noqa: E402
 from rldk_tracking.history.replay import replay  # noqa: E402
 
@@ -126,7 +126,7 @@ def described(measured: Measured) -> str:
         ]
         for rule, count in measured.false.most_common():
             lines.append(f"| `{rule}` | {1000 * count / measured.steps:.2f} |")
-        lines.append(f"| each of the other {len(RULES) - len(measured.false)} | 0 |")
+        lines.append(f"| each of the other {len(builtin_rules()) - len(measured.false)} | 0 |")
     return "\n".join(lines)
 
 

@@ -11,9 +11,11 @@ from string import Formatter
 import pytest
 
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.health.catalogue import RULES
 from rldk_tracking.health.conditions.base import Condition, Finding
 from rldk_tracking.health.engine import Engine
+from rldk_tracking.health.presets import builtin_rules
+
+RULES = builtin_rules()
 
 Row = dict[str, float]
 

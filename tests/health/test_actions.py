@@ -7,8 +7,8 @@ import pytest
 from rldk_tracking.health.actions import Call, Webhook, action, actions_of
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.presets import load_rules, rules_for
-from rldk_tracking.health.rules import Rule, RuleError
-from rldk_tracking.health.user_rules import UserRulesError
+from rldk_tracking.health.rule import Rule, RuleError
+from rldk_tracking.health.rules_file import RulesFileError
 
 SECRET = "https://pager.example/hooks/xoxSECRETxox"
 
@@ -80,7 +80,7 @@ def test_a_file_of_rules_takes_them(tmp_path: Path) -> None:
 def test_a_file_with_a_wrong_one_is_refused_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "rules.yaml"
     path.write_text("rules:\n  - id: team.long\n    when: last('length/mean') > 900\n    actions: [{shell: ls}]\n")
-    with pytest.raises(UserRulesError, match=r"rules\.yaml:4: rule 'team.long': actions: an action is alert, stop"):
+    with pytest.raises(RulesFileError, match=r"rules\.yaml:4: rule 'team.long': actions: an action is alert, stop"):
         load_rules(path)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import rules_for
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.rule import Rule
 
 
 def level(**fields: object) -> Rule:

@@ -11,7 +11,7 @@ from rldk_tracking.health.conditions import CONDITIONS
 from rldk_tracking.health.conditions.levels import Level
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.failures import RULE_FAILED
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.rule import Rule
 
 KEY, OTHER = "rldk/length/mean", "rldk/grad/norm"
 

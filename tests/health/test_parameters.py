@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from rldk_tracking.health.catalogue import RULES
 from rldk_tracking.health.conditions import CONDITIONS
 from rldk_tracking.health.parameters import RANGES, ParameterError, check_parameters, parameters_of, takes_none
-from rldk_tracking.health.rules import Rule, RuleError
+from rldk_tracking.health.presets import builtin_rules
+from rldk_tracking.health.rule import Rule, RuleError
+
+RULES = builtin_rules()
 
 LENGTH = ("rldk/length/mean",)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rldk_tracking.health.catalogue import RULES
 from rldk_tracking.health.engine import Engine
-from rldk_tracking.health.presets import MAX_RULES, PRESETS, rules_for
-from rldk_tracking.health.rules import Rule, RuleError
+from rldk_tracking.health.presets import MAX_RULES, PRESETS, builtin_rules, rules_for
+from rldk_tracking.health.rule import Rule, RuleError
+
+RULES = builtin_rules()
 
 
 def by_id(rules: list[Rule]) -> dict[str, Rule]:
@@ -170,3 +173,12 @@ def test_strict_is_sooner_than_safe_and_quiet_is_later(healthy) -> None:
 def test_no_preset_delays_what_is_critical(preset: str) -> None:
     engine = Engine(rules_for(preset))
     assert [alert.rule for alert in engine.update(0, {"rldk/nan/weights": 1.0})] == ["nan.weights"]
+
+
+def test_the_built_in_rules_are_not_read_before_they_are_needed() -> None:
+    code = (
+        "import sys, rldk_tracking, rldk_tracking.health.presets as presets\n"
+        "print(presets.builtin_rules.cache_info().currsize)\n"
+        "presets.rules_for(); print(presets.builtin_rules.cache_info().currsize)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == ["0", "1"]

@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import theilslopes
 
-from rldk_tracking.health.catalogue import RULES
 from rldk_tracking.health.engine import Engine
-from rldk_tracking.health.presets import rules_for
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.presets import builtin_rules, rules_for
+from rldk_tracking.health.rule import Rule
 from rldk_tracking.health.scores import score
 from rldk_tracking.keys.verdicts import KEYS
+
+RULES = builtin_rules()
 
 REWARD = "rldk/reward/mean"
 

@@ -8,7 +8,7 @@ import pytest
 
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import rules_for
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.rule import Rule
 from rldk_tracking.health.verdict import EXIT_CODES, Coverage, Judged, verdict_of
 from rldk_tracking.health.watched import row_rules
 

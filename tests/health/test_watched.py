@@ -6,11 +6,12 @@ import json
 
 import pytest
 
-from rldk_tracking.health.catalogue import RULES
 from rldk_tracking.health.engine import Engine
-from rldk_tracking.health.presets import rules_for
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.presets import builtin_rules, rules_for
+from rldk_tracking.health.rule import Rule
 from rldk_tracking.health.watched import as_data, from_data, is_watched, row_rules, silence_of, watched_rules
+
+RULES = builtin_rules()
 
 MINE = Rule(
     id="mine.slow",
@@ -46,7 +47,7 @@ def test_they_go_through_json_with_what_was_changed() -> None:
     assert "secret" not in text and "actions" not in text
     back = {rule.id: rule for rule in from_data(json.loads(text))}
     assert set(back) == {"run.crashed", "run.hung", "mine.slow"}
-    expected = {rule.id: rule.model_copy(update={"actions": ()}) for rule in watched_rules(rules)}
+    expected = {rule.id: rule.model_copy(update={"actions": (), "page": None}) for rule in watched_rules(rules)}
     assert back == expected
     assert back["run.hung"].parameters["threshold"] == 300.0 and back["run.hung"].severity == "critical"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rldk_tracking.health.presets import rules_for
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.rule import Rule
 from rldk_tracking.health.watched import row_rules
 from rldk_tracking.history.handwritten import NAMES
 from rldk_tracking.history.logged import LOGGED, not_logged

@@ -9,7 +9,7 @@ from rldk_tracking.callback import RLDKCallback
 from rldk_tracking.health.actions import Call, Webhook, action
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.presets import rules_for
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.rule import Rule
 from rldk_tracking.journal.actions import Actions
 from rldk_tracking.rollout import RunInfo
 from tests.trackers.conftest import make_alert

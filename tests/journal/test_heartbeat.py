@@ -16,11 +16,13 @@ import numpy as np
 import psutil
 import pytest
 
-from rldk_tracking.health.catalogue import RULES
 from rldk_tracking.health.conditions.silence import Silence
+from rldk_tracking.health.presets import builtin_rules
 from rldk_tracking.journal import heartbeat
 from rldk_tracking.journal.beats import Beat, host_name, read_beats
 from rldk_tracking.journal.heartbeat import Durations, Heartbeat
+
+RULES = builtin_rules()
 
 FIRST, THRESHOLD = 1800.0, 120.0
 

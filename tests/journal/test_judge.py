@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.rule import Rule
 from rldk_tracking.journal.judge import SAVE, STOP, Judge
 from rldk_tracking.journal.publisher import Publisher
 from rldk_tracking.journal.settings import Settings

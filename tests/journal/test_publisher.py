@@ -13,7 +13,7 @@ from typing import ClassVar
 import pytest
 
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.rule import Rule
 from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of, news_of
 from rldk_tracking.journal.settings import needs_journal
 from rldk_tracking.journal.target import named

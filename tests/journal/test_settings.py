@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.rule import Rule
 from rldk_tracking.journal.settings import Settings
 from rldk_tracking.trackers.memory import InMemoryTracker
 from rldk_tracking.trackers.slack import SlackNotifier

@@ -19,7 +19,7 @@ import pytest
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.presets import rules_for
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.rule import Rule
 from rldk_tracking.health.watched import as_data, silence_of
 from rldk_tracking.journal import heartbeat
 from rldk_tracking.journal.beats import ELSEWHERE, GONE, RUNNING, STOPPED, Beat, host_name, read_beats

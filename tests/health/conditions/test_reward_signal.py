@@ -6,7 +6,6 @@ import random
 
 import pytest
 
-from rldk_tracking.health.catalogue import RULES
 from rldk_tracking.health.conditions.reward_signal import (
     DISAGREEMENT,
     LENGTH,
@@ -17,6 +16,9 @@ from rldk_tracking.health.conditions.reward_signal import (
     TiedGroups,
 )
 from rldk_tracking.health.engine import Engine
+from rldk_tracking.health.presets import builtin_rules
+
+RULES = builtin_rules()
 
 TIED, MEAN, STD, WITHIN = "tied", "rldk/reward/mean", "rldk/reward/std", "rldk/reward/group_std_mean"
 
