@@ -1,4 +1,11 @@
-"""The one place that keeps a fault of ours from ending a training run."""
+"""The one place that keeps a fault of ours from ending a training run.
+
+Keys, read by `rldk_tracking.keys`:
+
+    rldk/system/overhead_fraction | 1 | host | lower
+        What these diagnostics cost.
+        = time here / wall time
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,12 @@
 The ranks have a process group of their own on the host's memory, so that the exchange neither waits for the device nor
 mixes with the trainer's collectives. Rank 0 has the merged step; the others' work does not grow with their number.
 Where not every rank of the job has the callback, the lowest that has it goes on with its own numbers alone.
+
+Keys, read by `rldk_tracking.keys`:
+
+    rldk/system/rank_spread/seconds | s | host | lower | max over ranks
+        By how much the slowest rank holds up the fastest when sampling; what a backward pass waits is not seen.
+        = max - min of the ranks' seconds in gathers
 """
 
 from __future__ import annotations

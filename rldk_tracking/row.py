@@ -1,6 +1,12 @@
 """From the tensors of a step to what a rank delivers, and from what all ranks delivered to the one row.
 
 All groups that are computed from a `Rollout` or a `PolicyUpdate` stand here in one fixed order known to every rank.
+
+Keys, read by `rldk_tracking.keys`:
+
+    rldk/system/rank_spread/weights | 1 | optimizer | lower | max over ranks
+        How far the ranks' copies of the weights have drifted apart; 0 while they are copies.
+        = (max - min) / max of the ranks' weight norms
 """
 
 from __future__ import annotations
@@ -14,8 +20,8 @@ from torch import Tensor
 
 from rldk_tracking.isolation import Shield
 from rldk_tracking.keys import lookup
-from rldk_tracking.metrics import completions, kl, policy, reward, sampler, value
-from rldk_tracking.metrics.table import Table
+from rldk_tracking.metrics import advantage, diversity, kl, length, policy, reward, sampler, value
+from rldk_tracking.metrics.table import Table, finite
 from rldk_tracking.ranks import Merged, Part
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
@@ -49,8 +55,8 @@ class TailGroup(Protocol):
         """Values and mask, both of one shape."""
 
 
-ROLLOUT_GROUPS: tuple[RolloutGroup, ...] = (kl, policy, value, reward, completions, sampler)
-TAIL_GROUPS: tuple[TailGroup, ...] = (kl, reward)
+ROLLOUT_GROUPS: tuple[RolloutGroup, ...] = (kl, policy, value, reward, advantage, length, diversity, sampler)
+TAIL_GROUPS: tuple[TailGroup, ...] = (kl, advantage)
 ROLLOUT_COLUMNS: tuple[str, ...] = tuple(name for group in ROLLOUT_GROUPS for name in group.COLUMNS)
 UPDATE_COLUMNS: tuple[str, ...] = policy.UPDATE_COLUMNS
 TAILS: tuple[str, ...] = tuple(name for group in TAIL_GROUPS for name in group.TAILS)
@@ -131,11 +137,6 @@ def weights_spread(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     if len(norms) < 2 or max(norms) == 0:
         return {}
     return {"rldk/system/rank_spread/weights": (max(norms) - min(norms)) / max(norms)}
-
-
-def finite(row: Mapping[str, float]) -> dict[str, float]:
-    """The numbers that are."""
-    return {key: number for key, number in row.items() if math.isfinite(number)}
 
 
 def _reduce(key: str, values: list[float]) -> float:

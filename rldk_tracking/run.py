@@ -7,6 +7,7 @@ still computes, the copy is started and read at the next event.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from rldk_tracking.keys import CATALOGUE
 from rldk_tracking.probes.base import Probe, ProbeSet, StepData, Training
 from rldk_tracking.ranks import SPREAD, Part, Ranks, Schema, Transfer
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.row import ROLLOUT_COLUMNS, TAILS, UPDATE_COLUMNS, finite, part_of, row_of
+from rldk_tracking.row import ROLLOUT_COLUMNS, TAILS, UPDATE_COLUMNS, part_of, row_of
 from rldk_tracking.sources.wrapping import Phase
 from rldk_tracking.trackers.base import Tracker
 
@@ -185,10 +186,10 @@ class Run:
         """
         ranks, judge = self.open()
         self.complete()
-        if not override and self.latest_step == step:
-            scalars = {key: value for key, value in scalars.items() if key not in self.latest}
+        known = {} if override or self.latest_step != step else self.latest
+        scalars = {key: value for key, value in scalars.items() if key not in known and math.isfinite(value)}
         if ranks.writes:
-            self._flags |= judge.row(step, finite(scalars))
+            self._flags |= judge.row(step, scalars)
         if ranks.job_size == 1:  # else it is acted on in the next step, in which all ranks agree
             self._act()
 

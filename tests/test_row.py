@@ -7,7 +7,7 @@ import pytest
 
 from rldk_tracking.metrics.table import Table
 from rldk_tracking.ranks import Merged
-from rldk_tracking.row import finite, merge_scalars, row_of, weights_spread
+from rldk_tracking.row import merge_scalars, row_of, weights_spread
 
 
 def test_ranks_are_merged_as_the_catalogue_says() -> None:
@@ -52,7 +52,3 @@ def test_copies_of_the_weights_that_part() -> None:
     assert weights_spread(norms) == {"rldk/system/rank_spread/weights": pytest.approx(0.25)}
     assert weights_spread([norms[0], dict(norms[0])]) == {"rldk/system/rank_spread/weights": 0.0}
     assert weights_spread(norms[:1]) == weights_spread([{"rldk/weight/norm": 0.0}] * 2) == {}
-
-
-def test_what_is_no_number_is_left_out() -> None:
-    assert finite({"a": 1.0, "b": math.nan, "c": math.inf, "d": -math.inf, "e": 0.0}) == {"a": 1.0, "e": 0.0}

@@ -2,6 +2,21 @@
 
 Parameters, gradients and optimizer states are counted exactly, from the tensors that are there. What activations take
 is the allocator's peak less these, and so known on a CUDA GPU only.
+
+Keys, read by `rldk_tracking.keys`:
+
+    rldk/memory/parameters_gib | GiB | host | lower | max over ranks
+        Memory of the model's parameters.
+        = bytes of all parameters and buffers
+    rldk/memory/gradients_gib | GiB | host | lower | max over ranks
+        Memory of the gradients.
+        = as many as parameters are trained
+    rldk/memory/optimizer_gib | GiB | host | lower | max over ranks
+        Memory of the optimizer's state.
+        = bytes of its tensors
+    rldk/memory/activations_gib | GiB | host | lower | max over ranks
+        What the peak holds beside the rest.
+        = peak minus parameters, gradients and optimizer state
 """
 
 from __future__ import annotations

@@ -1,6 +1,67 @@
 """What a scan says, as series, as a table of layers and as text.
 
 A number of all weights, or of a layer, is left out where one of its elements is not finite.
+
+Keys, read by `rldk_tracking.keys`:
+
+    rldk/checkpoint/corrupt | files | checkpoint | lower | max over ranks
+        Files that cannot be read whole.
+        = count
+    rldk/checkpoint/incomplete | problems | checkpoint | lower | max over ranks
+        What the checkpoint lacks: shards, tensors, the state that a resume needs.
+        = count
+    rldk/checkpoint/nonfinite | tensors | checkpoint | lower | max over ranks
+        Saved tensors that hold a NaN or an infinity.
+        = count
+    rldk/checkpoint/unchanged | 1 | checkpoint | lower
+        1 where nothing differs from the previous checkpoint.
+        = all elements compared, as they are stored
+    rldk/checkpoint/still_layers | layers | checkpoint | max over ranks
+        Layers that are as they were in the previous checkpoint while others have moved; frozen ones too.
+        = count
+    rldk/checkpoint/changed_tensors | tensors | checkpoint | lower | max over ranks
+        Tensors whose shape or type is another than in the previous checkpoint.
+        = count
+    rldk/checkpoint/drift | 1 | checkpoint
+        How far the weights have moved since the first checkpoint. With LoRA these are the effective weights, and like
+        all distances it is absent where the base model is not known or an element is not finite.
+        = |W - W_first| / |W_first|; LoRA: W = W_base + scale B A of the adapted modules
+    rldk/checkpoint/drift_previous | 1 | checkpoint
+        How far the weights have moved since the previous checkpoint; 0 where nothing was learnt.
+        = |W - W_previous| / |W_previous|, W as for drift
+    rldk/checkpoint/drift_reference | 1 | checkpoint
+        How far the weights are from the reference model's.
+        = |W - W_reference| / |W_reference|, W as for drift
+    rldk/checkpoint/cosine_previous | 1 | checkpoint | higher
+        Near 1 the weights point where they pointed before.
+        = cosine of all weights with the previous checkpoint's, W as for drift
+    rldk/checkpoint/layer_drift/{p10,p50,p90} | 1 | checkpoint
+        How far a layer has moved since the previous checkpoint.
+        = {stat} over layers without NaN, W as for drift
+    rldk/checkpoint/layer_norm_ratio_{max,min} | 1 | checkpoint
+        How much a layer has grown since the previous checkpoint.
+        = {stat} over layers without NaN of |W| / |W_previous|, W as for drift
+    rldk/checkpoint/stable_rank/{p10,p50,p90} | 1 | checkpoint
+        How many directions a weight matrix spreads over. Only at the level "full".
+        = {stat} over matrices without NaN, as they are stored, of |W|_F^2 / |W|_2^2
+    rldk/checkpoint/norm | 1 | checkpoint
+        Size of the saved tensors, of a LoRA adapter its two matrices; absent where one holds NaN or an infinity.
+        = Euclidean norm
+    rldk/checkpoint/zero_fraction | 1 | checkpoint
+        Share of the saved weights that are 0.
+        = share
+    rldk/checkpoint/scan_seconds | s | checkpoint | lower | max over ranks
+        Time that reading took.
+        = wall time
+    rldk/checkpoint/size_gib | GiB | checkpoint | max over ranks
+        Size on disk.
+        = sum over files
+    rldk/checkpoint/adapter_norm | 1 | checkpoint
+        Size of what a LoRA adapter adds to the weights.
+        = |scale B A|_F over all adapted modules
+    rldk/checkpoint/adapter_ratio | 1 | checkpoint
+        The same against the weights that it is added to, where the base model was loaded from this disk.
+        = |scale B A|_F / |W|_F
 """
 
 from __future__ import annotations

@@ -1,15 +1,27 @@
 """Is a checkpoint any good? A score in [0, 1] that is as low as its worst part.
 
-| part | 1 | 0 |
-|---|---|---|
-| intact | every file can be read | one cannot |
-| complete | nothing is missing | 1 / (1 + n) with n files or tensors missing |
-| finite | every tensor holds numbers only | one does not |
-| similar | the matrices point where the previous checkpoint's do | at a right angle or away: another model |
-| balanced | no layer's norm has changed | some layer's norm has changed beyond all bounds |
+Keys, read by `rldk_tracking.keys`:
 
-`similar` is the cosine, `balanced` the smallest ratio of a layer's two norms: a layer at 100 times its norm gives 0.01.
-Both are of the effective weights where an adapter was saved, so that they compare with those of full training.
+    rldk/checkpoint/score | score in [0, 1] | checkpoint | higher
+        Health of the last checkpoint.
+        = its lowest part
+    rldk/checkpoint/part/intact | score in [0, 1] | checkpoint | higher
+        1 where every file can be read.
+        = 0 with a file that cannot be read whole, else 1
+    rldk/checkpoint/part/complete | score in [0, 1] | checkpoint | higher
+        1 where nothing is missing.
+        = 1 / (1 + n) with n files or tensors missing
+    rldk/checkpoint/part/finite | score in [0, 1] | checkpoint | higher
+        1 where every tensor holds numbers only.
+        = 0 with a tensor that holds NaN or infinity, else 1; absent where not all was read
+    rldk/checkpoint/part/similar | score in [0, 1] | checkpoint | higher
+        Whether the weights point where the previous checkpoint's do.
+        = cosine of all matrices (where there are none, of all weights) with the previous checkpoint's, at least 0
+    rldk/checkpoint/part/balanced | score in [0, 1] | checkpoint | higher
+        Whether the layers have kept their norms since the previous checkpoint.
+        = smallest over layers of min(r, 1 / r), r = |W| / |W_previous|: a layer at 100 times its norm gives 0.01
+
+The last two are of the effective weights where an adapter was saved, so that they compare with those of full training.
 A part that cannot be known is left out, and without a part there is no score.
 
 The score says whether a checkpoint can be used and fits the one before it. How good the policy is it does not know.

@@ -1,6 +1,55 @@
-"""How a run comes along, in numbers of [0, 1]. The key catalogue has the formulas: `rldk_tracking.keys.verdicts`.
+"""How a run comes along, in numbers of [0, 1].
 
 A part that no rule has judged is absent, and so is the score where nothing is known.
+
+Keys, read by `rldk_tracking.keys`:
+
+    rldk/health/score | score in [0, 1] | rules | higher
+        The run's health: first by the worst severity, then by how many families of rules have it.
+        = of c families at 0.1 and w at 0.5: 0.1 / (c + w / (w + 1)) where c > 0, else 0.1 + 0.4 / w where w > 0, else
+        1; the family `health` does not count
+    rldk/health/spike_free_fraction | score in [0, 1] | rules | higher
+        Share of the recent rows without a jump, a spike or a NaN; absent for the first 20 rows.
+        = 1 - exponential mean over 20 rows (weight 2/21, from 0 in the first row) of whether one of nan.*, kl.spike,
+        grad.explosion, value.loss, update.too_large and entropy.explosion was breached in the row before
+    rldk/health/stability | score in [0, 1] | rules | higher
+        How steadily training goes; absent for the first 20 rows.
+        = the smaller of spike_free_fraction and 1 / (1 + (v / 2)^2), v being, of KL to the reference, gradient norm and
+        loss, the middle one (of two the smaller, of one none) of median |x - x before| over 20 rows / median |x| over
+        48 rows; v of pure noise around 0 is 1.4
+    rldk/health/convergence | score in [0, 1] | rules
+        How the reward comes along, in preference training rldk/preference/margin: 0 diverging, 0.5 plateau, 0.75
+        improving, 1 solved.
+        = 1 while reward.saturated fires; 0 while nan.weights, nan.loss, reward.collapse or policy.collapse fires or is
+        held back by its cause; else by the Mann-Kendall score S of the blocks of convergence_slope, and the change C =
+        slope x steps / noise, the noise being an exponential mean (weight 1/50) of 0.8862 |change of the reward|: 0.75
+        where S > 2.6 and C > 0.6, 0 where S < -2.6 and C < -0.6, else 0.5
+    rldk/health/policy_collapse_risk | score in [0, 1] | rules | lower
+        Signs that the policy has become deterministic without having solved the task.
+        = mean over entropy, diversity and reward spread of (1 - left) / 0.9 within [0, 1], left being the exponential
+        mean over 3 rows as a share of the median of the first 5; 0 for a reward that climbed and is at its best
+    rldk/health/reward_hacking_risk | score in [0, 1] | rules | lower
+        Signs that the reward rises for the wrong reason; absent without a second signal.
+        = (1 where a held-out score has not followed, else 0.4 for each of perplexity, length and disagreement of the
+        reward functions that contradicts, and with one of them 0.2 for each of KL and diversity, at most 1) x (rise of
+        the reward in standard deviations / 2 within [0, 1]); see `explain reward.hacking`
+    rldk/health/convergence_slope | reward/step | rules
+        How fast the reward moves, in preference training rldk/preference/margin.
+        = median of the slopes of all pairs (Theil-Sen) of at most 32 blocks of equally many rows, each the means of its
+        steps and rewards; of preference training without a reward, the margin
+    rldk/health/convergence_slope_low | reward/step | rules
+        Lower end of the slope's interval, rows taken for independent.
+        = slope of rank (N - C) / 2 of N, C = 1.96 sqrt(n (n - 1) (2n + 5) / 18) for n blocks (Sen 1968, 95 %)
+    rldk/health/convergence_slope_high | reward/step | rules
+        Upper end of the slope's interval, rows taken for independent.
+        = slope of rank (N + C) / 2 + 1 of N, C = 1.96 sqrt(n (n - 1) (2n + 5) / 18) for n blocks (Sen 1968, 95 %)
+    rldk/health/<family> | score in [0, 1] | rules | higher
+        Health in one family of rules (nan, kl, reward, ...); absent until one of its rules has judged.
+        = lowest over its rules of 0.1 for critical, 0.5 for warning, else 1; a rule that its cause holds back has the
+        severity of the cause
+    rldk/health/memory_efficiency | score in [0, 1] | rules | higher
+        Use that is made of the GPU memory that torch reserves.
+        = gpu_memory_peak_gib / gpu_memory_reserved_gib, at most 1
 """
 
 from __future__ import annotations

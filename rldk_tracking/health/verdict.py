@@ -3,6 +3,24 @@
 A run is healthy where nothing is wrong *and* enough was looked at: a rule of the core has judged, and of the rules that
 have data at least as many have judged as are still warming up. Four rows of a log pass neither test, whatever is in
 them. One function decides, for a replay, a report, a run's page and the line at a training's end.
+
+Keys, read by `rldk_tracking.keys`:
+
+    rldk/alerts/rules_judged | rules | rules
+        Rules that have seen enough of their data to fire.
+        = count of rules past their warm-up
+    rldk/alerts/rules_warming_up | rules | rules
+        Rules that have data, but too little of it yet to fire.
+        = count
+    rldk/alerts/rules_without_data | rules | rules
+        Rules whose data never came.
+        = count
+    rldk/alerts/core_rules_judged | rules | rules
+        Of the rules that have judged, those on how learning goes; with none the run's health is unknown.
+        = count over the families reward, kl, policy, entropy, value, advantage, preference, grad, update and own ones
+    rldk/alerts/firing | alerts | rules | lower | max over ranks
+        Alerts that are open.
+        = count
 """
 
 from __future__ import annotations

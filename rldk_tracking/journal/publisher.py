@@ -2,6 +2,15 @@
 
 It lives until the process ends, to say how a run ended that nobody closed. So it knows neither the run nor the trainer:
 a training that was broken off must not keep its model in memory until then.
+
+Keys, read by `rldk_tracking.keys`:
+
+    rldk/system/tracker_errors | writes | host | lower | sum over ranks
+        Writes that a tracker has not taken so far.
+        = count
+    rldk/system/trackers_down | trackers | host | lower | max over ranks
+        Trackers that do not take our writes at present.
+        = count
 """
 
 from __future__ import annotations

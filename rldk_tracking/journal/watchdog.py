@@ -2,6 +2,15 @@
 
 The process that delivers a journal asks it about once a second. Reading (`Sight`, `Watchdog.look`) is apart from
 judging (`Watchdog.judge`), which needs no process and no file.
+
+Keys, read by `rldk_tracking.keys`:
+
+    rldk/run/silent_seconds | s | host | lower | max over ranks
+        For how long nothing was heard of the training. Judged beside it, in no row of its own.
+        = seen by the watchdog: no event of the callback and no row in the journal
+    rldk/run/gone | 1 | host | lower | max over ranks
+        1 where the training ended without saying so or by an exception, 0 where it trains. Judged beside it.
+        = the training's process is gone, or lives and trains no more
 """
 
 from __future__ import annotations

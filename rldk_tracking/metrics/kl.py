@@ -1,14 +1,28 @@
 """Divergence of the policy from its reference, over response tokens, in nats.
 
-| key | formula, with d = log pi(token) - log pi_ref(token), tokens drawn from pi |
-|---|---|
-| rldk/kl/ref_k1 | mean over tokens of d |
-| rldk/kl/ref_k2 | mean over tokens of d^2 / 2 |
-| rldk/kl/ref_k3 | mean over tokens of exp(-d) - 1 + d |
-| rldk/kl/ref_k1_stderr | standard error of ref_k1, with completions, empty ones too, as the independent units |
-| rldk/kl/ref_p99 | 99th percentile over tokens of d |
-| rldk/kl/ref_per_sequence | mean over completions, empty ones too, of the sum of d over tokens |
-| rldk/kl/ref_k1_k3_gap | ref_k1 - ref_k3; far from 0 where few tokens carry the divergence |
+Keys, read by `rldk_tracking.keys`:
+
+    rldk/kl/ref_k1 | nats per token | rollout | lower
+        Drift of the policy from its reference; unbiased, may be negative in small batches.
+        = mean over tokens of d = log pi - log pi_ref
+    rldk/kl/ref_k2 | nats per token | rollout | lower
+        The same by Schulman's second estimator: biased, of low variance.
+        = mean over tokens of d^2 / 2
+    rldk/kl/ref_k3 | nats per token | rollout | lower
+        Drift from the reference by Schulman's third estimator: unbiased, never negative; GRPO's `kl`.
+        = mean over tokens of exp(-d) - 1 + d
+    rldk/kl/ref_k1_stderr | nats per token | rollout | lower
+        How far rldk/kl/ref_k1 may be off by chance.
+        = standard error of the ratio of sums, with completions, empty ones too, as independent units (delta method)
+    rldk/kl/ref_p99 | nats | rollout | lower
+        Drift at the tokens that drifted most.
+        = 99th percentile over tokens of d, with its sign: tokens that the policy gave up are at the other end
+    rldk/kl/ref_per_sequence | nats per sequence | rollout | lower
+        Drift summed over a completion, TRL PPO's `objective/kl`; grows with length.
+        = mean over completions, empty ones too, of the sum of d
+    rldk/kl/ref_k1_k3_gap | nats per token | rollout
+        How much the estimators disagree; far from 0 where few tokens carry the drift.
+        = ref_k1 - ref_k3
 
 k1, k2, k3 are Schulman's estimators (http://joschu.net/blog/kl-approx.html). All tokens of the batch weigh the same.
 A completion with a NaN log-probability under the mask is left out; an infinite sum leaves the key out. Reads the
@@ -17,13 +31,11 @@ column length/tokens.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from torch import Tensor
 
 from rldk_tracking.metrics.columns import precise, square_sum, where_masked
-from rldk_tracking.metrics.table import Array, Table
+from rldk_tracking.metrics.table import Array, Table, finite
 from rldk_tracking.rollout import Rollout
 
 COLUMNS = ("kl/k1", "kl/k2", "kl/k3")
@@ -66,7 +78,7 @@ def compute(table: Table) -> dict[str, float]:
     mean_k1, mean_k3 = metrics["rldk/kl/ref_k1"], metrics["rldk/kl/ref_k3"]
     if mean_k1 is not None and mean_k3 is not None:
         metrics["rldk/kl/ref_k1_k3_gap"] = mean_k1 - mean_k3
-    return {key: value for key, value in metrics.items() if value is not None and math.isfinite(value)}
+    return finite(metrics)
 
 
 def _log_ratio(rollout: Rollout) -> Tensor | None:

@@ -5,10 +5,15 @@ tensors of a layer, over the shards of a tensor, over the ranks that hold the sh
 where an element of its tensor is not (or where the tensor's norm exceeds 1.8e19, beyond which float32 has no square:
 no optimizer survives that either, so it counts as not finite).
 
-| key | formula |
-|---|---|
-| rldk/grad/layer/<layer> | Euclidean norm of the layer's gradient |
-| rldk/update/layer_ratio/<layer> | change of the layer's weights in one optimizer step / their norm |
+Keys, read by `rldk_tracking.keys`:
+
+    rldk/grad/layer/<layer> | 1 | optimizer
+        Gradient of one of the few layers farthest from the rest, before clipping.
+        = Euclidean norm, mean over the optimizer steps; of the layers with the largest running mean of |log(norm /
+        median over layers)|
+    rldk/update/layer_ratio/<layer> | 1 | optimizer
+        How far one optimizer step moves one of the few layers farthest from the rest.
+        = |change| / |weights|, as of rldk/update/ratio
 
 A hundred layers as a hundred series help nobody, and those farthest from the rest would be different ones in each step.
 So a layer that is shown stays shown: FIRST layers are chosen once SETTLED measurements have been seen, and the rest of

@@ -1,10 +1,14 @@
 """The gradient noise scale: about the batch size at which a larger batch stops paying.
 
-| key | formula |
-|---|---|
-| rldk/grad/noise_scale | tr(S) / |G|^2 in samples, S the covariance of one sample's gradient and G the true gradient |
+Keys, read by `rldk_tracking.keys`:
 
-This is B_simple of McCandlish et al. 2018 (arXiv:1812.06162, appendix A.1). With gradient accumulation a step passes
+    rldk/grad/noise_scale | samples | optimizer
+        Batch size above which larger batches bring little (McCandlish et al. 2018). Only at the level "full" and with
+        gradient accumulation; samples count as independent, which completions of one prompt are not quite.
+        = B_simple = tr(S) / |G|^2, by least squares from |gradient|^2 after each micro-batch of an accumulation
+
+S is the covariance of one sample's gradient, G the true gradient, and B_simple that of McCandlish et al. 2018
+(arXiv:1812.06162, appendix A.1). With gradient accumulation a step passes
 through the sums A_k of the first k = 1 ... K micro-batches' gradients, each a mean over b samples, and
 
     E |A_k|^2 = k^2 |G|^2 + k tr(S) / b

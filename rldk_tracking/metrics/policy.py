@@ -1,19 +1,47 @@
 """How sure of itself the policy is, and how far an optimiser step's policy is from the one that sampled.
 
-With w = pi_new(token) / pi_old(token) over the tokens that the loss counts:
+Keys, read by `rldk_tracking.keys`:
 
-| key | formula |
-|---|---|
-| rldk/policy/entropy | mean over forward passes of each one's mean over tokens of the entropy of pi |
-| rldk/policy/logprob_min | lowest log pi(token) over response tokens |
-| rldk/policy/clip_fraction_low | share with w < 1 - clip_low and advantage < 0 |
-| rldk/policy/clip_fraction_high | share with w > 1 + clip_high and advantage > 0, and what the table below adds |
-| rldk/policy/clip_fraction | the two together: the share that the loss clips |
-| rldk/policy/approx_kl | mean over tokens of (log w)^2 / 2, as TRL's PPO but without padding; Schulman's k2 |
-| rldk/policy/ratio_mean, ratio_max | of w |
-| rldk/policy/ess | (sum w)^2 / (n sum w^2) over tokens, before any truncation (Kong 1992) |
-| rldk/policy/ess_sequence | the same over completions, with w the product over a completion's tokens |
-| rldk/policy/first_epoch_ratio | mean of w over tokens, of rows that no optimiser step lies before; must be 1 |
+    rldk/policy/entropy | nats per token | rollout
+        How undecided the policy is. Exact on GRPO and RLOO, which compute it. On PPO an estimate from the sampled
+        tokens: unbiased where they are drawn from pi itself, too low with top_p, top_k or min_p.
+        = mean over forward passes of each one's mean over tokens of the entropy of pi; on PPO mean over tokens of -log
+        pi(token)
+    rldk/policy/logprob_min | nats | rollout | min over ranks
+        The least likely token that was sampled.
+        = minimum over tokens of log pi
+    rldk/policy/clip_fraction | 1 | update | lower
+        Share of what the loss weighs that it clips, so that it has no gradient (CISPO's capped tokens keep one): of
+        tokens, in RLOO and GSPO of completions. With top_entropy_quantile only the tokens count that it leaves in.
+        = clip_fraction_low + clip_fraction_high
+    rldk/policy/clip_fraction_low | 1 | update | lower
+        Share clipped on the way down.
+        = share with w = pi / pi_old < 1 - epsilon_low (GMPO: log w < -epsilon_low) and advantage < 0; w is that of the
+        completion in RLOO (product over tokens), GSPO and GSPO-token (geometric mean)
+    rldk/policy/clip_fraction_high | 1 | update | lower
+        Share clipped on the way up.
+        = share with w > 1 + epsilon_high (GMPO: log w > epsilon_high) and advantage > 0; with delta w > min(delta, 1 +
+        epsilon_high) and advantage > 0, or w > max(delta, 1 + epsilon_high) and advantage < 0; in CISPO w >
+        epsilon_high, whatever the advantage
+    rldk/policy/approx_kl | nats per token | update | lower
+        How far the update has moved from the policy that sampled; TRL PPO's `policy/approxkl_avg` without padding.
+        = mean over tokens of (log w)^2 / 2
+    rldk/policy/ratio_mean | 1 | update
+        Mean importance ratio; near 1 while the update stays near the policy that sampled.
+        = mean of w over tokens (RLOO and GSPO: over completions; GSPO-token: of its completion's w at each token)
+    rldk/policy/ratio_max | 1 | update | lower | max over ranks
+        Largest importance ratio.
+        = maximum of w over tokens (RLOO, GSPO and GSPO-token: of completions)
+    rldk/policy/ess | 1 | update | higher
+        Effective sample size over tokens, as a share of them, before any truncation; 1 where all ratios are equal.
+        = (sum w)^2 / (n sum w^2)
+    rldk/policy/ess_sequence | 1 | update | higher
+        Effective sample size over completions, as a share of them; those that the loss leaves out whole
+        (mask_truncated_completions) do not count.
+        = (sum W)^2 / (n sum W^2), W the product of w over a completion's tokens, 1 for an empty one
+    rldk/policy/first_epoch_ratio | 1 | update
+        Must be 1: nothing has been trained yet. Anything else is a bug in how log-probabilities are recomputed.
+        = mean over tokens of w, before the first optimizer step on a rollout
 
 The entropy is taken from the first of these that the step has, in nats per token:
 
@@ -22,18 +50,8 @@ The entropy is taken from the first of these that the step has, in nats per toke
 2. `Rollout.entropy`: exact, over the response tokens of the rollout, which count as one pass;
 3. `Rollout.logprobs`: the mean of -log pi(token). Tokens were drawn from pi, so it is an unbiased estimate (PPO).
 
-Clip fractions are shares of the tokens whose ratios the loss weighs, fewer than all with `top_entropy_quantile`; the
-other ratios are of all response tokens. What is clipped has no gradient, but in CISPO:
-
-| loss | clipped are |
-|---|---|
-| one ratio a completion (`sequence_level`) | completions; w is the product over tokens (RLOO) or their geometric mean \
-(GSPO, Zheng et al. 2025, eq. 7); ratio_mean and ratio_max count completions too |
-| GSPO-token (`clips_tokens`) | tokens, each with the w of its completion |
-| GMPO | tokens with log w < -epsilon_low or log w > epsilon_high (Zhao et al. 2025) |
-| two-sided (`clip_delta`) | on the high side also w > max(delta, 1 + clip_high) and advantage < 0; with advantage > 0 \
-the limit is the lower of the two |
-| CISPO (`capped`) | w > epsilon_high, whatever the advantage; those tokens keep a gradient, with the capped weight |
+GSPO: Zheng et al. 2025, eq. 7. GMPO: Zhao et al. 2025. ESS: Kong 1992. Which loss it is says `PolicyUpdate`. Clip
+fractions are shares of what the loss weighs, the other ratios are of all response tokens or completions.
 
 An empty completion is one: its w is the product of nothing, 1. One that the loss leaves out (`excluded`) counts
 nowhere. Where old log-probabilities do not exist, ratios are 1 by construction and their keys are absent. Reads the
@@ -49,7 +67,7 @@ import torch
 from torch import Tensor
 
 from rldk_tracking.metrics.columns import count_of, highest, masked_sum, precise, square_sum, where_masked
-from rldk_tracking.metrics.table import Array, Table
+from rldk_tracking.metrics.table import Array, Table, finite
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
 COLUMNS = ("policy/entropy", "policy/surprise_max")
@@ -180,7 +198,7 @@ def compute_ratios(table: Table) -> dict[str, float]:
     names = ("tokens", "units", "log_sum", "log_norm", "log_product", "log_unit_sum", "log_max", "first_epoch")
     columns = [column for name in names if (column := table.get(f"ratio/{name}")) is not None]
     if len(columns) < len(names):
-        return _finite(metrics)
+        return finite(metrics)
     completions = columns[4][~np.isnan(columns[4])]
     known = (columns[0] > 0) & ~np.isnan(columns[2])
     tokens, units, log_sum, log_norm, _, log_unit_sum, log_max, first_epoch = (c[known] for c in columns)
@@ -190,7 +208,7 @@ def compute_ratios(table: Table) -> dict[str, float]:
     metrics["rldk/policy/ratio_mean"] = _mean_of_exp(log_unit_sum, float(units.sum()))
     metrics["rldk/policy/ratio_max"] = _exp(float(log_max.max()))
     metrics["rldk/policy/first_epoch_ratio"] = _mean_of_exp(log_sum[first], float(tokens[first].sum()))
-    return _finite(metrics)
+    return finite(metrics)
 
 
 def _log_sums(log_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -265,7 +283,3 @@ def _mean_of_exp(log_sums: Array, count: float) -> float | None:
 def _exp(value: float) -> float | None:
     """None where the exponential is out of double precision's range."""
     return math.exp(value) if value < 700 else None
-
-
-def _finite(metrics: dict[str, float | None]) -> dict[str, float]:
-    return {key: value for key, value in metrics.items() if value is not None and math.isfinite(value)}

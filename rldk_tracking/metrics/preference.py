@@ -1,12 +1,31 @@
 """What preference training (DPO, KTO, ORPO, CPO and relatives) does to chosen and rejected texts, from the logs.
 
-| key | value |
-|---|---|
-| rldk/preference/margin | implicit reward of the chosen minus that of the rejected text |
-| rldk/preference/accuracy | share of pairs with a positive margin |
-| rldk/preference/reward_chosen, reward_rejected | beta (log pi - log pi_ref); without a reference beta log pi |
-| rldk/preference/chosen_logps, rejected_logps | mean log-probability of a text, in nats |
-| rldk/preference/chosen_logps_drift, rejected_logps_drift | reward / beta: log pi - log pi_ref, of the same texts |
+Keys, read by `rldk_tracking.keys`:
+
+    rldk/preference/margin | 1 | logs | higher
+        Implicit reward of the chosen over the rejected text.
+        = mean over pairs, as logged
+    rldk/preference/accuracy | 1 | logs | higher
+        Share of pairs that the model ranks as people did.
+        = share of pairs with a positive margin, as logged: over the steps since the log before
+    rldk/preference/reward_chosen | 1 | logs | higher
+        Implicit reward of the chosen text; 0 when training begins at its reference.
+        = mean over texts of beta (log pi - log pi_ref), as logged; of beta log pi in trainers without a reference
+    rldk/preference/reward_rejected | 1 | logs
+        Implicit reward of the rejected text.
+        = mean over texts, likewise
+    rldk/preference/chosen_logps | nats | logs | higher
+        Log-probability of a chosen text: a sum over its tokens, in ORPO a mean.
+        = mean over texts, as logged
+    rldk/preference/rejected_logps | nats | logs
+        Log-probability of a rejected text, likewise.
+        = mean over texts, as logged
+    rldk/preference/chosen_logps_drift | nats | logs | higher
+        Below 0 the model finds the chosen texts less likely than its reference does.
+        = reward_chosen / beta = mean over texts of log pi - log pi_ref; absent without a reference
+    rldk/preference/rejected_logps_drift | nats | logs
+        The same of the rejected texts.
+        = reward_rejected / beta, likewise
 
 The log-probability of a text is a sum over its tokens, in ORPO a mean. A loss can be driven down by making the chosen
 text less likely too, only less so than the rejected one; the drifts show it (Razin et al. 2024, "Unintentional

@@ -1,19 +1,31 @@
-"""Memory and load of this process and its GPU, and how fast training goes.
+"""Memory and load of this process and its GPU.
 
-| key | unit | meaning |
-|---|---|---|
-| rldk/resources/gpu_memory_gib | GiB | held by tensors |
-| rldk/resources/gpu_memory_reserved_gib | GiB | taken from the driver by torch's allocator |
-| rldk/resources/gpu_memory_peak_gib | GiB | most that was held by tensors so far |
-| rldk/resources/gpu_memory_fraction | share | of the GPU's memory that cannot be had, whoever holds it (driver) |
-| rldk/resources/gpu_utilisation | share | of the driver's last sampling period in which a kernel ran (NVML) |
-| rldk/resources/host_memory_fraction | share | of the machine's memory that cannot be had, see `HostMemory` |
-| rldk/resources/host_rss_gib | GiB | resident memory of the process |
-| rldk/resources/host_rss_slope_gib_per_100_steps | GiB / 100 steps | trend of it, see `ResistantSlope` |
-| rldk/throughput/step_seconds | s | wall time of a step, everything in it but evaluation and saving |
-| rldk/throughput/tokens_per_second | 1/s | response tokens, of all ranks |
-| rldk/throughput/samples_per_second | 1/s | completions, of all ranks |
-| rldk/throughput/rollout_fraction | share | of the step's time that went into sampling and scoring |
+Keys, read by `rldk_tracking.keys`:
+
+    rldk/resources/gpu_memory_gib | GiB | host | lower | max over ranks
+        GPU memory held by tensors, of the fullest rank.
+        = torch's allocated memory
+    rldk/resources/gpu_memory_reserved_gib | GiB | host | lower | max over ranks
+        GPU memory taken from the driver, of the fullest rank.
+        = torch's reserved memory
+    rldk/resources/gpu_memory_peak_gib | GiB | host | lower | max over ranks
+        Most GPU memory that tensors have held so far.
+        = torch's peak of allocated memory
+    rldk/resources/gpu_memory_fraction | 1 | host | lower | max over ranks
+        Share of the GPU's memory that cannot be had, whoever holds it.
+        = 1 - (free + reserved by torch and not held by tensors) / total
+    rldk/resources/gpu_utilisation | 1 | host | higher
+        Share of the time in which a kernel ran.
+        = NVML's last sampling period, mean over ranks
+    rldk/resources/host_memory_fraction | 1 | host | lower | max over ranks
+        Share of the machine's memory, or of a container's limit, that cannot be had.
+        = 1 - available / total; used without droppable cache / cgroup limit
+    rldk/resources/host_rss_gib | GiB | host | lower | max over ranks
+        Resident memory of the training process, of the largest rank.
+        = as the operating system says
+    rldk/resources/host_rss_slope_gib_per_100_steps | GiB per 100 steps | host | lower | max over ranks
+        Trend of the resident memory; lastingly above 0 something leaks.
+        = resistant line through the last steps (Tukey 1977)
 
 The GPU's `memory_fraction` and `utilisation` are its driver's, which is asked as a step begins and beside the training.
 It and the machine are asked at most once a second; in between their last values are repeated.
@@ -31,7 +43,6 @@ from typing import Any
 
 import psutil
 import torch
-from torch import Tensor
 
 GIB = float(1 << 30)
 INTERVAL_SECONDS = 1.0
@@ -155,43 +166,6 @@ def _nvml_handle(device: torch.device) -> Any:
         return None if uuid is None else pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
     except pynvml.NVMLError:
         return None
-
-
-class ThroughputMeter:
-    """Measures from one reading to the next; the first reading yields nothing."""
-
-    def __init__(self) -> None:
-        self._last: tuple[int, float] | None = None
-
-    def read(
-        self,
-        step: int,
-        now: float,
-        *,
-        tokens: float | Tensor | None = None,
-        samples: float | None = None,
-        rollout_seconds: float | None = None,
-    ) -> dict[str, float | Tensor]:
-        """The keys of the steps since the last reading.
-
-        Args:
-            step: the present global step. Where it has not advanced, or has gone back, the clock starts anew.
-            now: when it ended, in seconds of a clock that never goes back. It may stand still in what shall not count.
-            tokens, samples: how many this rank worked on since the last reading.
-            rollout_seconds: how long this rank sampled and scored since the last reading.
-        """
-        last, self._last = self._last, (step, now)
-        if last is None or step <= last[0] or now <= last[1]:
-            return {}
-        seconds = now - last[1]
-        metrics: dict[str, float | Tensor] = {"rldk/throughput/step_seconds": seconds / (step - last[0])}
-        if tokens is not None:
-            metrics["rldk/throughput/tokens_per_second"] = tokens / seconds
-        if samples is not None:
-            metrics["rldk/throughput/samples_per_second"] = samples / seconds
-        if rollout_seconds is not None:
-            metrics["rldk/throughput/rollout_fraction"] = min(1.0, rollout_seconds / seconds)
-        return metrics
 
 
 @dataclass(frozen=True)

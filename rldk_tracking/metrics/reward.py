@@ -1,38 +1,80 @@
-"""What the completions were rewarded with, whether groups of them tell good from bad, and what the loss weighs with.
+"""What the completions were rewarded with, and whether groups of them tell good from bad.
 
-| key | formula, over completions with a finite score |
-|---|---|
-| rldk/reward/mean, std, min, max, p10, p50, p90 | of the score, before any KL penalty |
-| rldk/reward/function/<name>/mean, std, weight | of one reward function, over the completions that it scored |
-| rldk/reward/function/<name>/none_fraction | share of the completions for which it returned None, and so abstained |
-| rldk/reward/function/<name>/not_finite | number of completions for which it returned NaN or infinity |
-| rldk/reward/unweighted | mean of the one function whose weight is 0: logged, not optimised |
-| rldk/reward/pairwise_corr/min, mean | lowest and mean Pearson correlation over all pairs of reward functions |
-| rldk/reward/group_tied_fraction | share of groups in which all scores are equal, so that they carry no gradient |
-| rldk/reward/group_std_mean | mean over groups of the standard deviation within |
-| rldk/reward/effective_batch_fraction | share of all completions that have a score and a group with a spread |
-| rldk/reward/within_group_length_corr | mean over groups of Spearman's correlation of score with length |
-| rldk/reward/per_token | sum of scores over sum of lengths: the token efficiency |
-| rldk/reward/non_score_share | sum |KL penalty| / (sum |KL penalty| + sum |score|) |
-| rldk/nan/reward | number of completions of which a function's answer, or the score, is not finite; None is no answer |
+Keys, read by `rldk_tracking.keys`:
 
-Standard deviations have n - 1 in the denominator, as TRL's; percentiles interpolate linearly. Groups of one scored
+    rldk/reward/mean | reward | rollout | higher
+        What the optimizer is rewarded with, before any KL penalty.
+        = mean over completions with a finite score
+    rldk/reward/std | reward | rollout
+        Spread of the score over the whole batch.
+        = standard deviation (n - 1)
+    rldk/reward/min | reward | rollout | higher | min over ranks
+        Lowest score.
+        = minimum
+    rldk/reward/max | reward | rollout | higher | max over ranks
+        Highest score.
+        = maximum
+    rldk/reward/p10 | reward | rollout | higher
+        A tenth of the completions score less.
+        = 10th percentile, interpolated linearly
+    rldk/reward/p50 | reward | rollout | higher
+        Median score.
+        = 50th percentile, interpolated linearly
+    rldk/reward/p90 | reward | rollout | higher
+        A tenth of the completions score more.
+        = 90th percentile, interpolated linearly
+    rldk/reward/function/<name>/mean | reward | rollout | higher
+        What one reward function returns, unweighted.
+        = mean over the completions that it scored
+    rldk/reward/function/<name>/std | reward | rollout
+        Spread of what one reward function returns.
+        = standard deviation (n - 1) over the completions that it scored
+    rldk/reward/function/<name>/weight | 1 | rollout
+        Weight of one reward function in the score.
+        = as configured
+    rldk/reward/function/<name>/none_fraction | 1 | rollout
+        How often one reward function has no opinion: it returns None, and the others decide.
+        = share of the completions for which it returned None
+    rldk/reward/function/<name>/not_finite | completions | rollout | lower
+        Faults of one reward function, which the others hide where the trainer adds what is finite.
+        = number of completions for which it returned NaN or infinity
+    rldk/reward/pairwise_corr/min | 1 | rollout
+        The two reward functions that agree least; below 0 one is paid for what the other punishes.
+        = minimum over pairs of Pearson's correlation over the completions that both scored
+    rldk/reward/pairwise_corr/mean | 1 | rollout
+        How far the reward functions agree.
+        = mean over pairs of Pearson's correlation
+    rldk/reward/group_tied_fraction | 1 | rollout | lower
+        Share of groups in which every completion scored the same, so that none teaches anything; groups of one scored
+        completion do not count. TRL's own share takes scores that differ by rounding for different.
+        = share of groups whose scores differ by at most 1e-6 of the largest magnitude among them, or have a standard
+        deviation of at most 1e-8
+    rldk/reward/group_std_mean | reward | rollout | higher
+        Spread of the score among completions of one prompt: the signal that GRPO and RLOO learn from.
+        = mean over groups of the standard deviation (n - 1) within
+    rldk/reward/effective_batch_fraction | 1 | rollout | higher
+        Share of the batch that carries a signal.
+        = completions that have a score and a group with a spread / completions
+    rldk/reward/within_group_length_corr | 1 | rollout
+        Whether longer answers to the same prompt score higher; the mark of a reward that pays for length.
+        = mean over groups of Spearman's correlation of score with length; scores that differ by rounding are ties
+    rldk/reward/per_token | reward per token | rollout | higher
+        Token efficiency.
+        = sum of scores / sum of lengths
+    rldk/reward/non_score_share | 1 | rollout
+        Weight of the KL penalty in what is optimised.
+        = sum |penalty| / (sum |penalty| + sum |score|), over completions
+    rldk/reward/unweighted | reward | rollout | higher
+        The one reward function of weight 0: logged, not optimised, so that it can check the others.
+        = mean over the completions that it scored
+    rldk/nan/reward | completions | rollout | lower | sum over ranks
+        Completions whose score is a NaN or an infinity, those that no reward function scored among them.
+        = count
+
+Scores are before any KL penalty, and statistics are over completions with a finite score. Groups of one scored
 completion count nowhere. Scores that differ by no more than rounding are equal, for ties and for ranks, see
-`statistics.RELATIVE_TIE`. Groups in which score or length has no spread have no correlation and are left out. Pairs of
-functions are compared on the completions that both scored. Reads the column length/tokens. At which end of the scale
-groups are tied is asked in `reward_range`.
-
-| key | formula, over response tokens, or over completions where each has one advantage |
-|---|---|
-| rldk/advantage/mean, std | as used in the loss: whitened where the trainer whitens |
-| rldk/advantage/raw_mean, raw_std | before whitening, where that can be had |
-| rldk/advantage/abs_p99 | 99th percentile of the magnitude, as used |
-| rldk/advantage/fraction_positive | share above 0 |
-| rldk/advantage/length_corr | Spearman, over completions, of the (mean) advantage with the length in tokens |
-
-The correlation is of ranks because both are skewed: one long completion must not decide it. It reads the column
-length/tokens, and the raw advantages where they are there: whitening does not change an order within one batch,
-but trainers whiten each rank or minibatch by itself.
+`statistics.RELATIVE_TIE`. Groups in which score or length has no spread have no correlation and are left out. Reads the
+column length/tokens. At which end of the scale groups are tied is asked in `reward_range`.
 """
 
 from __future__ import annotations
@@ -44,18 +86,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rldk_tracking.metrics.columns import count_of, moment_columns, precise
-from rldk_tracking.metrics.statistics import (
-    QUANTILES,
-    Groups,
-    grouped_spearman,
-    merge_moments,
-    merge_near_ties,
-    pearson,
-    quantiles,
-    spearman,
-)
-from rldk_tracking.metrics.table import Array, Table, moment_names
+from rldk_tracking.metrics.columns import precise
+from rldk_tracking.metrics.statistics import QUANTILES, Groups, grouped_spearman, merge_near_ties, pearson, quantiles
+from rldk_tracking.metrics.table import Array, Table, finite
 from rldk_tracking.rollout import Rollout
 
 MAX_FUNCTIONS = 16
@@ -65,7 +98,7 @@ FUNCTION_SLOTS = tuple(f"reward/function/{index:02d}" for index in range(MAX_FUN
 NONE, NOT_FINITE = -math.inf, math.inf
 """What stands in a function's slot where it returned None, and where it returned NaN or infinity."""
 WEIGHT_SLOTS = tuple(f"reward/weight/{index:02d}" for index in range(MAX_FUNCTIONS))
-REWARD_COLUMNS = (
+COLUMNS = (
     "reward/score",
     "reward/not_finite",
     "reward/group",
@@ -74,10 +107,7 @@ REWARD_COLUMNS = (
     *FUNCTION_SLOTS,
     *WEIGHT_SLOTS,
 )
-ADVANTAGE_COLUMNS = (*moment_names("advantage/used"), *moment_names("advantage/raw"), "advantage/positive")
-COLUMNS = (*REWARD_COLUMNS, *ADVANTAGE_COLUMNS)
-TAILS = ("advantage/magnitude",)
-FIELDS = ("scores", "rewards", "group_ids", "non_score_rewards", "advantages", "raw_advantages")
+FIELDS = ("scores", "rewards", "group_ids", "non_score_rewards")
 
 
 def names(rollout: Rollout) -> tuple[str, ...]:
@@ -86,16 +116,6 @@ def names(rollout: Rollout) -> tuple[str, ...]:
 
 
 def columns(rollout: Rollout) -> dict[str, Tensor]:
-    """(B,) statistics of rewards and advantages."""
-    return reward_columns(rollout) | advantage_columns(rollout)
-
-
-def compute(table: Table) -> dict[str, float]:
-    """The keys of this group that exist for this table."""
-    return compute_rewards(table) | compute_advantages(table)
-
-
-def reward_columns(rollout: Rollout) -> dict[str, Tensor]:
     """(B,) score, group and what each reward function returned. Constants of the batch are repeated in every row."""
     found = {}
     if rollout.scores is not None:
@@ -125,13 +145,13 @@ def _answers(rollout: Rollout, name: str) -> Tensor:
     return answers if abstained is None else answers.masked_fill(abstained.bool(), NONE)
 
 
-def compute_rewards(table: Table) -> dict[str, float]:
+def compute(table: Table) -> dict[str, float]:
     """`rldk/reward/...` and `rldk/nan/reward`."""
     metrics: dict[str, float | None] = {"rldk/nan/reward": _faults(table)}
     metrics |= _functions(table)
     scores = table.get("reward/score")
     if scores is None:
-        return _finite(metrics)
+        return finite(metrics)
     known = scores[np.isfinite(scores)]
     metrics |= {
         "rldk/reward/mean": float(known.mean()),
@@ -153,7 +173,7 @@ def compute_rewards(table: Table) -> dict[str, float]:
         both = np.isfinite(scores) & np.isfinite(penalties)
         penalty, score = float(np.abs(penalties[both]).sum()), float(np.abs(scores[both]).sum())
         metrics["rldk/reward/non_score_share"] = penalty / (penalty + score) if penalty + score > 0 else None
-    return _finite(metrics)
+    return finite(metrics)
 
 
 def _functions(table: Table) -> dict[str, float | None]:
@@ -223,65 +243,3 @@ def _groups(group_ids: Array, scores: Array, table: Table) -> dict[str, float | 
         if np.isfinite(correlations).any():
             metrics["rldk/reward/within_group_length_corr"] = float(np.nanmean(correlations))
     return metrics
-
-
-def advantage_columns(rollout: Rollout) -> dict[str, Tensor]:
-    """(B,) moments of each completion's advantages, and how many of them are positive."""
-    found: dict[str, Tensor] = {}
-    if rollout.advantages is not None:
-        found |= _moments("advantage/used", rollout.advantages, rollout.mask)
-        positive = rollout.advantages > 0
-        if positive.ndim == 2:
-            found["advantage/positive"] = count_of(positive & rollout.mask.bool())
-        else:
-            found["advantage/positive"] = precise(positive)
-    if rollout.raw_advantages is not None:
-        found |= _moments("advantage/raw", rollout.raw_advantages, rollout.mask)
-    return found
-
-
-def tails(rollout: Rollout) -> dict[str, tuple[Tensor, Tensor]]:
-    """Values and mask of the quantities whose high quantiles are wanted."""
-    if rollout.advantages is None:
-        return {}
-    magnitude = rollout.advantages.abs()
-    known = ~magnitude.isnan()
-    if magnitude.ndim == 1:
-        return {"advantage/magnitude": (magnitude[:, None], known[:, None])}
-    return {"advantage/magnitude": (magnitude, known & rollout.mask.bool())}
-
-
-def compute_advantages(table: Table) -> dict[str, float]:
-    """`rldk/advantage/...`."""
-    metrics: dict[str, float | None] = {}
-    used, raw = merge_moments(table, "advantage/used"), merge_moments(table, "advantage/raw")
-    if used is not None:
-        metrics["rldk/advantage/mean"] = used.mean
-        metrics["rldk/advantage/std"] = used.std
-        positive, means = table.get("advantage/positive"), table.get("advantage/used/mean")
-        if positive is not None and means is not None:
-            metrics["rldk/advantage/fraction_positive"] = float(positive[means == means].sum()) / used.count
-    if raw is not None:
-        metrics["rldk/advantage/raw_mean"] = raw.mean
-        metrics["rldk/advantage/raw_std"] = raw.std
-    if "advantage/magnitude" in table.tails:
-        metrics["rldk/advantage/abs_p99"] = table.tails["advantage/magnitude"].quantile(0.99)
-    means, lengths = table.get("advantage/raw/mean"), table.get("length/tokens")
-    means = means if means is not None else table.get("advantage/used/mean")
-    if means is not None and lengths is not None:
-        both = np.isfinite(means) & np.isfinite(lengths)
-        ranked = merge_near_ties(means[both], np.zeros(int(both.sum()), dtype=np.intp))
-        metrics["rldk/advantage/length_corr"] = spearman(ranked, lengths[both])
-    return _finite(metrics)
-
-
-def _moments(prefix: str, advantages: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """Over the tokens of each completion; where a completion has one advantage, of that one number."""
-    if advantages.ndim == 2:
-        return moment_columns(prefix, advantages, mask)
-    mean = precise(advantages)
-    return dict(zip(moment_names(prefix), (torch.ones_like(mean), mean, torch.zeros_like(mean)), strict=True))
-
-
-def _finite(metrics: dict[str, float | None]) -> dict[str, float]:
-    return {key: value for key, value in metrics.items() if value is not None and math.isfinite(value)}

@@ -1,9 +1,15 @@
 """How many groups of completions are tied at an end of the scale of rewards, by what the run has seen of the scale.
 
-| key | formula |
-|---|---|
-| rldk/reward/group_tied_fraction_all_max | share of groups whose scores are all equal, and at the highest |
-| rldk/reward/group_tied_fraction_all_min | the same at the lowest |
+Keys, read by `rldk_tracking.keys`:
+
+    rldk/reward/group_tied_fraction_all_max | 1 | rollout
+        Share of groups tied at the highest score: solved prompts. The highest is the task's where it is stated, else
+        that of the run so far; absent while every score was the same.
+        = share of groups of several scored completions
+    rldk/reward/group_tied_fraction_all_min | 1 | rollout | lower
+        Share of groups tied at the lowest score of the run so far: prompts that are too hard; absent while every score
+        was the same.
+        = share of groups of several scored completions
 
 A batch alone cannot say which of its scores are the task's highest and lowest: where all of them are equal they may be
 either. So the ends are the lowest and the highest score of the run so far, this batch's among them. The highest is

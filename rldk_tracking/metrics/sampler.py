@@ -1,14 +1,25 @@
 """Whether the engine that samples and the model that trains agree on how likely each token was.
 
-With d = log pi_trainer(token) - log pi_sampler(token), over response tokens drawn by the sampler:
+Keys, read by `rldk_tracking.keys`:
 
-| key | formula |
-|---|---|
-| rldk/sampler/logp_diff_mean, logp_diff_max | of |d|, nats |
-| rldk/sampler/k3 | mean of exp(d) - 1 - d: KL of the trainer's policy from the sampler's |
-| rldk/sampler/ratio_max | of exp(d) |
-| rldk/sampler/ess | (sum w)^2 / (n sum w^2) over tokens, w = exp(d), before any truncation |
-| rldk/sampler/fraction_off | share of tokens with |d| > ln 2: one engine finds them twice as likely as the other |
+    rldk/sampler/logp_diff_mean | nats | rollout | lower
+        Disagreement of the model that trains with the engine that samples.
+        = mean over tokens of |d|, d = log pi_trainer - log pi_sampler
+    rldk/sampler/logp_diff_max | nats | rollout | lower | max over ranks
+        Their largest disagreement.
+        = maximum over tokens of |d|
+    rldk/sampler/k3 | nats per token | rollout | lower
+        Divergence of the trainer's policy from the sampler's.
+        = mean over tokens of exp(d) - 1 - d
+    rldk/sampler/ratio_max | 1 | rollout | lower | max over ranks
+        Largest importance ratio between the two, before any truncation.
+        = maximum over tokens of exp(d)
+    rldk/sampler/ess | 1 | rollout | higher
+        Effective sample size of the sampler's tokens for the trainer, as a share of them.
+        = (sum w)^2 / (n sum w^2), w = exp(d)
+    rldk/sampler/fraction_off | 1 | rollout | lower
+        Share of tokens that one of the two finds more than twice as likely as the other.
+        = share of tokens with |d| > ln 2
 
 Tokens that the sampler could not score (NaN) are left out, as in TRL's `sampling/sampling_logp_difference`;
 a completion that the trainer could not score is left out whole.
@@ -22,7 +33,7 @@ import numpy as np
 from torch import Tensor
 
 from rldk_tracking.metrics.columns import count_of, highest, precise, square_sum, where_masked
-from rldk_tracking.metrics.table import Table
+from rldk_tracking.metrics.table import Table, finite
 from rldk_tracking.rollout import Rollout
 
 COLUMNS = (
@@ -75,4 +86,4 @@ def compute(table: Table) -> dict[str, float]:
     mean, mean_square = (table.ratio(f"sampler/{name}", "sampler/tokens") for name in ("ratio", "ratio_square"))
     if mean is not None and mean_square is not None and mean_square > 0:
         metrics["rldk/sampler/ess"] = mean**2 / mean_square
-    return {key: value for key, value in metrics.items() if value is not None and math.isfinite(value)}
+    return finite(metrics)

@@ -84,6 +84,11 @@ class Table:
         return total / count if count > 0 and math.isfinite(total) else None
 
 
+def finite(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """Those that exist and are numbers."""
+    return {key: value for key, value in metrics.items() if value is not None and math.isfinite(value)}
+
+
 def moment_names(prefix: str) -> tuple[str, str, str]:
     """The three columns that `moment_columns` fills."""
     return f"{prefix}/count", f"{prefix}/mean", f"{prefix}/deviation"

@@ -1,20 +1,24 @@
-"""Gradients, weights, and how far an optimizer step moves the weights.
+"""How far an optimizer step moves the weights: d is their change.
 
-| key | formula, with d = the change of the weights in one optimizer step |
-|---|---|
-| rldk/grad/norm | Euclidean norm over all parameters, before clipping, mean over the optimizer steps |
-| rldk/grad/layer_norm/{p10,p50,p90,max,min} | over layers, of each layer's norm |
-| rldk/grad/layers_without | layers in which no parameter has a gradient other than exactly 0 |
-| rldk/grad/norm_clipped_fraction | share of optimizer steps whose norm exceeds the limit that the trainer clips to |
-| rldk/nan/gradients | gradient tensors with a NaN or an infinity |
-| rldk/weight/norm | Euclidean norm over all trained parameters |
-| rldk/weight/layer_norm/{p10,p50,p90,max,min} | over layers, of each layer's norm |
-| rldk/nan/weights | weight tensors with a NaN or an infinity |
-| rldk/update/ratio/{p10,p50,p90} | over layers, of |d| / |weights|; LoRA: see `rldk_tracking.metrics.low_rank` |
-| rldk/update/adam_rms | root mean square over elements of m_hat / (sqrt(v_hat) + eps) |
-| rldk/update/learning_rate | largest learning rate of a parameter group |
-| rldk/update/effective_lr | root mean square over elements of d: how far a weight moves in one step |
-| rldk/update/frozen_layers | layers of the optimizer that did not move at all |
+Keys, read by `rldk_tracking.keys`:
+
+    rldk/update/ratio/{p10,p50,p90} | 1 | optimizer
+        How far one optimizer step moves a layer, against its size. With LoRA, of the weights that it makes.
+        = {stat}, interpolated linearly, over layers of |change| / |weights|: mean norms over the optimizer steps of the
+        row (PPO has several), weights after each step; LoRA: scale |B' A' - B A| / |W|, W without the adapter
+    rldk/update/adam_rms | 1 | optimizer
+        How sure Adam is of its direction: near 1 gradients agree, near 0 they cancel. Of torch's Adam and AdamW with
+        weights of float32 or bfloat16.
+        = root mean square over elements of m_hat / (sqrt(v_hat) + eps)
+    rldk/update/learning_rate | 1 | optimizer | max over ranks
+        Learning rate of the step.
+        = largest over parameter groups
+    rldk/update/effective_lr | 1 | optimizer
+        How far a weight moves in one step; elements without a gradient, such as rows of unused tokens, count too.
+        = root mean square over elements of the change
+    rldk/update/frozen_layers | layers | optimizer | lower | max over ranks
+        Layers of the optimizer that did not move at all.
+        = count
 
 Ratios near 1e-3 are usual in supervised training and 1e-6 to 1e-4 in fine-tuning by reinforcement learning.
 
@@ -38,7 +42,7 @@ from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
 from rldk_tracking.metrics.columns import precise
-from rldk_tracking.metrics.layers import Layout, Summary, has_norm, held, local, squares
+from rldk_tracking.metrics.layers import Layout, Summary, held, local
 from rldk_tracking.metrics.statistics import spread
 
 SAMPLE = 16_384
@@ -241,46 +245,6 @@ def _sample(tensor: Tensor) -> Tensor:
         while math.gcd(stride, held.shape[-1]) != 1:
             stride += 1
     return held.reshape(-1)[::stride]
-
-
-def gradient_squares(parameters: Sequence[Tensor]) -> Tensor:
-    """(P,) squares of the norms of the parameters' gradients; 0 where there is none."""
-    return squares([parameter.grad for parameter in parameters])
-
-
-def read_gradients(values: Sequence[float], layout: Layout) -> dict[str, float]:
-    """The keys of a summary of gradients; empty where no step was measured."""
-    summary = Summary.read(values, layout)
-    if summary is None:
-        return {}
-    metrics = {
-        "rldk/nan/gradients": float(summary.not_finite),
-        "rldk/grad/layers_without": float(sum(norm == 0 for norm in summary.layers.values())),
-    }
-    if summary.total is not None:
-        metrics["rldk/grad/norm"] = summary.total
-    return metrics | spread("rldk/grad/layer_norm", summary.layers.values())
-
-
-def weight_squares(parameters: Sequence[Tensor]) -> Tensor:
-    """(P,) squares of the parameters' norms."""
-    return squares([parameter if has_norm(parameter) else None for parameter in parameters])
-
-
-def read_weights(values: Sequence[float], layout: Layout) -> dict[str, float]:
-    """The keys of a summary of weights; empty where no step was measured."""
-    summary = Summary.read(values, layout)
-    if summary is None:
-        return {}
-    metrics = {"rldk/nan/weights": float(summary.not_finite)}
-    if summary.total is not None:
-        metrics["rldk/weight/norm"] = summary.total
-    return metrics | spread("rldk/weight/layer_norm", summary.layers.values())
-
-
-def not_finite(parameters: Sequence[Tensor]) -> Tensor:
-    """Number of tensors with a NaN or an infinity, a scalar on their device."""
-    return (~weight_squares(parameters).isfinite()).sum()
 
 
 def learning_rate(optimizer: torch.optim.Optimizer, device: torch.device) -> Tensor:

@@ -1,11 +1,28 @@
 """How well the critic predicts returns.
 
-| key | formula, over the tokens of `value_mask`, with V the predictions and R the targets |
-|---|---|
-| rldk/value/mean, std | of V |
-| rldk/value/explained_variance | 1 - Var(R - V) / Var(R); 0 is as good as a constant, below 0 is worse |
-| rldk/value/bias | mean of R - V |
-| rldk/value/value_reward_corr | Pearson, over completions, of the mean of V over tokens with the score |
+Keys, read by `rldk_tracking.keys`:
+
+    rldk/value/mean | reward | rollout
+        The critic's predictions.
+        = mean over tokens of V; as all of rldk/value/ over one position more than the response in TRL's PPO
+    rldk/value/std | reward | rollout
+        Spread of the critic's predictions.
+        = standard deviation (n - 1) over tokens
+    rldk/value/loss | reward^2 | logs | lower
+        The critic's loss.
+        = the trainer's own, averaged over the minibatches that ran
+    rldk/value/clip_fraction | 1 | logs | lower
+        Share of tokens at which the critic's loss is clipped.
+        = the trainer's own, averaged over the minibatches that ran
+    rldk/value/explained_variance | 1 | rollout | higher
+        How much of the returns the critic predicts: 1 all, 0 no more than a constant, below 0 less than that.
+        = 1 - Var(R - V) / Var(R) over all tokens of the batch
+    rldk/value/bias | reward | rollout
+        Above 0 the critic expects too little.
+        = mean over tokens of R - V
+    rldk/value/value_reward_corr | 1 | rollout | higher
+        Whether the critic tells good completions from bad ones.
+        = Pearson over completions of the mean of V over tokens with the score
 
 Variances are taken over all tokens of the batch, not averaged over parts of it. The correlation takes the mean
 prediction of a completion because a critic that knows good from bad completions should know all along the way.
@@ -14,13 +31,11 @@ It reads the column reward/score. `rldk/value/loss` and `clip_fraction` come fro
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 from rldk_tracking.metrics.columns import moment_columns, precise
 from rldk_tracking.metrics.statistics import merge_moments, pearson
-from rldk_tracking.metrics.table import Table, moment_names
+from rldk_tracking.metrics.table import Table, finite, moment_names
 from rldk_tracking.rollout import Rollout
 
 COLUMNS = (*moment_names("value/value"), *moment_names("value/return"), *moment_names("value/error"))
@@ -55,4 +70,4 @@ def compute(table: Table) -> dict[str, float]:
     predictions, scores = table.get("value/value/mean"), table.get("reward/score")
     if predictions is not None and scores is not None:
         metrics["rldk/value/value_reward_corr"] = pearson(predictions, scores)
-    return {key: value for key, value in metrics.items() if value is not None and math.isfinite(value)}
+    return finite(metrics)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rldk_tracking.isolation import Shield
+from rldk_tracking.metrics.table import finite
 from rldk_tracking.ranks import Merged
-from rldk_tracking.row import finite
 
 if TYPE_CHECKING:
     import torch

@@ -1,5 +1,21 @@
 """What is logged at the saves of a run: a row of numbers of each checkpoint, tables of checkpoints and layers, a
-heat-map; what the training holds in memory, and once what would make it less."""
+heat-map; what the training holds in memory, and once what would make it less.
+
+Keys, read by `rldk_tracking.keys`:
+
+    rldk/checkpoint/step | steps | checkpoint | max over ranks
+        Which checkpoint these numbers are of.
+        = its step
+    rldk/checkpoint/scanned | 1 | checkpoint | higher | min over ranks
+        1 where this checkpoint was looked at, 0 where it was not: deleted too soon, without weights, or not in time.
+        = 0 or 1
+    rldk/checkpoint/room_for_saves | checkpoints | checkpoint | higher | min over ranks
+        How many further checkpoints of this size the disk has room for.
+        = free space / size
+    rldk/checkpoint/disk_short | 1 | checkpoint | lower | max over ranks
+        1 where the disk has no room for the checkpoints that are to come.
+        = room_for_saves < saves to come (3 where that is not known)
+"""
 
 from __future__ import annotations
 

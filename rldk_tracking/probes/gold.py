@@ -1,4 +1,11 @@
-"""A held-out judge of completions, to tell a reward that is earned from one that is hacked."""
+"""A held-out judge of completions, to tell a reward that is earned from one that is hacked.
+
+Keys, read by `rldk_tracking.keys`:
+
+    rldk/reward/gold | reward | user | higher
+        A held-out judge's score, which nothing is optimised for: the check on reward hacking.
+        = mean over the completions that were judged
+"""
 
 from __future__ import annotations
 

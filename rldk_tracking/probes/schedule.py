@@ -1,10 +1,17 @@
 """What each change of the learning rate did.
 
-| key | formula |
-|---|---|
-| rldk/lr/change | learning rate at the change / the one before it |
-| rldk/lr/change_step | the step at which it changed |
-| rldk/lr/{loss,kl,grad_norm}_response | how far the series left its path, in standard errors |
+Keys, read by `rldk_tracking.keys`:
+
+    rldk/lr/change | 1 | optimizer
+        By what factor the schedule changed the learning rate.
+        = rate at the change / rate before it
+    rldk/lr/change_step | steps | optimizer
+        When the schedule changed the learning rate.
+        = its step
+    rldk/lr/{loss,kl,grad_norm}_response | standard errors | optimizer
+        How far the {stat} left its trend when the schedule changed the learning rate: 2 is little, 5 is much.
+        = after a jump, the mean of up to 10 rows minus the line through up to 20 rows before it; after a smooth change,
+        the gap between the lines on its two sides; over the standard error
 
 Most schedules move the rate a little at every step, and no series can answer to that. A change is what a smooth
 schedule does not do, or what it has done by the time that an answer can be seen:

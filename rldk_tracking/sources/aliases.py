@@ -1,4 +1,38 @@
-"""Log names to catalogue keys, as data. The newest name of a trainer stands first."""
+"""Log names to catalogue keys, as data. The newest name of a trainer stands first.
+
+Keys, read by `rldk_tracking.keys`:
+
+    rldk/eval/reward | reward | logs | higher
+        Reward on the evaluation set.
+        = as the trainer logs it
+    rldk/eval/loss | 1 | logs | lower
+        Loss on the evaluation set.
+        = as the trainer logs it
+    rldk/eval/accuracy | 1 | logs | higher
+        Accuracy on the evaluation set; in preference training that of the ranking.
+        = as the trainer logs it
+    rldk/eval/perplexity | 1 | logs | lower
+        Perplexity on held-out text.
+        = as the trainer logs it
+    rldk/eval/<set>/reward | reward | logs | higher
+        Reward on the evaluation set, one of several.
+        = as the trainer logs it
+    rldk/eval/<set>/loss | 1 | logs | lower
+        Loss on the evaluation set, one of several.
+        = as the trainer logs it
+    rldk/eval/<set>/accuracy | 1 | logs | higher
+        Accuracy on the evaluation set, one of several; in preference training that of the ranking.
+        = as the trainer logs it
+    rldk/eval/<set>/perplexity | 1 | logs | lower
+        Perplexity on held-out text, one of several.
+        = as the trainer logs it
+    rldk/train/loss | 1 | logs
+        The trainer's loss. Near 0 by construction in on-policy GRPO.
+        = as logged
+    rldk/nan/loss | steps | logs | lower | max over ranks
+        1 where the loss is a NaN or an infinity, also where the trainer's logs hide it.
+        = count
+"""
 
 from __future__ import annotations
 

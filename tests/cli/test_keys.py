@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from rldk_tracking.cli import keys
 from rldk_tracking.cli.main import main
 from rldk_tracking.keys import CATALOGUE
+
+
+def test_the_command_imports_no_torch() -> None:
+    code = (
+        "import sys; from rldk_tracking.cli.main import main; main(['keys', 'kl']); assert 'torch' not in sys.modules"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert said.returncode == 0 and said.stdout.startswith("rldk/kl/"), said.stderr
 
 
 def test_json_is_the_whole_catalogue(capsys: pytest.CaptureFixture[str]) -> None:

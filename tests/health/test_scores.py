@@ -15,7 +15,7 @@ from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import builtin_rules, rules_for
 from rldk_tracking.health.rule import Rule
 from rldk_tracking.health.scores import score
-from rldk_tracking.keys.verdicts import KEYS
+from rldk_tracking.keys import CATALOGUE
 
 RULES = builtin_rules()
 
@@ -325,5 +325,5 @@ def test_the_risk_of_hacking_is_what_the_catalogue_says(witness, risk: float) ->
 
 
 def test_a_formula_names_no_other_page_alone() -> None:
-    formulas = [key.formula for key in KEYS if key.name.startswith("rldk/health/")]
+    formulas = [key.formula for key in CATALOGUE.values() if key.name.startswith("rldk/health/")]
     assert not [text for text in formulas if text.startswith(("see ", "from "))]

@@ -8,7 +8,7 @@ from rldk_tracking.health.watched import row_rules
 from rldk_tracking.history.handwritten import NAMES
 from rldk_tracking.history.logged import LOGGED, not_logged
 from rldk_tracking.history.run_history import row_of
-from rldk_tracking.keys.catalogue import lookup
+from rldk_tracking.keys import lookup
 from rldk_tracking.sources.aliases import ALIASES, EVALUATED
 
 

@@ -28,4 +28,4 @@ def test_the_benchmark_prints_a_line_for_each_group() -> None:
     lines = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout.splitlines()
     names = [line.split()[0] for line in lines[2:]]
     assert names == list(columns.pieces())
-    assert {"kl", "completions", "update", "all", "tails"} <= set(names)
+    assert {"kl", "length", "diversity", "update", "all", "tails"} <= set(names)

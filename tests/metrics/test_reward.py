@@ -1,4 +1,4 @@
-"""Rewards and advantages against plain loops and scipy."""
+"""Rewards against plain loops and scipy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import pearsonr, spearmanr
 
-from rldk_tracking.metrics import reward
+from rldk_tracking.metrics import advantage, reward
 from rldk_tracking.rollout import Rollout
 
 
@@ -131,7 +131,7 @@ def reward_oracle(rollout: Rollout) -> dict[str, float]:
 @given(data=st.data())
 def test_equals_plain_loops_and_scipy(data: st.DataObject, a_rollout: Any, tabulate: Any, same: Any) -> None:
     rollout = data.draw(a_rollout(max_rows=10))
-    same(reward.compute_rewards(tabulate(rollout)), reward_oracle(rollout))
+    same(reward.compute(tabulate(rollout)), reward_oracle(rollout))
 
 
 def grouped(scores: list[list[float]], **fields: Any) -> Rollout:
@@ -142,7 +142,7 @@ def grouped(scores: list[list[float]], **fields: Any) -> Rollout:
 
 
 def test_ties_leave_nothing_to_learn(tabulate: Any) -> None:
-    found = reward.compute_rewards(tabulate(grouped([[1.0, 1.0], [0.0, 0.0], [0.0, 0.0], [0.0, 1.0]])))
+    found = reward.compute(tabulate(grouped([[1.0, 1.0], [0.0, 0.0], [0.0, 0.0], [0.0, 1.0]])))
     assert found["rldk/reward/group_tied_fraction"] == 0.75
     assert found["rldk/reward/effective_batch_fraction"] == 0.25
 
@@ -155,24 +155,24 @@ def test_rounding_breaks_no_ties(tabulate: Any) -> None:
     mask = torch.arange(9)[None] < torch.tensor([[3], [1], [2], [4]])
     batch = Rollout(mask, scores=scores, group_ids=torch.zeros(4), advantages=scores - scores.mean())
     expected = float(spearmanr([0.7, 0.7, 0.3, 1.0], [3, 1, 2, 4]).statistic)
-    assert reward.compute_rewards(tabulate(batch))["rldk/reward/within_group_length_corr"] == pytest.approx(expected)
-    assert reward.compute_advantages(tabulate(batch))["rldk/advantage/length_corr"] == pytest.approx(expected)
+    assert reward.compute(tabulate(batch))["rldk/reward/within_group_length_corr"] == pytest.approx(expected)
+    assert advantage.compute(tabulate(batch))["rldk/advantage/length_corr"] == pytest.approx(expected)
 
 
 def test_length_is_judged_inside_groups_and_not_across_them(tabulate: Any) -> None:
     mask = torch.arange(9)[None] < torch.tensor([[1], [2], [3], [7], [8], [9]])
     easy_and_long = grouped([[0.3, 0.2, 0.1], [0.9, 0.8, 0.7]], mask=mask)
-    assert reward.compute_rewards(tabulate(easy_and_long))["rldk/reward/within_group_length_corr"] == -1.0
+    assert reward.compute(tabulate(easy_and_long))["rldk/reward/within_group_length_corr"] == -1.0
 
 
 def test_groups_of_one_say_nothing(tabulate: Any) -> None:
-    found = reward.compute_rewards(tabulate(grouped([[0.3], [0.2]])))
+    found = reward.compute(tabulate(grouped([[0.3], [0.2]])))
     assert not [key for key in found if "group" in key or "effective" in key]
 
 
 def test_functions_beyond_the_slots_are_left_out(tabulate: Any) -> None:
     rewards = {f"f{index}": torch.randn(3) for index in range(20)}
-    found = reward.compute_rewards(tabulate(Rollout(torch.ones(3, 1), rewards=rewards)))
+    found = reward.compute(tabulate(Rollout(torch.ones(3, 1), rewards=rewards)))
     assert len([key for key in found if key.endswith("/mean") and "function" in key]) == reward.MAX_FUNCTIONS
 
 
@@ -180,78 +180,15 @@ def test_two_functions_of_weight_0_have_no_mean_in_common(tabulate: Any) -> None
     rewards = {name: torch.randn(3) for name in ("a", "b", "c")}
     one = Rollout(torch.ones(3, 1), rewards=rewards, reward_weights={"a": 0.0, "b": 1.0, "c": 1.0})
     two = Rollout(torch.ones(3, 1), rewards=rewards, reward_weights={"a": 0.0, "b": 0.0, "c": 1.0})
-    assert reward.compute_rewards(tabulate(one))["rldk/reward/unweighted"] == pytest.approx(float(rewards["a"].mean()))
-    assert "rldk/reward/unweighted" not in reward.compute_rewards(tabulate(two))
+    assert reward.compute(tabulate(one))["rldk/reward/unweighted"] == pytest.approx(float(rewards["a"].mean()))
+    assert "rldk/reward/unweighted" not in reward.compute(tabulate(two))
 
 
 def test_a_reward_that_is_not_a_number_is_counted_and_kept_out_of_the_mean(tabulate: Any) -> None:
     scores = torch.tensor([1.0, math.nan, math.inf, 3.0])
-    found = reward.compute_rewards(tabulate(Rollout(torch.ones(4, 1), scores=scores)))
+    found = reward.compute(tabulate(Rollout(torch.ones(4, 1), scores=scores)))
     assert found["rldk/nan/reward"] == 2.0
     assert found["rldk/reward/mean"] == 2.0
-    only = reward.compute_rewards(tabulate(Rollout(torch.ones(4, 1), scores=torch.full((4,), math.nan))))
+    only = reward.compute(tabulate(Rollout(torch.ones(4, 1), scores=torch.full((4,), math.nan))))
     assert only == {"rldk/nan/reward": 4.0}
-    assert reward.compute_rewards(tabulate(Rollout(torch.ones(4, 1), scores=torch.ones(4))))["rldk/nan/reward"] == 0.0
-
-
-def per_row(values: torch.Tensor, rollout: Rollout, tokens_of: Any) -> list[list[float]]:
-    if values.ndim == 2:
-        return tokens_of(values, rollout.mask)
-    return [[x] for x in values.double().tolist()]
-
-
-def advantage_oracle(rollout: Rollout, tokens_of: Any) -> dict[str, float]:
-    expected: dict[str, float] = {}
-    used = per_row(rollout.advantages, rollout, tokens_of)
-    flat = [a for row in used for a in row]
-    if not flat:
-        return {}
-    expected["rldk/advantage/mean"] = statistics.fmean(flat)
-    expected["rldk/advantage/fraction_positive"] = sum(a > 0 for a in flat) / len(flat)
-    expected["rldk/advantage/abs_p99"] = float(np.quantile(np.abs(flat), 0.99))
-    if len(flat) > 1:
-        expected["rldk/advantage/std"] = statistics.stdev(flat)
-    ordered = used
-    if rollout.raw_advantages is not None:
-        ordered = per_row(rollout.raw_advantages, rollout, tokens_of)
-        raw = [a for row in ordered for a in row]
-        expected["rldk/advantage/raw_mean"] = statistics.fmean(raw)
-        if len(raw) > 1:
-            expected["rldk/advantage/raw_std"] = statistics.stdev(raw)
-    lengths = rollout.mask.bool().sum(1).tolist()
-    pairs = [(statistics.fmean(row), n) for row, n in zip(ordered, lengths, strict=True) if row]
-    if len(pairs) > 1:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # scipy warns of constant input and returns NaN
-            expected["rldk/advantage/length_corr"] = float(spearmanr(pairs).statistic)
-    return expected
-
-
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_advantages_equal_plain_loops_and_scipy(
-    data: st.DataObject, a_rollout: Any, tabulate: Any, same: Any, tokens_of: Any
-) -> None:
-    rollout = data.draw(a_rollout())
-    same(reward.compute_advantages(tabulate(rollout)), advantage_oracle(rollout, tokens_of))
-
-
-def test_zero_is_not_positive_and_nan_counts_nowhere(tabulate: Any) -> None:
-    advantages = torch.tensor([1.0, 0.0, -1.0, 2.0, math.nan])
-    found = reward.compute_advantages(tabulate(Rollout(torch.ones(5, 2), advantages=advantages)))
-    assert found["rldk/advantage/fraction_positive"] == 0.5
-    assert found["rldk/advantage/mean"] == 0.5
-    assert found["rldk/advantage/abs_p99"] == pytest.approx(np.quantile([1, 0, 1, 2], 0.99))
-
-
-def test_nothing_without_advantages(tabulate: Any) -> None:
-    assert reward.compute_advantages(tabulate(Rollout(torch.ones(2, 2)))) == {}
-
-
-def test_a_completion_with_a_nan_advantage_counts_nowhere(tabulate: Any) -> None:
-    advantages = torch.tensor([[1.0, math.nan], [1.0, -1.0], [math.nan, -2.0]])
-    mask = torch.tensor([[1, 1], [1, 1], [0, 1]])
-    found = reward.compute_advantages(tabulate(Rollout(mask, advantages=advantages)))
-    assert found["rldk/advantage/fraction_positive"] == pytest.approx(1 / 3)
-    assert found["rldk/advantage/mean"] == pytest.approx(-2 / 3)
-    assert found["rldk/advantage/abs_p99"] == pytest.approx(np.quantile([1, 1, 1, 2], 0.99))
+    assert reward.compute(tabulate(Rollout(torch.ones(4, 1), scores=torch.ones(4))))["rldk/nan/reward"] == 0.0

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rldk_tracking.metrics.columns import tail_of
-from rldk_tracking.metrics.table import Table, Tail, merge_tails, tail_length
+from rldk_tracking.metrics.table import Table, Tail, finite, merge_tails, tail_length
 
 NAN = math.nan
 
@@ -84,3 +84,8 @@ def test_no_values_have_no_percentile() -> None:
     assert len(tail_of(torch.zeros(0, 5), torch.zeros(0, 5))) == 0
     nothing = tail_of(torch.zeros(2, 3), torch.zeros(2, 3))
     assert merge_tails(nothing[None].numpy(), np.array([0])).quantile(0.99) is None
+
+
+def test_what_is_no_number_is_left_out() -> None:
+    whole = {"a": 1.0, "b": math.nan, "c": math.inf, "d": -math.inf, "e": 0.0, "f": None}
+    assert finite(whole) == {"a": 1.0, "e": 0.0}

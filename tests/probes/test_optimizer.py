@@ -232,7 +232,7 @@ def test_a_fault_in_a_hook_is_kept_from_the_optimizer(
     training, shield = small_training(), Shield()
     probe = OptimizerProbe()
     probe.begin(Training(model=training.model, optimizer=training.optimizer, shield=shield))
-    monkeypatch.setattr("rldk_tracking.metrics.updates.gradient_squares", lambda parameters: 1 // 0)
+    monkeypatch.setattr("rldk_tracking.metrics.norms.gradient_squares", lambda parameters: 1 // 0)
     before = training.model.weight.detach().clone()
     with caplog.at_level(logging.ERROR):
         training.step()

@@ -240,8 +240,8 @@ def test_a_function_of_weight_0_live_and_from_the_log_alone(tmp_path: Path, read
     train("grpo", tmp_path, reader, 12, reward_funcs=[demo.reward, even], reward_weights=[1.0, 0.0], **ALIGNED)
     assert unweighted_score(list(reader.logs.values())) == "rewards/even/mean"
     for step, observation in reader.observations.items():
-        columns = {name: column.numpy() for name, column in reward.reward_columns(observation.rollout).items()}
-        found = reward.compute_rewards(Table(columns, {}, reward.names(observation.rollout)))
+        columns = {name: column.numpy() for name, column in reward.columns(observation.rollout).items()}
+        found = reward.compute(Table(columns, {}, reward.names(observation.rollout)))
         scores = even(list(observation.rollout.completions))
         assert found["rldk/reward/unweighted"] == pytest.approx(sum(scores) / len(scores))
         assert found["rldk/reward/unweighted"] == pytest.approx(reader.logs[step]["rewards/even/mean"], rel=1e-5)

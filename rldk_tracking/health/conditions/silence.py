@@ -1,4 +1,11 @@
-"""A training of which nothing is heard any more."""
+"""A training of which nothing is heard any more.
+
+Keys, read by `rldk_tracking.keys`:
+
+    rldk/run/limit_seconds | s | host | max over ranks
+        For how long nothing may be heard in the phase that the training is in. Judged beside it, as the silence.
+        = max(threshold, times x 99th percentile of how long the phase took in earlier steps), or `first` without any
+"""
 
 from __future__ import annotations
 

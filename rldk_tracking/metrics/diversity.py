@@ -1,23 +1,31 @@
-"""How long completions are, in response tokens, how they end, and whether they repeat each other or themselves.
+"""Whether completions repeat each other or themselves.
 
-| key | formula |
-|---|---|
-| rldk/length/mean, std, min, max, p95 | over completions, of the number of response tokens |
-| rldk/length/truncated_fraction | share of completions that the length limit ended |
-| rldk/length/eos_fraction | share of completions that ended by themselves |
-| rldk/length/terminated_mean | mean length of those that ended by themselves; absent where none did |
-| rldk/diversity/unique_fraction | distinct completions / completions; an empty one is a completion |
-| rldk/diversity/distinct_1, distinct_2 | mean over completions of distinct n-grams / n-grams (Li et al. 2016) |
-| rldk/diversity/within_group_overlap | mean over groups of the mean over pairs of Jaccard's similarity of bigram sets |
-| rldk/diversity/repetition | mean over completions of longest repeated n-gram / tokens |
+Keys, read by `rldk_tracking.keys`:
 
-The percentile interpolates linearly, the standard deviation has n - 1 in the denominator. An n-gram is repeated if it
-occurs at two places of one completion, which may overlap: "a a a a" has "a a a" twice. Jaccard's similarity is
-|A and B| / |A or B|. A completion without tokens has no n-grams and one of one token no bigrams: the means are over the
-others. A completion's identity travels as a 48-bit hash in two columns, each exact in float32 too. The overlap is from
-16 min-hashes a completion (Broder 1997): two completions agree in each with a probability of their similarity, so that
-the mean over the 16 is unbiased, with a standard error of at most 0.125 for one pair. The hash functions are fixed, the
-same in every process.
+    rldk/diversity/unique_fraction | 1 | rollout | higher
+        1 where no completion occurs twice.
+        = distinct completions / completions; empty ones are completions, all the same one
+    rldk/diversity/distinct_1 | 1 | rollout | higher
+        Variety of tokens within a completion (Li et al. 2016).
+        = mean over completions with tokens (a subsample of a large batch) of distinct tokens / tokens
+    rldk/diversity/distinct_2 | 1 | rollout | higher
+        Variety of pairs of tokens within a completion.
+        = mean over completions of two tokens or more (a subsample of a large batch) of distinct bigrams / bigrams
+    rldk/diversity/within_group_overlap | 1 | rollout | lower
+        How alike the answers to one prompt are; 1 where they use the same bigrams.
+        = mean over groups (a subsample of a large batch) and pairs in them of |A and B| / |A or B| of bigram sets,
+        estimated from 16 min-hashes; without completions of fewer than two tokens
+    rldk/diversity/repetition | 1 | rollout | lower
+        How much completions repeat themselves; near 1 one phrase over and over.
+        = mean over completions with tokens (a subsample of a large batch) of the longest n-gram that occurs twice /
+        tokens
+
+An n-gram is repeated if it occurs at two places of one completion, which may overlap: "a a a a" has "a a a" twice.
+Jaccard's similarity is |A and B| / |A or B|. A completion without tokens has no n-grams and one of one token no
+bigrams: the means are over the others. A completion's identity travels as a 48-bit hash in two columns, each exact in
+float32 too. The overlap is from 16 min-hashes a completion (Broder 1997): two completions agree in each with a
+probability of their similarity, so that the mean over the 16 is unbiased, with a standard error of at most 0.125 for
+one pair. The hash functions are fixed, the same in every process.
 
 unique_fraction is of all completions of a batch. The other keys of diversity are of a subsample where a rank has more
 completions in a step than `max_rows(tokens)`: whole groups (the last may be cut), the first in a fixed order of the
@@ -39,18 +47,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rldk_tracking.metrics.columns import count_of, precise
-from rldk_tracking.metrics.statistics import Groups, quantiles
+from rldk_tracking.metrics.columns import precise
+from rldk_tracking.metrics.statistics import Groups
 from rldk_tracking.metrics.table import Array, Table
 from rldk_tracking.rollout import Rollout
 
-LENGTH_COLUMNS = ("length/tokens", "length/truncated")
 SIGNATURE = tuple(f"diversity/min_hash_{index:02d}" for index in range(16))
 IDENTITY = ("diversity/hash_high", "diversity/hash_low")
 REPEATS = ("diversity/repeats_1", "diversity/repeats_2", "diversity/longest_repeat")
-DIVERSITY_COLUMNS = (*IDENTITY, *REPEATS, *SIGNATURE)
-COLUMNS = (*LENGTH_COLUMNS, *DIVERSITY_COLUMNS)
-FIELDS = ("mask",)
+COLUMNS = (*IDENTITY, *REPEATS, *SIGNATURE)
+FIELDS = ("token_ids",)
 
 MAX_TOKENS, MIN_ROWS = 2**14, 16
 """N-grams are counted in as many completions of a rank and step as make MAX_TOKENS with their padding, and in MIN_ROWS
@@ -78,53 +84,12 @@ _BASE = _wrapped(_constants.getrandbits(62) * 2 + 1)
 _GOLDEN = _wrapped(0x9E3779B97F4A7C15)
 
 
-def columns(rollout: Rollout) -> dict[str, Tensor]:
-    """(B,) lengths, ends, hashes and numbers of n-grams."""
-    return length_columns(rollout) | diversity_columns(rollout)
-
-
-def compute(table: Table) -> dict[str, float]:
-    """The keys of this group that exist for this table."""
-    return compute_lengths(table) | compute_diversity(table)
-
-
-def length_columns(rollout: Rollout) -> dict[str, Tensor]:
-    """(B,) length, and 1.0 where the length limit ended the completion."""
-    found = {"length/tokens": count_of(rollout.mask.bool())}
-    if rollout.truncated is not None:
-        found["length/truncated"] = precise(rollout.truncated.bool())
-    return found
-
-
-def compute_lengths(table: Table) -> dict[str, float]:
-    """`rldk/length/...`."""
-    lengths = table.get("length/tokens")
-    if lengths is None:
-        return {}
-    metrics = {}
-    known = lengths[np.isfinite(lengths)]
-    metrics["rldk/length/mean"] = float(known.mean())
-    metrics["rldk/length/min"] = float(known.min())
-    metrics["rldk/length/max"] = float(known.max())
-    (metrics["rldk/length/p95"],) = quantiles(known, [0.95])
-    if len(known) > 1:
-        metrics["rldk/length/std"] = float(known.std(ddof=1))
-    truncated = table.get("length/truncated")
-    if truncated is not None:
-        metrics["rldk/length/truncated_fraction"] = float(np.nanmean(truncated))
-        metrics["rldk/length/eos_fraction"] = 1.0 - metrics["rldk/length/truncated_fraction"]
-        terminated = lengths[truncated == 0]
-        if len(terminated):
-            metrics["rldk/length/terminated_mean"] = float(terminated.mean())
-    return metrics
-
-
 def max_rows(tokens: int) -> int:
     """In how many completions, padded to this many tokens, n-grams are counted."""
     return max(MIN_ROWS, MAX_TOKENS // max(1, tokens))
 
 
-def diversity_columns(rollout: Rollout) -> dict[str, Tensor]:
+def columns(rollout: Rollout) -> dict[str, Tensor]:
     """(B,) hashes of completions and numbers of their n-grams, NaN outside the subsample. Empty without token ids.
 
     What stands there for a completion that is too short for it means nothing.
@@ -145,10 +110,10 @@ def diversity_columns(rollout: Rollout) -> dict[str, Tensor]:
     else:
         found = _n_grams(tokens[rows], places[rows], powers)
         n_grams = found.new_full((len(found), len(mask)), math.nan).index_copy_(1, rows, found)
-    return dict(zip(DIVERSITY_COLUMNS, [*identity, *n_grams], strict=True))
+    return dict(zip(COLUMNS, [*identity, *n_grams], strict=True))
 
 
-def compute_diversity(table: Table) -> dict[str, float]:
+def compute(table: Table) -> dict[str, float]:
     """`rldk/diversity/...`."""
     metrics: dict[str, float] = {}
     length = table.get("length/tokens")

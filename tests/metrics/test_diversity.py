@@ -1,4 +1,4 @@
-"""Lengths and diversity against plain loops."""
+"""Diversity against plain loops."""
 
 from __future__ import annotations
 
@@ -14,61 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rldk_tracking.metrics import completions
+from rldk_tracking.metrics import diversity
 from rldk_tracking.metrics.table import Table
 from rldk_tracking.rollout import Rollout
-
-
-def length_oracle(rollout: Rollout) -> dict[str, float]:
-    lengths = [sum(bool(flag) for flag in row) for row in rollout.mask.tolist()]
-    if not lengths:
-        return {}
-    truncated = rollout.truncated.tolist()
-    expected = {
-        "rldk/length/mean": statistics.fmean(lengths),
-        "rldk/length/min": min(lengths),
-        "rldk/length/max": max(lengths),
-        "rldk/length/p95": float(np.percentile(lengths, 95)),
-        "rldk/length/truncated_fraction": sum(truncated) / len(truncated),
-        "rldk/length/eos_fraction": sum(not cut for cut in truncated) / len(truncated),
-    }
-    if len(lengths) > 1:
-        expected["rldk/length/std"] = statistics.stdev(lengths)
-    ended = [n for n, cut in zip(lengths, truncated, strict=True) if not cut]
-    if ended:
-        expected["rldk/length/terminated_mean"] = statistics.fmean(ended)
-    return expected
-
-
-@settings(max_examples=50, deadline=None)
-@given(data=st.data())
-def test_lengths_equal_plain_loops(data: st.DataObject, a_rollout: Any, tabulate: Any, same: Any) -> None:
-    rollout = data.draw(a_rollout())
-    same(completions.compute_lengths(tabulate(rollout)), length_oracle(rollout))
-
-
-def test_one_completion_has_no_spread(tabulate: Any) -> None:
-    assert "rldk/length/std" not in completions.compute_lengths(tabulate(Rollout(torch.ones(1, 3))))
-
-
-def test_how_completions_end_is_unknown_without_the_finish_reason(tabulate: Any) -> None:
-    found = completions.compute_lengths(tabulate(Rollout(torch.ones(2, 3))))
-    assert set(found) == {f"rldk/length/{name}" for name in ("mean", "std", "min", "max", "p95")}
-    assert found["rldk/length/std"] == 0.0
-
-
-def test_no_terminated_length_where_all_are_cut_off(tabulate: Any) -> None:
-    found = completions.compute_lengths(tabulate(Rollout(torch.ones(2, 3), truncated=torch.ones(2, dtype=torch.bool))))
-    assert "rldk/length/terminated_mean" not in found
-    assert found["rldk/length/eos_fraction"] == 0.0
-
-
-def test_a_rank_that_does_not_know_how_its_completions_end_leaves_the_others_theirs() -> None:
-    columns = {"length/tokens": np.array([5.0, 2.0, 9.0]), "length/truncated": np.array([0.0, 1.0, np.nan])}
-    found = completions.compute_lengths(Table(columns))
-    assert found["rldk/length/truncated_fraction"] == found["rldk/length/eos_fraction"] == 0.5
-    assert found["rldk/length/terminated_mean"] == 5.0
-
 
 Tokens = list[float]
 
@@ -115,7 +63,7 @@ def test_diversity_equals_plain_loops(
     data: st.DataObject, a_rollout: Any, tabulate: Any, same: Any, tokens_of: Any
 ) -> None:
     rollout = data.draw(a_rollout(max_tokens=20))
-    found = completions.compute_diversity(tabulate(rollout))
+    found = diversity.compute(tabulate(rollout))
     overlap = found.pop("rldk/diversity/within_group_overlap", None)
     same(found, diversity_oracle(rollout, tokens_of), 1e-12)
     exact = overlaps(tokens_of(rollout.token_ids, rollout.mask), rollout.group_ids.tolist())
@@ -133,7 +81,7 @@ def test_overlap_is_unbiased(tabulate: Any, tokens_of: Any) -> None:
         lengths = torch.randint(2, 31, (8, 1), generator=generator)
         rollout = Rollout(torch.arange(30)[None] < lengths, token_ids=tokens, group_ids=torch.arange(8) // 4)
         truth = statistics.fmean(overlaps(tokens_of(rollout.token_ids, rollout.mask), rollout.group_ids.tolist()))
-        errors.append(completions.compute_diversity(tabulate(rollout))["rldk/diversity/within_group_overlap"] - truth)
+        errors.append(diversity.compute(tabulate(rollout))["rldk/diversity/within_group_overlap"] - truth)
         exact.append(truth)
     assert max(exact) - min(exact) > 0.4
     standard_error = statistics.stdev(errors) / math.sqrt(len(errors))
@@ -147,15 +95,13 @@ def test_overlap_is_unbiased(tabulate: Any, tokens_of: Any) -> None:
 )
 def test_repetition(tabulate: Any, tokens: list[int], expected: float) -> None:
     rollout = Rollout(torch.ones(1, len(tokens)), token_ids=torch.tensor([tokens]))
-    assert completions.compute_diversity(tabulate(rollout))["rldk/diversity/repetition"] == pytest.approx(expected)
+    assert diversity.compute(tabulate(rollout))["rldk/diversity/repetition"] == pytest.approx(expected)
 
 
 def test_padding_and_holes_are_not_text(tabulate: Any) -> None:
     tokens = torch.tensor([[-100, 4, 5, 9, 6], [4, 5, 6, -100, -100], [4, 5, 0, 6, 0]])
     mask = torch.tensor([[0, 1, 1, 0, 1], [1, 1, 1, 0, 0], [1, 1, 0, 1, 0]])
-    found = completions.compute_diversity(
-        tabulate(Rollout(mask, token_ids=tokens, group_ids=torch.zeros(3, dtype=torch.int64)))
-    )
+    found = diversity.compute(tabulate(Rollout(mask, token_ids=tokens, group_ids=torch.zeros(3, dtype=torch.int64))))
     assert found["rldk/diversity/unique_fraction"] == pytest.approx(1 / 3)
     assert found["rldk/diversity/within_group_overlap"] == 1.0
     assert found["rldk/diversity/repetition"] == 0.0
@@ -165,7 +111,7 @@ def test_empty_completions_are_completions_and_all_the_same(tabulate: Any) -> No
     """Half of them empty is the collapse that the key is to show, not a batch in which all differ."""
     tokens, mask = torch.arange(32).reshape(16, 2), torch.ones(16, 2)
     mask[::2] = 0
-    found = completions.compute_diversity(tabulate(Rollout(mask, token_ids=tokens)))
+    found = diversity.compute(tabulate(Rollout(mask, token_ids=tokens)))
     assert found["rldk/diversity/unique_fraction"] == 9 / 16
     assert found["rldk/diversity/distinct_1"] == 1.0
 
@@ -173,19 +119,16 @@ def test_empty_completions_are_completions_and_all_the_same(tabulate: Any) -> No
 def test_a_prefix_or_another_order_is_another_completion(tabulate: Any) -> None:
     tokens = torch.tensor([[1, 2, 0], [2, 1, 0], [1, 2, 0], [0, 1, 2]])
     mask = torch.tensor([[1, 1, 0], [1, 1, 0], [1, 1, 1], [1, 1, 1]])
-    assert (
-        completions.compute_diversity(tabulate(Rollout(mask, token_ids=tokens)))["rldk/diversity/unique_fraction"]
-        == 1.0
-    )
+    assert diversity.compute(tabulate(Rollout(mask, token_ids=tokens)))["rldk/diversity/unique_fraction"] == 1.0
 
 
 def test_hashes_are_exact_in_single_precision(tabulate: Any) -> None:
     tokens = torch.randint(0, 50_000, (200, 12), generator=torch.Generator().manual_seed(0))
-    found = completions.diversity_columns(Rollout(torch.ones(200, 12), token_ids=tokens))
+    found = diversity.columns(Rollout(torch.ones(200, 12), token_ids=tokens))
     for column in found.values():
         assert torch.equal(column, column.float().double())
-    assert len({*zip(*(found[name].tolist() for name in completions.IDENTITY), strict=True)}) == 200
-    assert completions.compute_diversity(tabulate(Rollout(torch.ones(200, 12)))) == {}
+    assert len({*zip(*(found[name].tolist() for name in diversity.IDENTITY), strict=True)}) == 200
+    assert diversity.compute(tabulate(Rollout(torch.ones(200, 12)))) == {}
 
 
 @pytest.mark.parametrize(
@@ -194,7 +137,7 @@ def test_hashes_are_exact_in_single_precision(tabulate: Any) -> None:
 def test_the_token_0_is_a_token(tabulate: Any, one: list[int], other: list[int]) -> None:
     mask = torch.tensor([[i < len(row) for i in range(3)] for row in (one, other)])
     tokens = torch.tensor([row + [0] * (3 - len(row)) for row in (one, other)])
-    found = completions.compute_diversity(tabulate(Rollout(mask, token_ids=tokens)))
+    found = diversity.compute(tabulate(Rollout(mask, token_ids=tokens)))
     assert found["rldk/diversity/unique_fraction"] == 1.0
 
 
@@ -210,22 +153,22 @@ def texts(rows: int, tokens: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 def test_a_device_that_sorts_by_itself_comes_to_the_same(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
     ids, mask = texts(8, tokens)
     rollout = Rollout(mask, token_ids=ids)
-    on_host = completions.diversity_columns(rollout)
-    monkeypatch.setattr(completions, "_on_host", lambda tensor: False)
-    elsewhere = completions.diversity_columns(rollout)
-    monkeypatch.setattr(completions, "LARGEST_PRODUCT", 1)
-    in_parts = completions.diversity_columns(rollout)
+    on_host = diversity.columns(rollout)
+    monkeypatch.setattr(diversity, "_on_host", lambda tensor: False)
+    elsewhere = diversity.columns(rollout)
+    monkeypatch.setattr(diversity, "LARGEST_PRODUCT", 1)
+    in_parts = diversity.columns(rollout)
     for name, column in on_host.items():
         assert torch.equal(column, elsewhere[name])
         assert torch.equal(column, in_parts[name])
 
 
 def test_a_batch_is_counted_whole_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [completions.max_rows(tokens) for tokens in (0, 1, 64, 512, 1024, 8192)] == [2**14, 2**14, 256, 32, 16, 16]
+    assert [diversity.max_rows(tokens) for tokens in (0, 1, 64, 512, 1024, 8192)] == [2**14, 2**14, 256, 32, 16, 16]
     ids, mask = texts(17, 1024)
-    columns = completions.diversity_columns(Rollout(mask, token_ids=ids))
-    assert [int(columns[name].isnan().sum()) for name in completions.DIVERSITY_COLUMNS] == [0] * 2 + [1] * 19
-    columns = completions.diversity_columns(Rollout(mask[:16], token_ids=ids[:16]))
+    columns = diversity.columns(Rollout(mask, token_ids=ids))
+    assert [int(columns[name].isnan().sum()) for name in diversity.COLUMNS] == [0] * 2 + [1] * 19
+    columns = diversity.columns(Rollout(mask[:16], token_ids=ids[:16]))
     assert not any(column.isnan().any() for column in columns.values())
 
 
@@ -233,11 +176,11 @@ def test_the_subsample_is_of_whole_groups_and_has_their_numbers() -> None:
     ids, mask = texts(48, 1024)
     shuffled = torch.randperm(48, generator=torch.Generator().manual_seed(1))
     groups = (torch.arange(48) // 4)[shuffled]
-    columns = completions.diversity_columns(Rollout(mask, token_ids=ids, group_ids=groups))
+    columns = diversity.columns(Rollout(mask, token_ids=ids, group_ids=groups))
     counted = ~columns["diversity/repeats_1"].isnan()
     assert sorted(groups[counted].bincount(minlength=12).tolist()) == [0] * 8 + [4] * 4
     assert set(groups[counted].tolist()) not in ({0, 1, 2, 3}, {8, 9, 10, 11}), "neighbours may be alike"
-    alone = completions.diversity_columns(Rollout(mask[counted], token_ids=ids[counted]))
+    alone = diversity.columns(Rollout(mask[counted], token_ids=ids[counted]))
     for name, column in columns.items():
         assert torch.equal(column[counted], alone[name])
 
@@ -250,19 +193,19 @@ def test_a_subsample_is_unbiased_and_as_far_off_as_documented(
     monkeypatch: pytest.MonkeyPatch, tabulate: Any, size: int
 ) -> None:
     """Over batches of the same groups in any order. Groups of five do not fit, so that the last one is cut."""
-    monkeypatch.setattr(completions, "MIN_ROWS", 20 if size == 4 else 16)
-    monkeypatch.setattr(completions, "MAX_TOKENS", 0)
+    monkeypatch.setattr(diversity, "MIN_ROWS", 20 if size == 4 else 16)
+    monkeypatch.setattr(diversity, "MAX_TOKENS", 0)
     count, generator = 48 // size, torch.Generator().manual_seed(2)
     ids, mask = (tensor.view(count, size, 24) for tensor in texts(count * size, 24))
 
     def keys(order: Tensor) -> dict[str, float]:
         names = None if size == 1 else torch.arange(len(order)).repeat_interleave(size)
         rollout = Rollout(mask[order].flatten(0, 1), token_ids=ids[order].flatten(0, 1), group_ids=names)
-        return completions.compute_diversity(tabulate(rollout))
+        return diversity.compute(tabulate(rollout))
 
     own = [keys(torch.tensor([group])) for group in range(count)]
     found = [keys(torch.randperm(count, generator=generator)) for _ in range(400)]
-    share = completions.MIN_ROWS / size / count
+    share = diversity.MIN_ROWS / size / count
     assert {row["rldk/diversity/unique_fraction"] for row in found} == {found[0]["rldk/diversity/unique_fraction"]}
     for key in SAMPLED_KEYS[: 3 if size == 1 else 4]:
         truth = statistics.fmean(group[key] for group in own)
@@ -270,15 +213,15 @@ def test_a_subsample_is_unbiased_and_as_far_off_as_documented(
         documented = math.sqrt((1 - share) / (share * count)) * spread
         observed = statistics.stdev(row[key] for row in found)
         assert abs(statistics.fmean(row[key] for row in found) - truth) < 4 * observed / math.sqrt(len(found)), key
-        if completions.MIN_ROWS % size == 0:
+        if diversity.MIN_ROWS % size == 0:
             assert observed == pytest.approx(documented, rel=0.12), key
 
 
 def test_a_rank_without_token_ids_leaves_the_others_theirs(tabulate: Any) -> None:
     table = tabulate(Rollout(torch.ones(3, 2), token_ids=torch.tensor([[1, 1], [1, 1], [2, 3]])))
     unknown = {name: np.append(column, [np.nan] * 2) for name, column in table.columns.items()}
-    found = completions.compute_diversity(Table({**unknown, "length/tokens": np.full(5, 2.0)}))
-    assert found == completions.compute_diversity(table)
+    found = diversity.compute(Table({**unknown, "length/tokens": np.full(5, 2.0)}))
+    assert found == diversity.compute(table)
     assert found["rldk/diversity/unique_fraction"] == pytest.approx(2 / 3)
 
 
@@ -286,5 +229,5 @@ def test_no_pair_of_padding_is_a_bigram(tabulate: Any) -> None:
     tokens = torch.arange(500)[None] * torch.tensor([[1], [257]])
     mask = torch.arange(500)[None] < torch.tensor([[2], [250]])
     tokens[0, :2] = torch.tensor([1, 258])
-    found = completions.compute_diversity(tabulate(Rollout(mask, token_ids=tokens)))
+    found = diversity.compute(tabulate(Rollout(mask, token_ids=tokens)))
     assert found["rldk/diversity/distinct_2"] == 1.0
