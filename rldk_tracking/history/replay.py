@@ -97,7 +97,8 @@ def replay(
 
     Args:
         source: what `rldk_tracking.history.reading.read` reads, or what it returned.
-        rules, overrides: see `rldk_tracking.health.presets.rules_for`.
+        rules: a preset, the path of a YAML file, or rules, see `rldk_tracking.health.presets.rules_for`.
+        overrides: changes to single rules, {"kl.high": {"threshold": 0.2}}.
         context: the run's settings, beside those that the source knows.
         aliases: names in the source to keys of the catalogue, or to those that a rule reads.
 

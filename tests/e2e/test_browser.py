@@ -96,8 +96,8 @@ def train(folder: Path) -> dict[str, Any]:
 
 
 def browser_class() -> Any:
-    """The browser that also takes the README's pictures."""
-    spec = spec_from_file_location("browser", Path(__file__).resolve().parents[2] / "examples/pictures/browser.py")
+    """The browser that also takes the documentation's pictures."""
+    spec = spec_from_file_location("browser", Path(__file__).resolve().parents[2] / "docs/pictures/browser.py")
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)

@@ -36,10 +36,11 @@ def test_the_demo_brings_all_that_it_imports() -> None:
     assert {"torch", "transformers", "trl", "accelerate", "mlflow", "tqdm"} <= brought("demo")
 
 
-def test_every_extra_that_the_package_or_its_readme_names_is_there() -> None:
+def test_every_extra_that_the_package_or_its_documentation_names_is_there() -> None:
     optional = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    texts = [path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "rldk_tracking").rglob("*.py")]]
-    lists = [names for text in texts for names in re.findall(r"rldk-tracking\[([\w,]+)\]", text)]
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "rldk_tracking").rglob("*.py")]
+    texts = [path.read_text(encoding="utf-8") for path in pages]
+    lists = [names for text in texts for names in re.findall(r"""(?:rldk-tracking|["']\.)\[([\w,]+)\]""", text)]
     named = {extra for names in lists for extra in names.split(",")}
     assert named and named <= set(optional)
 

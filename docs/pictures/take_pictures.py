@@ -1,8 +1,8 @@
-"""Takes the README's pictures: runs the demo, serves its store on loopback, and photographs pages with Chromium.
+"""Takes the documentation's pictures: runs the demo, serves its store on loopback, photographs pages with Chromium.
 
-It walks the way that the README describes, and says how many seconds each part of it took.
+It walks the way that docs/start.md describes, and says how many seconds each part of it took.
 
-    python examples/pictures/take_pictures.py [--store FOLDER_OF_A_FINISHED_DEMO] [--to FOLDER]
+    python docs/pictures/take_pictures.py [--store FOLDER_OF_A_FINISHED_DEMO] [--to FOLDER]
 
 Needs Chromium (Debian: apt-get install chromium) and the demo extra.
 """
