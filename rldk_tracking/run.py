@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from rldk_tracking.health.watched import row_rules, silence_of
 from rldk_tracking.isolation import Shield, TrainingStopped
 from rldk_tracking.journal.actions import webhooks_of
-from rldk_tracking.journal.heartbeat import Liveness
+from rldk_tracking.journal.heartbeat import Heartbeat
+from rldk_tracking.journal.journal import journal_stem
 from rldk_tracking.journal.judge import SAVE, STOP, Judge
 from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of
 from rldk_tracking.journal.settings import Settings, needs_journal
@@ -70,7 +71,7 @@ class Run:
         self._resume: tuple[dict[str, Any], int | None] = ({}, None)
         self._urgent: dict[str, float] = {}
         self._flags = self._step = 0
-        self._liveness: Liveness | None = None
+        self._heartbeat: Heartbeat | None = None
 
     # Its beginning.
 
@@ -113,11 +114,11 @@ class Run:
                 self.publisher.open(rules, self.info, trackers, folder, resumed_at, self._ranks.job_size)
         known = shared if self._ranks.world_size > 1 else folder
         if known is not None:
-            self._start_liveness(known, rules, self._ranks)
+            self._start_heartbeat(known, rules, self._ranks)
         self._find_trackers = list  # which knows the trainer's callbacks, and they may know the trainer
         return self._ranks, self.judge
 
-    def _start_liveness(self, folder: Path, rules: Sequence[Rule], ranks: Ranks) -> None:
+    def _start_heartbeat(self, folder: Path, rules: Sequence[Rule], ranks: Ranks) -> None:
         """Every rank shows beside the journal that it lives, and where it stands if somebody watches for hangs."""
         about = 2 * self.publisher.journal_number + self.publisher.is_watched
         if ranks.world_size > 1:
@@ -125,15 +126,17 @@ class Run:
         number, is_watched = divmod(about, 2)
         if number > 0:
             rule = silence_of(rules) if is_watched else None
-            is_over = self.publisher.close_if_broken_off if self.publisher.is_open else None
-            of_rank = (number, ranks.rank, ranks.world_size, rule, self.training.trainer, self._step)
-            self._liveness = Liveness(folder, *of_rank, is_over)
+            publisher = self.publisher
+            is_over = publisher.close_if_broken_off if publisher.is_open else publisher.train_call.is_over
+            stem = journal_stem(number)
+            self._heartbeat = Heartbeat(folder, stem, ranks.rank, ranks.world_size, rule, is_over)
+            self._heartbeat.begin(self._step, self.training.trainer)
 
     def beat(self, phase: Phase, step: int) -> None:
         """A phase of the training begins, or the one that is under way goes on."""
         self._step = step
-        if self._liveness is not None:
-            self._liveness.beat(phase, step)
+        if self._heartbeat is not None:
+            self._heartbeat.beat(phase, step)
 
     # A step.
 
@@ -290,10 +293,10 @@ class Run:
         for at, scalars in rows.items() if status != "crashed" else ():
             with self.shield.at("the last rows"):
                 self.extra_row(at, scalars)
-        if self._liveness is not None:
-            self._liveness.end()
+        if self._heartbeat is not None:
+            self._heartbeat.end()
         self.publisher.close(status, step)
-        if self._liveness is not None:
-            self._liveness.close()
+        if self._heartbeat is not None:
+            self._heartbeat.close()
         # Whoever keeps the callback, to look at its alerts, does not keep the trainer.
         self.training = replace(Training(), shield=self.shield, publish=self.publisher.publish)

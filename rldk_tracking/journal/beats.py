@@ -1,4 +1,4 @@
-"""What a training process left behind of how it goes, as its watchdog reads it: beats, stacks, and the process itself.
+"""What is seen of a training process from outside: the last event of each rank, and what the process does.
 
 A rank writes the file `<stem>.beat-<rank>@<host>.json` beside the journal: one JSON object, padded to a fixed size and
 written over itself at each event.
@@ -20,24 +20,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
-import sys
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import FrameType
 
 import psutil
 
-STACKS_BYTES = 262_144
-"""So much of the end of a file of stacks is read."""
-STACKS_FILE_BYTES = 1_000_000
-"""A file that has grown beyond this begins anew."""
-FRAMES_PER_THREAD = 200
-THREADS = 200
 CREATED_TOLERANCE_S = 2.0
 """Two readings of a process's creation time differ by up to this: the kernel's boot time is in whole seconds."""
 
@@ -110,19 +99,33 @@ def host_name() -> str:
     return socket.gethostname()
 
 
-def process_state(pid: int, created: float, host: str) -> str:
-    """What a process does, in words; "gone" also for one that has ended and was not waited for."""
-    if host != host_name():
+def process_state(pid: int, created: float, host: str | None = None) -> str:
+    """What a process does, in words; "gone" also for one that has ended and was not waited for.
+
+    Args:
+        pid, created: its number, and when it started, in seconds since the epoch.
+        host: where it is; None for this machine.
+    """
+    if host not in (None, host_name()):
         return ELSEWHERE
     try:
         process = psutil.Process(pid)
         if abs(process.create_time() - created) > CREATED_TOLERANCE_S:
             return GONE  # another process has its number now
         return _STATES.get(process.status(), RUNNING)
-    except psutil.NoSuchProcess:  # a zombie's error is one of these
+    except (
+        psutil.NoSuchProcess,
+        ValueError,
+        OverflowError,
+    ):  # the first also for a zombie
         return GONE
     except psutil.Error:
         return UNKNOWN
+
+
+def is_alive(pid: int, created: float) -> bool:
+    """Whether a process of this machine is there still."""
+    return process_state(pid, created) != GONE
 
 
 def can_write(folder: Path) -> bool:
@@ -131,88 +134,3 @@ def can_write(folder: Path) -> bool:
         return os.access(folder, os.W_OK) and (not hasattr(os, "statvfs") or os.statvfs(folder).f_bavail > 0)
     except OSError:
         return False
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedDump:
-    """When the stacks are to be written, unless something happens until then.
-
-    Attributes:
-        due: when, on the clock of `time.monotonic`.
-        since: when the silence began, on that clock.
-        events: count of the event that it began with.
-        what: the phase and step, for the reader.
-    """
-
-    due: float
-    since: float
-    events: int
-    what: str
-
-
-def append_stacks(path: Path, text: str) -> None:
-    """Add to the file in one go. Raises OSError where the disk does."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        if os.fstat(descriptor).st_size > STACKS_FILE_BYTES:
-            os.ftruncate(descriptor, 0)
-        os.write(descriptor, text.encode("utf-8", errors="replace"))
-    finally:
-        os.close(descriptor)
-
-
-def stacks_of(dump: PlannedDump) -> str:
-    """The stacks of all threads but the calling one, the main thread first, innermost frame first."""
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
-    main, own = threading.main_thread().ident, threading.get_ident()
-    frames = sys._current_frames()
-    others = sorted((ident for ident in frames if ident != own), key=lambda ident: ident != main)
-    now = time.strftime("%Y-%m-%d %H:%M:%S")
-    silent = f"silent for {time.monotonic() - dump.since:.0f} s at {now}"
-    lines = [f"=== event {dump.events} of process {os.getpid()}: {dump.what}, {silent}"]
-    for ident in others[:THREADS]:
-        name = "Main thread" if ident == main else f"Thread {names.get(ident, ident)}"
-        lines += ["", f"{name} (innermost frame first):", *_frames_of(frames[ident])]
-    return "\n".join(lines) + "\n\n"
-
-
-def _frames_of(frame: FrameType | None) -> Iterator[str]:
-    for _ in range(FRAMES_PER_THREAD):
-        if frame is None:
-            return
-        yield f'  File "{frame.f_code.co_filename}", line {frame.f_lineno} in {frame.f_code.co_name}'
-        frame = frame.f_back
-    if frame is not None:
-        yield "  ..."
-
-
-def read_stacks(folder: Path, beat: Beat) -> str | None:
-    """Where a rank's threads stood in the silence after a beat; None where it did not write that down.
-
-    Args:
-        folder: of the beat's file; the file of stacks lies there too, see `rldk_tracking.journal.heartbeat`.
-        beat: the beat.
-    """
-    try:
-        with open(folder / Path(beat.stacks).name, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - STACKS_BYTES))
-            text = file.read().decode("utf-8", errors="replace")
-    except OSError:
-        return None
-    parts = re.split(r"^=== (event \d+ of process \d+): ", text, flags=re.MULTILINE)
-    wanted = f"event {beat.events} of process {beat.pid}"
-    found = [part for header, part in zip(parts[1::2], parts[2::2], strict=True) if header == wanted]
-    return found[-1] if found else None
-
-
-def main_thread(stacks: str, characters: int) -> str:
-    """The innermost frames of the main thread, a line each, as many as fit whole."""
-    begin = stacks.find("Main thread (")
-    if begin < 0:
-        return ""
-    kept: list[str] = []
-    for line in stacks[begin:].split("\n\n")[0].splitlines()[1:]:
-        if sum(len(known) + 1 for known in kept) + len(line) > characters:
-            break
-        kept.append(line.strip())
-    return "\n".join(kept)

@@ -1,11 +1,17 @@
-"""What is done when the process ends: runs that nobody closed have crashed, and what is left is waited for at once."""
+"""How the end of a training is noticed that is told to no callback: an exception ends `train()`, or the process ends.
+
+Runs that nobody closed have crashed by then, and what is left of all of them is waited for at once.
+"""
 
 from __future__ import annotations
 
 import atexit
 import os
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from types import CodeType, FrameType
 from typing import Protocol
 
 from rldk_tracking.journal.process import courier
@@ -14,6 +20,7 @@ EXCEPTION_LINES = 5
 """Last lines of the exception that ended a training, kept in the journal."""
 LONGEST_WAIT_S = 15.0
 """For destinations that answer, of all runs together."""
+TRAIN = "train"
 
 
 class Closable(Protocol):
@@ -63,3 +70,34 @@ def last_exception() -> str | None:
 if hasattr(os, "register_at_fork"):
     # A child that leaves by sys.exit runs `close_all` too: the runs are its parent's.
     os.register_at_fork(after_in_child=_OPEN.clear)
+
+
+class TrainCall:
+    """The call of a function named `train` that is under way on this thread, if one is.
+
+    It keeps the function's code and no frame: a frame would keep the model.
+    """
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        frames = _frames(self._thread)
+        self._code: CodeType | None = next((frame.f_code for frame in frames if frame.f_code.co_name == TRAIN), None)
+
+    def is_over(self, later: TrainCall | None = None) -> bool:
+        """Whether it has ended, from whatever thread this is asked. One that is not known never is.
+
+        Args:
+            later: another call, which is under way now.
+        """
+        if self._code is None:
+            return False
+        is_same = later is not None and (later._thread, later._code) == (self._thread, self._code)
+        return sum(frame.f_code is self._code for frame in _frames(self._thread)) <= int(is_same)
+
+
+def _frames(thread: int) -> Iterator[FrameType]:
+    """Those of a thread, the innermost first; none of one that has ended."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back

@@ -20,10 +20,8 @@ from typing import Any
 import psutil
 
 from rldk_tracking.health.conditions.silence import Silence
-from rldk_tracking.journal.beats import PlannedDump, beat_files, host_name
-from rldk_tracking.journal.journal import journal_stem
-from rldk_tracking.journal.stacks import StacksWriter
-from rldk_tracking.journal.train_call import TrainCall
+from rldk_tracking.journal.beats import beat_files, host_name
+from rldk_tracking.journal.stacks import PlannedDump, StacksWriter
 from rldk_tracking.sources.wrapping import Phase, PhaseWatch
 
 logger = logging.getLogger(__name__)
@@ -76,8 +74,7 @@ class Heartbeat:
         rank: of this process.
         ranks: how many there are, of those that have a heartbeat.
         rule: says how long a phase may be silent; None where that is not watched (`run.hung` is off).
-        is_over: whether the training has ended, asked now and then in a thread of this package; by default whether the
-            present call of `train` has.
+        is_over: whether the training has ended, asked now and then in a thread of this package.
     """
 
     def __init__(
@@ -87,23 +84,24 @@ class Heartbeat:
         rank: int,
         ranks: int = 1,
         rule: Silence | None = None,
-        is_over: Callable[[], bool] | None = None,
+        is_over: Callable[[], bool] = lambda: False,
     ) -> None:
         self._rule = rule
         self._pid = os.getpid()
+        self._phases: PhaseWatch | None = None
         self._phase: Phase = "starting"
         self._step = 0
         self._events = 0
         self._since = time.monotonic()
         self._limit: float | None = None
         self._durations: dict[Phase, Durations] = {}
+        self._stem, self._rank = stem, rank
         host = host_name()
         at = f"{rank}@{re.sub(r'[^A-Za-z0-9_.-]', '_', host)}"
-        self._stem, self._rank = stem, rank
         self._path = folder / f"{stem}.beat-{at}.json"
         stacks = folder / (f"{stem}.stacks.txt" if rank == 0 else f"{stem}.stacks-{at}.txt")
         wants_stacks = rule is not None and rule.stacks
-        self._stacks = StacksWriter(stacks, is_over or TrainCall().is_over) if wants_stacks else None
+        self._stacks = StacksWriter(stacks, is_over) if wants_stacks else None
         constant = {
             "began": time.time(),
             "pid": self._pid,
@@ -147,8 +145,19 @@ class Heartbeat:
             self._write(now)
         return before
 
+    def begin(self, step: int, trainer: Any) -> None:
+        """The training begins behind this step. The phases of its trainer are followed, if it has one, until `end`."""
+        self.beat("starting", step)
+        self._phases = None if trainer is None else PhaseWatch(trainer, self.beat)
+
+    def end(self) -> None:
+        """Training is over, and what is left to do may take its time."""
+        self.beat("ending")
+        if self._phases is not None:
+            self._phases.detach()
+
     def close(self) -> None:
-        """Training is over: the file goes, since the journal says from now on how it ended."""
+        """Everything is over: the file goes, since the journal says from now on how it ended."""
         if self._is_closed or os.getpid() != self._pid:
             return
         self._is_closed = True
@@ -207,46 +216,3 @@ class Heartbeat:
             if path != self._path:
                 path.unlink(missing_ok=True)
         return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-
-
-class Liveness:
-    """Beats from construction to `close`.
-
-    Args:
-        folder: the journal's.
-        number: of the journal in its folder.
-        rank, ranks: of this process, and how many beat.
-        rule: says how long a phase may be silent; None where that is not watched.
-        trainer: whose phases are followed; None in a loop of the user's own.
-        step: the global step so far.
-        is_over: as for `Heartbeat`.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        number: int,
-        rank: int,
-        ranks: int,
-        rule: Silence | None,
-        trainer: Any,
-        step: int,
-        is_over: Callable[[], bool] | None = None,
-    ) -> None:
-        self._heartbeat = Heartbeat(folder, journal_stem(number), rank, ranks, rule, is_over)
-        self._heartbeat.beat("starting", step)
-        self._phases = None if trainer is None else PhaseWatch(trainer, self._heartbeat.beat)
-
-    def beat(self, phase: Phase, step: int) -> None:
-        """A phase of the training begins, or the one that is under way goes on."""
-        self._heartbeat.beat(phase, step)
-
-    def end(self) -> None:
-        """Training is over, and what is left to do may take its time."""
-        self._heartbeat.beat("ending")
-        if self._phases is not None:
-            self._phases.detach()
-
-    def close(self) -> None:
-        """Everything is over."""
-        self._heartbeat.close()

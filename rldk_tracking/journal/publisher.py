@@ -31,10 +31,10 @@ from rldk_tracking.isolation import Shield
 from rldk_tracking.journal import exits
 from rldk_tracking.journal.actions import Actions
 from rldk_tracking.journal.earlier import BEFORE_ALL_STEPS
+from rldk_tracking.journal.exits import TrainCall
 from rldk_tracking.journal.journal import Journal, journal_number
 from rldk_tracking.journal.process import Destination, courier
 from rldk_tracking.journal.target import named
-from rldk_tracking.journal.train_call import TrainCall
 from rldk_tracking.journal.trainings import Trainings
 from rldk_tracking.journal.without_run import say_never_a_run, say_no_run
 from rldk_tracking.rollout import RunInfo

@@ -29,6 +29,7 @@ from rldk_tracking.health.watch import BREACHED, Watch
 from rldk_tracking.health.watched import from_data, watched_rules
 from rldk_tracking.journal import beats
 from rldk_tracking.journal.beats import GONE, STOPPED, Beat
+from rldk_tracking.journal.stacks import main_thread, read_stacks
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ class Watchdog:
             beats.process_state(self._pid, self._created, host),
             beats.can_write(self._folder),
             self._peers,
-            lambda: None if beat is None else beats.read_stacks(self._folder, beat),
+            lambda: None if beat is None else read_stacks(self._folder, beat),
         )
         return self.judge(now, sight, last_step, end)
 
@@ -230,13 +231,8 @@ def hang_evidence(sight: Sight) -> dict[str, float | str]:
         evidence["ranks"] = about[-1]
     evidence["about"] = "; ".join(about)
     if stacks is not None:
-        evidence |= {"stacks": quoted(stacks), "stacks_file": beat.stacks}
+        evidence |= {"stacks": main_thread(stacks, QUOTED_CHARACTERS), "stacks_file": beat.stacks}
     return evidence
-
-
-def quoted(stacks: str) -> str:
-    """The innermost frames of the main thread, bounded."""
-    return beats.main_thread(stacks, QUOTED_CHARACTERS)
 
 
 def not_arrived(own: Beat, peers: Iterable[tuple[Beat, str]]) -> str:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -21,10 +20,9 @@ from rldk_tracking.journal.beats import (
     STOPPED,
     beat_of,
     host_name,
-    main_thread,
+    is_alive,
     process_state,
     read_beats,
-    read_stacks,
 )
 
 RECORD = {
@@ -95,14 +93,21 @@ def test_a_process_of_this_host_in_words() -> None:
         while process_state(child.pid, created, host_name()) != STOPPED and time.monotonic() < deadline:
             time.sleep(0.02)
         assert process_state(child.pid, created, host_name()) == STOPPED
+        assert is_alive(child.pid, created)
         child.send_signal(signal.SIGKILL)
         while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.02)
         assert process_state(child.pid, created, host_name()) == GONE, "it has ended and nobody waited for it"
+        assert not is_alive(child.pid, created)
     finally:
         child.kill()
         child.wait()
     assert process_state(child.pid, created, host_name()) == GONE
+
+
+@pytest.mark.parametrize("pid", [-1, 2**31, 2**70])
+def test_what_is_no_number_of_a_process_is_gone(pid: int) -> None:
+    assert process_state(pid, 0.0) == GONE
 
 
 def test_a_process_that_may_not_be_asked_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,55 +128,3 @@ def test_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 FIELDS = ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail", "f_flag", "f_max")
-
-DUMP = """=== event 8 of process 7: phase step of step 3, silent for 9 s at 2026-01-01 10:00:00
-
-Main thread (innermost frame first):
-  File "a.py", line 1 in old
-
-=== event 9 of process 7: phase reward of step 3, silent for 9 s at 2026-01-01 10:00:00
-
-Main thread (innermost frame first):
-  File "/judge.py", line 7 in ask
-  File "/trl/grpo_trainer.py", line 99 in _calculate_rewards
-  File "/transformers/trainer.py", line 12 in train
-
-Thread tqdm (innermost frame first):
-  File "/tqdm.py", line 3 in wait
-
-"""
-
-
-def test_the_stacks_of_this_silence_only(tmp_path: Path) -> None:
-    path = tmp_path / "run.stacks.txt"
-    beat = beat_of(json.dumps({**RECORD, "events": 9, "stacks": f"../{tmp_path.name}/run.stacks.txt"}))
-    assert beat is not None
-    assert read_stacks(tmp_path, beat) is None
-    path.write_text(DUMP)
-    found = read_stacks(tmp_path, beat)
-    assert found is not None and "ask" in found and "old" not in found
-    assert read_stacks(tmp_path, replace(beat, events=10)) is None
-    assert read_stacks(tmp_path, replace(beat, pid=70)) is None, "of an earlier training with as many events"
-    path.write_text(DUMP.replace("ask", "before") + DUMP)
-    assert read_stacks(tmp_path, beat) == found, "the last one"
-    path.write_text("x" * beats.STACKS_BYTES + "\n" + DUMP)
-    assert read_stacks(tmp_path, beat) == found
-    path.write_text(DUMP + "x" * beats.STACKS_BYTES)
-    assert read_stacks(tmp_path, beat) is None, "a file of any size is not read whole"
-
-
-def test_the_stacks_lie_in_the_folder_whatever_the_beat_says(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere.txt").write_text(DUMP)
-    (tmp_path / "run").mkdir()
-    beat = beat_of(json.dumps({**RECORD, "events": 9, "stacks": str(tmp_path / "elsewhere.txt")}))
-    assert beat is not None and read_stacks(tmp_path / "run", beat) is None
-    assert read_stacks(tmp_path, beat) is not None
-
-
-def test_the_innermost_frames_as_many_as_fit() -> None:
-    found = DUMP.split("=== event 9")[1]
-    first, second = 'File "/judge.py", line 7 in ask', 'File "/trl/grpo_trainer.py", line 99 in _calculate_rewards'
-    third = 'File "/transformers/trainer.py", line 12 in train'
-    assert main_thread(found, 1000) == f"{first}\n{second}\n{third}"
-    assert main_thread(found, 100) == f"{first}\n{second}"
-    assert main_thread(found, 10) == "" and main_thread("no dump", 100) == ""

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rldk_tracking.journal import beats
-from rldk_tracking.journal.beats import PlannedDump, append_stacks, stacks_of
-from rldk_tracking.journal.stacks import CHECK_S, StacksWriter
+from rldk_tracking.journal import stacks
+from rldk_tracking.journal.beats import beat_of
+from rldk_tracking.journal.stacks import (
+    CHECK_S,
+    PlannedDump,
+    StacksWriter,
+    append_stacks,
+    main_thread,
+    read_stacks,
+    stacks_of,
+)
+from tests.journal.test_beats import RECORD
 
 
 def planned(due_s: float, events: int = 1) -> PlannedDump:
@@ -130,9 +141,9 @@ def test_a_folder_that_is_gone_is_no_fault(tmp_path: Path) -> None:
 
 def test_a_file_that_has_grown_begins_anew(tmp_path: Path) -> None:
     path = tmp_path / "stacks.txt"
-    append_stacks(path, "x" * beats.STACKS_FILE_BYTES)
+    append_stacks(path, "x" * stacks.STACKS_FILE_BYTES)
     append_stacks(path, "y")
-    assert path.stat().st_size == beats.STACKS_FILE_BYTES + 1
+    assert path.stat().st_size == stacks.STACKS_FILE_BYTES + 1
     append_stacks(path, "z")
     assert path.read_text() == "z"
 
@@ -154,7 +165,7 @@ def test_a_deep_stack_is_cut() -> None:
     until.set()
     thread.join()
     (block,) = [block for block in text.split("\n\n") if block.startswith("Thread deep (")]
-    assert len(block.splitlines()) == beats.FRAMES_PER_THREAD + 2
+    assert len(block.splitlines()) == stacks.FRAMES_PER_THREAD + 2
     assert block.endswith("  ...")
 
 
@@ -177,7 +188,7 @@ def test_a_process_that_runs_python_survives_thousands_of_readings() -> None:
     # A timer of faulthandler ends this one within some hundred.
     code = (
         "import sys, threading, time\n"
-        "from rldk_tracking.journal.beats import PlannedDump, stacks_of\n"
+        "from rldk_tracking.journal.stacks import PlannedDump, stacks_of\n"
         "read = 0\n"
         "def reader():\n"
         "    global read\n"
@@ -217,3 +228,56 @@ def test_where_the_training_is_over_the_thread_ends_by_itself(tmp_path: Path) ->
     thread.join(5)
     assert not thread.is_alive()
     assert list(tmp_path.iterdir()) == []
+
+
+DUMP = """=== event 8 of process 7: phase step of step 3, silent for 9 s at 2026-01-01 10:00:00
+
+Main thread (innermost frame first):
+  File "a.py", line 1 in old
+
+=== event 9 of process 7: phase reward of step 3, silent for 9 s at 2026-01-01 10:00:00
+
+Main thread (innermost frame first):
+  File "/judge.py", line 7 in ask
+  File "/trl/grpo_trainer.py", line 99 in _calculate_rewards
+  File "/transformers/trainer.py", line 12 in train
+
+Thread tqdm (innermost frame first):
+  File "/tqdm.py", line 3 in wait
+
+"""
+
+
+def test_the_stacks_of_this_silence_only(tmp_path: Path) -> None:
+    path = tmp_path / "run.stacks.txt"
+    beat = beat_of(json.dumps({**RECORD, "events": 9, "stacks": f"../{tmp_path.name}/run.stacks.txt"}))
+    assert beat is not None
+    assert read_stacks(tmp_path, beat) is None
+    path.write_text(DUMP)
+    found = read_stacks(tmp_path, beat)
+    assert found is not None and "ask" in found and "old" not in found
+    assert read_stacks(tmp_path, replace(beat, events=10)) is None
+    assert read_stacks(tmp_path, replace(beat, pid=70)) is None, "of an earlier training with as many events"
+    path.write_text(DUMP.replace("ask", "before") + DUMP)
+    assert read_stacks(tmp_path, beat) == found, "the last one"
+    path.write_text("x" * stacks.STACKS_BYTES + "\n" + DUMP)
+    assert read_stacks(tmp_path, beat) == found
+    path.write_text(DUMP + "x" * stacks.STACKS_BYTES)
+    assert read_stacks(tmp_path, beat) is None, "a file of any size is not read whole"
+
+
+def test_the_stacks_lie_in_the_folder_whatever_the_beat_says(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.txt").write_text(DUMP)
+    (tmp_path / "run").mkdir()
+    beat = beat_of(json.dumps({**RECORD, "events": 9, "stacks": str(tmp_path / "elsewhere.txt")}))
+    assert beat is not None and read_stacks(tmp_path / "run", beat) is None
+    assert read_stacks(tmp_path, beat) is not None
+
+
+def test_the_innermost_frames_as_many_as_fit() -> None:
+    found = DUMP.split("=== event 9")[1]
+    first, second = 'File "/judge.py", line 7 in ask', 'File "/trl/grpo_trainer.py", line 99 in _calculate_rewards'
+    third = 'File "/transformers/trainer.py", line 12 in train'
+    assert main_thread(found, 1000) == f"{first}\n{second}\n{third}"
+    assert main_thread(found, 100) == f"{first}\n{second}"
+    assert main_thread(found, 10) == "" and main_thread("no dump", 100) == ""
