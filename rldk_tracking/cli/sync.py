@@ -16,9 +16,10 @@ import logging
 import sys
 from pathlib import Path
 
-from rldk_tracking.journal.catch_up import Contents, Outcome, busy, catch_up, waits
+from rldk_tracking.journal.catch_up import Outcome, busy, catch_up, waits
+from rldk_tracking.journal.contents import Contents
 from rldk_tracking.journal.environment import delivering
-from rldk_tracking.journal.target import Target
+from rldk_tracking.journal.offset import Target
 from rldk_tracking.messages.terminal import printable
 from rldk_tracking.trackers.mlflow_server import absolute, without_credentials
 
@@ -106,7 +107,8 @@ def _say(path: Path, outcome: Outcome, contents: Contents) -> bool:
     if outcome.uncertain:
         _print(f"  {outcome.uncertain} calls may have arrived before, and are not repeated.")
     if outcome.said_crashed:
-        _print(f"  The training ended without a word after step {contents.last_step}; its status is now crashed.")
+        last = max(0, contents.last_step)
+        _print(f"  The training ended without a word after step {last}; its status is now crashed.")
     return outcome.problem is None and not outcome.left and not outcome.rejected
 
 

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from rldk_tracking.health.alert import Alert
+from rldk_tracking.journal.attempts import Deadline
+from rldk_tracking.journal.beats import is_alive
+from rldk_tracking.journal.contents import Contents
 from rldk_tracking.journal.courier import append_alerts
-from rldk_tracking.journal.earlier import note_run_alert
 from rldk_tracking.journal.lock import FileLock, try_lock
-from rldk_tracking.journal.offset import Offset, offset_path
+from rldk_tracking.journal.offset import Offset, Target, load_offset, offset_path
 from rldk_tracking.journal.reader import FileLines, read_all
 from rldk_tracking.journal.sender import Sender
-from rldk_tracking.journal.target import Target, load_offset
-from rldk_tracking.journal.watch import Trainer, Watch
 from rldk_tracking.journal.watchdog import Watchdog
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import RejectedError, UnavailableError
@@ -30,94 +27,6 @@ logger = logging.getLogger(__name__)
 
 _QUIET_S = 3600.0
 """A journal of another machine whose processes cannot be seen is taken for over when nothing came for so long."""
-
-
-@dataclass
-class Contents:
-    """What a journal says of its run.
-
-    Attributes:
-        begin: the last begin record, empty where there is none.
-        targets: destinations that a courier serves, by id.
-        wandb: address of the W&B run, where the training itself wrote to one.
-        end: the end record behind the last begin, None where the training did not say how it ended.
-        last_step: of its rows.
-        size: position behind the last whole line.
-        skipped: lines that are no record: position and why.
-        firing: alerts of the family `run` that did not end.
-    """
-
-    begin: dict[str, Any] = field(default_factory=dict)
-    targets: dict[str, Target] = field(default_factory=dict)
-    wandb: dict[str, str] | None = None
-    end: dict[str, Any] | None = None
-    last_step: int = 0
-    size: int = 0
-    skipped: list[tuple[int, str]] = field(default_factory=list)
-    firing: dict[str, Alert] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, journal: Path) -> Contents:
-        """Read a journal. Raises OSError."""
-        found, lines = cls(), FileLines(journal)
-        for entry in read_all(lines):
-            found.size = entry.end
-            record = entry.record
-            if entry.problem is not None:
-                found.skipped.append((entry.start, entry.problem))
-            elif record.get("type") == "begin":
-                found.begin, found.end = record, None
-            elif record.get("type") == "end":
-                found.end = record
-            elif record.get("type") == "destination":
-                found._take_destination(record)
-            for method, args in entry.calls:
-                if method == "log":
-                    found.last_step = max(found.last_step, args[1])
-                elif method == "alert":
-                    note_run_alert(found.firing, args[0])
-        lines.close()
-        return found
-
-    def _take_destination(self, record: Mapping[str, Any]) -> None:
-        to = record.get("to")
-        to = {str(name): str(value) for name, value in to.items()} if isinstance(to, dict) else {}
-        name, tracker = str(record.get("id")), str(record.get("tracker"))
-        if not record.get("in_process"):
-            # The id becomes the name of a file: no path of somebody else's making.
-            if name.replace("-", "").replace("_", "").isalnum():
-                self.targets[name] = Target(name, tracker, to)
-        elif tracker == "wandb":
-            self.wandb = to
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the training said how it ended."""
-        return self.end is not None
-
-    @property
-    def is_elsewhere(self) -> bool:
-        """Whether another machine wrote it, whose processes cannot be seen."""
-        return self.begin.get("host") not in (None, socket.gethostname())
-
-    @property
-    def pid(self) -> int:
-        """Of the process that wrote it last; -1 where it is not known."""
-        pid = self.begin.get("pid")
-        return pid if isinstance(pid, int) and 0 < pid < 2**31 else -1
-
-    @property
-    def created(self) -> float:
-        """When that process started, in seconds since the epoch."""
-        created = self.begin.get("created")
-        return float(created) if isinstance(created, (int, float)) and abs(created) < 1e12 else 0.0
-
-    @property
-    def rules(self) -> dict[str, dict[str, Any]]:
-        """Parameters of the rules of the family `run` that it ran under."""
-        rules = self.begin.get("rules")
-        found = rules.items() if isinstance(rules, dict) else ()
-        return {name: parameters for name, parameters in found if isinstance(parameters, dict)}
 
 
 @dataclass
@@ -151,7 +60,7 @@ Approve = Callable[[Target], Target]
 
 def busy(journal: Path, contents: Contents) -> str | None:
     """Why a journal is to be left alone now, in words; None where it is not."""
-    if not contents.is_elsewhere and Trainer(contents.pid, contents.created).is_alive:
+    if not contents.is_elsewhere and is_alive(contents.pid, contents.created):
         return "the training that writes it is running"
     try:
         with journal.open("rb+") as file:
@@ -189,7 +98,7 @@ def _outcomes(
         for target in contents.targets.values():
             yield _send(journal, target, approve, timeout_s)
         if contents.wandb is not None and not contents.has_ended:
-            yield _compare(journal, contents.wandb, contents.last_step)
+            yield _compare(journal, contents.wandb, max(0, contents.last_step))
     finally:
         lock.release()
 
@@ -197,7 +106,7 @@ def _outcomes(
 def waits(journal: Path, contents: Contents) -> bool:
     """Whether something is to be sent, as far as the offsets say."""
     ids = [*contents.targets, *(["wandb"] if contents.wandb is not None and not contents.has_ended else [])]
-    return any(_waits(offset_path(journal, name), contents.size) for name in ids)
+    return any(_waits(offset_path(journal, name), contents.position) for name in ids)
 
 
 def _waits(path: Path, end: int) -> bool:
@@ -219,10 +128,10 @@ def _send(journal: Path, target: Target, approve: Approve, timeout_s: float) -> 
             return Outcome(target.id, is_closed=True)
         approved = approve(Target(target.id, target.tracker, {**target.to, **offset.to}))
         offset.to = dict(approved.to)
-        watch = Watch()
-        watch.is_gone = watch.is_end_judged = True
-        watch.limit(timeout_s)
-        sender = Sender(target.id, approved.connect, lines, offset, watch, logger)
+        deadline = Deadline()
+        deadline.is_gone = deadline.is_end_judged = True
+        deadline.limit(timeout_s)
+        sender = Sender(target.id, approved.connect, lines, offset, deadline, logger)
         sender.repeats_rejected = True
         uncertain = offset.uncertain
         sender.run()

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.journal.earlier import note_run_alert
+from rldk_tracking.journal.attempts import Deadline
+from rldk_tracking.journal.beats import is_alive
+from rldk_tracking.journal.contents import Contents
 from rldk_tracking.journal.lock import FileLock
-from rldk_tracking.journal.offset import Offset
-from rldk_tracking.journal.reader import FileLines, JournalLines, Lines, MemoryLines, read_all
+from rldk_tracking.journal.offset import Offset, Target, load_offset
+from rldk_tracking.journal.reader import FileLines, JournalLines, Lines, MemoryLines
 from rldk_tracking.journal.sender import Sender
-from rldk_tracking.journal.target import Target, load_offset
-from rldk_tracking.journal.watch import Trainer, Watch
 from rldk_tracking.journal.watchdog import Watchdog
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.jsonl import LineFile
@@ -31,8 +31,10 @@ AFTER_THE_TRAINER_S = 6 * 3600.0
 """For so long it goes on trying when the trainer is gone."""
 NOTHING_LEFT_S = 10.0
 """The same where the journal was deleted too: nobody could send the rest of it later, or would look for it."""
-LOOK_S = 1.0
-"""Seconds between two looks at the training."""
+LOOK_S = 0.25
+"""Seconds between two looks at the journal."""
+WATCH_S = 1.0
+"""Seconds between two looks at the training itself."""
 
 
 class Follower(threading.Thread):
@@ -40,7 +42,7 @@ class Follower(threading.Thread):
 
     Args:
         journal: the file.
-        pid, created: the process that trains, see `Trainer`.
+        pid, created: the process that trains, and when it started in seconds since the epoch.
         targets: where it goes.
         rules: parameters of the rules of the family `run` that are on.
         log: where to say what happens.
@@ -61,9 +63,8 @@ class Follower(threading.Thread):
         holds_lock: bool = True,
     ) -> None:
         super().__init__(name="rldk-courier", daemon=True)
-        self.watch = Watch((pid, created))
+        self.deadline = Deadline((pid, created))
         self._journal = journal
-        self.trainer = Trainer(pid, created)
         self._identity = (pid, created)
         self._targets = list(targets)
         self._log = log
@@ -73,11 +74,9 @@ class Follower(threading.Thread):
         self._watchdog: Watchdog | None = None
         self._senders: list[tuple[Sender, threading.Thread]] = []
         self._lines = self._new_lines()
-        self._position = 0
-        self._last_step = 0
-        self._looks_since_gone = 0
-        self._end: dict[str, Any] | None = None
-        self._firing: dict[str, Alert] = {}
+        self._contents = Contents()
+        self._watch_at, self._looks_since_gone = 0.0, 0
+        self._judged_end: dict[str, Any] | None = None
         self._is_taken_over = self._is_unwatched = self._leaves = self._has_said_no_thread = False
 
     def add(self, target: Target) -> None:
@@ -93,17 +92,22 @@ class Follower(threading.Thread):
         """What each destination has taken, by id."""
         return {sender.name: sender.offset for sender, _ in self._senders}
 
+    @property
+    def trainer_is_alive(self) -> bool:
+        """Whether the process that trains is there still."""
+        return is_alive(*self._identity)
+
     def run(self) -> None:
         """Until all is delivered and the training is over, or time is up."""
         try:
             if self._locked():
                 while not self._look():
-                    self.watch.sleep(LOOK_S)
+                    self.deadline.sleep(LOOK_S)
         except OSError as error:
             self._log.warning("The journal cannot be followed: %s", error)
         finally:
             if self._is_taken_over or self._leaves:
-                self.watch.stop()
+                self.deadline.stop()
             for _, thread in self._senders:
                 thread.join()
             if self._lock is not None:
@@ -117,66 +121,60 @@ class Follower(threading.Thread):
                 said = True
                 self._log.info("Another courier has %s still.", self._journal.name)
             self._limit()
-            if self.watch.is_out_of_time:
+            if self.deadline.is_out_of_time:
                 return False
-            self.watch.sleep(LOOK_S)
+            self.deadline.sleep(LOOK_S)
         return True
 
     def _look(self) -> bool:
         """Take notice of what has changed. Returns whether there is nothing left to do."""
         self._limit()
-        was_alive = self.trainer.is_alive
+        was_alive = self.trainer_is_alive
         self._scan()
         if self._is_taken_over or self._leaves:
             return True
         for target in list(self._targets):
             if self._start(target):
                 self._targets.remove(target)
-        self._append(self._judged())
-        self.watch.is_end_judged = self._end is not None
-        if not was_alive and self._memory is None:
-            self._looks_since_gone += 1
-            self.watch.is_gone = self._looks_since_gone > 1  # so that what is said of it is in the journal by then
+        end, now = self._contents.end, time.monotonic()
+        if now >= self._watch_at or end is not self._judged_end:
+            self._watch_at, self._judged_end = now + WATCH_S, end
+            self._append(self._judged())
+            self.deadline.is_end_judged = end is not None
+            if not was_alive and self._memory is None:
+                self._looks_since_gone += 1
+                self.deadline.is_gone = self._looks_since_gone > 1  # what is said of that is in the journal by then
         if any(thread.is_alive() for _, thread in self._senders):
             return False
-        if self._targets and not self.watch.is_out_of_time:  # which have no thread yet
+        if self._targets and not self.deadline.is_out_of_time:  # which have no thread yet
             return False
-        if not self.watch.is_gone and self._end is None:
+        if not self.deadline.is_gone and not self._contents.has_ended:
             return False
         if self._targets or not all(sender.offset.closed for sender, _ in self._senders):
             self._say_what_is_left()
         return True
 
     def _limit(self) -> None:
-        if self._memory is None and not self.trainer.is_alive:
-            self.watch.limit(AFTER_THE_TRAINER_S if _is_there(self._journal) else NOTHING_LEFT_S)
+        if self._memory is None and not self.trainer_is_alive:
+            self.deadline.limit(AFTER_THE_TRAINER_S if _is_there(self._journal) else NOTHING_LEFT_S)
 
     def _scan(self) -> None:
         """What the journal says of the training."""
         if self._lines.replaced():
-            self._position = 0
-        for entry in read_all(self._lines, self._position):
-            self._position = entry.end
-            kind = entry.record.get("type")
-            if kind == "begin":
-                self._end = None
-                self._is_taken_over = (entry.record.get("pid"), entry.record.get("created")) != self._identity
-            elif kind == "end":
-                self._end = entry.record
-            for method, args in entry.calls:
-                if method == "log":
-                    self._last_step = max(self._last_step, args[1])
-                elif method == "alert":
-                    note_run_alert(self._firing, args[0])
+            self._contents = Contents()
+        self._contents.read(self._lines)
+        begin = self._contents.begin
+        self._is_taken_over = bool(begin) and (begin.get("pid"), begin.get("created")) != self._identity
 
     def _judged(self) -> list[Alert]:
         """What the watchdog has to say. A fault of it costs the watchdog, and no delivery."""
+        contents = self._contents
         if self._is_unwatched:
             return []
         try:
             if self._watchdog is None:
-                self._watchdog = Watchdog(self._journal, *self._identity, self._rules, self._firing.values())
-            return self._watchdog.look(time.monotonic(), self._last_step, self._end)
+                self._watchdog = Watchdog(self._journal, *self._identity, self._rules, contents.firing.values())
+            return self._watchdog.look(time.monotonic(), contents.last_step, contents.end)
         except Exception:  # noqa: BLE001 - the journal is delivered, whatever is wrong with its watchdog
             self._is_unwatched = True
             self._log.exception("The training is not watched any more.")
@@ -206,7 +204,7 @@ class Follower(threading.Thread):
             self._connecting(target),
             lines,
             offset,
-            self.watch,
+            self.deadline,
             self._log.getChild(target.id),
             hands_back=self._memory is None,
         )

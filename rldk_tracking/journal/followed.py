@@ -1,19 +1,22 @@
-"""What the trainer's process knows of a journal's destinations, from their offsets."""
+"""What the trainer's process knows of a journal's destinations, from their offsets, and its wait at the end."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rldk_tracking.charts.announce import announce
 from rldk_tracking.journal.courier import Follower
 from rldk_tracking.journal.journal import Journal
-from rldk_tracking.journal.offset import Offset, offset_path
-from rldk_tracking.journal.target import Destination
+from rldk_tracking.journal.offset import Destination, Offset, offset_path
 
 SILENT_S = 60.0
 """A destination whose offset has not appeared after so long is taken for one that is down."""
+UNANSWERED_S = 3.0
+"""At the end, a destination that does not answer gets so much."""
+_PAUSE_S = 0.05
 
 
 @dataclass
@@ -25,8 +28,7 @@ class Followed:
         destinations: by id.
         offsets: as they were last read.
         printed: how much of what was announced has been shown.
-        adopted: what each tracker was told of its run.
-        seen: state of each offset's file when it was read.
+        adopted: what each tracker knows of its run by now.
         threads: of this process, which serve destinations as a last resort.
         since: when it was followed last, on the clock of `time.monotonic`.
         is_over: whether the training has ended, and nobody waits.
@@ -40,7 +42,6 @@ class Followed:
     offsets: dict[str, Offset] = field(default_factory=dict)
     printed: dict[str, int] = field(default_factory=dict)
     adopted: dict[str, dict[str, str]] = field(default_factory=dict)
-    seen: dict[str, tuple[int, int]] = field(default_factory=dict)
     threads: dict[str, Follower] = field(default_factory=dict)
     since: float = field(default_factory=time.monotonic)
     is_over: bool = False
@@ -51,16 +52,13 @@ class Followed:
         """The offset of a destination as it is now: a thread's own, or that in the file."""
         thread = self.threads.get(name)
         offset = thread.offsets.get(name) if thread is not None else None
-        path = offset_path(self.journal.path, name)
         if offset is None:
+            path = offset_path(self.journal.path, name)
             try:
-                stat = path.stat()
-                sign = (stat.st_mtime_ns, stat.st_ino)
-                if self.seen.get(name) == sign:
-                    return self.offsets[name]
+                if not path.exists():
+                    return self.offsets.get(name) or Offset(path)
                 offset = Offset.load(path)
-                self.seen[name] = sign
-            except (OSError, ValueError):
+            except (OSError, ValueError):  # which changes nothing
                 return self.offsets.get(name) or Offset(path)
         self.offsets[name] = offset
         return offset
@@ -87,3 +85,38 @@ class Followed:
         """Whether it has everything."""
         offset = self.offsets.get(name)
         return offset is not None and offset.closed and offset.position >= self.journal.size
+
+
+def wait_for(journals: Sequence[Followed], look: Callable[[], None], timeout_s: float) -> list[Followed]:
+    """Wait until journals, which have their end records, are delivered.
+
+    Args:
+        journals: all that are waited for.
+        look: brings what is known of them up to date.
+        timeout_s: for all together. Where none answers it is 3 s.
+
+    Returns:
+        Those that are not delivered.
+    """
+    start = time.monotonic()
+    while True:
+        look()
+        waited = time.monotonic() - start
+        unfinished = [followed for followed in journals if followed.left()]
+        answers = any(followed.is_answering(name) for followed in unfinished for name in followed.left())
+        if not unfinished or waited > timeout_s or (not answers and waited > UNANSWERED_S):
+            return unfinished
+        time.sleep(_PAUSE_S)
+
+
+def say_what_is_left(followed: Followed) -> None:
+    """Tell the person at the terminal where the rest of a journal is, and how much of it is lost."""
+    journal, left = followed.journal, followed.left()
+    journal.write_what_is_kept()
+    text = f"not all of this run has reached {', '.join(left)}; the rest lies in {journal.path}"
+    if journal.memory is not None and journal.lost:
+        behind = max(journal.memory.behind(followed.read(name).position) for name in left)
+        text += f", but {min(behind, journal.lost)} records that could not be written there are lost with this process"
+    if journal.deleted:
+        text += f"; {journal.deleted} records were in a file that was deleted, and only the courier may still send them"
+    announce(text)

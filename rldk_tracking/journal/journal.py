@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.journal.earlier import Earlier
+from rldk_tracking.journal.contents import Earlier
 from rldk_tracking.journal.lock import try_lock
 from rldk_tracking.journal.reader import KEPT_LINES, MemoryLines
 from rldk_tracking.rollout import RunInfo

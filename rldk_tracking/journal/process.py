@@ -22,10 +22,9 @@ import psutil
 
 from rldk_tracking.charts.announce import announce
 from rldk_tracking.journal.courier import Follower
-from rldk_tracking.journal.ending import say_what_is_left, wait_for
-from rldk_tracking.journal.followed import Followed
+from rldk_tracking.journal.followed import Followed, say_what_is_left, wait_for
 from rldk_tracking.journal.journal import Journal
-from rldk_tracking.journal.target import Destination
+from rldk_tracking.journal.offset import Destination
 
 __all__ = ["CourierProcess", "Destination", "courier"]
 
@@ -132,8 +131,6 @@ class CourierProcess:
 
         if not self._is_ours():
             return True
-        for followed in journals:
-            self._hurry(followed)
         left = wait_for(journals, look, timeout_s)
         for followed in left:
             say_what_is_left(followed)
@@ -225,7 +222,10 @@ class CourierProcess:
         """The journal goes on in this process's memory, or there is no other: its destinations are served here."""
         if not followed.is_left:
             followed.is_left = True
-            self._tell(followed, "leave")
+            if self._process is not None:
+                self._send(
+                    json.dumps({"journal": str(followed.journal.path.absolute()), "leave": True}).encode() + b"\n"
+                )
         if destinations := followed.without_thread():
             self._in_thread(followed, destinations)
 
@@ -267,17 +267,6 @@ class CourierProcess:
             if offset.refused and name not in followed.threads:
                 self._say(f"{name} takes no credentials of the courier's: a thread of the training serves it instead.")
                 self._in_thread(followed, [destination], holds_lock=False)
-
-    def _hurry(self, followed: Followed) -> None:
-        for follower in followed.threads.values():
-            follower.watch.hurry()
-        self._tell(followed, "hurry")
-
-    def _tell(self, followed: Followed, word: str) -> None:
-        """Say one word about a journal to the courier's process."""
-        if self._process is not None:
-            message = {"journal": str(followed.journal.path.absolute()), word: True}
-            self._send(json.dumps(message).encode() + b"\n")
 
 
 _courier: CourierProcess | None = None

@@ -30,13 +30,12 @@ from rldk_tracking.health.watched import as_data
 from rldk_tracking.isolation import Shield
 from rldk_tracking.journal import exits
 from rldk_tracking.journal.actions import Actions
-from rldk_tracking.journal.earlier import BEFORE_ALL_STEPS
+from rldk_tracking.journal.contents import BEFORE_ALL_STEPS
 from rldk_tracking.journal.exits import TrainCall
+from rldk_tracking.journal.joined_runs import Trainings, say_never_a_run, say_no_run
 from rldk_tracking.journal.journal import Journal, journal_number
+from rldk_tracking.journal.offset import named
 from rldk_tracking.journal.process import Destination, courier
-from rldk_tracking.journal.target import named
-from rldk_tracking.journal.trainings import Trainings
-from rldk_tracking.journal.without_run import say_never_a_run, say_no_run
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import Tracker
 
@@ -208,7 +207,7 @@ class Publisher:
         if self.latest[0] is None or step >= self.latest[0]:  # otherwise it became known late
             self.latest = (step, earlier | dict(row))
         row = news_of(row, earlier)
-        alerts = [alert for alert in alerts if self.journal is None or self.journal.earlier.is_news(alert)]
+        alerts = [alert for alert in alerts if self.journal is None or self.journal.earlier.is_new(alert)]
         for alert in alerts:
             announce_alert(alert)
         if self.journal is not None:

@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rldk_tracking.charts.announce import announced_by
-from rldk_tracking.journal.attempts import Attempts, OutOfTimeError, discreet
+from rldk_tracking.journal.attempts import Attempts, Deadline, OutOfTimeError, discreet
 from rldk_tracking.journal.offset import Offset
 from rldk_tracking.journal.reader import Entry, Lines, read, read_all
 from rldk_tracking.journal.refusals import Refusals
-from rldk_tracking.journal.watch import Watch
 from rldk_tracking.trackers.base import RejectedError, Tracker
 from rldk_tracking.trackers.records import Call, run_info
 
+_PAUSE_S = 0.2
+"""Seconds between two looks for more lines."""
 _FEW_FAILURES = 2
 _MUCH_BYTES = 1 << 19
 """After so much at once there is more: no pause."""
@@ -34,7 +35,7 @@ class Sender:
         connect: makes its tracker, out of the address that is known by now. May fail as a call may.
         lines: the journal.
         offset: what the destination has taken.
-        watch: what is known of the training, and how much time there is.
+        deadline: what is known of the training, and how much time there is.
         log: where to say what happens.
         hands_back: whether the training's process goes on with a destination that takes no credentials of this one.
 
@@ -50,7 +51,7 @@ class Sender:
         connect: Callable[[Mapping[str, str]], Tracker],
         lines: Lines,
         offset: Offset,
-        watch: Watch,
+        deadline: Deadline,
         log: logging.Logger,
         hands_back: bool = False,
     ) -> None:
@@ -61,9 +62,9 @@ class Sender:
         self.repeats_rejected = self.said_crashed = False
         self._connect = connect
         self._lines = lines
-        self._watch = watch
+        self._deadline = deadline
         self._log = log
-        self._attempts = Attempts(offset, watch, log, hands_back)
+        self._attempts = Attempts(offset, deadline, log, hands_back)
         self._refusals = Refusals(offset, lines, self._attempts, log)
         self._status: tuple[str, int] | None = None
         self._last_step = 0
@@ -122,7 +123,7 @@ class Sender:
             self._note_run()
             self.offset.save()
             if entries[-1].end - entries[0].start < _MUCH_BYTES:
-                self._watch.pause(active=True)
+                self._deadline.sleep(_PAUSE_S)
             return False
         if self._lines.replaced():
             self.offset.move(0)
@@ -134,13 +135,13 @@ class Sender:
                 return False
             self._close()
             return True
-        if self._watch.is_out_of_time:
+        if self._deadline.is_out_of_time:
             raise OutOfTimeError
-        self._watch.pause(active=False)
-        return self._watch.is_out_of_time
+        self._deadline.sleep(_PAUSE_S)
+        return self._deadline.is_out_of_time
 
     def _is_over(self) -> bool:
-        return self._watch.is_end_judged if self._has_ended else self._watch.has_left(self._begun)
+        return self._deadline.is_end_judged if self._has_ended else self._deadline.has_left(self._begun)
 
     def _take(self, entries: Sequence[Entry]) -> None:
         rows: list[Entry] = []

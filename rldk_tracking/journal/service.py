@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
 from collections.abc import Mapping
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import IO, Any
 
 from rldk_tracking.journal.courier import LOOK_S, Follower
-from rldk_tracking.journal.log import courier_log
-from rldk_tracking.journal.target import Target
+from rldk_tracking.journal.offset import Target
 
 IDLE_S = 10.0
 """With nothing to follow for so long the process ends. The training starts another one when it needs one."""
+_LARGEST_BYTES = 256 * 1024
+"""Of its log."""
 
 
 def serve(source: IO[bytes]) -> None:
@@ -41,8 +44,7 @@ def serve(source: IO[bytes]) -> None:
     while True:
         with lock:
             active = [follower for follower in followers.values() if follower.is_alive()]
-            trainers = [follower.trainer for follower in followers.values()]
-        trainer_is_gone = bool(trainers) and not any(trainer.is_alive for trainer in trainers)
+            trainer_is_gone = bool(followers) and not any(f.trainer_is_alive for f in followers.values())
         if active:
             busy_until = time.monotonic()
         elif trainer_is_gone or not listening.is_alive() or time.monotonic() > busy_until + IDLE_S:
@@ -55,10 +57,6 @@ def serve(source: IO[bytes]) -> None:
 def _obey(message: Mapping[str, Any], followers: dict[str, Follower]) -> None:
     journal = str(message["journal"])
     follower = followers.get(journal)
-    if message.get("hurry"):
-        if follower is not None:
-            follower.watch.hurry()
-        return
     if message.get("leave"):
         if follower is not None:
             follower.leave()
@@ -78,3 +76,21 @@ def _obey(message: Mapping[str, Any], followers: dict[str, Follower]) -> None:
     )
     followers[journal] = follower
     follower.start()
+
+
+def courier_log(journal: Path) -> logging.Logger:
+    """The log of a journal, `run.courier.log`, readable by its owner only; one older file beside it at most."""
+    path = journal.with_name(f"{journal.stem}.courier.log")
+    log = logging.getLogger(f"rldk_tracking.courier.{str(path).replace('.', '_')}")
+    if not log.handlers:
+        log.addHandler(_Private(path, maxBytes=_LARGEST_BYTES, backupCount=1, delay=True, encoding="utf-8"))
+        log.handlers[0].setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+        log.setLevel(logging.INFO)
+        log.propagate = False
+    return log
+
+
+class _Private(RotatingFileHandler):
+    def _open(self):  # type: ignore[no-untyped-def]
+        os.close(os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT, 0o600))
+        return super()._open()

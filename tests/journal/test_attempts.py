@@ -1,26 +1,26 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from rldk_tracking.journal.attempts import Attempts, OutOfTimeError, discreet
+from rldk_tracking.journal.attempts import Attempts, Deadline, OutOfTimeError, discreet
 from rldk_tracking.journal.offset import Offset
-from rldk_tracking.journal.watch import Watch
 from rldk_tracking.trackers.base import RefusedError, UnavailableError
 
 
-def attempts(folder: Path, watch: Watch, hands_back: bool = False) -> tuple[Attempts, Offset]:
+def attempts(folder: Path, deadline: Deadline, hands_back: bool = False) -> tuple[Attempts, Offset]:
     offset = Offset(folder / "o.json")
-    return Attempts(offset, watch, logging.getLogger("attempts"), hands_back), offset
+    return Attempts(offset, deadline, logging.getLogger("attempts"), hands_back), offset
 
 
 def test_pauses_double(tmp_path: Path) -> None:
-    watch, pauses = Watch(), []
-    made, offset = attempts(tmp_path, watch)
-    watch.sleep = pauses.append  # type: ignore[method-assign, assignment]
+    deadline, pauses = Deadline(), []
+    made, offset = attempts(tmp_path, deadline)
+    deadline.sleep = pauses.append  # type: ignore[method-assign, assignment]
     left = [UnavailableError("no")] * 10
 
     def call() -> None:
@@ -33,9 +33,9 @@ def test_pauses_double(tmp_path: Path) -> None:
 
 
 def test_an_end_of_time_interrupts_a_pause(tmp_path: Path) -> None:
-    watch = Watch()
-    made, _ = attempts(tmp_path, watch)
-    watch.limit(0.7)
+    deadline = Deadline()
+    made, _ = attempts(tmp_path, deadline)
+    deadline.limit(0.7)
 
     def call() -> None:
         raise UnavailableError("no")
@@ -47,14 +47,14 @@ def test_an_end_of_time_interrupts_a_pause(tmp_path: Path) -> None:
 
 
 def test_credentials_are_handed_back_only_before_anything_was_taken(tmp_path: Path) -> None:
-    watch = Watch()
+    deadline = Deadline()
     left: list[Exception] = [RefusedError("401")]
 
     def call() -> None:
         if left:
             raise left.pop()
 
-    made, offset = attempts(tmp_path, watch, hands_back=True)
+    made, offset = attempts(tmp_path, deadline, hands_back=True)
     made.was_let_in = True
     made.make(call)
     assert not offset.refused
@@ -65,13 +65,13 @@ def test_credentials_are_handed_back_only_before_anything_was_taken(tmp_path: Pa
     assert offset.refused
     offset.refused = False
     left.append(RefusedError("401"))
-    other, offset = attempts(tmp_path, watch)
+    other, offset = attempts(tmp_path, deadline)
     other.make(call)
     assert not offset.refused, "there is nobody to hand it back to"
 
 
 def test_an_interrupt_passes(tmp_path: Path) -> None:
-    made, _ = attempts(tmp_path, Watch())
+    made, _ = attempts(tmp_path, Deadline())
 
     def call() -> None:
         raise KeyboardInterrupt
@@ -85,3 +85,30 @@ def test_faults_without_credentials() -> None:
     assert "hunter2" not in discreet(fault) and "SECRET" not in discreet(fault)
     assert discreet(fault).startswith("OSError: http://***host/x")
     assert len(discreet(OSError("x" * 10_000))) == 500
+
+
+def test_all_that_sleep_are_woken() -> None:
+    deadline, awake = Deadline(), []
+    threads = [threading.Thread(target=lambda: (deadline.sleep(30), awake.append(1))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    deadline.stop()
+    for thread in threads:
+        thread.join(5)
+    assert len(awake) == 3
+
+
+def test_time_that_is_up() -> None:
+    deadline = Deadline()
+    assert not deadline.is_out_of_time
+    deadline.limit(0.2)
+    deadline.limit(100.0)
+    start = time.monotonic()
+    deadline.sleep(30)
+    assert time.monotonic() - start < 5
+    assert deadline.is_out_of_time
+    other = Deadline()
+    other.stop()
+    other.sleep(30)
+    assert other.is_out_of_time

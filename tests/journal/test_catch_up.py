@@ -13,7 +13,8 @@ from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.presets import rules_for
 from rldk_tracking.health.watched import as_data
 from rldk_tracking.journal import catch_up as module
-from rldk_tracking.journal.catch_up import Contents, busy, catch_up, waits
+from rldk_tracking.journal.catch_up import busy, catch_up, waits
+from rldk_tracking.journal.contents import Contents
 from rldk_tracking.trackers.memory import InMemoryTracker
 from tests.journal.conftest import INFO, an_alert, row, started
 
@@ -54,7 +55,7 @@ def test_contents(tmp_path: Path) -> None:
     contents = Contents.of(path)
     assert (contents.last_step, contents.has_ended, contents.targets) == (5, False, {})
     assert contents.wandb is not None and contents.wandb["id"] == "i"
-    assert contents.size == path.stat().st_size
+    assert contents.position == path.stat().st_size
     assert [why for _, why in contents.skipped] == ["it is not JSON, or torn"]
     assert (contents.pid, contents.created, contents.is_elsewhere) == (2**22 + 1, 1.0, False)
     assert set(contents.rules) >= {"run.crashed"}

@@ -18,8 +18,7 @@ import pytest
 from rldk_tracking.cli.main import main
 from rldk_tracking.journal import courier as courier_module
 from rldk_tracking.journal.courier import Follower
-from rldk_tracking.journal.target import Target
-from rldk_tracking.journal.watch import Trainer
+from rldk_tracking.journal.offset import Target
 from tests.journal.conftest import Training, an_alert, eventually, started, steps_in
 from tests.trackers.conftest import free_port
 
@@ -277,14 +276,6 @@ def test_credentials_stay_out_of_files_and_command_lines(train: Train, tmp_path:
     assert "hunter2" not in training.errors()
 
 
-def test_an_own_process_is_known_by_its_start(tmp_path: Path) -> None:
-    """The number of a process that is gone may be another's by now."""
-    process = psutil.Process()
-    assert Trainer(process.pid, process.create_time()).is_alive
-    assert not Trainer(process.pid, process.create_time() - 100).is_alive
-    assert not Trainer(2**22 + 1, 0.0).is_alive
-
-
 def test_a_watchdog_that_fails_costs_no_delivery(
     webhook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -317,7 +308,7 @@ def test_a_courier_whose_training_and_journal_are_gone_does_not_stay(
     me = psutil.Process()
     target = Target("mlflow", "mlflow", to)
     follower = Follower(journal.path, me.pid, me.create_time(), [target], {}, logging.getLogger("x"))
-    follower.trainer = Trainer(2**22 + 1, 1.0)  # which is gone
+    monkeypatch.setattr(courier_module, "is_alive", lambda *_: False)
     follower.start()
     follower.join(3)
     assert follower.is_alive()
@@ -366,7 +357,7 @@ def test_the_log_says_what_is_left(tmp_path: Path, caplog: pytest.LogCaptureFixt
     journal.end("finished", 1)
     target = Target("mlflow", "mlflow", dict(tracker.address()))
     follower = Follower(journal.path, os.getpid(), psutil.Process().create_time(), [target], {}, logging.getLogger("x"))
-    follower.watch.limit(2.0)
+    follower.deadline.limit(2.0)
     before = time.monotonic()
     follower.start()
     follower.join(10)

@@ -89,8 +89,8 @@ def test_a_resumed_training_appends(tmp_path: Path) -> None:
     first.close()
     again = started(tmp_path, Somewhere(), resumed_at=3)
     assert again.path == first.path
-    assert not again.earlier.is_news(an_alert(4)), "people know"
-    assert again.earlier.is_news(an_alert(5))
+    assert not again.earlier.is_new(an_alert(4)), "people know"
+    assert again.earlier.is_new(an_alert(5))
     for step in (4, 5, 6):
         again.row(step, {"a": -1.0}, [an_alert(5, "b.c")] if step == 5 else [])
     again.close()
@@ -106,7 +106,7 @@ def test_a_resumed_training_with_another_destination(tmp_path: Path) -> None:
     first.close()
     again = started(tmp_path, Somewhere("there"), resumed_at=3)
     assert again.path.name == "run-2.jsonl"
-    assert not again.earlier.is_news(an_alert(4))
+    assert not again.earlier.is_new(an_alert(4))
     again.row(4, row(4))
     again.close()
     assert rows(again.path) == [4], "a new run gets every row"

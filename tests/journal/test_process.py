@@ -206,9 +206,9 @@ def test_a_courier_whose_credentials_are_refused(
 def test_a_courier_hands_back_what_refuses_it(tmp_path: Path) -> None:
     import logging
 
+    from rldk_tracking.journal.attempts import Deadline
     from rldk_tracking.journal.reader import FileLines
     from rldk_tracking.journal.sender import Sender
-    from rldk_tracking.journal.watch import Watch
 
     class Refusing(Distant):
         def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -217,8 +217,8 @@ def test_a_courier_hands_back_what_refuses_it(tmp_path: Path) -> None:
     journal = started(tmp_path)
     journal.row(1, row(1))
     offset = Offset(tmp_path / "o.json")
-    watch = Watch()
-    sender = Sender("x", lambda to: Refusing(), FileLines(journal.path), offset, watch, logging.getLogger("x"), True)
+    deadline = Deadline()
+    sender = Sender("x", lambda to: Refusing(), FileLines(journal.path), offset, deadline, logging.getLogger("x"), True)
     sender.run()
     assert Offset.load(offset.path).refused
     assert offset.position < journal.size

@@ -14,9 +14,9 @@ import pytest
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.rule import Rule
+from rldk_tracking.journal.offset import named
 from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of, news_of
 from rldk_tracking.journal.settings import needs_journal
-from rldk_tracking.journal.target import named
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.memory import InMemoryTracker

@@ -13,10 +13,10 @@ import pytest
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.journal import attempts
+from rldk_tracking.journal.attempts import Deadline
 from rldk_tracking.journal.offset import Offset
 from rldk_tracking.journal.reader import FileLines
 from rldk_tracking.journal.sender import Sender
-from rldk_tracking.journal.watch import Watch
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import LostAnswerError, RejectedError, Row, Tracker, UnavailableError
 from tests.journal.conftest import an_alert, eventually, row, started
@@ -86,11 +86,11 @@ def journal_of(folder: Path, steps: int = 7, ended: bool = True) -> Path:
 
 
 def send(path: Path, backend: Tracker, limit_s: float = 5.0, **changes: Any) -> Sender:
-    watch = Watch()
-    watch.is_gone = watch.is_end_judged = True
-    watch.limit(limit_s)
+    deadline = Deadline()
+    deadline.is_gone = deadline.is_end_judged = True
+    deadline.limit(limit_s)
     offset = Offset.load(path.with_name("run.backend.offset.json"))
-    sender = Sender("backend", lambda to: backend, FileLines(path), offset, watch, logging.getLogger("sender"))
+    sender = Sender("backend", lambda to: backend, FileLines(path), offset, deadline, logging.getLogger("sender"))
     vars(sender).update(changes)
     sender.run()
     return sender
@@ -163,12 +163,11 @@ def test_a_message_that_surely_did_not_arrive_is_sent_later(tmp_path: Path) -> N
 
 def test_a_journal_that_was_deleted_and_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = started(tmp_path / "a")
-    backend, watch = Backend(), Watch()
+    backend, deadline = Backend(), Deadline()
     offset = Offset(tmp_path / "o.json")
-    sender = Sender("x", lambda to: backend, FileLines(journal.path), offset, watch, logging.getLogger("sender"))
+    sender = Sender("x", lambda to: backend, FileLines(journal.path), offset, deadline, logging.getLogger("sender"))
     thread = threading.Thread(target=sender.run)
-    watch.is_end_judged = True
-    watch.hurry()
+    deadline.is_end_judged = True
     journal.row(1, row(1))
     thread.start()
     eventually(lambda: ("rows", [1]) in backend.calls)
@@ -313,24 +312,23 @@ def test_a_file_that_lost_its_end(tmp_path: Path) -> None:
 def test_a_training_that_goes_on_is_none_that_crashed(tmp_path: Path) -> None:
     """The courier of the killed one is at work still, and sees that another has begun."""
     path = journal_of(tmp_path, ended=False)
-    backend, watch = Backend(), Watch((1, 2.0))
-    watch.is_gone = True
-    watch.limit(0.5)
+    backend, deadline = Backend(), Deadline((1, 2.0))
+    deadline.is_gone = True
+    deadline.limit(0.5)
     offset = Offset(tmp_path / "o.json")
-    Sender("x", lambda to: backend, FileLines(path), offset, watch, logging.getLogger("sender")).run()
+    Sender("x", lambda to: backend, FileLines(path), offset, deadline, logging.getLogger("sender")).run()
     assert not [call for call in backend.calls if call[0] in ("status", "close")]
     assert not offset.closed
 
 
 def test_what_comes_while_it_works(tmp_path: Path) -> None:
     journal = started(tmp_path)
-    backend, watch = Backend(), Watch()
+    backend, deadline = Backend(), Deadline()
     offset = Offset(tmp_path / "o.json")
-    sender = Sender("x", lambda to: backend, FileLines(journal.path), offset, watch, logging.getLogger("sender"))
+    sender = Sender("x", lambda to: backend, FileLines(journal.path), offset, deadline, logging.getLogger("sender"))
     thread = threading.Thread(target=sender.run)
     thread.start()
-    watch.is_end_judged = True
-    watch.hurry()
+    deadline.is_end_judged = True
     for step in range(1, 30):
         journal.row(step, row(step))
     journal.end("finished", 29)
@@ -343,9 +341,9 @@ def test_no_such_tracker(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     def refuse(to: Mapping[str, str]) -> Tracker:
         raise ValueError("there is nothing to send to a tracker named 'telegraph'")
 
-    watch = Watch()
+    deadline = Deadline()
     offset = Offset(tmp_path / "o.json")
     path = journal_of(tmp_path)
-    Sender("x", refuse, FileLines(path), offset, watch, logging.getLogger("sender")).run()
+    Sender("x", refuse, FileLines(path), offset, deadline, logging.getLogger("sender")).run()
     assert "telegraph" in caplog.text
     assert offset.down_since is not None and not offset.closed

@@ -1,4 +1,4 @@
-"""Which trainings of this process have written into one run of a tracker.
+"""What is said of the runs that trackers join: there is none, or another training has written into it before.
 
 transformers' callbacks join the run that is open, and so do ours: SFT and then GRPO in one notebook are one run, and
 each series has two values at a step. Nobody is stopped from that, but it is said, and the later rows are marked.
@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+from rldk_tracking.journal.offset import Destination
 from rldk_tracking.trackers.base import Tracker
 
 logger = logging.getLogger(__name__)
@@ -77,3 +79,30 @@ class Trainings:
             *(tracker.name, known[-2].trainer, trainer, KEY, number),
         )
         publish("log_table", TABLE, COLUMNS, [[index, one.trainer, one.time] for index, one in enumerate(known, 1)], 0)
+
+
+def say_no_run(destinations: Iterable[Destination], journal: Path | None) -> None:
+    """At the first step: what to do, and what becomes of the rows until then.
+
+    Args:
+        destinations: trackers without a run.
+        journal: the run's file, None where nothing is written.
+    """
+    for destination in destinations:
+        rows = "gets no rows" if _is_lost(destination, journal) else f"has its rows in {journal} alone"
+        help_ = destination.tracker.how_to_join
+        logger.warning("%s has no run to write to, and until it has one it %s. %s", destination.id, rows, help_)
+
+
+def say_never_a_run(destinations: Iterable[Destination], journal: Path | None) -> None:
+    """At the end, of trackers that never had one."""
+    for destination in destinations:
+        rows = "it got no rows"
+        if not _is_lost(destination, journal):
+            rows = f"its rows are in {journal}; `rldk-tracking sync {journal} --run-id RUN` sends them to a run"
+        logger.warning("%s never had a run to write to: %s.", destination.id, rows)
+
+
+def _is_lost(destination: Destination, journal: Path | None) -> bool:
+    """Whether the rows until then never come there."""
+    return destination.tracker.in_process or journal is None
