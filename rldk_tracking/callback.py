@@ -56,6 +56,19 @@ class RLDKMetrics(Snapshot):
 class RLDKCallback(Monitor):
     """All diagnostics that fit the trainer, in one callback.
 
+    Series are named `rldk/<group>/<name>`. `rldk-tracking keys [group]` says unit, meaning and formula of each.
+
+    | groups | of what |
+    |---|---|
+    | reward, advantage, value | what completions are worth: scores, what the loss weighs with, the critic |
+    | kl, policy, sampler | the policy: far from its reference, from the one that sampled, from the engine that did |
+    | length, diversity | the completions themselves |
+    | preference, train, eval | what the trainer logs of itself |
+    | grad, update, weight, lr, nan | optimization, from gradients to what a change of the learning rate did |
+    | checkpoint, memory | what is saved, and what the training holds |
+    | resources, throughput | the machine |
+    | health, alerts, run, system | what the rules say, and these diagnostics themselves |
+
     Args:
         trackers: exactly these backends; by default those that the trainer's `report_to` names.
         monitors: exactly these monitors instead of all that fit.

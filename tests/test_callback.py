@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 import rldk_tracking
 from rldk_tracking.callback import RLDKCallback, RLDKMonitor, attach
 from rldk_tracking.demo.trainers import grpo_trainer
+from rldk_tracking.keys import CATALOGUE
 from rldk_tracking.monitors.group import GroupMonitor
 from rldk_tracking.probes.checkpoints import CheckpointProbe
 from rldk_tracking.probes.gold import GoldProbe
@@ -106,6 +108,12 @@ def test_two_trainers_in_one_process_do_not_mix(tmp_path: Path) -> None:
 
 def test_every_public_name_is_there() -> None:
     assert [name for name in rldk_tracking.__all__ if not hasattr(rldk_tracking, name)] == []
+
+
+def test_the_docstring_names_each_group_of_series() -> None:
+    """What is in them has `rldk-tracking keys`, out of the one place where a key is documented."""
+    table = re.findall(r"^ *\| ([\w, ]+) \|", RLDKCallback.__doc__ or "", re.MULTILINE)
+    assert sorted(", ".join(table[1:]).split(", ")) == sorted({name.split("/")[1] for name in CATALOGUE} - {"<group>"})
 
 
 def test_what_monitors_do_not_heed_is_said(caplog: pytest.LogCaptureFixture) -> None:

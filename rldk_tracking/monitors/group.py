@@ -14,6 +14,9 @@ from rldk_tracking.probes.steps import RolloutProbe
 class GroupMonitor(Monitor):
     """Group-relative diagnostics in one callback, alone or with others: ties, truncation, KL, clipping, diversity.
 
+    Groups of series (see `rldk-tracking keys`): reward, advantage, value, kl, policy, sampler, length,
+    diversity, nan.
+
     Args:
         log_samples: log the best and worst completions now and then as a table.
         options: as for `Monitor`.

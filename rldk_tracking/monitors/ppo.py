@@ -45,6 +45,8 @@ class PPOMetrics(Snapshot):
 class PPOMonitor(GroupMonitor):
     """PPO diagnostics in one callback, alone or beside others.
 
+    Groups of series (see `rldk-tracking keys`): those of `GroupMonitor`.
+
     Args:
         kl_threshold: nats per token; above it `kl.high` fires whatever the reward does. None leaves it to the rule.
         reward_threshold: a spread of the scores at or below it counts as no signal (`reward.no_signal`).
