@@ -82,7 +82,8 @@ class Results:
 
 def pytest_configure(config: pytest.Config) -> None:
     path = os.environ.get("RLDK_TEST_RESULTS")
-    if path and not hasattr(config, "workerinput"):  # of parallel runs, the process that hears of every test
+    is_part = bool(config.option.markexpr or config.option.keyword)  # says nothing of the tests that it leaves out
+    if path and not is_part and not hasattr(config, "workerinput"):  # of parallel runs, the process that hears of all
         config.pluginmanager.register(Results(Path(path)))
 
 

@@ -71,3 +71,14 @@ def test_results_hold_what_ran_and_what_was_skipped(tmp_path: Path) -> None:
     assert results["ran"] == ["test_some.py::test_runs"]
     assert set(results["skipped"]) == {"test_some.py::test_skips", "test_whole.py"}
     assert "not here" in results["skipped"]["test_some.py::test_skips"]
+
+
+@pytest.mark.parametrize("part", [["-m", "not slow"], ["-k", "runs"]], ids=" ".join)
+def test_a_part_of_the_tests_leaves_the_results_of_all_alone(tmp_path: Path, part: list[str]) -> None:
+    (tmp_path / "conftest.py").write_text(Path(__file__).with_name("conftest.py").read_text())
+    (tmp_path / "test_some.py").write_text("def test_runs(): pass\n")
+    (tmp_path / "r.json").write_text("of all")
+    environment = {**os.environ, "RLDK_TEST_RESULTS": str(tmp_path / "r.json")}
+    command = [sys.executable, "-m", "pytest", "-q", *part, "."]
+    assert subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True).returncode == 0
+    assert (tmp_path / "r.json").read_text() == "of all"

@@ -1,22 +1,27 @@
-"""The oldest releases that pyproject promises are the ones that the tests run with."""
+"""The oldest releases that pyproject promises are tested, and extras leave what people train with alone."""
 
 from __future__ import annotations
 
-import configparser
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10, where pytest brings it
+    import tomli as tomllib
+
 ROOT = Path(__file__).resolve().parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
 
 
 def oldest() -> dict[str, str]:
     """Package to version of the tox environment."""
-    settings = configparser.ConfigParser()
-    settings.read(ROOT / "setup.cfg", encoding="utf-8")
-    pins = re.findall(r"^oldest: ([\w-]+)==([\d.]+)$", settings["testenv"]["deps"], re.MULTILINE)
-    return dict(pins)
+    pins = PROJECT["tool"]["tox"]["env"]["oldest"]["deps"]
+    return dict(pin.split("==") for pin in pins)
 
 
 @pytest.mark.parametrize("package", ["trl", "transformers", "accelerate", "peft", "wandb"])
@@ -30,3 +35,16 @@ def test_the_oldest_supported_release_is_tested(package: str) -> None:
 
 def test_saved_views_are_tested_with_the_first_mlflow_that_has_them() -> None:
     assert oldest()["mlflow"].startswith("3.15.")
+
+
+@pytest.mark.parametrize("extra", ["", "mlflow", "wandb", "trl"])
+def test_what_goes_into_a_training_environment_pins_nothing(extra: str) -> None:
+    requirements = EXTRAS[extra] if extra else PROJECT["project"]["dependencies"]
+    assert [requirement for requirement in requirements if re.search(r"==|<|~=", requirement)] == []
+
+
+@pytest.mark.parametrize("extra", ["", "mlflow", "wandb"])
+def test_a_tracker_asks_for_no_torch(extra: str) -> None:
+    requirements = EXTRAS[extra] if extra else PROJECT["project"]["dependencies"]
+    brought = {re.split(r"[\[<>=~]", requirement)[0] for requirement in requirements}
+    assert not brought & {"torch", "transformers", "trl", "accelerate", "rldk-tracking"}
