@@ -14,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-MACHINE = ("Chromium is not installed", "from Python ", "measures with Linux")
+MACHINE = ("Chromium is not installed", "No package index is reached", "from Python ", "measures with Linux")
 """How reasons begin that are of the machine, not of a version that another environment has."""
 
 
