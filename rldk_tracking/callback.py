@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from rldk_tracking.health.goals import rules_of
 from rldk_tracking.journal.settings import OnCritical
 from rldk_tracking.messages.arguments import flag, listed, number, shown, word
-from rldk_tracking.metrics.view import Snapshot, of
 from rldk_tracking.monitors.base import Monitor
+from rldk_tracking.monitors.view import Snapshot, of
 from rldk_tracking.probes.base import Probe
 from rldk_tracking.probes.checkpoints import CheckpointProbe
 from rldk_tracking.probes.gold import GoldProbe, GoldScore

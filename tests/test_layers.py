@@ -32,9 +32,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         *{"messages"},
     },
     "report_to": {"callback"},
-    "callback": {"monitors", "run", "probes", "journal", "trackers", "health", "metrics", "messages"},
+    "callback": {"monitors", "run", "probes", "journal", "trackers", "health", "messages"},
     "monitors": {
-        *{"run", "probes", "journal", "trackers", "sources", "health", "metrics", "checkpoint", "rollout"},
+        *{"run", "probes", "journal", "trackers", "sources", "health", "checkpoint", "rollout"},
         *{"isolation", "messages"},
     },
     "run": {

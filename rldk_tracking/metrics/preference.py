@@ -36,7 +36,6 @@ its beta.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 LOGGED = {
@@ -56,16 +55,6 @@ SCORED = "rewards/probabilities"
 """Logged by Nash-MD beside `rewards/chosen`, which is a judge's score there and no implicit reward."""
 
 
-def compute(logs: Mapping[str, object]) -> dict[str, float]:
-    """The keys of this group that one entry of a trainer's logs holds; numbers may be written as text."""
-    found = {}
-    for name, key in LOGGED.items():
-        value = _number(logs.get(name))
-        if value is not None and not (key in DRIFTS and SCORED in logs):
-            found[key] = value
-    return found
-
-
 def drifts(row: Mapping[str, float], beta: float) -> dict[str, float]:
     """How much more likely chosen and rejected texts are than under the reference, in nats; below 0 less.
 
@@ -74,13 +63,3 @@ def drifts(row: Mapping[str, float], beta: float) -> dict[str, float]:
         beta: what they are multiples of; above 0.
     """
     return {drift: row[reward] / beta for reward, drift in DRIFTS.items() if reward in row}
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None

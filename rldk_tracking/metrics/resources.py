@@ -97,11 +97,6 @@ class ResourceMeter:
         self._driver: dict[str, float] = {}
         self._asked = float("-inf")
 
-    @property
-    def has_driver(self) -> bool:
-        """Whether there is a GPU's driver that can be asked."""
-        return self._device is not None
-
     def read(self, step: int) -> dict[str, float]:
         """The present values. `step` is what the slope of the resident memory refers to."""
         resident = self._process.memory_info().rss / GIB

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from rldk_tracking.checkpoint.findings import LEVELS
 from rldk_tracking.checkpoint.trend import Trend
 from rldk_tracking.messages.arguments import flag, folder, number, word
-from rldk_tracking.metrics.view import Snapshot, of
 from rldk_tracking.monitors.base import Monitor
+from rldk_tracking.monitors.view import Snapshot, of
 from rldk_tracking.probes.base import Probe
 from rldk_tracking.probes.checkpoints import CheckpointProbe
 from rldk_tracking.probes.optimizer import OptimizerProbe

@@ -9,8 +9,8 @@ from typing import Any
 
 from rldk_tracking.health.presets import THRESHOLDS, checked_overrides
 from rldk_tracking.messages.arguments import flag, number
-from rldk_tracking.metrics.view import Snapshot, of
 from rldk_tracking.monitors.group import GroupMonitor
+from rldk_tracking.monitors.view import Snapshot, of
 from rldk_tracking.probes.base import Probe
 from rldk_tracking.probes.optimizer import OptimizerProbe
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rldk_tracking.metrics.layers import Layout, has_norm, is_sharded, on, squares
-from rldk_tracking.metrics.low_rank import Pair, change_square
+from rldk_tracking.metrics.updates import Pair, change_square
 
 
 @dataclass(frozen=True)

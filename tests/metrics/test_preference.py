@@ -5,6 +5,7 @@ import math
 import pytest
 
 from rldk_tracking.metrics import preference
+from rldk_tracking.sources.logs import canonical
 
 LOGS = {
     "loss": 0.6,
@@ -18,7 +19,8 @@ LOGS = {
 
 
 def test_reads_what_preference_trainers_log() -> None:
-    assert preference.compute(LOGS) == {
+    assert canonical(LOGS) == {
+        "rldk/train/loss": 0.6,
         "rldk/preference/margin": 0.4,
         "rldk/preference/accuracy": 0.75,
         "rldk/preference/reward_chosen": 0.1,
@@ -30,21 +32,21 @@ def test_reads_what_preference_trainers_log() -> None:
 
 def test_kto_logs_no_accuracy() -> None:
     logs = {name: value for name, value in LOGS.items() if name != "rewards/accuracies"}
-    assert "rldk/preference/accuracy" not in preference.compute(logs)
+    assert "rldk/preference/accuracy" not in canonical(logs)
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, "nan", "No Log", [], True])
 def test_what_is_no_number_is_absent(value: object) -> None:
-    assert preference.compute({"rewards/margins": value}) == {}
+    assert canonical({"rewards/margins": value}) == {}
 
 
 def test_numbers_written_as_text_are_numbers() -> None:
-    assert preference.compute({"rewards/margins": "0.25"}) == {"rldk/preference/margin": 0.25}
+    assert canonical({"rewards/margins": "0.25"}) == {"rldk/preference/margin": 0.25}
 
 
 def test_a_judges_scores_are_no_implicit_rewards() -> None:
     """Nash-MD logs both under one name."""
-    found = preference.compute({**LOGS, "rewards/probabilities": 0.5})
+    found = canonical({**LOGS, "rewards/probabilities": 0.5})
     assert not {"rldk/preference/reward_chosen", "rldk/preference/reward_rejected"} & set(found)
     assert found["rldk/preference/margin"] == 0.4
 

@@ -6,9 +6,9 @@ import pytest
 
 from rldk_tracking.callback import RLDKMetrics
 from rldk_tracking.keys import lookup
-from rldk_tracking.metrics.view import Snapshot
 from rldk_tracking.monitors.checkpoint import CheckpointMetrics
 from rldk_tracking.monitors.ppo import PPOMetrics
+from rldk_tracking.monitors.view import Snapshot
 
 
 @pytest.mark.parametrize("container", [RLDKMetrics, PPOMetrics, CheckpointMetrics])
