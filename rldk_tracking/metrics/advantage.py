@@ -36,7 +36,8 @@ import torch
 from torch import Tensor
 
 from rldk_tracking.metrics.columns import count_of, moment_columns, precise
-from rldk_tracking.metrics.statistics import merge_moments, merge_near_ties, spearman
+from rldk_tracking.metrics.groups import merge_near_ties
+from rldk_tracking.metrics.statistics import merge_moments, spearman
 from rldk_tracking.metrics.table import Table, finite, moment_names
 from rldk_tracking.rollout import Rollout
 
@@ -72,7 +73,14 @@ def tails(rollout: Rollout) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def compute(table: Table) -> dict[str, float]:
-    """`rldk/advantage/...`."""
+    """`rldk/advantage/...`.
+
+    >>> rollout = Rollout(torch.ones(3, 2), advantages=torch.tensor([1.0, -1.0, 3.0]))
+    >>> table = Table({name: column.numpy() for name, column in columns(rollout).items()})
+    >>> found = compute(table)
+    >>> found["rldk/advantage/mean"], found["rldk/advantage/std"]
+    (1.0, 2.0)
+    """
     metrics: dict[str, float | None] = {}
     used, raw = merge_moments(table, "advantage/used"), merge_moments(table, "advantage/raw")
     if used is not None:

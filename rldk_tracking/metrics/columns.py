@@ -22,7 +22,11 @@ def precise(tensor: Tensor) -> Tensor:
 
 
 def where_masked(values: Tensor, mask: Tensor, other: float = 0.0) -> Tensor:
-    """(B, T) The values of the mask's tokens, `other` elsewhere, whatever stands there, NaN too."""
+    """(B, T) The values of the mask's tokens, `other` elsewhere, whatever stands there, NaN too.
+
+    >>> where_masked(torch.tensor([[1.0, math.nan]]), torch.tensor([[1, 0]])).tolist()
+    [[1.0, 0.0]]
+    """
     return torch.where(mask.bool(), values, _scalar(other, values.dtype, values.device))
 
 
@@ -38,7 +42,11 @@ def count_of(mask: Tensor) -> Tensor:
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
-    """(B,) Sum over the tokens of the mask. What stands at masked positions, NaN too, does not matter."""
+    """(B,) Sum over the tokens of the mask. What stands at masked positions, NaN too, does not matter.
+
+    >>> masked_sum(torch.tensor([[1.0, 2.0, math.nan]]), torch.tensor([[1, 1, 0]])).tolist()
+    [3.0]
+    """
     return precise(where_masked(values, mask)).sum(dim=1)
 
 
@@ -49,7 +57,11 @@ def square_sum(values: Tensor) -> Tensor:
 
 
 def highest(values: Tensor) -> Tensor:
-    """(B,) The largest value over tokens, NaN where one of them is NaN, -inf where there is no token."""
+    """(B,) The largest value over tokens, NaN where one of them is NaN, -inf where there is no token.
+
+    >>> highest(torch.tensor([[1.0, 3.0]])).tolist()
+    [3.0]
+    """
     if values.shape[1] == 0:
         return precise(values.new_full((len(values),), -math.inf))
     return precise(values.amax(dim=1))
@@ -72,6 +84,9 @@ def tail_of(values: Tensor, mask: Tensor, capacity: int | None = None) -> Tensor
         mask: (B, T).
         capacity: how many to keep; by default all that a 99th percentile of these values needs. Among several ranks
             the largest values may all lie on one, so a rank that shares its tail keeps what there is space for.
+
+    >>> tail_of(torch.tensor([[1.0, 4.0], [3.0, 2.0]]), torch.tensor([[1, 0], [1, 1]])).tolist()
+    [3.0, 2.0, 1.0]
     """
     flat = where_masked(precise(values), mask, -math.inf).flatten()
     return torch.topk(flat, tail_length(flat.numel()) if capacity is None else min(flat.numel(), capacity)).values

@@ -48,7 +48,7 @@ import torch
 from torch import Tensor
 
 from rldk_tracking.metrics.columns import precise
-from rldk_tracking.metrics.statistics import Groups
+from rldk_tracking.metrics.groups import Groups
 from rldk_tracking.metrics.table import Array, Table
 from rldk_tracking.rollout import Rollout
 
@@ -85,7 +85,11 @@ _GOLDEN = _wrapped(0x9E3779B97F4A7C15)
 
 
 def max_rows(tokens: int) -> int:
-    """In how many completions, padded to this many tokens, n-grams are counted."""
+    """In how many completions, padded to this many tokens, n-grams are counted.
+
+    >>> max_rows(512), max_rows(8192)
+    (32, 16)
+    """
     return max(MIN_ROWS, MAX_TOKENS // max(1, tokens))
 
 
@@ -114,7 +118,13 @@ def columns(rollout: Rollout) -> dict[str, Tensor]:
 
 
 def compute(table: Table) -> dict[str, float]:
-    """`rldk/diversity/...`."""
+    """`rldk/diversity/...`.
+
+    >>> rollout = Rollout(torch.ones(2, 4), token_ids=torch.tensor([[5, 5, 5, 5], [1, 2, 3, 4]]))
+    >>> table = Table({name: column.numpy() for name, column in columns(rollout).items()})
+    >>> compute(Table({**table.columns, "length/tokens": np.array([4.0, 4.0])}))["rldk/diversity/distinct_1"]
+    0.625
+    """
     metrics: dict[str, float] = {}
     length = table.get("length/tokens")
     if length is None:

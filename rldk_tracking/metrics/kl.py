@@ -44,7 +44,13 @@ FIELDS = ("ref_logprobs",)
 
 
 def columns(rollout: Rollout) -> dict[str, Tensor]:
-    """(B,) sums over response tokens; empty without both policies' log-probabilities."""
+    """(B,) sums over response tokens; empty without both policies' log-probabilities.
+
+    >>> import torch
+    >>> new, old = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, -2.5]])
+    >>> columns(Rollout(torch.ones(1, 2), logprobs=new, ref_logprobs=old))["kl/k1"].tolist()
+    [1.0]
+    """
     log_ratio = _log_ratio(rollout)
     if log_ratio is None:
         return {}
@@ -63,7 +69,12 @@ def tails(rollout: Rollout) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def compute(table: Table) -> dict[str, float]:
-    """The keys of this group that exist for this table."""
+    """The keys of this group that exist for this table.
+
+    >>> table = Table({"kl/k1": np.array([1.0, 2.0]), "length/tokens": np.array([2.0, 4.0])})
+    >>> compute(table)["rldk/kl/ref_k1"]
+    0.5
+    """
     metrics: dict[str, float | None] = {
         f"rldk/kl/ref_{name}": table.ratio(f"kl/{name}", "length/tokens") for name in ("k1", "k2", "k3")
     }

@@ -8,7 +8,11 @@ _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_
 
 
 def plain_name(name: str) -> str:
-    """Without what DDP, FSDP, torch.compile and activation checkpointing put into names."""
+    """Without what DDP, FSDP, torch.compile and activation checkpointing put into names.
+
+    >>> plain_name("module._orig_mod.lm_head.weight")
+    'lm_head.weight'
+    """
     return _WRAPPERS.sub("", name)
 
 
@@ -17,6 +21,9 @@ def layer_of(name: str) -> str:
 
     `model.layers.3.mlp.up_proj.weight` belongs to `model.layers.3`, `model.embed_tokens.weight` to
     `model.embed_tokens`.
+
+    >>> layer_of("model.layers.3.mlp.up_proj.weight")
+    'model.layers.3'
     """
     parts = plain_name(name).split(".")
     for position, part in enumerate(parts):

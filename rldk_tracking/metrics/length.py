@@ -51,7 +51,13 @@ def columns(rollout: Rollout) -> dict[str, Tensor]:
 
 
 def compute(table: Table) -> dict[str, float]:
-    """`rldk/length/...`."""
+    """`rldk/length/...`.
+
+    >>> table = Table({"length/tokens": np.array([2.0, 4.0]), "length/truncated": np.array([0.0, 1.0])})
+    >>> found = compute(table)
+    >>> found["rldk/length/mean"], found["rldk/length/truncated_fraction"]
+    (3.0, 0.5)
+    """
     lengths = table.get("length/tokens")
     if lengths is None:
         return {}

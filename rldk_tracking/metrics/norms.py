@@ -39,7 +39,14 @@ from rldk_tracking.metrics.statistics import spread
 
 
 def gradient_squares(parameters: Sequence[Tensor]) -> Tensor:
-    """(P,) squares of the norms of the parameters' gradients; 0 where there is none."""
+    """(P,) squares of the norms of the parameters' gradients; 0 where there is none.
+
+    >>> import torch
+    >>> weights = torch.ones(2, requires_grad=True)
+    >>> (weights * torch.tensor([3.0, 4.0])).sum().backward()
+    >>> gradient_squares([weights]).tolist()
+    [25.0]
+    """
     return squares([parameter.grad for parameter in parameters])
 
 
@@ -74,5 +81,10 @@ def read_weights(values: Sequence[float], layout: Layout) -> dict[str, float]:
 
 
 def not_finite(parameters: Sequence[Tensor]) -> Tensor:
-    """Number of tensors with a NaN or an infinity, a scalar on their device."""
+    """Number of tensors with a NaN or an infinity, a scalar on their device.
+
+    >>> import torch
+    >>> not_finite([torch.tensor([1.0, float("nan")]), torch.ones(3)]).item()
+    1
+    """
     return (~weight_squares(parameters).isfinite()).sum()

@@ -186,7 +186,16 @@ def ratio_columns(update: PolicyUpdate) -> dict[str, Tensor]:
 
 
 def compute_ratios(table: Table) -> dict[str, float]:
-    """The keys of the ratios that exist for the table of an optimiser step."""
+    """The keys of the ratios that exist for the table of an optimiser step.
+
+    >>> tokens = torch.zeros(1, 4)
+    >>> ratios = torch.tensor([[0.5, 1.0, 1.0, 1.5]])
+    >>> update = PolicyUpdate(torch.ones(1, 4), ratios.log(), tokens, torch.ones(1), clip_low=0.2, clip_high=0.2)
+    >>> table = Table({name: column.numpy() for name, column in ratio_columns(update).items()})
+    >>> found = compute_ratios(table)
+    >>> found["rldk/policy/clip_fraction"], round(found["rldk/policy/ratio_max"], 3)
+    (0.25, 1.5)
+    """
     low, high = (table.ratio(f"ratio/clipped_{side}", "ratio/clip_units") for side in ("low", "high"))
     sides = [share for share in (low, high) if share is not None]
     metrics: dict[str, float | None] = {

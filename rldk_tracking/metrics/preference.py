@@ -61,5 +61,8 @@ def drifts(row: Mapping[str, float], beta: float) -> dict[str, float]:
     Args:
         row: has the implicit rewards.
         beta: what they are multiples of; above 0.
+
+    >>> drifts({"rldk/preference/reward_chosen": -0.5}, beta=0.1)
+    {'rldk/preference/chosen_logps_drift': -5.0}
     """
     return {drift: row[reward] / beta for reward, drift in DRIFTS.items() if reward in row}

@@ -43,6 +43,9 @@ class Membership:
         said: by rank, what those said that came in time.
         obstacle: why there is no group; empty where there is one.
         group: of all ranks of the job, on the host's memory where PyTorch has gloo.
+
+    >>> Membership(rank=0, job_size=3, said={0: {}, 2: {}}).missing
+    [1]
     """
 
     rank: int = 0

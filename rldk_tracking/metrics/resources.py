@@ -57,6 +57,12 @@ class ResistantSlope:
     Args:
         window: points that are kept.
         least: points below which there is no slope.
+
+    >>> slope = ResistantSlope()
+    >>> for step in range(30):
+    ...     slope.add(step, 2.0 * step + (100.0 if step == 15 else 0.0))
+    >>> slope.value()
+    2.0
     """
 
     def __init__(self, window: int = 99, least: int = 21) -> None:

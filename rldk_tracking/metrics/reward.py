@@ -73,7 +73,7 @@ Keys, read by `rldk_tracking.keys`:
 
 Scores are before any KL penalty, and statistics are over completions with a finite score. Groups of one scored
 completion count nowhere. Scores that differ by no more than rounding are equal, for ties and for ranks, see
-`statistics.RELATIVE_TIE`. Groups in which score or length has no spread have no correlation and are left out. Reads the
+`groups.RELATIVE_TIE`. Groups in which score or length has no spread have no correlation and are left out. Reads the
 column length/tokens. At which end of the scale groups are tied is asked in `reward_range`.
 """
 
@@ -87,7 +87,8 @@ import torch
 from torch import Tensor
 
 from rldk_tracking.metrics.columns import precise
-from rldk_tracking.metrics.statistics import QUANTILES, Groups, grouped_spearman, merge_near_ties, pearson, quantiles
+from rldk_tracking.metrics.groups import Groups, merge_near_ties
+from rldk_tracking.metrics.statistics import QUANTILES, grouped_spearman, pearson, quantiles
 from rldk_tracking.metrics.table import Array, Table, finite
 from rldk_tracking.rollout import Rollout
 
@@ -146,7 +147,15 @@ def _answers(rollout: Rollout, name: str) -> Tensor:
 
 
 def compute(table: Table) -> dict[str, float]:
-    """`rldk/reward/...` and `rldk/nan/reward`."""
+    """`rldk/reward/...` and `rldk/nan/reward`.
+
+    >>> scores, prompts = torch.tensor([0.0, 1.0, 1.0, 1.0]), torch.tensor([0, 0, 1, 1])
+    >>> rollout = Rollout(torch.ones(4, 1), scores=scores, group_ids=prompts)
+    >>> table = Table({name: column.numpy() for name, column in columns(rollout).items()})
+    >>> found = compute(table)
+    >>> found["rldk/reward/mean"], found["rldk/reward/group_tied_fraction"]
+    (0.75, 0.5)
+    """
     metrics: dict[str, float | None] = {"rldk/nan/reward": _faults(table)}
     metrics |= _functions(table)
     scores = table.get("reward/score")

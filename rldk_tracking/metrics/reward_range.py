@@ -24,7 +24,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rldk_tracking.metrics.statistics import RELATIVE_TIE, Groups
+from rldk_tracking.metrics.groups import RELATIVE_TIE, Groups
 from rldk_tracking.metrics.table import Table
 
 
@@ -33,6 +33,10 @@ class RewardRange:
 
     Attributes:
         lowest, highest: infinite until a score was seen.
+
+    >>> table = Table({"reward/score": np.array([1.0, 1.0, 0.0, 1.0]), "reward/group": np.array([0.0, 0.0, 1.0, 1.0])})
+    >>> RewardRange().shares(table)["rldk/reward/group_tied_fraction_all_max"]
+    0.5
     """
 
     def __init__(self) -> None:

@@ -72,7 +72,15 @@ def columns(rollout: Rollout) -> dict[str, Tensor]:
 
 
 def compute(table: Table) -> dict[str, float]:
-    """The keys of this group that exist for this table."""
+    """The keys of this group that exist for this table.
+
+    >>> import torch
+    >>> trainer, sampler = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.0, -3.0]])
+    >>> rollout = Rollout(torch.ones(1, 2), logprobs=trainer, sampler_logprobs=sampler)
+    >>> table = Table({name: column.numpy() for name, column in columns(rollout).items()})
+    >>> compute(table)["rldk/sampler/logp_diff_mean"]
+    0.5
+    """
     metrics = {
         "rldk/sampler/logp_diff_mean": table.ratio("sampler/difference", "sampler/tokens"),
         "rldk/sampler/k3": table.ratio("sampler/k3", "sampler/tokens"),

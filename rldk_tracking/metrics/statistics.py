@@ -1,4 +1,4 @@
-"""Statistics of a table's columns: moments over tokens, quantiles, correlations, groups of completions of one prompt.
+"""Statistics of a table's columns: moments over tokens, quantiles, correlations.
 
 Merging each completion's count, mean and sum of squared deviations is exact for any split of the batch over ranks, and
 does not cancel where the mean is far larger than the spread, as sums of squares do (Chan, Golub and LeVeque 1983,
@@ -11,13 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rldk_tracking.metrics.table import Array, Table, moment_names
+from rldk_tracking.metrics.table import Array, Labels, Table, moment_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +69,9 @@ def quantiles(values: NDArray[np.float64], shares: Sequence[float]) -> list[floa
     Args:
         values: (n,) with n > 0.
         shares: numbers in [0, 1].
+
+    >>> quantiles(np.array([3.0, 1.0, 2.0]), [0.5, 0.75])
+    [2.0, 2.5]
     """
     ordered = np.sort(values)
     found = []
@@ -82,7 +84,11 @@ def quantiles(values: NDArray[np.float64], shares: Sequence[float]) -> list[floa
 
 
 def spread(prefix: str, values: Iterable[float], *, extremes: bool = True) -> dict[str, float]:
-    """Quantiles (linear interpolation), with the extremes; empty without a finite value."""
+    """Quantiles (linear interpolation), with the extremes; empty without a finite value.
+
+    >>> spread("size", [3.0, 1.0, 2.0, math.nan], extremes=False)
+    {'size/p10': 1.2, 'size/p50': 2.0, 'size/p90': 2.8}
+    """
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return {}
@@ -92,20 +98,26 @@ def spread(prefix: str, values: Iterable[float], *, extremes: bool = True) -> di
     return {f"{prefix}/{name}": value for name, value in points.items()}
 
 
-Labels = NDArray[np.intp]
-
 SMALL_GROUP = 16
 """Rows of a group up to which comparing all pairs is faster than sorting."""
 
 
 def pearson(first: Array, second: Array) -> float | None:
-    """Product-moment correlation; None where either has no spread or fewer than two completions have both."""
+    """Product-moment correlation; None where either has no spread or fewer than two completions have both.
+
+    >>> pearson(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, np.nan]))
+    1.0
+    """
     both = np.isfinite(first) & np.isfinite(second)
     return _whole_pearson(first[both], second[both])
 
 
 def spearman(first: Array, second: Array) -> float | None:
-    """Correlation of the ranks, ties sharing their mean rank as in `scipy.stats.spearmanr`; None as for Pearson's."""
+    """Correlation of the ranks, ties sharing their mean rank as in `scipy.stats.spearmanr`; None as for Pearson's.
+
+    >>> spearman(np.array([1.0, 2.0, 3.0]), np.array([1.0, 4.0, 9.0]))
+    1.0
+    """
     both = np.isfinite(first) & np.isfinite(second)
     return _whole_pearson(ranks(first[both]), ranks(second[both]))
 
@@ -132,6 +144,10 @@ def grouped_spearman(first: Array, second: Array, labels: Labels) -> Array:
     Args:
         first, second: (n,) finite.
         labels: (n,) numbers 0, 1, ... of the groups.
+
+    >>> labels = np.array([0, 0, 1, 1])
+    >>> grouped_spearman(np.array([1.0, 2.0, 1.0, 2.0]), np.array([5.0, 9.0, 9.0, 5.0]), labels).tolist()
+    [1.0, -1.0]
     """
     return grouped_pearson(grouped_ranks(first, labels), grouped_ranks(second, labels), labels)
 
@@ -166,7 +182,11 @@ def grouped_ranks(values: Array, labels: Labels) -> Array:
 
 
 def ranks(values: Array) -> Array:
-    """`grouped_ranks` of one group."""
+    """`grouped_ranks` of one group.
+
+    >>> ranks(np.array([5.0, 1.0, 5.0])).tolist()
+    [2.5, 1.0, 2.5]
+    """
     return _ordered_ranks(values, np.argsort(values), np.zeros(len(values), dtype=np.uint16))
 
 
@@ -213,87 +233,3 @@ def _centred(values: Array, labels: Labels) -> Array:
         scaled = (values - lowest[labels]) / (highest - lowest)[labels]
         means = np.bincount(labels, weights=scaled) / counts
     return np.where((highest > lowest)[labels], scaled - means[labels], 0.0)
-
-
-TIE_TOLERANCE = 1e-8
-"""Scores whose standard deviation is at most this count as equal, as in TRL's `frac_reward_zero_std` (isclose to 0)."""
-RELATIVE_TIE = 1e-6
-"""Scores count as equal too where they differ by at most this share of the largest magnitude among them. A weighted sum
-of rewards is one in float32, whose last bit is 6e-8 of a number: equal sums made of different parts may differ in it,
-and TRL's tolerance, which is absolute, lets those pass that are larger than about 0.1."""
-
-
-def merge_near_ties(values: Array, labels: Labels) -> Array:
-    """The same values, but those of a group that are apart by `RELATIVE_TIE` of its largest magnitude made equal.
-
-    Args:
-        values: (n,) finite.
-        labels: (n,) numbers 0, 1, ... of the groups.
-    """
-    if len(values) == 0:
-        return values
-    size = np.zeros(int(labels.max()) + 1)
-    np.maximum.at(size, labels, np.abs(values))
-    order = np.lexsort((values, labels))
-    ordered, group = values[order], labels[order]
-    starts = np.ones(len(values), dtype=bool)
-    starts[1:] = (group[1:] != group[:-1]) | (np.diff(ordered) > RELATIVE_TIE * size[group[1:]])
-    merged = np.empty_like(values)
-    merged[order] = ordered[np.flatnonzero(starts)[np.cumsum(starts) - 1]]
-    return merged
-
-
-@dataclass(frozen=True)
-class Groups:
-    """The groups of n completions that have a finite value.
-
-    Attributes:
-        labels: (n,) numbers 0, 1, ... of the groups.
-        values: (n,) finite.
-    """
-
-    labels: Labels
-    values: Array
-
-    @classmethod
-    def of(cls, group_ids: Array, values: Array) -> Groups:
-        """Sort rows into groups, leaving out those without a group or a value."""
-        known = np.isfinite(group_ids) & np.isfinite(values)
-        labels = np.unique(group_ids[known], return_inverse=True)[1].reshape(-1)
-        return cls(labels, values[known])
-
-    @cached_property
-    def size(self) -> Array:
-        """How many completions each group has."""
-        return np.bincount(self.labels).astype(np.float64)
-
-    @cached_property
-    def lowest(self) -> Array:
-        """Each group's lowest value."""
-        lowest = np.full(len(self.size), np.inf)
-        np.minimum.at(lowest, self.labels, self.values)
-        return lowest
-
-    @cached_property
-    def highest(self) -> Array:
-        """Each group's highest value."""
-        highest = np.full(len(self.size), -np.inf)
-        np.maximum.at(highest, self.labels, self.values)
-        return highest
-
-    @cached_property
-    def std(self) -> Array:
-        """Each group's sample standard deviation, NaN in groups of one, exactly 0 where all values are the same."""
-        size = self.size
-        means = np.bincount(self.labels, weights=self.values) / size
-        squares = np.bincount(self.labels, weights=np.square(self.values - means[self.labels]))
-        squares[self.highest == self.lowest] = 0.0
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.sqrt(squares / np.where(size > 1, size - 1, np.nan))
-
-    @cached_property
-    def tied(self) -> Array:
-        """1.0 where all completions of a group have the same value, 0.0 where not, NaN in groups of one."""
-        size = np.maximum(np.abs(self.lowest), np.abs(self.highest))
-        same = (self.std <= TIE_TOLERANCE) | (self.highest - self.lowest <= RELATIVE_TIE * size)
-        return np.where(np.isnan(self.std), np.nan, same)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Labels = NDArray[np.intp]
 
 TAIL_SHARE = 0.01
 """Tails hold the largest hundredth of the tokens: enough for a 99th percentile."""
@@ -24,6 +25,9 @@ class Tail:
     """The largest values over tokens, in any order, and how many values there were.
 
     `floor` is the largest value of which a rank may have held more: quantiles at or below it are not exact.
+
+    >>> Tail(np.array([9.0, 7.0, 8.0]), count=3).quantile(0.5)
+    8.0
     """
 
     values: Array
@@ -55,6 +59,10 @@ class Table:
         columns: name to (B,) float64; NaN where a completion has no such number. A missing column is not there.
         tails: name to `Tail`.
         names: labels that columns refer to by number, such as the reward functions'.
+
+    >>> table = Table({"sum": np.array([3.0, np.nan]), "tokens": np.array([2.0, 5.0])})
+    >>> table.ratio("sum", "tokens")
+    1.5
     """
 
     columns: Mapping[str, Array] = field(default_factory=dict)
@@ -85,7 +93,11 @@ class Table:
 
 
 def finite(metrics: Mapping[str, float | None]) -> dict[str, float]:
-    """Those that exist and are numbers."""
+    """Those that exist and are numbers.
+
+    >>> finite({"a": 0.0, "b": None, "c": math.inf})
+    {'a': 0.0}
+    """
     return {key: value for key, value in metrics.items() if value is not None and math.isfinite(value)}
 
 
@@ -95,7 +107,11 @@ def moment_names(prefix: str) -> tuple[str, str, str]:
 
 
 def tail_length(tokens: int) -> int:
-    """How many of so many values a 99th percentile needs."""
+    """How many of so many values a 99th percentile needs.
+
+    >>> tail_length(1000)
+    12
+    """
     return min(tokens, math.ceil(TAIL_SHARE * tokens) + 2)
 
 

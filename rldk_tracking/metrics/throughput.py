@@ -22,7 +22,14 @@ from torch import Tensor
 
 
 class ThroughputMeter:
-    """Measures from one reading to the next; the first reading yields nothing."""
+    """Measures from one reading to the next; the first reading yields nothing.
+
+    >>> meter = ThroughputMeter()
+    >>> meter.read(1, 10.0)
+    {}
+    >>> meter.read(2, 12.0, tokens=100)
+    {'rldk/throughput/step_seconds': 2.0, 'rldk/throughput/tokens_per_second': 50.0}
+    """
 
     def __init__(self) -> None:
         self._last: tuple[int, float] | None = None

@@ -241,6 +241,9 @@ def layer_ratios(
 
     Of a layer with LoRA's pairs it is the change of the weights that they make, to the weights that they are added to:
     `adapters` has these ratios, and 0 for a layer without pairs.
+
+    >>> layer_ratios({"0": 0.002, "1": 0.001}, {"0": 2.0, "1": 0.0}, {})
+    {'0': 0.001}
     """
     ratios = {layer: moved[layer] / held[layer] for layer in moved if held.get(layer, 0.0) > 0}
     return ratios | {layer: ratio for layer, ratio in adapters.items() if ratio > 0}
@@ -273,7 +276,11 @@ def _sample(tensor: Tensor) -> Tensor:
 
 
 def learning_rate(optimizer: torch.optim.Optimizer, device: torch.device) -> Tensor:
-    """The largest of the groups, a float64 scalar on the device."""
+    """The largest of the groups, a float64 scalar on the device.
+
+    >>> learning_rate(torch.optim.SGD([torch.ones(1)], lr=0.5), torch.device("cpu")).item()
+    0.5
+    """
     rates = [group["lr"] for group in optimizer.param_groups if "lr" in group and group["params"]]
     if any(isinstance(rate, Tensor) for rate in rates):
         return torch.stack([torch.as_tensor(rate, dtype=torch.float64).to(device) for rate in rates]).max()

@@ -56,7 +56,16 @@ def columns(rollout: Rollout) -> dict[str, Tensor]:
 
 
 def compute(table: Table) -> dict[str, float]:
-    """The keys of this group that exist for this table."""
+    """The keys of this group that exist for this table.
+
+    >>> import torch
+    >>> of_token = torch.tensor([[1.0, 2.0, 3.0]])
+    >>> rollout = Rollout(torch.ones(1, 3), values=0.5 * of_token, returns=of_token)
+    >>> table = Table({name: column.numpy() for name, column in columns(rollout).items()})
+    >>> found = compute(table)
+    >>> found["rldk/value/explained_variance"], found["rldk/value/bias"]
+    (0.75, 1.0)
+    """
     metrics: dict[str, float | None] = {}
     values, errors = merge_moments(table, "value/value"), merge_moments(table, "value/error")
     returns = merge_moments(table, "value/return")

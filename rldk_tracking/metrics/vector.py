@@ -104,6 +104,12 @@ class VectorLayout:
         rollout_rows, update_rows: rows that there is space for.
         tail_values: values of one token quantity that there is space for.
         probe_length: numbers of the optimizer probe that there is space for.
+
+    >>> part = Part(rollout={"length/tokens": torch.tensor([2.0, 3.0])}, scalars={"rldk/train/loss": 0.5})
+    >>> layout = VectorLayout.of(part)
+    >>> numbers, scalars = layout.wait(layout.pack(part))
+    >>> layout.tables(numbers.numpy()[None])[0].columns["length/tokens"].tolist(), scalars
+    ([2.0, 3.0], {'rldk/train/loss': 0.5})
     """
 
     schema: Schema
@@ -154,7 +160,9 @@ class VectorLayout:
             *on_device.values(),
         ]
         begin = self._ends[1]
-        numbers = _host_vector(self.size + len(on_device), device)
+        # Page-locked where a CUDA device is to write to it beside the training.
+        pinned = device.type == "cuda"
+        numbers = torch.empty(self.size + len(on_device), dtype=torch.float64, pin_memory=pinned)
         copied = _to_host(_lines(pieces, device, dtype), numbers[begin:])
         numbers.numpy()[: self._ends[0]] = self._header(part)
         scalars = {key: float(value) for key, value in part.scalars.items() if key not in on_device}
@@ -187,10 +195,8 @@ class VectorLayout:
         largest = tail_of(values, mask, self.tail_values)
         return [mask.bool().sum(), largest, self.tail_values - len(largest)]
 
-    # After it: without a loop over ranks.
-
     def tables(self, vectors: Array, names: tuple[str, ...] = ()) -> tuple[Table, Table]:
-        """The tables of the rollout and of the update, with the ranks' rows one after the other.
+        """The tables of the rollout and of the update, with the ranks' rows one after the other: no loop over ranks.
 
         Args:
             vectors: (ranks, n). The tables of several ranks are copies, those of one may be views.
@@ -273,11 +279,6 @@ def _lines(pieces: Iterable[Tensor | int], device: torch.device, dtype: torch.dt
     longest = max((piece for piece in filled if isinstance(piece, int)), default=0)
     empty = torch.full((longest,), math.nan, device=device, dtype=dtype)
     return [empty[:piece] if isinstance(piece, int) else piece.to(device, dtype).reshape(-1) for piece in filled]
-
-
-def _host_vector(length: int, device: torch.device) -> Tensor:
-    """Space on the host, page-locked where a CUDA device is to write to it beside the training."""
-    return torch.empty(length, dtype=torch.float64, pin_memory=device.type == "cuda")
 
 
 def _to_host(lines: list[Tensor], host: Tensor) -> torch.cuda.Event | None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import doctest
+import importlib
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -10,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rldk_tracking import metrics
 from rldk_tracking import row as module
 from rldk_tracking.metrics import reward
 from rldk_tracking.metrics.table import Table
@@ -128,3 +132,9 @@ def test_a_mask_alone_has_lengths_and_nothing_else(rows: int, tabulate: Any, com
     assert all(key.startswith("rldk/length/") for key in found)
     assert bool(found) == bool(rows)
     assert reward.names(Rollout(torch.ones(rows, 2))) == ()
+
+
+@pytest.mark.parametrize("name", sorted(module.name for module in pkgutil.iter_modules(metrics.__path__)))
+def test_the_examples_of_a_module_run(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(f"{metrics.__name__}.{name}"))
+    assert result.attempted > 0 and result.failed == 0
