@@ -70,6 +70,7 @@ class Key:
         source: where it comes from.
         direction: which way is better.
         reduce: how per-rank values are merged.
+        module: the file that computes and documents it.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Key:
     source: Source
     direction: Direction = "none"
     reduce: Reduce = "mean"
+    module: str = ""
 
     @property
     def lowest(self) -> float | None:
@@ -99,22 +101,22 @@ _WORDS = {"p10": "10th percentile", "p50": "median", "p90": "90th percentile", "
 """What `{stat}` becomes, where it is not the name itself."""
 
 
-def documented(text: str, where: str = "") -> list[Key]:
+def documented(text: str, module: str = "") -> list[Key]:
     """The keys that a module's text documents.
 
     Args:
         text: the module's source.
-        where: what an error calls it.
+        module: its path.
 
     Raises:
         ValueError: an entry is not as this module's docstring says.
     """
     section = _SECTION.search(text)
     entries = re.split(r"\n(?=    \S)", section[1].strip("\n")) if section else []
-    return [key for entry in entries for key in _family(_key(entry, where))]
+    return [key for entry in entries for key in _family(_key(entry, module))]
 
 
-def _key(entry: str, where: str) -> Key:
+def _key(entry: str, module: str) -> Key:
     head, *lines = (line.strip() for line in entry.splitlines())
     begin = next((number for number, line in enumerate(lines) if line.startswith("= ")), len(lines))
     meaning, formula = " ".join(lines[:begin]), " ".join(lines[begin:]).removeprefix("= ")
@@ -122,11 +124,11 @@ def _key(entry: str, where: str) -> Key:
     known: dict[str, Any] = dict(zip(("unit", "source"), fields, strict=False))
     for field in fields[2:]:
         known["reduce" if field.endswith(" over ranks") else "direction"] = field.removesuffix(" over ranks")
-    key = Key(name, **{"unit": "", "source": "", **known}, meaning=meaning, formula=formula)
+    key = Key(name, **{"unit": "", "source": "", **known}, meaning=meaning, formula=formula, module=module)
     kinds = ((key.source, Source), (key.direction, Direction), (key.reduce, Reduce))
     if not (key.unit and meaning and formula and all(value in get_args(kind) for value, kind in kinds)):
         raise ValueError(
-            f"{where}: {head!r} is no entry for a key. It is `name | unit | source`, with `| higher` or `| lower` and "
+            f"{module}: {head!r} is no entry for a key. It is `name | unit | source`, with `| higher` or `| lower` and "
             "`| max over ranks` where that applies, and under it what it tells and ` = ` how it is computed."
         )
     return key
@@ -145,9 +147,13 @@ def _family(key: Key) -> Iterator[Key]:
 
 
 def _read() -> list[Key]:
+    found = []
     root = Path(__file__).parent
-    texts = ((path, path.read_text(encoding="utf-8")) for path in sorted(root.rglob("*.py")))
-    return [key for path, text in texts if MARK in text for key in documented(text, str(path.relative_to(root)))]
+    for path in sorted(root.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if MARK in text:
+            found += documented(text, path.relative_to(root.parent).as_posix())
+    return found
 
 
 CATALOGUE: dict[str, Key] = {key.name: key for key in _read()}

@@ -49,7 +49,7 @@ Keys, read by `rldk_tracking.keys`:
         = Euclidean norm
     rldk/checkpoint/zero_fraction | 1 | checkpoint
         Share of the saved weights that are 0.
-        = share
+        = elements that are exactly 0 / elements, as they are stored
     rldk/checkpoint/scan_seconds | s | checkpoint | lower | max over ranks
         Time that reading took.
         = wall time

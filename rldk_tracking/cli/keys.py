@@ -44,20 +44,17 @@ def table(rows: list[Key]) -> str:
 
 
 def _block(key: Key, width: int) -> str:
-    lines = [f"{key.name}  [{key.unit}]" if key.unit else key.name]
-    for label, text in (("", key.meaning), ("formula: ", key.formula), ("source: ", key.source)):
-        if text:
-            lines += textwrap.wrap(label + text, width, initial_indent="    ", subsequent_indent="      ")
-    if key.direction:
-        lines.append(f"    direction: {key.direction}")
-    return "\n".join(lines)
+    lines = [f"{key.name}  [{key.unit}]"]
+    for text in (key.meaning, f"formula: {key.formula}", f"source: {key.source}, in {key.module}"):
+        lines += textwrap.wrap(text, width, initial_indent="    ", subsequent_indent="      ")
+    return "\n".join([*lines, f"    direction: {key.direction}"])
 
 
 def markdown(rows: list[Key]) -> str:
     """One table, for a document."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     for key in rows:
-        cells = [str(getattr(key, column) or "").replace("|", "\\|").replace("\n", " ") for column in COLUMNS]
+        cells = [str(getattr(key, column)).replace("|", "\\|") for column in COLUMNS]
         cells[0] = f"`{cells[0]}`"
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

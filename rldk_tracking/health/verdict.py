@@ -11,10 +11,10 @@ Keys, read by `rldk_tracking.keys`:
         = count of rules past their warm-up
     rldk/alerts/rules_warming_up | rules | rules
         Rules that have data, but too little of it yet to fire.
-        = count
+        = count of rules with data that are within their warm-up
     rldk/alerts/rules_without_data | rules | rules
         Rules whose data never came.
-        = count
+        = count of rules of whose keys no row had one
     rldk/alerts/core_rules_judged | rules | rules
         Of the rules that have judged, those on how learning goes; with none the run's health is unknown.
         = count over the families reward, kl, policy, entropy, value, advantage, preference, grad, update and own ones

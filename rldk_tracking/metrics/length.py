@@ -10,10 +10,10 @@ Keys, read by `rldk_tracking.keys`:
         = standard deviation (n - 1) over completions
     rldk/length/min | tokens | rollout | min over ranks
         Shortest completion.
-        = minimum
+        = minimum over completions
     rldk/length/max | tokens | rollout | max over ranks
         Longest completion.
-        = maximum
+        = maximum over completions
     rldk/length/p95 | tokens | rollout
         One completion in twenty is longer.
         = 95th percentile, interpolated linearly

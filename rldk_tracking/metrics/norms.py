@@ -4,10 +4,10 @@ Keys, read by `rldk_tracking.keys`:
 
     rldk/nan/weights | tensors | optimizer | lower | max over ranks
         Weight tensors that hold a NaN or an infinity; 0 is a measured 0.
-        = count
+        = tensors whose norm is not finite, after the worst of the row's optimizer steps
     rldk/nan/gradients | tensors | optimizer | lower | max over ranks
         Gradient tensors that hold a NaN or an infinity.
-        = count
+        = tensors whose norm is not finite, in the worst of the row's optimizer steps
     rldk/grad/norm | 1 | optimizer
         Length of the gradient, before clipping.
         = Euclidean norm over all parameters, mean over the optimizer steps
@@ -16,16 +16,16 @@ Keys, read by `rldk_tracking.keys`:
         = steps with a norm above max_grad_norm / steps
     rldk/grad/layer_norm/{p10,p50,p90,max,min} | 1 | optimizer
         Gradient of a layer.
-        = {stat} over layers of the norm
+        = {stat}, interpolated linearly, over layers of the norm before clipping, a mean over the optimizer steps
     rldk/grad/layers_without | layers | optimizer | lower | max over ranks
         Layers that are trained but get no gradient.
-        = layers whose gradient is exactly 0
+        = layers whose norm is exactly 0 in all of the row's optimizer steps
     rldk/weight/norm | 1 | optimizer
         Size of the trained weights, after the step.
         = Euclidean norm over all parameters, mean over the optimizer steps
     rldk/weight/layer_norm/{p10,p50,p90,max,min} | 1 | optimizer
         Size of a layer, after the step.
-        = {stat} over layers
+        = {stat}, interpolated linearly, over layers of the norm, a mean over the optimizer steps
 """
 
 from __future__ import annotations

@@ -7,13 +7,13 @@ Keys, read by `rldk_tracking.keys`:
         = mean over completions with a finite score
     rldk/reward/std | reward | rollout
         Spread of the score over the whole batch.
-        = standard deviation (n - 1)
+        = standard deviation (n - 1) over completions with a finite score
     rldk/reward/min | reward | rollout | higher | min over ranks
         Lowest score.
-        = minimum
+        = minimum over completions with a finite score
     rldk/reward/max | reward | rollout | higher | max over ranks
         Highest score.
-        = maximum
+        = maximum over completions with a finite score
     rldk/reward/p10 | reward | rollout | higher
         A tenth of the completions score less.
         = 10th percentile, interpolated linearly
@@ -68,8 +68,9 @@ Keys, read by `rldk_tracking.keys`:
         The one reward function of weight 0: logged, not optimised, so that it can check the others.
         = mean over the completions that it scored
     rldk/nan/reward | completions | rollout | lower | sum over ranks
-        Completions whose score is a NaN or an infinity, those that no reward function scored among them.
-        = count
+        Completions with a reward that is a NaN or an infinity. None is an answer: it abstains.
+        = completions of which a reward function returned NaN or infinity, or whose score is not finite although not
+        every function returned None
 
 Scores are before any KL penalty, and statistics are over completions with a finite score. Groups of one scored
 completion count nowhere. Scores that differ by no more than rounding are equal, for ties and for ranks, see

@@ -15,10 +15,10 @@ Keys, read by `rldk_tracking.keys`:
         = largest over parameter groups
     rldk/update/effective_lr | 1 | optimizer
         How far a weight moves in one step; elements without a gradient, such as rows of unused tokens, count too.
-        = root mean square over elements of the change
+        = root mean square over elements of d: its norm, a mean over the optimizer steps, / sqrt(elements)
     rldk/update/frozen_layers | layers | optimizer | lower | max over ranks
         Layers of the optimizer that did not move at all.
-        = count
+        = layers whose d is exactly 0 in all of the row's optimizer steps
 
 Ratios near 1e-3 are usual in supervised training and 1e-6 to 1e-4 in fine-tuning by reinforcement learning.
 

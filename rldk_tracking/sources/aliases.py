@@ -30,8 +30,9 @@ Keys, read by `rldk_tracking.keys`:
         The trainer's loss. Near 0 by construction in on-policy GRPO.
         = as logged
     rldk/nan/loss | steps | logs | lower | max over ranks
-        1 where the loss is a NaN or an infinity, also where the trainer's logs hide it.
-        = count
+        1 where the trainer logs a loss or a KL that is NaN or infinite. Under logging_nan_inf_filter, which is on by
+        default, transformers logs a running mean in place of such a loss: see rldk/nan/gradients and rldk/nan/weights.
+        = 1 in a row whose logs hold one, else absent
 """
 
 from __future__ import annotations

@@ -132,8 +132,8 @@ class OptimizerSource:
         absent = torch.full((layout.width,), math.nan, dtype=torch.float64, device=device)
         clipped = absent[0]
         if limits and len(limits) == len(steps.get("gradients", ())):
-            norms = steps["gradients"].sum(dim=1).sqrt()
-            above = [norm > limit for norm, limit in zip(norms, limits, strict=True)]
+            totals = steps["gradients"].sum(dim=1).sqrt()
+            above = [total > limit for total, limit in zip(totals, limits, strict=True)]
             clipped = torch.stack(above).double().mean()
         noise = None if self._noise is None else self._noise.value(absent[0])
         header = [absent[0] if value is None else value.to(absent) for value in (rate, clipped, noise)]

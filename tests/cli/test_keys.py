@@ -33,9 +33,7 @@ def test_every_name_appears_once(form: str, capsys: pytest.CaptureFixture[str]) 
     assert main(["keys", "--format", form]) == 0
     shown = capsys.readouterr().out
     marks = {"table": "{}  [", "markdown": "| `{}` |"}
-    for name, key in CATALOGUE.items():
-        if form == "table" and not key.unit:
-            continue
+    for name in CATALOGUE:
         assert shown.count(marks[form].format(name)) == 1, name
 
 
@@ -57,3 +55,14 @@ def test_an_unknown_prefix_is_code_one_and_a_sentence(capsys: pytest.CaptureFixt
     assert main(["keys", "no-such-group"]) == 1
     said = capsys.readouterr()
     assert "no-such-group" in said.err and not said.out
+
+
+def test_a_key_is_shown_with_the_file_that_computes_it(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["keys", "kl/ref_k2"])
+    assert capsys.readouterr().out == (
+        "rldk/kl/ref_k2  [nats per token]\n"
+        "    The same by Schulman's second estimator: biased, of low variance.\n"
+        "    formula: mean over tokens of d^2 / 2\n"
+        "    source: rollout, in rldk_tracking/metrics/kl.py\n"
+        "    direction: lower\n"
+    )
