@@ -13,12 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rldk_tracking.health.watched import row_rules, silence_of
+from rldk_tracking.health.watched import silence_of
 from rldk_tracking.isolation import Shield, TrainingStopped
-from rldk_tracking.journal.actions import webhooks_of
 from rldk_tracking.journal.heartbeat import Heartbeat
 from rldk_tracking.journal.journal import journal_stem
-from rldk_tracking.journal.judge import SAVE, STOP, Judge
+from rldk_tracking.journal.judge import SAVE, STOP, Judge, webhooks_of
 from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of
 from rldk_tracking.journal.settings import Settings, needs_journal
 from rldk_tracking.keys import CATALOGUE
@@ -99,7 +98,7 @@ class Run:
             return self._ranks, self.judge
         settings, (state, resumed_at) = self.settings, self._resume
         rules = settings.all_rules()
-        self.judge = Judge(row_rules(rules), settings, self.info.config, self.publisher)
+        self.judge = Judge(rules, settings, self.info.config)
         self.judge.load_state(state)
         self.probes.load_state(state)
         schema = Schema(ROLLOUT_COLUMNS, UPDATE_COLUMNS, TAILS, tuple(CATALOGUE))
@@ -108,7 +107,8 @@ class Run:
         folder = shared = folder_of(settings.output_dir, self.info)
         if self._ranks.writes:
             trackers = self._find_trackers() if settings.named_trackers is None else settings.named_trackers
-            if shared is None and needs_journal([*trackers, *webhooks_of(rules)], settings.trackers is not None):
+            trackers = [*trackers, *webhooks_of(rules)]
+            if shared is None and needs_journal(trackers, settings.trackers is not None):
                 folder = Path(FOLDER)  # which the other ranks do not know of
             with self.shield.at("opening the trackers"):
                 self.publisher.open(rules, self.info, trackers, folder, resumed_at, self._ranks.job_size)
@@ -151,33 +151,43 @@ class Run:
             self._urgent.update(urgent)
 
     def finish(self, data: StepData) -> None:
-        """A step is over: look, and write its row; or begin to, where a device still computes."""
+        """A step is over: look, and write its row; where a device still computes, at the next event."""
         self.complete()
         ranks, _ = self.open()
         for step, scalars in self.probes.late_rows().items():
             self.extra_row(step, scalars)
-        transfer = ranks.start(self._collect(data, ranks))
-        self._pending = data.step, transfer
-        on_host = self.training.device is None or self.training.device.type != "cuda"
+        self._pending = data.step, ranks.start(self._collect(data, ranks))
         # A trainer that logs the step has waited for its device. Every rank decides alike, as a collective follows.
-        if on_host or data.logs:
+        if data.logs or self.training.device is None or self.training.device.type != "cuda":
             self.complete()
 
     def complete(self) -> None:
-        """Write the row of a step whose numbers were still on their way."""
-        pending, self._pending = self._pending, None
-        if pending is None:
+        """Write the row of a step whose numbers were still on their way, and act as all ranks agree."""
+        if self._pending is None:
             return
-        ranks, judge = self.open()
-        step, transfer = pending
+        (step, transfer), self._pending = self._pending, None
+        ranks, _ = self.open()
         merged = None
         with self.shield.at("the exchange of a step"):
             merged = transfer.merged()
         if merged is not None:
             with self.shield.at("judging a step"):
-                self._flags |= judge.row(step, self.probes.derive(step, row_of(merged), merged))
+                self._write(step, self.probes.derive(step, row_of(merged), merged))
         self._flags = ranks.agree(self._flags)
         self._act()
+
+    def _write(self, step: int, row: dict[str, float]) -> None:
+        """Judge a row, append it to the journal with what was found, and hand both to the trackers in this process."""
+        if not row:
+            return
+        publisher, (_, judge) = self.publisher, self.open()
+        publisher.join()
+        is_late = self.latest_step is not None and step < self.latest_step
+        if not is_late:
+            row.update(publisher.health())
+        alerts = judge.update(step, row, is_late)
+        unsent = publisher.row(step, row, alerts, judge.status)
+        self._flags |= judge.act(step, alerts, unsent)
 
     def extra_row(self, step: int, scalars: Mapping[str, float], override: bool = True) -> None:
         """Something that was known only after the step's row, or cannot wait for the next one. Rank 0 alone writes.
@@ -187,12 +197,12 @@ class Run:
             scalars: key to number.
             override: False keeps the numbers that the step's row has already.
         """
-        ranks, judge = self.open()
+        ranks, _ = self.open()
         self.complete()
         known = {} if override or self.latest_step != step else self.latest
         scalars = {key: value for key, value in scalars.items() if key not in known and math.isfinite(value)}
         if ranks.writes:
-            self._flags |= judge.row(step, scalars)
+            self._write(step, scalars)
         if ranks.job_size == 1:  # else it is acted on in the next step, in which all ranks agree
             self._act()
 

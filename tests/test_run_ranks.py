@@ -262,7 +262,7 @@ def test_a_fault_in_judging_leaves_no_rank_waiting(
 ) -> None:
     exchange.world_size = 2
     run, _ = run_of()
-    monkeypatch.setattr(Judge, "row", lambda *given: 1 // 0)
+    monkeypatch.setattr(Judge, "update", lambda *given: 1 // 0)
     run.finish(step_of(1))
     assert exchange.made[0].calls == ["start", "merged", "agree"] and "judging a step" in caplog.text
     run.close("finished")

@@ -29,7 +29,6 @@ from rldk_tracking.health.rule import Rule
 from rldk_tracking.health.watched import as_data
 from rldk_tracking.isolation import Shield
 from rldk_tracking.journal import exits
-from rldk_tracking.journal.actions import Actions
 from rldk_tracking.journal.contents import BEFORE_ALL_STEPS
 from rldk_tracking.journal.exits import TrainCall
 from rldk_tracking.journal.joined_runs import Trainings, say_never_a_run, say_no_run
@@ -57,7 +56,6 @@ class Publisher:
         close_timeout_s: for what the trackers have not taken when training ends.
 
     Attributes:
-        actions: what the rules ask for; none before `open`.
         alerts: every transition so far.
         closed: whether the run is over.
         latest: the last row, its step and its numbers.
@@ -67,7 +65,6 @@ class Publisher:
     """
 
     def __init__(self, strict: bool = False, close_timeout_s: float = 15.0) -> None:
-        self.actions = Actions([])
         self.alerts: list[Alert] = []
         self.closed = False
         self.latest: tuple[int | None, dict[str, float]] = (None, {})
@@ -99,9 +96,9 @@ class Publisher:
         """The run has begun.
 
         Args:
-            rules: whose actions are taken.
+            rules: all of the run's.
             info: what the trackers are told.
-            trackers: the backends.
+            trackers: the backends, with the webhooks of the rules.
             folder: where the journal is; None where there is nothing to write it for.
             resumed_at: the checkpoint's step where the training goes on from one.
             ranks: how many processes train.
@@ -109,8 +106,7 @@ class Publisher:
         self.train_call = TrainCall()
         _close_those_broken_off(self.train_call)
         self._is_open, self._info, self._resumed_at = True, info, resumed_at
-        self.actions = Actions(rules, self.shield.strict)
-        destinations = named([*trackers, *self.actions.webhooks])
+        destinations = named(trackers)
         for destination in destinations:
             with self.shield.at(f"opening {destination.id}"):
                 destination.tracker.open(info)
@@ -195,8 +191,8 @@ class Publisher:
         down = found.get("rldk/system/trackers_down", 0.0) + len(self._joining)  # those without a run
         return {"rldk/system/trackers_down": down, "rldk/system/tracker_errors": errors, **self._trainings.marks}
 
-    def row(self, step: int, row: Mapping[str, float], alerts: Iterable[Alert]) -> list[Alert]:
-        """Write a judged row and what was found in it; returns the alerts that nobody was sent yet."""
+    def row(self, step: int, row: Mapping[str, float], alerts: Iterable[Alert], status: str = "running") -> list[Alert]:
+        """Write a judged row, what was found in it and how the run is now; returns the alerts that were not sent yet."""
         alerts = list(alerts)
         for alert in alerts:
             add_alert(self.alerts, alert)
@@ -220,6 +216,7 @@ class Publisher:
                     tracker.log(row, step)
                 for alert in alerts:
                     tracker.alert(alert)
+        self.status(status, self.latest[0] or step)
         return alerts
 
     def publish(self, method: str, *args: Any) -> None:

@@ -16,7 +16,7 @@ from transformers.trainer_callback import ExportableState
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.presets import THRESHOLDS
 from rldk_tracking.isolation import Shield
-from rldk_tracking.journal.actions import Actions
+from rldk_tracking.journal.judge import Actions
 from rldk_tracking.journal.settings import OnCritical, Settings
 from rldk_tracking.messages.arguments import NamedArguments
 from rldk_tracking.monitors.ending import close_before_reporters

@@ -16,10 +16,12 @@ from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.rule import Rule
 from rldk_tracking.journal.offset import named
 from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of, news_of
-from rldk_tracking.journal.settings import needs_journal
+from rldk_tracking.journal.settings import Settings, needs_journal
 from rldk_tracking.rollout import RunInfo
+from rldk_tracking.run import Run
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.memory import InMemoryTracker
+from rldk_tracking.trackers.webhook import WebhookNotifier
 from tests.trackers.conftest import make_alert
 
 __all__ = ["make_alert"]
@@ -280,14 +282,15 @@ def test_where_the_pages_are() -> None:
     publisher.close("finished")
 
 
-def test_the_webhooks_of_the_rules_are_trackers_too() -> None:
+def test_the_webhooks_of_the_rules_are_trackers_too(tmp_path: Path) -> None:
     hook = {"webhook": {"address": "https://pager.example/xyz"}}
     rule = Rule(id="a.b", keys=("rldk/length/mean",), condition="level", parameters={"threshold": 1.0}, actions=[hook])
-    publisher = Publisher()
-    publisher.open([rule], RunInfo(), [], None)
-    assert [webhook.rules for webhook in publisher.actions.webhooks] == [{"a.b"}]
-    assert needs_journal(publisher.actions.webhooks, True), "the courier calls them"
-    publisher.close("finished")
+    run = Run(Settings(trackers=[], rules=[rule], output_dir=str(tmp_path)))
+    run.open()
+    (sent,) = run.publisher._sent
+    assert isinstance(sent.tracker, WebhookNotifier) and sent.tracker.rules == {"a.b"}
+    assert needs_journal([sent.tracker], True), "the courier calls them"
+    run.close("finished")
 
 
 def test_every_tracker_has_a_name_of_its_own() -> None:
