@@ -126,10 +126,8 @@ class Run:
         number, is_watched = divmod(about, 2)
         if number > 0:
             rule = silence_of(rules) if is_watched else None
-            publisher = self.publisher
-            is_over = publisher.close_if_broken_off if publisher.is_open else publisher.train_call.is_over
-            stem = journal_stem(number)
-            self._heartbeat = Heartbeat(folder, stem, ranks.rank, ranks.world_size, rule, is_over)
+            of_rank = (journal_stem(number), ranks.rank, ranks.world_size, rule)
+            self._heartbeat = Heartbeat(folder, *of_rank, self.publisher.close_if_broken_off)
             self._heartbeat.begin(self._step, self.training.trainer)
 
     def beat(self, phase: Phase, step: int) -> None:
@@ -232,24 +230,14 @@ class Run:
     # What is known of it.
 
     @property
-    def alerts(self) -> list[Alert]:
-        """Every transition so far."""
-        return self.publisher.alerts
-
-    @property
     def stop(self) -> Alert | None:
         """The alert that asked for a stop, on the rank that judges."""
         return None if self.judge is None else self.judge.stop
 
     @property
-    def honours_stop(self) -> bool:
-        """Whether the trainer obeys the stop flag."""
-        return self.probes.honours_stop
-
-    @property
     def can_save(self) -> bool:
         """Whether the trainer can be asked for a checkpoint: TRL's PPOTrainer fails when it saves on several ranks."""
-        return self.honours_stop or self._ranks is None or self._ranks.world_size == 1
+        return self.probes.honours_stop or self._ranks is None or self._ranks.world_size == 1
 
     @property
     def is_open(self) -> bool:

@@ -25,7 +25,7 @@ def test_the_status_follows_the_alerts() -> None:
     assert run.latest["rldk/alerts/firing"] == 1.0
     run.close("finished")
     assert tracker.statuses == [(0, "running"), (2, "critical"), (3, "finished")]
-    assert [alert.rule for alert in run.alerts] == [alert.rule for alert in tracker.alerts] == ["nan.weights"]
+    assert [alert.rule for alert in run.publisher.alerts] == [alert.rule for alert in tracker.alerts] == ["nan.weights"]
 
 
 @pytest.mark.parametrize(("on_critical", "stops"), [("alert", False), ("stop", True)])
@@ -42,7 +42,7 @@ def test_a_critical_alert_stops_where_that_is_wanted(on_critical: str, stops: bo
 def test_no_warning_stops() -> None:
     run, _ = run_of(rules=[long_rule().model_copy(update={"severity": "warning"})], on_critical="stop", strict=True)
     run.finish(step_of(1, {LENGTH: 9.0}))
-    assert [alert.severity for alert in run.alerts] == ["warning"] and not run.should_stop
+    assert [alert.severity for alert in run.publisher.alerts] == ["warning"] and not run.should_stop
     run.close("finished")
 
 
@@ -66,7 +66,7 @@ def test_an_alert_that_ends_asks_for_nothing_also_after_a_resume(settings: dict[
     run, _ = run_of(rules=rules, strict=True, **settings)
     run.load_state(state, 7)
     run.finish(step_of(8, {LENGTH: 1.0}))
-    assert [(alert.state, alert.severity) for alert in run.alerts] == [("resolved", "critical")]
+    assert [(alert.state, alert.severity) for alert in run.publisher.alerts] == [("resolved", "critical")]
     assert (run.should_stop, run.save, run.stop) == (False, False, None)
     run.finish(step_of(9, {LENGTH: 9.0}))
     assert run.should_stop, "it begins anew"

@@ -219,7 +219,7 @@ def test_other_ranks_take_part_and_write_nothing(exchange: type[Exchange]) -> No
     run.extra_row(1, {"rldk/eval/loss": 1.0})
     run.close("finished")
     assert exchange.made[0].calls == ["start", "merged", "agree"]
-    assert (tracker.rows, tracker.statuses, tracker.alerts, run.alerts) == ([], [], [], [])
+    assert (tracker.rows, tracker.statuses, tracker.alerts, run.publisher.alerts) == ([], [], [], [])
     assert not run.should_stop, "that is for rank 0 to say"
 
 
@@ -314,7 +314,7 @@ def test_ppo_on_several_ranks_is_asked_for_no_checkpoint(exchange: type[Exchange
         run, _ = run_of(strict=True)
         run.add_probes([Stubborn()] if stubborn else [Probe()])
         run.before_step(0)
-        assert (run.can_save, run.honours_stop) == (expected, not stubborn)
+        assert (run.can_save, run.probes.honours_stop) == (expected, not stubborn)
         run.close("finished")
 
 

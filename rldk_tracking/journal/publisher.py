@@ -192,7 +192,7 @@ class Publisher:
         return {"rldk/system/trackers_down": down, "rldk/system/tracker_errors": errors, **self._trainings.marks}
 
     def row(self, step: int, row: Mapping[str, float], alerts: Iterable[Alert], status: str = "running") -> list[Alert]:
-        """Write a judged row, what was found in it and how the run is now; returns the alerts that were not sent yet."""
+        """Write a judged row, what was found in it, and how the run is; returns the alerts that were not sent yet."""
         alerts = list(alerts)
         for alert in alerts:
             add_alert(self.alerts, alert)
@@ -232,11 +232,6 @@ class Publisher:
         if status != self._status:
             self._status = status
             self.publish("status", status, dict(self.latest[1]), step)
-
-    def urls(self) -> dict[str, str]:
-        """Addresses of the run's pages, by tracker."""
-        found = {d.id: d.tracker.url() for d in self._sent} | {t.name: t.url() for t, _ in self._in_process}
-        return {name: url for name, url in found.items() if url}
 
     def close(self, status: str, step: int | None = None, exception: str | None = None) -> None:
         """Write how the run ended, and give the trackers their time; that of one that crashed is the process's end.

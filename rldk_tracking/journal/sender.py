@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rldk_tracking.charts.announce import announced_by
-from rldk_tracking.journal.attempts import Attempts, Deadline, OutOfTimeError, discreet
+from rldk_tracking.journal.attempts import Attempts, Deadline, OutOfTimeError, Refusals, discreet
 from rldk_tracking.journal.offset import Offset
 from rldk_tracking.journal.reader import Entry, Lines, read, read_all
-from rldk_tracking.journal.refusals import Refusals
 from rldk_tracking.trackers.base import RejectedError, Tracker
 from rldk_tracking.trackers.records import Call, run_info
 

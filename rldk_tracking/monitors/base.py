@@ -88,7 +88,7 @@ class Monitor(NamedArguments, TrainerCallback, ExportableState):  # type: ignore
     @property
     def alerts(self) -> list[Alert]:
         """Every alert of the run so far, with its end where it ended. On rank 0; other ranks judge nothing."""
-        return [] if self._run is None else list(self._run.alerts)
+        return [] if self._run is None else list(self._run.publisher.alerts)
 
     # Events of transformers.
 
@@ -146,7 +146,7 @@ class Monitor(NamedArguments, TrainerCallback, ExportableState):  # type: ignore
             # A step that is about to be logged is closed by on_log, so that its logs are in its row.
             if not control.should_log:
                 self._close_step(run, state, control, {})
-            if not run.honours_stop:  # TRL's PPOTrainer, which says nothing at a step's beginning
+            if not run.probes.honours_stop:  # TRL's PPOTrainer, which says nothing at a step's beginning
                 run.before_step(int(state.global_step))
                 run.beat("sampling", int(state.global_step))
                 self._do_as_asked(run, state, control)
@@ -176,7 +176,7 @@ class Monitor(NamedArguments, TrainerCallback, ExportableState):  # type: ignore
         if run is not None:
             with run.shield.at("on_save"):
                 run.saved(int(state.global_step))
-                if run.should_stop and not run.honours_stop:
+                if run.should_stop and not run.probes.honours_stop:
                     run.raise_stop(int(state.global_step))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

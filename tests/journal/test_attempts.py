@@ -1,3 +1,5 @@
+"""Messages that a channel refused, which are sent once its address is mended, and each once."""
+
 from __future__ import annotations
 
 import logging

@@ -61,7 +61,7 @@ def test_a_row_gets_its_scores_and_is_written_with_its_alerts() -> None:
     assert tracker.series[LENGTH] == [(1, 20.0)] and [alert.rule for alert in tracker.alerts] == ["a.long"]
     assert tracker.statuses[-1] == (1, "warning")
     judged(run, 2, {LENGTH: 1.0})
-    assert [(alert.state, alert.step) for alert in run.alerts] == [("firing", 1), ("resolved", 2)]
+    assert [(alert.state, alert.step) for alert in run.publisher.alerts] == [("firing", 1), ("resolved", 2)]
     assert tracker.statuses[-1] == (2, "running")
 
 
@@ -86,7 +86,7 @@ def test_what_became_known_of_an_earlier_step_is_judged_at_its_step_without_the_
     judged(run, 4, late)
     assert late == {LENGTH: 20.0}
     assert tracker.series[LENGTH] == [(4, 20.0)]
-    assert [(alert.rule, alert.step) for alert in run.alerts] == [("a.long", 4)]
+    assert [(alert.rule, alert.step) for alert in run.publisher.alerts] == [("a.long", 4)]
     assert tracker.statuses[-1] == (5, "warning"), "the run is so now"
     assert run.publisher.latest[0] == 5 and LENGTH not in run.publisher.latest[1]
     row = {"rldk/train/loss": 6.0}
@@ -113,7 +113,7 @@ def test_an_alert_that_ends_asks_for_nothing_also_after_a_resume() -> None:
     run, _ = run_of("critical", on_critical="stop", actions=("stop", "save"))
     run.open()[1].load_state(before.state())
     assert judged(run, 2, {LENGTH: 1.0}) == 0
-    assert [alert.state for alert in run.alerts] == ["resolved"] and run.stop is None
+    assert [alert.state for alert in run.publisher.alerts] == ["resolved"] and run.stop is None
 
 
 def test_a_rule_may_ask_for_a_checkpoint() -> None:
@@ -144,7 +144,9 @@ def test_an_alert_with_more_consequences_acts_once() -> None:
     run, tracker = run_by([cause, late])
     assert judged(run, 1, {LENGTH: 20.0}) == SAVE
     assert judged(run, 2, {LENGTH: 20.0, "rldk/kl/ref_k3": 2.0}) == 0
-    assert [(alert.rule, alert.step, alert.consequences) for alert in run.alerts] == [("a.long", 1, ("b.kl",))]
+    assert [(alert.rule, alert.step, alert.consequences) for alert in run.publisher.alerts] == [
+        ("a.long", 1, ("b.kl",))
+    ]
     assert [alert.notify for alert in tracker.alerts] == [True, False], "trackers are given it anew"
     assert called == [()]
 

@@ -276,12 +276,6 @@ def test_without_a_step_it_ends_with_the_last_row() -> None:
     assert tracker.statuses[-1] == (7, "crashed")
 
 
-def test_where_the_pages_are() -> None:
-    publisher = publisher_of(Noting(), InMemoryTracker())
-    assert publisher.urls() == {"noting": "http://here/run"}
-    publisher.close("finished")
-
-
 def test_the_webhooks_of_the_rules_are_trackers_too(tmp_path: Path) -> None:
     hook = {"webhook": {"address": "https://pager.example/xyz"}}
     rule = Rule(id="a.b", keys=("rldk/length/mean",), condition="level", parameters={"threshold": 1.0}, actions=[hook])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import threading
@@ -19,6 +20,7 @@ from rldk_tracking.journal.reader import FileLines
 from rldk_tracking.journal.sender import Sender
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import LostAnswerError, RejectedError, Row, Tracker, UnavailableError
+from rldk_tracking.trackers.slack import SlackNotifier
 from tests.journal.conftest import an_alert, eventually, row, started
 
 Fault = Callable[[str, Any], Exception | None]
@@ -347,3 +349,72 @@ def test_no_such_tracker(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     Sender("x", refuse, FileLines(path), offset, deadline, logging.getLogger("sender")).run()
     assert "telegraph" in caplog.text
     assert offset.down_since is not None and not offset.closed
+
+
+def alerts_of(backend: Backend) -> list[Any]:
+    return [what for method, what in backend.calls if method == "alert"]
+
+
+def test_the_one_of_a_step_that_was_refused_is_sent_later_alone(tmp_path: Path) -> None:
+    path = journal_of(tmp_path)
+    refusing = Backend(lambda method, what: RejectedError("403") if what == "a.second" else None, repeatable=False)
+    sender = send(path, refusing)
+    assert alerts_of(refusing) == ["a.first", "a.second", "a.second"], "once more at the end"
+    ((position, part),) = Offset.load(sender.offset.path).refused_calls
+    assert (json.loads(path.read_bytes()[position:].splitlines()[0])["step"], part) == (5, 2)
+    after = Backend(repeatable=False)
+    sender = send(path, after, repeats_rejected=True)
+    assert alerts_of(after) == ["a.second"]
+    assert "alert" in after.restored and after.restored.count("alert") == 1, "it knows of the other one"
+    assert Offset.load(sender.offset.path).refused_calls == []
+    last = Backend(repeatable=False)
+    send(path, last, repeats_rejected=True)
+    assert last.calls == []
+
+
+def test_one_that_is_refused_again_or_finds_nobody_stays(tmp_path: Path) -> None:
+    path = journal_of(tmp_path)
+    send(path, Backend(lambda method, what: RejectedError("403") if method == "alert" else None, repeatable=False))
+    again = Backend(lambda method, what: RejectedError("403") if what == "a.first" else None, repeatable=False)
+    sender = send(path, again, repeats_rejected=True)
+    assert [part for _, part in Offset.load(sender.offset.path).refused_calls] == [1]
+    away = Backend(lambda method, what: UnavailableError("no route") if method == "alert" else None, repeatable=False)
+    sender = send(path, away, limit_s=0.2, repeats_rejected=True)
+    assert [part for _, part in Offset.load(sender.offset.path).refused_calls] == [1]
+
+
+def test_a_row_that_was_refused_waits_for_the_next_try_where_time_is_up(tmp_path: Path) -> None:
+    path = journal_of(tmp_path)
+    sender = send(path, Backend(lambda method, what: RejectedError("a bad key") if method == "rows" else None))
+    refused = Offset.load(sender.offset.path).rejected
+    away = Backend(lambda method, what: UnavailableError("no route") if method == "rows" else None)
+    sender = send(path, away, limit_s=0.2, repeats_rejected=True)
+    assert Offset.load(sender.offset.path).rejected == refused and refused
+    after = Backend()
+    sender = send(path, after, repeats_rejected=True)
+    assert Offset.load(sender.offset.path).rejected == []
+    assert [step for method, what in after.calls if method == "rows" for step in what] == list(range(1, 8))
+
+
+def test_one_in_which_the_process_is_killed_is_not_sent_again(tmp_path: Path) -> None:
+    path = journal_of(tmp_path)
+    send(path, Backend(lambda method, what: RejectedError("403") if method == "alert" else None, repeatable=False))
+
+    def kill(method: str, what: Any) -> None:
+        if what == "a.first":
+            raise Killed
+
+    with pytest.raises(Killed):
+        send(path, Backend(kill, repeatable=False), repeats_rejected=True)
+    after = Backend(repeatable=False)
+    send(path, after, repeats_rejected=True)
+    assert alerts_of(after) == ["a.second"]
+
+
+def test_slack_after_its_webhook_was_mended(tmp_path: Path, webhook: Any) -> None:
+    path = journal_of(tmp_path)
+    webhook.answers = [(404, {})] * 4
+    send(path, SlackNotifier(webhook.url, allow_loopback=True, retries=0))
+    assert webhook.messages == []
+    send(path, SlackNotifier(webhook.url, allow_loopback=True, retries=0), repeats_rejected=True)
+    assert len(webhook.messages) == 2
