@@ -18,7 +18,7 @@ from rldk_tracking import row as module
 from rldk_tracking.keys import CATALOGUE, MARK, Direction, Key, Reduce, Source, documented, lookup, misspelt
 from rldk_tracking.metrics import preference
 from rldk_tracking.metrics.columns import tail_of
-from rldk_tracking.metrics.reward_range import RewardRange
+from rldk_tracking.metrics.groups import RewardRange
 from rldk_tracking.metrics.table import Table, merge_tails
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 

@@ -75,7 +75,7 @@ Keys, read by `rldk_tracking.keys`:
 Scores are before any KL penalty, and statistics are over completions with a finite score. Groups of one scored
 completion count nowhere. Scores that differ by no more than rounding are equal, for ties and for ranks, see
 `groups.RELATIVE_TIE`. Groups in which score or length has no spread have no correlation and are left out. Reads the
-column length/tokens. At which end of the scale groups are tied is asked in `reward_range`.
+column length/tokens. At which end of the scale groups are tied is asked in `groups`.
 """
 
 from __future__ import annotations

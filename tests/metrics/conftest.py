@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from rldk_tracking import row as module
 from rldk_tracking.metrics import reward
 from rldk_tracking.metrics.columns import tail_of
-from rldk_tracking.metrics.reward_range import RewardRange
+from rldk_tracking.metrics.groups import RewardRange
 from rldk_tracking.metrics.table import Table, merge_tails
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
