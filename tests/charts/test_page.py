@@ -21,6 +21,8 @@ from rldk_tracking.charts.page import (
     run_colour,
 )
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.health.engine import Engine
+from rldk_tracking.health.rules import Rule
 from rldk_tracking.rollout import RunInfo
 
 Make = Callable[..., Alert]
@@ -134,6 +136,14 @@ def test_the_note_shows_what_broke(run: Run, make_alert: Make) -> None:
     picture = str(run.mlflow.artifacts.load_text(f"runs:/{run.id}/{OVERVIEW_FILE}"))
     assert ">kl.high</text>" in picture
     assert f"](get-artifact?path=rldk/charts/overview.svg&run_uuid={run.id}&step=1)" in run.tags[NOTE]
+
+
+def test_the_note_names_what_an_alert_holds_back(run: Run) -> None:
+    limit = {"condition": "level", "parameters": {"threshold": 1.0}}
+    rules = [Rule(id="nan.mine", keys=("x",), silences=("user.*",), **limit), Rule(id="user.high", keys=("y",), **limit)]
+    run.page.row(ROW, 1)
+    run.page.alert(Engine(rules).update(1, {"x": 2.0, "y": 2.0}))
+    assert "With it&#58; user.high." in run.tags[NOTE]
 
 
 def test_a_picture_that_the_server_cannot_read_is_not_in_the_note(client: Any, old_server: str) -> None:

@@ -14,6 +14,8 @@ from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.report import Report, blocks
 from rldk_tracking.charts.spec import REWARDS
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.health.engine import Engine
+from rldk_tracking.health.rules import Rule
 from rldk_tracking.health.verdict import Coverage
 
 Make = Callable[..., Alert]
@@ -63,6 +65,15 @@ def test_verdict_time_line_alerts_and_charts(make_alert: Make) -> None:
     assert len(dashed) == 2
     shades = sum(tag == "rect" and "opacity" in attributes for tag, attributes in page.tags)
     assert shades == 3 + 1, "in every plot of the picture, and in the chart of the alert's series"
+
+
+def test_what_an_alert_holds_back_is_named() -> None:
+    limit = {"condition": "level", "parameters": {"threshold": 1.0}}
+    rules = [Rule(id="nan.mine", keys=("x",), silences=("user.*",), **limit), Rule(id="user.high", keys=("y",), **limit)]
+    alerts = Engine(rules).update(20, {"x": 2.0, "y": 2.0})
+    assert [alert.rule for alert in alerts] == ["nan.mine"]
+    assert "With it: user.high." in report(alerts=alerts).html()
+    assert "With it&#58; user.high." in report(alerts=alerts).markdown()
 
 
 def heatmaps(name: str) -> dict[str, Heatmap]:

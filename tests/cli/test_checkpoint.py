@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rldk_tracking.cli.main import main
+from rldk_tracking.health.pages import PAGES
 
 ROOT = Path(__file__).parents[2]
 
@@ -124,6 +125,16 @@ def test_nothing_is_kept_of_which_each_is_broken(folder: Path, capsys: pytest.Ca
     for step in (3, 20, 100):
         spoil(folder, step)
     assert last_line(folder, capsys).endswith("keep none of them: each lacks something, holds NaN, or was not read")
+
+
+def test_the_advice_on_a_full_disk_leads_to_checkpoints_that_can_be_used(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    advice = " ".join(PAGES["checkpoint.disk"].try_first)
+    assert "`rldk-tracking checkpoint DIR` says which are whole and without NaN" in advice
+    for step in (3, 100):
+        spoil(folder, step)
+    assert last_line(folder, capsys).endswith("keep 20")
 
 
 def test_names_cannot_write_a_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

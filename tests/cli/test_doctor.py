@@ -8,12 +8,14 @@ import subprocess
 import sys
 from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 from rldk_tracking.cli import doctor
 from rldk_tracking.cli.main import main
 
+ROOT = Path(__file__).parents[2]
 ALL_MISSING: dict[str, str | None] = dict.fromkeys(doctor.PACKAGES)
 
 
@@ -119,6 +121,20 @@ def test_what_bites_in_a_long_training_is_said(
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
     assert doctor.notes(versions) == [] == doctor.notes(ALL_MISSING)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "`WANDB_MODE=offline` trains without the server",
+        "**W&B, `wandb.finish()` in mid-run.** The run is over for W&B",
+        "MLflow prints the address when a run ends, and W&B's console capture stores what is printed",
+        "`MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER=false`",
+    ],
+)
+def test_the_docs_say_what_bites(words: str) -> None:
+    text = (ROOT / "docs" / "trackers.md").read_text(encoding="utf-8")
+    assert words in " ".join(text.partition("## Known limits\n")[2].split())
 
 
 def test_an_address_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
