@@ -140,7 +140,8 @@ def test_the_note_shows_what_broke(run: Run, make_alert: Make) -> None:
 
 def test_the_note_names_what_an_alert_holds_back(run: Run) -> None:
     limit = {"condition": "level", "parameters": {"threshold": 1.0}}
-    rules = [Rule(id="nan.mine", keys=("x",), silences=("user.*",), **limit), Rule(id="user.high", keys=("y",), **limit)]
+    cause = Rule(id="nan.mine", keys=("x",), silences=("user.*",), **limit)
+    rules = [cause, Rule(id="user.high", keys=("y",), **limit)]
     run.page.row(ROW, 1)
     run.page.alert(Engine(rules).update(1, {"x": 2.0, "y": 2.0}))
     assert "With it&#58; user.high." in run.tags[NOTE]

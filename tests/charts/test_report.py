@@ -69,7 +69,8 @@ def test_verdict_time_line_alerts_and_charts(make_alert: Make) -> None:
 
 def test_what_an_alert_holds_back_is_named() -> None:
     limit = {"condition": "level", "parameters": {"threshold": 1.0}}
-    rules = [Rule(id="nan.mine", keys=("x",), silences=("user.*",), **limit), Rule(id="user.high", keys=("y",), **limit)]
+    cause = Rule(id="nan.mine", keys=("x",), silences=("user.*",), **limit)
+    rules = [cause, Rule(id="user.high", keys=("y",), **limit)]
     alerts = Engine(rules).update(20, {"x": 2.0, "y": 2.0})
     assert [alert.rule for alert in alerts] == ["nan.mine"]
     assert "With it: user.high." in report(alerts=alerts).html()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -231,6 +232,31 @@ def test_one_that_flaps_is_printed_once_with_its_count(tmp_path: Path, capsys: p
 def test_what_cannot_be_read_is_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", str(tmp_path / "nothing.jsonl")]) == 3
     assert "nothing.jsonl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code", "said"),
+    [
+        ("deep.jsonl", "[" * 100_000, 3, "deep.jsonl:1: nested too deeply"),
+        ("deep.json", '{"log_history": ' + "[" * 100_000, 3, "deep.json: nested too deeply"),
+        ("long.csv", f"step,reward,text\n1,0.5,{'x' * 200_000}\n", 4, "unknown: long.csv (1 rows)"),
+        ("pipe.jsonl", None, 3, "pipe.jsonl: not a regular file"),
+    ],
+)
+def test_no_file_ends_in_a_traceback(
+    name: str, content: str | None, code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo(name) if content is None else Path(name).write_text(content)
+    assert main(["replay", name]) == code
+    captured = capsys.readouterr()
+    assert (captured.out + captured.err).startswith(said)
+
+
+def test_without_mlflow_its_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    assert main(["replay", "mlflow:0123"]) == 3
+    assert "pip install 'rldk-tracking[mlflow]'" in capsys.readouterr().err
 
 
 def test_many_at_once_end_in_a_table(healthy: Path, broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
