@@ -22,7 +22,7 @@ from rldk_tracking.charts.page import (
 )
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.engine import Engine
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.rule import Rule
 from rldk_tracking.rollout import RunInfo
 
 Make = Callable[..., Alert]

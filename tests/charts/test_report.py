@@ -15,7 +15,7 @@ from rldk_tracking.charts.report import Report, blocks
 from rldk_tracking.charts.spec import REWARDS
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.engine import Engine
-from rldk_tracking.health.rules import Rule
+from rldk_tracking.health.rule import Rule
 from rldk_tracking.health.verdict import Coverage
 
 Make = Callable[..., Alert]

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from rldk_tracking.cli.main import main
+from rldk_tracking.journal.environment import ENVIRONMENT
 from rldk_tracking.journal.journal import Journal
 from rldk_tracking.journal.lock import FileLock
 from rldk_tracking.journal.offset import Offset, offset_path
@@ -22,6 +23,7 @@ from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.mlflow import MLflowTracker
 from rldk_tracking.trackers.slack import SlackNotifier
 from tests.journal.conftest import an_alert
+from tests.journal.test_environment import answering as answering_with
 from tests.trackers.conftest import mlflow_server, mlflow_template
 from tests.trackers.test_mlflow_server import answering
 from tests.trackers.test_slack import Webhook, webhook
@@ -147,6 +149,25 @@ def test_a_training_without_a_run(store: Any, tmp_path: Path, capsys: pytest.Cap
     run_id = store.create_run("1").info.run_id
     assert main(["sync", str(tmp_path), "--run-id", run_id]) == 0
     assert points(store, run_id) == EVERY
+
+
+@pytest.mark.parametrize("status", [503, 307])
+def test_what_a_busy_or_redirecting_server_says_is_not_believed(
+    status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither that it will be back in an hour, nor that rows and the password belong to somebody else."""
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2")
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    with answering_with(200, {}) as (elsewhere, asked):
+        headers = {"Retry-After": "3600"} if status == 503 else {"Location": f"{elsewhere}/api"}
+        with answering_with(status, headers) as (place, own):
+            left(tmp_path, MLflowTracker("0" * 32, place))
+            start = time.monotonic()
+            assert main(["sync", str(tmp_path), "--tracking-uri", place, "--timeout", "1"]) == 1
+    assert time.monotonic() - start < 30
+    assert own and not asked
 
 
 @pytest.mark.parametrize("answer", ["y", "n", None])

@@ -173,6 +173,16 @@ def test_the_most_severe_stands_first() -> None:
     assert [alert.severity for alert in engine.firing] == ["critical", "warning", "info"]
 
 
+def test_runs_are_ordered_by_severity_first() -> None:
+    def scored(rules: list[Rule]) -> float:
+        engine = Engine(rules)
+        engine.update(0, {"x": 2.0})
+        return engine.scores()["rldk/health/score"]
+
+    warnings = [level(id=f"{family}.high") for family in ("kl", "reward", "length", "entropy")]
+    assert scored(warnings[:1]) > scored(warnings) > scored([level(id="nan.reward", severity="critical")])
+
+
 def test_a_state_of_other_rules_leaves_these_fresh() -> None:
     old, new = Engine([level(id="user.gone"), level()]), Engine([level(), level(id="user.new")])
     old.update(0, {"x": 2.0})
