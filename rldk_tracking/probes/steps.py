@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -19,8 +20,12 @@ from rldk_tracking.sources.detect import source_for
 from rldk_tracking.sources.logs import Source, named
 from rldk_tracking.sources.wrapping import BESIDE_STEPS, EXCHANGES, Stopwatch
 
+logger = logging.getLogger(__name__)
+
 SCORES = "reward/score"
 """The column that the distribution of rewards is drawn from."""
+SETTLED_ROWS = 2
+"""Rows after which a source that has brought no completions is not waited for."""
 
 
 class RolloutProbe(Probe):
@@ -37,10 +42,14 @@ class RolloutProbe(Probe):
         self._training = Training()
         self._rewards: LiveHeatmap | None = None
         self._range = RewardRange()
+        self._withheld: tuple[int, Mapping[str, float]] = (0, {})
+        self._rows = 0
+        self._has_rollouts = False
 
     def begin(self, training: Training) -> None:
         self._training = training
         self._range = RewardRange()
+        self._rows, self._has_rollouts = 0, False
         self._rewards = LiveHeatmap(REWARDS, Distribution(HEATMAP_TITLES[REWARDS]), training.publish)
         if training.trainer is None:
             return
@@ -56,6 +65,7 @@ class RolloutProbe(Probe):
         else:
             seen = self._source.read(data.step, data.logs)
             data.add(seen.scalars)
+            self._withheld = data.step, seen.withheld
             data.rollout_seconds = self._source.rollout_seconds
             with self._training.shield.at("reading a rollout"):
                 data.rollout, data.update = seen.rollout, seen.update
@@ -66,7 +76,23 @@ class RolloutProbe(Probe):
         scores = merged.rollout.get(SCORES)
         if scores is not None and self._rewards is not None:
             self._rewards.add(step, scores)
-        return self._range.shares(merged.rollout)
+        return {**self._from_logs(step, row, merged), **self._range.shares(merged.rollout)}
+
+    def _from_logs(self, step: int, row: Mapping[str, float], merged: Merged) -> Mapping[str, float]:
+        """What the trainer logged of that which completions say better, while none have come in any row."""
+        self._rows += 1
+        self._has_rollouts = self._has_rollouts or bool(merged.rollout.columns)
+        at, withheld = self._withheld
+        if self._has_rollouts or self._rows < SETTLED_ROWS or at != step or self._source is None:
+            return {}
+        if self._rows == SETTLED_ROWS and not self._source.missing:
+            logger.warning(
+                "rldk: %s has the methods of a trainer that is known, but no completions came of it in %d steps: its "
+                "logs are all there is, so no rldk/advantage/, rldk/diversity/, no rewards by completion.",
+                type(self._training.trainer).__name__,
+                SETTLED_ROWS,
+            )
+        return {key: value for key, value in withheld.items() if key not in row}
 
     def state(self) -> Mapping[str, Any]:
         return self._range.state()

@@ -1,4 +1,4 @@
-"""Which source fits a trainer."""
+"""Which source fits a trainer: by the methods and variables that it has, whatever its class is called."""
 
 from __future__ import annotations
 
@@ -6,25 +6,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from rldk_tracking.sources.logs import LogsSource, Source
-from rldk_tracking.sources.trl_grpo import LOGPROBS, GroupSource
+from rldk_tracking.sources.loss_pass import LOGPROBS
+from rldk_tracking.sources.reward_functions import REWARDS
+from rldk_tracking.sources.trl_grpo import GroupSource
 from rldk_tracking.sources.trl_ppo import PPOSource
-from rldk_tracking.sources.wrapping import SCORING
+from rldk_tracking.sources.wrapping import SCORING, local_variables
 
-GROUP_TRAINERS = {"GRPOTrainer", "RLOOTrainer"}
+CRITIC = {"padding_mask", "values"}
+"""Variables of a training loop that keeps a whole rollout with its critic's values, as PPO's."""
 
 
 def source_for(trainer: Any) -> Source:
-    """By the names of the trainer's class and its ancestors, so that TRL need not be imported; logs for all others."""
-    names = {cls.__name__ for cls in type(trainer).__mro__}
-    if names & GROUP_TRAINERS or _scores_groups(trainer):
+    """The source that reads most of it; the logs alone of a trainer that is like none.
+
+    What a trainer has may still not be what it seems: a source says what it could not read when it tries.
+    """
+    if _scores_completions(trainer):
         return GroupSource(trainer)
-    if "PPOTrainer" in names:
+    if local_variables(trainer, "train") >= CRITIC:
         return PPOSource(trainer)
     return LogsSource(trainer)
 
 
-def _scores_groups(trainer: Any) -> bool:
-    """Whether it has what is read of GRPO, whatever its class is called, as Unsloth's copies of TRL's trainers have."""
+def _scores_completions(trainer: Any) -> bool:
+    """Whether it has what is read of GRPO: completions that are sampled or trained on, and rewards of them."""
+    samples = any(callable(getattr(trainer, name, None)) for name in (SCORING, LOGPROBS))
     logs = getattr(trainer, "_logs", None)
-    has_methods = callable(getattr(trainer, SCORING, None)) and callable(getattr(trainer, LOGPROBS, None))
-    return has_methods and isinstance(logs, Mapping) and "rewards" in logs and hasattr(trainer, "num_generations")
+    return samples and (callable(getattr(trainer, REWARDS, None)) or (isinstance(logs, Mapping) and "rewards" in logs))

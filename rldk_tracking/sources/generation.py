@@ -18,19 +18,14 @@ from torch import Tensor
 
 from rldk_tracking.rollout import Rollout
 
+BY_ROW = ("prompt_ids", "completion_ids", "completion_mask")
+"""Of a trainer's batch, (B, ...) each: what a rollout cannot be without."""
+
 PER_ROW = (
-    "mask",
-    "token_ids",
-    "logprobs",
-    "ref_logprobs",
-    "sampler_logprobs",
-    "entropy",
-    "scores",
-    "non_score_rewards",
-    "advantages",
-    "group_ids",
-    "truncated",
+    *("mask", "token_ids", "logprobs", "ref_logprobs", "sampler_logprobs", "entropy", "scores", "non_score_rewards"),
+    *("advantages", "group_ids", "truncated"),
 )
+"""Fields of a `Rollout` that are stacked, (B,) or (B, T) each."""
 
 
 @dataclass
@@ -89,7 +84,7 @@ class Generation:
     @cached_property
     def keys(self) -> Tensor:
         """(B,) hashes of prompt and completion, see `row_keys`."""
-        return row_keys(torch.cat([self.output["prompt_ids"], self.token_ids], dim=1))
+        return keys_of(self.output)
 
     @cached_property
     def trained(self) -> Tensor:
@@ -224,6 +219,11 @@ def at_sampling(
     ]
 
 
+def keys_of(batch: Mapping[str, Any]) -> Tensor:
+    """(B,) hashes of a batch's prompts and completions, see `row_keys`."""
+    return row_keys(torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1))
+
+
 def row_keys(token_ids: Tensor) -> Tensor:
     """(B, L) integers to (B,) int64 hashes, modulo 2^64. Two different rows collide once in about 10^18."""
     return ((token_ids.long() + 1) * _weights(token_ids.shape[1], token_ids.device)).sum(dim=1)
@@ -266,6 +266,23 @@ def pad_right(tensor: Tensor, length: int) -> Tensor:
     """(B, T) with zeros appended up to (B, length); tensors of one dimension stay as they are."""
     missing = length - tensor.shape[-1]
     return tensor if tensor.ndim < 2 or missing <= 0 else torch.nn.functional.pad(tensor, (0, missing))
+
+
+def what_lacks(parts: Sequence[Any]) -> str:
+    """What keeps batches of a trainer's from being read, in words; empty where nothing does."""
+    if not parts or not all(isinstance(part, Mapping) for part in parts):
+        return "that holds no tensors by name"
+    names = [name for name in BY_ROW if not all(isinstance(part.get(name), Tensor) for part in parts)]
+    return f"without {', '.join(names)}" if names else ""
+
+
+def stacked(batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Batches of a trainer's as one. Of several, the tensors that all of them have."""
+    if len(batches) == 1:
+        return dict(batches[0])
+    names = [name for name, value in batches[0].items() if isinstance(value, Tensor) and value.ndim > 0]
+    columns = {name: stack_rows([batch.get(name) for batch in batches]) for name in names}
+    return {name: column for name, column in columns.items() if column is not None}
 
 
 def stack_rows(parts: list[Tensor | None]) -> Tensor | None:

@@ -52,10 +52,18 @@ class Observation:
     Attributes:
         scalars: canonical keys to numbers that the trainer alone knows; tensors are 0-dimensional, on any device.
         read_tensors: builds the rollout and the update. A fault in it costs them and leaves the scalars.
+        withheld: canonical keys to numbers of the trainer's logs of which the tensors say more; for where none come.
     """
 
     scalars: Mapping[str, float | Tensor] = field(default_factory=dict)
     read_tensors: ReadTensors = lambda: (None, None)
+    withheld: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def without(cls, measured: tuple[str, ...], logged: Mapping[str, float], read_tensors: ReadTensors) -> Observation:
+        """Of logs whose keys that begin like `measured` are withheld."""
+        withheld = {key: value for key, value in logged.items() if key.startswith(measured)}
+        return cls({k: v for k, v in logged.items() if k not in withheld}, read_tensors, withheld)
 
     @property
     def rollout(self) -> Rollout | None:

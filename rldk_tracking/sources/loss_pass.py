@@ -1,9 +1,11 @@
-"""What the loss of TRL's GRPO and RLOO trainers computed for one micro-batch, and the `PolicyUpdate` of a step."""
+"""What the losses of TRL's GRPO and RLOO trainers compute for their micro-batches, and the `PolicyUpdate` of a step."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,8 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rldk_tracking.isolation import Shield
 from rldk_tracking.rollout import PolicyUpdate
-from rldk_tracking.sources.generation import Generation, align, row_keys, stack_rows
+from rldk_tracking.sources.generation import Generation, align, keys_of, row_keys, stack_rows, what_lacks
+from rldk_tracking.sources.wrapping import Wrapped, local_variables
+
+LOSSES = ("compute_loss", "_compute_loss")
+"""Methods that are given a micro-batch, the inner one where a trainer has it."""
+
+LOGPROBS = "_get_per_token_logps_and_entropies"
+"""The method that gives log-probabilities, in the loss and before it."""
+
+OF_COMPLETIONS = "old_logps"
+"""In the batches of RLOO, (B,) log-probabilities of whole completions, where GRPO's have one of each token."""
 
 CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 """GRPO's losses that clip the ratio on both sides."""
@@ -28,8 +41,7 @@ class LossPass:
     Attributes:
         step: optimiser steps made before it.
         generation: what it trains on, where that was seen.
-        inputs: the micro-batch as the trainer buffers it.
-        input_ids: (N, L) prompts and completions.
+        inputs: the micro-batch as the loss is given it.
         logprobs, entropy: (N, T), detached.
         selections: (N, T) or (N, 1), what the trainer's `SELECTIONS` gave: 0 at tokens whose ratios it does not weigh.
     """
@@ -37,7 +49,6 @@ class LossPass:
     step: int
     generation: Generation | None
     inputs: Mapping[str, Any]
-    input_ids: Tensor
     logprobs: Tensor
     entropy: Tensor | None
     selections: list[Tensor] = field(default_factory=list)
@@ -45,7 +56,7 @@ class LossPass:
     @cached_property
     def keys(self) -> Tensor:
         """(N,) hashes of prompt and completion, see `row_keys`."""
-        return row_keys(self.input_ids)
+        return keys_of(self.inputs)
 
     @property
     def is_first(self) -> bool:
@@ -76,6 +87,107 @@ class LossPass:
         return kept
 
 
+class LossWatch:
+    """Stands around a trainer's losses and what they call, from construction to `detach`. Evaluation is left alone.
+
+    Args:
+        trainer: one without a method is left without it.
+        shield: keeps faults of the reading from the trainer.
+        say: takes what cannot be read, and the groups of keys that lack by it.
+
+    Attributes:
+        generation: what is trained on, set by whoever knows it.
+        is_called: whether a loss has asked for log-probabilities since the last `take`, also where its micro-batch
+            could not be read.
+    """
+
+    def __init__(self, trainer: Any, shield: Shield, say: Callable[..., None]) -> None:
+        self.generation: Generation | None = None
+        self.is_called = False
+        self._trainer: Callable[[], Any] = weakref.ref(trainer)
+        self._shield, self._say = shield, say
+        self._inputs: Any = None
+        self._passes: list[LossPass] = []
+        self._scored: list[tuple[Tensor, Tensor]] = []
+        around = dict.fromkeys(LOSSES, self._around_loss) | {LOGPROBS: self._around_logprobs}
+        around |= dict.fromkeys(SELECTIONS, self._around_selection)
+        there = [name for name in around if callable(getattr(trainer, name, None))]
+        self._wrapped = [Wrapped(trainer, name, around[name]) for name in there]
+
+    def take(self) -> list[LossPass]:
+        """The forward passes since the last call."""
+        passes, self._passes, self._scored, self.is_called = self._passes, [], [], False
+        return passes
+
+    def take_scored(self) -> list[tuple[Tensor, Tensor]]:
+        """Of each call without a gradient since the last time (B,) keys of its rows and (B, T) log-probabilities."""
+        scored, self._scored = self._scored, []
+        return scored
+
+    def detach(self) -> None:
+        """Put the methods back as they were, and let go of the tensors."""
+        for wrapped in self._wrapped:
+            wrapped.restore()
+        self._trainer = lambda: None
+        self._wrapped, self._passes, self._scored, self.generation = [], [], [], None
+
+    def _around_loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def compute_loss(*args: Any, **kwargs: Any) -> Any:
+            before, self._inputs = self._inputs, kwargs.get("inputs", args[1] if len(args) > 1 else None)
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._inputs = before
+
+        return compute_loss
+
+    def _around_logprobs(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def get_per_token_logps_and_entropies(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            with self._shield.at("reading log-probabilities"):
+                self._keep_logprobs(result, kwargs.get("input_ids", args[1] if len(args) > 1 else None))
+            return result
+
+        return get_per_token_logps_and_entropies
+
+    def _around_selection(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def select(*args: Any, **kwargs: Any) -> Any:
+            mask = original(*args, **kwargs)
+            kept = detached(mask)
+            if is_training(self._trainer()) and self._passes and kept is not None:
+                self._passes[-1].selections.append(kept)
+            return mask
+
+        return select
+
+    def _keep_logprobs(self, result: Any, input_ids: Any) -> None:
+        trainer = self._trainer()
+        logprobs = detached(result[0])
+        if not is_training(trainer) or logprobs is None:
+            return
+        if not torch.is_grad_enabled():
+            if isinstance(input_ids, Tensor):
+                self._scored.append((row_keys(input_ids), logprobs))
+            return
+        self.is_called = True
+        lacks = what_lacks([self._inputs])
+        if lacks:
+            about = f"its loss is given a {type(self._inputs).__name__} {lacks} (no rldk/policy/ ratios)"
+            self._say(about, "rldk/policy/", "rldk/kl/")
+            return
+        step = int(trainer.state.global_step)
+        found = LossPass(step, self.generation, self._inputs, logprobs, detached(result[1]))
+        self._passes = [p for p in self._passes if p.step == step] + [found]
+
+
+def is_training(trainer: Any) -> bool:
+    """False in an evaluation, and of a trainer that is gone."""
+    return trainer is not None and bool(trainer.model.training)
+
+
 def update_of(trainer: Any, passes: Sequence[LossPass]) -> PolicyUpdate | None:
     """All micro-batches of an optimiser step together; None where they do not fit together."""
     mask, logprobs = stack_rows([p.mask for p in passes]), stack_rows([p.logprobs for p in passes])
@@ -84,8 +196,9 @@ def update_of(trainer: Any, passes: Sequence[LossPass]) -> PolicyUpdate | None:
     first = all(p.is_first for p in passes)
     low, high = (None, None) if first or not _selections_known(trainer, passes) else clip_range(trainer)
     delta = getattr(getattr(trainer, "args", None), "delta", None)
-    capped, is_gmpo = getattr(trainer, "loss_type", None) == "cispo", _is_a(trainer, "GMPOTrainer")
-    level = "token" if is_gmpo else getattr(trainer, "importance_sampling_level", "token")
+    by_logarithm = clips_logarithms(trainer)
+    capped = getattr(trainer, "loss_type", None) == "cispo" and not by_logarithm
+    level = "token" if by_logarithm else getattr(trainer, "importance_sampling_level", "token")
     return PolicyUpdate(
         mask=mask,
         new_logprobs=logprobs,
@@ -95,9 +208,10 @@ def update_of(trainer: Any, passes: Sequence[LossPass]) -> PolicyUpdate | None:
         micro_batch=torch.cat([torch.full_like(p.mask[:, 0], i, dtype=torch.long) for i, p in enumerate(passes)]),
         clip_low=low,
         clip_high=high,
-        clip_delta=None if high is None or capped or is_gmpo else delta,
-        capped=capped and not is_gmpo,
-        sequence_level=_is_a(trainer, "RLOOTrainer") or level in ("sequence", "sequence_token"),
+        clip_delta=None if high is None or capped or by_logarithm else delta,
+        capped=capped,
+        # RLOO keeps one old log-probability of each completion.
+        sequence_level=any(OF_COMPLETIONS in p.inputs for p in passes) or level in ("sequence", "sequence_token"),
         geometric_mean=level in ("sequence", "sequence_token"),
         clips_tokens=level == "sequence_token",
         loss_mask=stack_rows([p.loss_mask for p in passes]) if any(p.selections for p in passes) else None,
@@ -106,12 +220,16 @@ def update_of(trainer: Any, passes: Sequence[LossPass]) -> PolicyUpdate | None:
     )
 
 
+def clips_logarithms(trainer: Any) -> bool:
+    """Whether its loss clips the logarithm of the ratio, whatever its loss type, as GMPO's (arXiv:2507.20673)."""
+    return "clipped_log_ratio" in local_variables(trainer, "_compute_loss")
+
+
 def clip_range(trainer: Any) -> tuple[float | None, float | None]:
     """How far below and above 1 a ratio may be; None on a side that is not clipped, or not by the ratio itself."""
     low, high = getattr(trainer, "epsilon_low", None), getattr(trainer, "epsilon_high", None)
     loss = getattr(trainer, "loss_type", "grpo")
-    if _is_a(trainer, "GMPOTrainer"):
-        # It clips the logarithm of the ratio, whatever its loss type.
+    if clips_logarithms(trainer):
         return None if low is None else 1 - math.exp(-low), None if high is None else math.exp(high) - 1
     if loss == "cispo":
         # Here the limit itself is given, not its distance from 1.
@@ -124,10 +242,6 @@ def _selections_known(trainer: Any, passes: Sequence[LossPass]) -> bool:
     entropy = getattr(trainer, "top_entropy_quantile", 1.0) < 1.0
     off_policy = getattr(trainer, "off_policy_mask_threshold", None) is not None
     return all(len(p.selections) == entropy + off_policy for p in passes)
-
-
-def _is_a(trainer: Any, name: str) -> bool:
-    return any(cls.__name__.endswith(name) for cls in type(trainer).__mro__)
 
 
 def detached(values: Any) -> Tensor | None:

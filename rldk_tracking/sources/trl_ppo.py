@@ -1,4 +1,4 @@
-"""PPO of `trl.experimental.ppo` (TRL up to 1.12): read from the local variables of the running `PPOTrainer.train`.
+"""PPO of `trl.experimental.ppo` (TRL up to 1.12), and loops like it: read from the variables of its running `train`.
 
 That trainer keeps its rollout in local variables, which are all still there when it calls `on_log`. They are taken by
 reference, because it drops them afterwards without changing them; its statistics, which it overwrites in place, are
@@ -30,6 +30,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ from torch import Tensor
 
 from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics.columns import precise
-from rldk_tracking.rollout import Rollout
+from rldk_tracking.rollout import PolicyUpdate, Rollout
 from rldk_tracking.sources.logs import Observation, canonical
 from rldk_tracking.sources.ppo_frame import UpdateWatch, first_ratio, micro_batches, train_variables, update_of
 
@@ -65,7 +66,7 @@ MEASURED = (
 
 
 class PPOSource:
-    """Reads TRL's PPOTrainer and trainers derived from it. See `Source`.
+    """Reads trainers whose `train` keeps its rollout in the variables of TRL's PPOTrainer. See `Source`.
 
     Attributes:
         shield: keeps faults of the reading from the trainer, whose methods it happens in.
@@ -79,7 +80,8 @@ class PPOSource:
         self.shield = Shield()
         args = trainer.args
         size = int(args.per_device_train_batch_size) * int(args.gradient_accumulation_steps)
-        self.rows_per_rank = int(getattr(args, "local_batch_size", None) or size) * int(args.num_ppo_epochs)
+        epochs = int(getattr(args, "num_ppo_epochs", 1))
+        self.rows_per_rank = int(getattr(args, "local_batch_size", None) or size) * epochs
         self._trainer: Callable[[], Any] = lambda: None
         self._watch: UpdateWatch | None = None
         self._warned = False
@@ -110,15 +112,16 @@ class PPOSource:
         logged = canonical(logs, "ppo", num_mini_batches=int(getattr(trainer.args, "num_mini_batches", 1)))
         if not all(name in found for name in NEEDED):
             return Observation(scalars=logged)
-        scalars: dict[str, float | Tensor] = {}
-        scalars.update((key, value) for key, value in logged.items() if not key.startswith(MEASURED))
-        measured = statistics(trainer, found, ~found["padding_mask"])
-        if not batches:
-            scalars.update(measured)
-            return Observation(scalars, lambda: (rollout_of(trainer, found), None))
-        scalars.update((key, value) for key, value in measured.items() if not key.startswith("rldk/policy/"))
-        scalars["rldk/policy/first_epoch_ratio"] = first_ratio(batches)
-        return Observation(scalars, lambda: (rollout_of(trainer, found), update_of(trainer, batches)))
+        scalars: dict[str, float | Tensor] = {**statistics(trainer, found, ~found["padding_mask"])}
+        if batches:
+            scalars = {key: value for key, value in scalars.items() if not key.startswith("rldk/policy/")}
+            scalars["rldk/policy/first_epoch_ratio"] = first_ratio(batches)
+
+        def read_tensors() -> tuple[Rollout | None, PolicyUpdate | None]:
+            return rollout_of(trainer, found), update_of(trainer, batches) if batches else None
+
+        seen = Observation.without(MEASURED, logged, read_tensors)
+        return replace(seen, scalars={**seen.scalars, **scalars})
 
     def _say_what_is_missing(self, trainer: Any, names: list[str]) -> None:
         if not names or self._warned:

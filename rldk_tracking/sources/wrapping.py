@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -60,6 +61,16 @@ class Wrapped:
         below = getattr(self._before, _LAYER, None)
         # Who wraps with `functools.wraps` takes our mark along.
         return below if isinstance(below, Wrapped) and below._installed is self._before else None
+
+
+def local_variables(trainer: Any, method: str) -> set[str]:
+    """Names of the local variables of a method, of the trainer's class and of those above it."""
+    found: set[str] = set()
+    for kind in type(trainer).__mro__:
+        code = getattr(inspect.unwrap(vars(kind)[method]), "__code__", None) if method in vars(kind) else None
+        if code is not None:
+            found |= {*code.co_varnames, *code.co_cellvars}
+    return found
 
 
 BeforeClipping = Callable[[float | None, Tensor | None], None]

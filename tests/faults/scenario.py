@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 
 from rldk_tracking.callback import RLDKCallback
 from rldk_tracking.demo.trainers import grpo_trainer
+from rldk_tracking.sources.loss_pass import LossWatch
 from rldk_tracking.sources.optimizer import OptimizerSource
 from rldk_tracking.sources.trl_grpo import GroupSource
 from rldk_tracking.trackers.base import Tracker
@@ -55,7 +56,8 @@ class Outcome:
 
 ON_THE_TRAINING_THREAD = {
     RLDKCallback: ("on_step_begin", "on_step_end", "on_log", "on_save"),
-    GroupSource: ("_keep_generation", "_keep_logprobs"),
+    GroupSource: ("_keep_generation",),
+    LossWatch: ("_keep_logprobs",),
     OptimizerSource: ("_before_clipping", "_before_step", "_after_step"),
 }
 """Everything of ours that a step goes through."""

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,8 @@ class Source:
 
     rows_per_rank, honours_stop, rollout_seconds = 48, False, 0.25
     is_broken = False
+    missing: tuple[str, ...] = ()
+    withheld: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self) -> None:
         self.shield = Shield()
@@ -63,7 +65,7 @@ class Source:
                 raise LookupError("no tensors")
             return ROLLOUT, UPDATE
 
-        return Observation({"rldk/train/loss": 0.5}, read_tensors)
+        return Observation({"rldk/train/loss": 0.5}, read_tensors, self.withheld)
 
 
 @pytest.fixture
@@ -105,6 +107,41 @@ def test_tensors_that_cannot_be_read_cost_nothing_else(source: Source, caplog: p
             probe.collect(data)
             assert data.scalars == {"rldk/train/loss": 0.5} and data.rollout is None and data.update is None
     assert shield.faults == 2 and len(caplog.records) == 1
+
+
+LOGGED = {"rldk/reward/mean": 0.5, "rldk/length/mean": 7.0}
+
+
+@pytest.mark.parametrize("missing", [(), ("it has no such method",)])
+def test_logs_stand_for_completions_that_do_not_come(
+    source: Source, caplog: pytest.LogCaptureFixture, missing: tuple[str, ...]
+) -> None:
+    probe = RolloutProbe()
+    probe.begin(Training(SimpleNamespace()))
+    source.withheld, source.missing = LOGGED, missing
+    found = []
+    for step, row in enumerate([{}, {"rldk/reward/mean": 9.0}, {}], start=1):
+        probe.collect(StepData(step))
+        found.append(probe.derive(step, row, merged()))
+    assert found == [{}, {"rldk/length/mean": 7.0}, LOGGED], "what the row has stands"
+    said = [record for record in caplog.records if "no completions came of it in 2 steps" in record.getMessage()]
+    assert len(said) == (not missing)
+    probe.collect(StepData(4))
+    assert probe.derive(9, {}, merged()) == {}, "of another step"
+    probe.begin(Training(SimpleNamespace()))
+    probe.collect(StepData(1))
+    assert probe.derive(1, {}, merged()) == {}, "another training"
+
+
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_once_completions_come_they_are_waited_for(source: Source, first: int) -> None:
+    probe = RolloutProbe()
+    probe.begin(Training(SimpleNamespace()))
+    source.withheld = LOGGED
+    for step in range(1, 6):
+        probe.collect(StepData(step))
+        found = probe.derive(step, {}, merged(1.0) if step == first else merged())
+        assert "rldk/length/mean" not in found or 2 <= step < first
 
 
 def test_a_loop_of_the_users_own_is_known_by_its_logs() -> None:

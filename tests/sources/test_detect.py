@@ -1,4 +1,4 @@
-"""Which source a trainer gets."""
+"""Which source a trainer gets: by what it has, whatever it is called."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from rldk_tracking import demo
 from rldk_tracking.sources.detect import source_for
@@ -14,43 +15,70 @@ from rldk_tracking.sources.logs import LogsSource
 from rldk_tracking.sources.trl_grpo import GroupSource
 from rldk_tracking.sources.trl_ppo import PPOSource
 
-ARGS = SimpleNamespace(per_device_train_batch_size=2, gradient_accumulation_steps=3, num_ppo_epochs=2)
+ARGS = SimpleNamespace(per_device_train_batch_size=2, gradient_accumulation_steps=3)
+SCORES = {"_generate_and_score_completions": print, "_calculate_rewards": print, "args": ARGS}
 
 
-def named(*names: str) -> Any:
-    """An instance of a class of the last name that descends from classes of the others."""
-    kind: type = object
-    for name in names:
-        kind = type(name, (kind,), {"args": ARGS})
-    return kind()
+class Loop:
+    """As TRL's PPOTrainer, whose whole rollout is in its loop's variables."""
+
+    args = ARGS
+
+    def train(self) -> tuple[Any, Any]:
+        padding_mask, values = torch.zeros(2, 3), torch.zeros(2, 3)
+        return padding_mask, lambda: values  # which makes one of them a cell
+
+
+class Started(Loop):
+    """Has a `train` of its own that calls the loop."""
+
+    def train(self, fresh: bool = True) -> Any:
+        return super().train() if fresh else None
+
+
+def with_attributes(**attributes: Any) -> Any:
+    return type("Whatever", (), attributes)()
+
+
+@pytest.mark.parametrize("name", ["GRPOTrainer", "PPOTrainer", "UnslothGRPOTrainer", "Whatever"])
+def test_a_name_decides_nothing(name: str) -> None:
+    assert type(source_for(type(name, (), {"args": ARGS})())) is LogsSource
+    assert type(source_for(type(name, (), dict(SCORES))())) is GroupSource
+    assert type(source_for(type(name, (Loop,), {})())) is PPOSource
 
 
 @pytest.mark.parametrize(
-    ("names", "kind"),
+    ("lacks", "more", "kind"),
     [
-        (("GRPOTrainer",), GroupSource),
-        (("RLOOTrainer",), GroupSource),
-        (("GRPOTrainer", "MyTrainer"), GroupSource),
-        (("PPOTrainer",), PPOSource),
-        (("PPOTrainer", "MyTrainer"), PPOSource),
-        (("Trainer", "DPOTrainer"), LogsSource),
-        (("Trainer",), LogsSource),
+        ((), {}, GroupSource),
+        # Trainers that make their completions in another method, but whose loss is known.
+        (("_generate_and_score_completions",), {"_get_per_token_logps_and_entropies": print}, GroupSource),
+        (("_generate_and_score_completions",), {}, LogsSource),
+        # As those that keep what they have scored in their logs.
+        (("_calculate_rewards",), {"_logs": {"rewards": {}}}, GroupSource),
+        # As TRL's DistillationTrainer, which samples and has no rewards.
+        (("_calculate_rewards",), {"_logs": {"prompt": []}}, LogsSource),
+        (("_calculate_rewards",), {}, LogsSource),
     ],
 )
-def test_the_class_or_an_ancestor_decides(names: tuple[str, ...], kind: type) -> None:
-    assert type(source_for(named(*names))) is kind
+def test_what_is_read_of_grpo_decides(lacks: tuple[str, ...], more: dict[str, Any], kind: type) -> None:
+    has = {name: value for name, value in SCORES.items() if name not in lacks}
+    assert type(source_for(with_attributes(**has, **more))) is kind
+    assert type(source_for(with_attributes(**{**dict.fromkeys(SCORES), "args": ARGS}))) is LogsSource
 
 
-def test_whatever_is_read_of_grpo_is_enough() -> None:
-    """A class of another name that scores groups, as copies of TRL's trainers have it."""
-    has = {"_generate_and_score_completions": print, "_get_per_token_logps_and_entropies": print}
-    has |= {"_logs": {"rewards": {}}, "num_generations": 4, "args": ARGS}
-    assert type(source_for(type("UnslothTrainer", (), dict(has))())) is GroupSource
-    assert source_for(type("UnslothRLOOTrainer", (), dict(has))())._kind == "rloo"  # type: ignore[attr-defined]
-    for name in has.keys() - {"args"}:
-        lacking = {key: value for key, value in has.items() if key != name}
-        assert type(source_for(type("Distiller", (), lacking)())) is LogsSource
-    assert type(source_for(type("Distiller", (), {**has, "_logs": {"prompt": []}})())) is LogsSource
+@pytest.mark.parametrize(("loop", "kind"), [(Loop, PPOSource), (Started, PPOSource), (type("T", (), {}), LogsSource)])
+def test_the_variables_of_a_loop_decide(loop: type, kind: type) -> None:
+    assert type(source_for(loop())) is kind
+
+
+def test_a_loop_without_a_critic_is_read_by_its_logs() -> None:
+    class Critical:
+        def train(self) -> Any:
+            padding_mask = torch.zeros(2, 3)
+            return padding_mask.sum()
+
+    assert type(source_for(Critical())) is LogsSource
 
 
 def test_real_trainers(tmp_path: Path) -> None:
@@ -58,10 +86,33 @@ def test_real_trainers(tmp_path: Path) -> None:
     assert isinstance(source_for(demo.rloo_trainer(tmp_path, beta=0.0)), GroupSource)
 
 
-@pytest.mark.parametrize("name", ["GRPOTrainer", "PPOTrainer", "Trainer"])
-def test_every_source_has_what_the_protocol_asks_for(name: str) -> None:
-    source = source_for(named(name))
+def test_a_real_ppo_trainer() -> None:
+    ppo = pytest.importorskip("trl.experimental.ppo", reason="TRL removed PPOTrainer in 1.13")
+    made = object.__new__(type("Mine", (ppo.PPOTrainer,), {}))
+    made.args = ARGS
+    assert type(source_for(made)) is PPOSource
+
+
+def test_a_trainer_that_samples_beside_the_training_is_read_by_its_logs() -> None:
+    """TRL's AsyncGRPOTrainer: its loss sees the sampler's log-probabilities, and there is no reference."""
+    asynchronous = pytest.importorskip("trl.experimental.async_grpo", reason="this TRL has none")
+    source = source_for(object.__new__(asynchronous.AsyncGRPOTrainer))
+    assert type(source) is LogsSource
+    seen = source.read(1, {"kl": 0.3, "ratio": 1.1, "entropy": 0.7, "reward": 0.5}).scalars
+    assert seen == {"rldk/policy/entropy": 0.7, "rldk/reward/mean": 0.5}
+
+
+def test_trainers_without_rewards_are_read_by_their_logs() -> None:
+    from trl import DPOTrainer, SFTTrainer
+
+    for kind in (DPOTrainer, SFTTrainer):
+        assert type(source_for(object.__new__(kind))) is LogsSource
+
+
+@pytest.mark.parametrize("trainer", [with_attributes(**SCORES), Loop(), with_attributes(args=ARGS)])
+def test_every_source_has_what_the_protocol_asks_for(trainer: Any) -> None:
+    source = source_for(trainer)
     assert source.rows_per_rank >= 1
-    assert source.honours_stop is (name != "PPOTrainer")
+    assert source.honours_stop is not isinstance(trainer, Loop)
     assert source.missing == [] and source.rollout_seconds is None
     assert all(callable(getattr(source, method)) for method in ("attach", "detach", "read"))

@@ -42,16 +42,13 @@ def generation(**fields: Any) -> Generation:
 
 
 def loss_pass(made: Generation | None, rows: list[int], step: int = 3, **inputs: Any) -> LossPass:
-    inputs = {"completion_mask": torch.ones(len(rows), 2), "advantages": torch.tensor(rows).float(), **inputs}
-    return LossPass(step, made, inputs, IDS[rows], LOGPROBS[rows] + 1, None)
+    ids = {"prompt_ids": IDS[rows, :1], "completion_ids": IDS[rows, 1:]}
+    inputs = {"completion_mask": torch.ones(len(rows), 2), "advantages": torch.tensor(rows).float(), **ids, **inputs}
+    return LossPass(step, made, inputs, LOGPROBS[rows] + 1, None)
 
 
 def trainer(**fields: Any) -> Any:
     return SimpleNamespace(**{"epsilon_low": 0.2, "epsilon_high": 0.3, "loss_type": "dapo", **fields})
-
-
-class RLOOTrainer:
-    epsilon_low, epsilon_high = 0.2, 0.2
 
 
 def test_micro_batches_are_stacked_in_order() -> None:
@@ -78,7 +75,8 @@ def test_old_log_probabilities_are_found_in_the_buffer_or_by_row() -> None:
     kept = torch.full((2, 2), -9.0)
     by_buffer = update_of(trainer(), [loss_pass(generation(), [1, 2], 4, old_per_token_logps=kept)])
     assert by_buffer is not None and torch.equal(by_buffer.old_logprobs, kept)  # type: ignore[arg-type]
-    by_row = update_of(RLOOTrainer(), [loss_pass(generation(old_logprobs=LOGPROBS), [3, 1], 4)])
+    of_completions = loss_pass(generation(old_logprobs=LOGPROBS), [3, 1], 4, old_logps=torch.zeros(2))
+    by_row = update_of(trainer(), [of_completions])
     assert by_row is not None and by_row.sequence_level
     assert torch.equal(by_row.old_logprobs, LOGPROBS[[3, 1]])  # type: ignore[arg-type]
 

@@ -287,7 +287,7 @@ def test_nothing_is_left_behind(tmp_path: Path, reader: Any) -> None:
     added = set(vars(trainer)) - before
     assert not {name for name in added if "logps" in name or "score" in name}
     assert "_generate_and_score_completions" not in vars(trainer)
-    assert reader.source._generations == [] and reader.source._passes == []
+    assert reader.source._generations == [] and reader.source._losses is None
 
 
 def test_a_fault_of_the_trainer_passes_through(tmp_path: Path, reader: Any) -> None:
@@ -343,36 +343,112 @@ def test_tensors_of_a_step_are_let_go(tmp_path: Path, reader: Any) -> None:
     assert alive == [0, 0, 0] and len(kept) == 3
 
 
-def test_a_trainer_without_the_method_is_read_from_its_buffer(
-    tmp_path: Path, reader: Any, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("name", [None, "_generate"], ids=["no method", "another one"])
+def test_completions_that_come_another_way_are_read_where_the_loss_sees_them(
+    tmp_path: Path, reader: Any, caplog: pytest.LogCaptureFixture, name: str | None
 ) -> None:
+    """As axolotl's trainers, which score later than they sample, and take micro-batches out of their buffer."""
     trainer = demo.grpo_trainer(tmp_path, max_steps=3, beta=0.04, num_iterations=2, **ALIGNED)
     base = type(trainer)
 
-    class GRPOTrainer(base):  # type: ignore[misc, valid-type]
-        """As a later version might be: the method has another name."""
-
-        _generate_and_score_completions = None
+    class Deferred(base):  # type: ignore[misc, valid-type]
+        if name is None:
+            _generate_and_score_completions = None
 
         def _prepare_inputs(self, batch: Any) -> Any:
-            type(self)._generate_and_score_completions = base._generate_and_score_completions
+            if not self._buffered_inputs:
+                rows = base._generate_and_score_completions(self, batch)
+                whole = {key: value for key, value in rows.items() if isinstance(value, Tensor) and value.ndim}
+                shared = {key: value for key, value in rows.items() if key not in whole}
+                order = torch.randperm(16).split(8)
+                parts = [shared | {key: value[index] for key, value in whole.items()} for index in order]
+                self._buffered_inputs = parts * self.num_iterations
+            return self._buffered_inputs.pop(0)
+
+    trainer.__class__ = Deferred
+    with caplog.at_level(logging.WARNING, logger="rldk_tracking"):
+        reader.watch(trainer).train()
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("rldk_tracking")] == []
+    assert {step for step, seen in reader.observations.items() if seen.rollout is not None} == {1, 3}
+    rollout, logs = reader.observations[1].rollout, reader.logs[1]
+    assert torch.allclose(rollout.scores, torch.tensor(demo.reward(rollout.prompts, rollout.completions)))
+    assert float(rollout.scores.mean()) == pytest.approx(logs["reward"])
+    for group in rollout.group_ids.unique():
+        assert len({rollout.prompts[row] for row in (rollout.group_ids == group).nonzero().flatten()}) == 1
+    assert rollout.ref_logprobs is not None and rollout.logprobs is not None and rollout.truncated is not None
+    assert float(rollout.mask.sum(dim=1).float().mean()) == pytest.approx(logs["completions/mean_length"])
+    update = reader.observations[2].update
+    assert update is not None and update.clip_low == 0.2 and update.old_logprobs is not None
+    assert reader.source._trained_on == [] and reader.source._last_scored == []
+
+
+def test_completions_of_another_way_that_nothing_scored_have_the_logs_rewards(
+    tmp_path: Path, reader: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = demo.grpo_trainer(tmp_path, max_steps=2, beta=0.0, **ALIGNED)
+    base = type(trainer)
+
+    class Apart(base):  # type: ignore[misc, valid-type]
+        """Its reward functions run where nobody sees them."""
+
+        def _generate_and_score_completions(self, batch: Any) -> Any:
+            return base._generate_and_score_completions(self, batch)
+
+        def _prepare_inputs(self, batch: Any) -> Any:
+            seen = {name: vars(self).pop(name) for name in WITHIN if name in vars(self)}
             try:
                 return super()._prepare_inputs(batch)
             finally:
-                type(self)._generate_and_score_completions = None
+                vars(self).update(seen)
 
-    trainer.__class__ = GRPOTrainer
+    trainer.__class__ = Apart
     with caplog.at_level(logging.WARNING, logger="rldk_tracking"):
         reader.watch(trainer).train()
-    warnings = [record.getMessage() for record in caplog.records if record.name.startswith("rldk_tracking")]
-    assert len(warnings) == 1 and "rldk/reward/" in warnings[0] and "_generate_and_score_completions" in warnings[0]
-    assert {step for step, seen in reader.observations.items() if seen.rollout is not None} == {1, 3}
-    rollout, logs = reader.observations[1].rollout, reader.logs[1]
-    assert rollout.scores is None and rollout.group_ids is None
-    assert rollout.ref_logprobs is not None and rollout.logprobs is not None and rollout.truncated is not None
-    assert float(rollout.mask.sum(dim=1).float().mean()) == pytest.approx(logs["completions/mean_length"])
-    assert reader.observations[1].scalars["rldk/reward/mean"] == logs["reward"]
-    assert reader.observations[2].update is not None
+    (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("rldk_tracking")]
+    assert "which score is whose" in said and "no rldk/reward/ keys beyond the logs'" in said
+    for step, seen in reader.observations.items():
+        assert seen.rollout.scores is None and seen.rollout.group_ids is None
+        assert seen.scalars["rldk/reward/mean"] == reader.logs[step]["reward"]
+        assert float(seen.rollout.mask.sum(dim=1).float().mean()) == pytest.approx(
+            reader.logs[step]["completions/mean_length"]
+        )
+
+
+WITHIN = ("_generate_and_score_completions", "_calculate_rewards")
+
+
+@pytest.mark.parametrize("kind", ["grpo", "rloo"])
+def test_a_rollout_in_parts_is_read_whole(tmp_path: Path, reader: Any, kind: str) -> None:
+    """A list of micro-batches, which the trainer then trains on as they are."""
+    trainer = getattr(demo, f"{kind}_trainer")(tmp_path, max_steps=2, beta=0.04, **ALIGNED)
+    base = type(trainer)
+
+    class Parts(base):  # type: ignore[misc, valid-type]
+        turn = 0
+
+        def _generate_and_score_completions(self, batch: Any) -> Any:
+            rows = super()._generate_and_score_completions(batch)
+            whole = {key: value for key, value in rows.items() if isinstance(value, Tensor) and value.ndim}
+            shared = {key: value for key, value in rows.items() if key not in whole}
+            return [
+                shared | {key: value[first : first + 8] for key, value in whole.items()} | {"part": first}
+                for first in (8, 0)
+            ]
+
+        def _prepare_inputs(self, batch: Any) -> Any:
+            self.turn += 1
+            if self.turn % 2 == 1:
+                self._buffered_inputs = self._generate_and_score_completions(batch)
+            return self._buffered_inputs[(self.turn - 1) % 2]
+
+    trainer.__class__ = Parts
+    witness = Witness(trainer)
+    trainer.add_callback(witness)
+    reader.watch(trainer).train()
+    assert reader.source.missing == []
+    for step, observation in reader.observations.items():
+        check_rollout(observation.rollout, witness, step, {**ALIGNED, "beta": 0.04})
+        assert observation.update.first_epoch and observation.update.sequence_level == (kind == "rloo")
 
 
 def test_a_trainer_that_has_nothing_is_read_from_its_logs(caplog: pytest.LogCaptureFixture) -> None:
@@ -398,16 +474,16 @@ def test_a_trainer_that_has_nothing_is_read_from_its_logs(caplog: pytest.LogCapt
 def test_a_rollout_in_another_form_is_said_once_and_the_logs_are_taken(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As ms-swift's trainers, which return a list of micro-batches."""
     trainer = demo.grpo_trainer(tmp_path, max_steps=1, beta=0.0, **ALIGNED)
     source = GroupSource(trainer)
     source.attach(trainer, trainer.args)
     trainer.model.train()
     with caplog.at_level(logging.WARNING, logger="rldk_tracking"):
         for _ in range(2):
-            source._keep_generation([{"completion_ids": torch.ones(2, 3)}])
+            # As ms-swift's, whose rows are prompts and completions together.
+            source._keep_generation([{"input_ids": torch.ones(2, 3), "completion_mask": torch.ones(2, 2)}] * 2)
     (said,) = [record.getMessage() for record in caplog.records]
-    assert "_generate_and_score_completions returns a list" in said and "rldk/advantage/" in said
+    assert "_generate_and_score_completions returns a list without prompt_ids, completion_ids (no rldk/adv" in said
     assert source.read(1, {"reward": 0.5}).scalars["rldk/reward/mean"] == 0.5
     source.detach()
 

@@ -26,6 +26,7 @@ from rldk_tracking.sources.wrapping import (
     PhaseWatch,
     Stopwatch,
     Wrapped,
+    local_variables,
     scale_of,
 )
 
@@ -325,3 +326,30 @@ def test_an_accelerator_without_gathers_is_left_alone() -> None:
     waiting = Stopwatch(object(), EXCHANGES)
     assert waiting.take() == 0.0
     waiting.detach()
+
+
+class Below:
+    def work(self) -> Any:
+        inner, kept = 1, 2
+        return inner, lambda: kept
+
+
+class Above(Below):
+    @functools.wraps(Below.work)
+    def work(self) -> Any:
+        hidden = super().work()
+        return hidden[0]
+
+    def other(self) -> Any:
+        elsewhere = 3
+        return elsewhere + 1
+
+
+def test_variables_of_a_method_are_known_in_every_class_and_under_a_wrapper() -> None:
+    assert local_variables(Below(), "work") == {"self", "inner", "kept"}
+    above = Above()
+    assert local_variables(above, "work") >= {"self", "inner", "kept"}
+    assert "elsewhere" in local_variables(above, "other") and local_variables(above, "absent") == set()
+    above.work = lambda: None  # type: ignore[method-assign]
+    assert "inner" in local_variables(above, "work"), "what the object has of its own is a wrapper"
+    assert local_variables(type("Odd", (), {"work": None, "other": len})(), "work") == set()
