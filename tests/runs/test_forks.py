@@ -78,6 +78,7 @@ def test_micro_batches_of_another_form_leave_what_the_log_holds(
     for key, name in LOGGED.items():
         assert dict(tracker.series[key]) == pytest.approx(logged(trainer, name)), key
         assert set(logged(trainer, name)) == {1, 2, 3}
+    assert "rldk/policy/clip_fraction" not in tracker.series, "which the log has as 0, since nothing can be clipped"
     sentences = [line for line in said(caplog) if "cannot be read whole" in line]
     assert len(sentences) == 2
     assert "returns a list without prompt_ids, completion_ids (no rldk/advantage/" in sentences[0]

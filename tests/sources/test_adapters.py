@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from rldk_tracking.sources.adapters import adapters_of
 from rldk_tracking.sources.optimizer import OptimizerSource
 
 peft = pytest.importorskip("peft", reason="needs peft")
@@ -76,3 +77,5 @@ def test_a_model_without_adapters_has_none() -> None:
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     assert "adapters" not in source.layers(source.pending().tolist())
+    parameters = list(model.parameters())
+    assert adapters_of(model, parameters, source.layout) is None, "and no step asks for them"

@@ -16,10 +16,11 @@ import torch
 from trl import GRPOTrainer
 from trl.experimental.gmpo import GMPOTrainer
 
+from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics import policy
 from rldk_tracking.metrics.table import Table
 from rldk_tracking.sources.generation import Generation
-from rldk_tracking.sources.loss_pass import LossPass, clip_range, detached, update_of
+from rldk_tracking.sources.loss_pass import LossPass, LossWatch, clip_range, detached, update_of
 from rldk_tracking.sources.trl_grpo import GroupSource
 
 if importlib.util.find_spec("trl.experimental.gspo_token") is not None:
@@ -114,6 +115,36 @@ def test_graphs_are_not_kept() -> None:
     value = torch.ones(2, requires_grad=True) * 2
     kept = detached(value)
     assert kept is not None and kept.grad_fn is None and detached(None) is None
+
+
+class Nested:
+    """Asks for log-probabilities in a loss within a loss, after it, and in no loss."""
+
+    def __init__(self) -> None:
+        self.model, self.state = SimpleNamespace(training=True), SimpleNamespace(global_step=3)
+
+    def compute_loss(self, model: Any, inputs: Any) -> None:
+        self._compute_loss(model, {**inputs, "completion_ids": inputs["completion_ids"] + 1})
+        self._get_per_token_logps_and_entropies()
+
+    def _compute_loss(self, model: Any, inputs: Any) -> None:
+        self._get_per_token_logps_and_entropies()
+
+    def _get_per_token_logps_and_entropies(self) -> tuple[torch.Tensor, None]:
+        return torch.zeros(4, 2), None
+
+
+def test_each_pass_has_the_micro_batch_of_its_loss() -> None:
+    trainer, said = Nested(), list[str]()
+    watch = LossWatch(trainer, Shield(strict=True), lambda what, *groups: said.append(what))
+    batch = {"prompt_ids": IDS[:, :1], "completion_ids": IDS[:, 1:], "completion_mask": torch.ones(4, 2)}
+    trainer.compute_loss(None, inputs=batch)
+    assert watch.is_called and said == []
+    assert [p.inputs["completion_ids"][0, 0].item() for p in watch.take()] == [6, 5]
+    trainer._get_per_token_logps_and_entropies()
+    assert watch.take() == [] and len(said) == 1 and "is given a NoneType that holds no tensors" in said[0]
+    watch.detach()
+    assert not {"compute_loss", "_compute_loss"} & set(vars(trainer))
 
 
 ROWS, TOKENS = 12, 9

@@ -23,7 +23,8 @@ from rldk_tracking.demo.task import ASK
 from rldk_tracking.history.unweighted import unweighted_score
 from rldk_tracking.metrics import reward
 from rldk_tracking.metrics.table import Table
-from rldk_tracking.sources.trl_grpo import GroupSource, stop_ids
+from rldk_tracking.sources.generation import keys_of
+from rldk_tracking.sources.trl_grpo import GroupSource, generation_of, stop_ids
 
 TOKENIZER = demo.tiny_tokenizer()
 LONGEST = 10
@@ -380,6 +381,40 @@ def test_completions_that_come_another_way_are_read_where_the_loss_sees_them(
     update = reader.observations[2].update
     assert update is not None and update.clip_low == 0.2 and update.old_logprobs is not None
     assert reader.source._trained_on == [] and reader.source._last_scored == []
+
+
+def test_what_was_scored_is_kept_for_all_the_steps_that_train_on_it(tmp_path: Path, reader: Any) -> None:
+    trainer = demo.grpo_trainer(tmp_path, max_steps=4, beta=0.0, steps_per_generation=4, **ALIGNED)
+    base = type(trainer)
+
+    class Deferred(base):  # type: ignore[misc, valid-type]
+        _generate_and_score_completions = None
+
+        def _prepare_inputs(self, batch: Any) -> Any:
+            type(self)._generate_and_score_completions = base._generate_and_score_completions
+            try:
+                return super()._prepare_inputs(batch)
+            finally:
+                type(self)._generate_and_score_completions = None
+
+    trainer.__class__ = Deferred
+    reader.watch(trainer).train()
+    assert reader.source.missing == [] and len(reader.observations) == 4
+    for seen in reader.observations.values():
+        rollout = seen.rollout
+        assert len(rollout.mask) == 16
+        assert torch.allclose(rollout.scores, torch.tensor(demo.reward(rollout.prompts, rollout.completions)))
+
+
+def test_parts_of_different_widths_keep_their_keys() -> None:
+    def part(prompt: list[int], completion: list[int]) -> dict[str, Tensor]:
+        ids = {"prompt_ids": torch.tensor([prompt]), "completion_ids": torch.tensor([completion])}
+        return ids | {"completion_mask": torch.ones(1, len(completion)), "advantages": torch.ones(1)}
+
+    parts = [part([3], [4, 5, 6]), part([0, 3], [7])]
+    made = generation_of(SimpleNamespace(), 2, parts)
+    assert made.keys.tolist() == [*keys_of(parts[0]).tolist(), *keys_of(parts[1]).tolist()]
+    assert made.token_ids.tolist() == [[4, 5, 6], [7, 0, 0]] and made.completion_mask.sum(dim=1).tolist() == [3, 1]
 
 
 def test_completions_of_another_way_that_nothing_scored_have_the_logs_rewards(
