@@ -39,6 +39,8 @@ class CheckpointMetrics(Snapshot):
 class CheckpointMonitor(Monitor):
     """Looks at every checkpoint that is saved, see `CheckpointProbe`, and at the optimizer.
 
+    Groups of series (see `rldk-tracking keys`): checkpoint, memory, grad, update, weight, lr, nan.
+
     Args:
         enable_parameter_analysis: read the saved tensors; False looks at the files alone.
         enable_gradient_analysis: watch the optimizer too, unless another monitor of the run does.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from rldk_tracking import CheckpointMetrics, CheckpointMonitor, InMemoryTracker, RLDKCallback
-from rldk_tracking.keys import lookup
+from rldk_tracking.keys import CATALOGUE, lookup
 from rldk_tracking.probes.checkpoints import CheckpointProbe
 
 
@@ -257,3 +258,10 @@ def test_each_checkpoint_goes_to_the_trackers_that_keep_models(tmp_path: Path) -
     _, columns, rows = tracker.tables["rldk/checkpoint/history"][-1]
     assert [row[0] for row in rows] == [2, 4, 6]
     assert all(len(row) == len(columns) for row in rows)
+
+
+def test_the_docstring_names_each_group_of_series_of_weights_and_optimizer() -> None:
+    named = re.search(r"Groups of series \(see `rldk-tracking keys`\): ([^.]*)\.", CheckpointMonitor.__doc__ or "")
+    homes = re.compile(r"/checkpoint/|/checkpoint_log|/schedule|metrics/(norms|updates|layers|noise_scale)")
+    groups = {key.name.split("/")[1] for key in CATALOGUE.values() if homes.search(key.module)}
+    assert named is not None and set(named[1].split(", ")) == groups
