@@ -53,6 +53,18 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell gives that to w
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+FOLDERS = {"examples": "slow", "faults": "faults", "runs": "slow"}
+"""Marker of every test in a folder. Other tests that are slow, or need much, say so themselves."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    for item in items:
+        folder = item.path.relative_to(tests).parts[0] if item.path.is_relative_to(tests) else ""
+        if folder in FOLDERS:
+            item.add_marker(FOLDERS[folder])
+
+
 class Results:
     """Which tests ran and which were skipped, for `tests/union.py` to hold the environments against each other."""
 

@@ -98,6 +98,7 @@ def test_training_twice_with_one_callback_makes_two_runs(tmp_path: Path) -> None
     assert [step for step, _ in tracker.series["rldk/reward/mean"]] == [1, 2, 1, 2]
 
 
+@pytest.mark.slow
 def test_two_trainers_in_one_process_do_not_mix(tmp_path: Path) -> None:
     trackers = [InMemoryTracker(), InMemoryTracker()]
     for index, tracker in enumerate(trackers):

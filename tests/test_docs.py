@@ -123,6 +123,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return to
 
 
+@pytest.mark.slow
 class TestSite:
     """What is on its pages."""
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 nbclient = pytest.importorskip("nbclient", reason="needs nbclient, ipykernel")
 pytest.importorskip("ipykernel", reason="needs nbclient, ipykernel")
 nbformat = pytest.importorskip("nbformat", reason="needs nbclient, ipykernel")

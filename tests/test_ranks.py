@@ -21,6 +21,8 @@ from rldk_tracking.ranks import MERGED_ROWS, SPREAD, Merged, Part, Ranks, _over_
 from tests import exchange_script
 from tests.exchange_script import SMALL, small
 
+pytestmark = pytest.mark.ranks
+
 BENCHMARK = Path(__file__).parent / "benchmarks" / "ranks.py"
 DEADLINE_S = 60
 Run = Callable[..., list[dict[str, Any]]]

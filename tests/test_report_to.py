@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 CHECK = """
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_reporting_integration_callbacks
 from rldk_tracking import RLDKCallback

@@ -242,6 +242,7 @@ def test_a_kind_that_is_there_stays(client: Any, experiment: str, kind: str) -> 
     assert client.get_experiment(experiment).tags[KIND_TAG] == kind
 
 
+@pytest.mark.slow
 def test_an_experiment_with_traces_gets_no_kind(client: Any, experiment: str) -> None:
     span = client.start_trace("a chat", experiment_id=experiment)
     client.end_trace(span.trace_id)

@@ -26,6 +26,8 @@ from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.wandb import WandbTracker
 from tests.trackers.wandb_log import load_finished
 
+pytestmark = pytest.mark.slow
+
 wandb = pytest.importorskip("wandb", reason="needs wandb")
 Make = Callable[..., Alert]
 ROW = {"rldk/health/score": 1.0, "rldk/kl/ref_k3": 0.1, "rldk/reward/mean": 0.5}

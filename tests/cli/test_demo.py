@@ -19,6 +19,8 @@ from rldk_tracking.demo.faults import FAULTS, Fault
 from rldk_tracking.demo.stores import JsonlStore
 from rldk_tracking.health.alert import Alert
 
+pytestmark = pytest.mark.slow
+
 
 def run_demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}

@@ -14,6 +14,8 @@ from transformers import Trainer
 from rldk_tracking.demo.faults import FAULTS, at_step, reward_from
 from rldk_tracking.demo.trainers import grpo_trainer
 
+pytestmark = pytest.mark.slow
+
 STEP = 4
 STEPS = 6
 

@@ -43,6 +43,7 @@ def test_it_is_small_and_the_vocabulary_may_be_larger() -> None:
     assert tiny_model(warm_steps=0, vocab_size=1000).config.vocab_size == 1000
 
 
+@pytest.mark.slow
 def test_it_ends_most_completions_and_is_right_now_and_then() -> None:
     tokenizer = tiny_tokenizer()
     asked = prompts(200, seed=3)

@@ -28,6 +28,7 @@ def test_names_are_what_report_to_calls_them() -> None:
     }
 
 
+@pytest.mark.slow
 def test_mlflow_keeps_everything_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 

@@ -13,6 +13,8 @@ from rldk_tracking import demo
 from rldk_tracking.demo.task import reward
 from rldk_tracking.demo.trainers import DigitReward
 
+pytestmark = pytest.mark.slow
+
 
 class Rewards(TrainerCallback):
     def __init__(self, name: str) -> None:

@@ -20,6 +20,8 @@ from rldk_tracking.demo.trainers import grpo_trainer, ppo_trainer
 from rldk_tracking.keys import lookup
 from rldk_tracking.trackers.slack import SlackNotifier
 
+pytestmark = pytest.mark.slow
+
 STEPS = 5
 
 

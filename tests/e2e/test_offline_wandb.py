@@ -16,6 +16,8 @@ from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.wandb import WandbTracker
 from tests.trackers.wandb_backend import WandbBackend
 
+pytestmark = pytest.mark.slow
+
 wandb = pytest.importorskip("wandb", reason="needs wandb")
 
 FIRING = Alert(

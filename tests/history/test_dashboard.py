@@ -16,6 +16,8 @@ from rldk_tracking import RLDKDashboard
 from rldk_tracking.charts.mlflow import VIEW_TAG, View, view_path
 from tests.charts.saved_views import unpacked
 
+pytestmark = pytest.mark.slow
+
 mlflow = pytest.importorskip("mlflow", reason="needs mlflow")
 
 

@@ -22,6 +22,8 @@ from rldk_tracking.journal.offset import Target
 from tests.journal.conftest import Training, an_alert, eventually, started, steps_in
 from tests.trackers.conftest import free_port
 
+pytestmark = pytest.mark.slow
+
 mlflow = pytest.importorskip("mlflow", reason="needs mlflow")
 Train = Callable[..., Training]
 

@@ -24,6 +24,8 @@ from rldk_tracking.trackers.mlflow import MLflowTracker
 from rldk_tracking.trackers.slack import SlackNotifier
 from tests.journal.conftest import an_alert, eventually, row, started, steps_in
 
+pytestmark = pytest.mark.slow
+
 TAKEN: list[tuple[str, int]] = []
 
 

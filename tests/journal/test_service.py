@@ -33,6 +33,7 @@ def serving(monkeypatch: pytest.MonkeyPatch, idle_s: float) -> tuple[threading.T
     return thread, writer
 
 
+@pytest.mark.slow
 def test_with_nothing_to_follow_it_ends_although_the_training_lives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

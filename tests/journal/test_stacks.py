@@ -26,6 +26,8 @@ from rldk_tracking.journal.stacks import (
 )
 from tests.journal.test_beats import RECORD
 
+pytestmark = pytest.mark.slow
+
 
 def planned(due_s: float, events: int = 1) -> PlannedDump:
     now = time.monotonic()

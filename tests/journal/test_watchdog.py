@@ -571,6 +571,7 @@ def job(tmp_path: Path) -> Iterator[Callable[[int], Job]]:
         process.wait()
 
 
+@pytest.mark.slow
 def test_a_process_that_is_stopped_hangs_until_it_goes_on(job) -> None:
     training = job(1)
     training.until_steps(5)
@@ -590,6 +591,7 @@ def test_a_process_that_is_killed_has_crashed(job) -> None:
     assert alert.step >= 5 and "no exception was seen" in alert.message
 
 
+@pytest.mark.slow
 def test_the_rank_that_is_stopped_is_named(job) -> None:
     training = job(2)
     training.until_steps(5)
@@ -603,6 +605,7 @@ def test_the_rank_that_is_stopped_is_named(job) -> None:
     training.until("run.hung", "resolved")
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_is_named(job) -> None:
     training = job(2)
     training.until_steps(5)

@@ -23,6 +23,7 @@ def test_columns_cost_a_few_plain_sums() -> None:
     assert 1 < columns.measure(256, 1024, repeats=20, names=("all",))["all"].sums < 60
 
 
+@pytest.mark.slow
 def test_the_benchmark_prints_a_line_for_each_group() -> None:
     command = [sys.executable, columns.__file__, "--rows", "4", "--tokens", "16", "--repeats", "2"]
     lines = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout.splitlines()

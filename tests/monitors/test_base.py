@@ -21,6 +21,8 @@ from rldk_tracking.probes.base import Probe, StepData
 from rldk_tracking.trackers.memory import InMemoryTracker
 from tests.test_run_alerts import long_rule
 
+pytestmark = pytest.mark.slow
+
 LENGTH, NAN = "rldk/length/mean", "rldk/nan/weights"
 
 

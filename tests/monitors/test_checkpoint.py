@@ -20,6 +20,8 @@ from rldk_tracking import CheckpointMetrics, CheckpointMonitor, InMemoryTracker,
 from rldk_tracking.keys import CATALOGUE, lookup
 from rldk_tracking.probes.checkpoints import CheckpointProbe
 
+pytestmark = pytest.mark.slow
+
 
 class Model(torch.nn.Module):
     """Two layers that learn to add."""

@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.ranks
+
 
 def test_only_the_first_of_two_ranks_scans(tmp_path: Path) -> None:
     with socket.socket() as free:

@@ -18,6 +18,8 @@ from rldk_tracking.trackers.memory import InMemoryTracker
 transformers = pytest.importorskip("transformers", reason="needs transformers")
 from tests.trackers.training import STEPS, LastRow, train  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 class Noting(InMemoryTracker):
     """Notes the order of its last calls and of the end of a callback of the trainer's."""

@@ -14,6 +14,8 @@ from rldk_tracking.trackers.memory import InMemoryTracker
 from tests.monitors.test_base import LENGTH, Events, Told, Watching, small_trainer
 from tests.test_run_alerts import long_rule
 
+pytestmark = pytest.mark.slow
+
 TOO_LONG = {step: {LENGTH: 9.0} for step in range(2, 20)}
 
 

@@ -16,6 +16,8 @@ from rldk_tracking.probes.steps import RolloutProbe
 from rldk_tracking.trackers.memory import InMemoryTracker
 from tests.monitors.test_base import NAN, Told, Watching, small_trainer
 
+pytestmark = pytest.mark.slow
+
 
 def test_several_monitors_in_one_trainer_have_one_run(tmp_path: Path) -> None:
     tracker, other = InMemoryTracker(), InMemoryTracker()

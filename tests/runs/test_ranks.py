@@ -14,6 +14,8 @@ import pytest
 
 from tests.runs.test_configurations import ESTIMATED, computed
 
+pytestmark = pytest.mark.ranks
+
 SCRIPT, ROOT = Path(__file__).with_name("ranks_script.py"), Path(__file__).parents[2]
 Results = list[dict[str, Any]]
 

@@ -513,6 +513,7 @@ os._exit(0)  # torch may abort when it takes down what fully_shard made (pytorch
 """
 
 
+@pytest.mark.ranks
 def test_sharded_parameters_give_the_numbers_of_the_whole(tmp_path: Path) -> None:
     script = tmp_path / "sharded.py"
     script.write_text(SHARDED)

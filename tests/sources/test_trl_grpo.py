@@ -26,6 +26,8 @@ from rldk_tracking.metrics.table import Table
 from rldk_tracking.sources.generation import keys_of
 from rldk_tracking.sources.trl_grpo import GroupSource, generation_of, stop_ids
 
+pytestmark = pytest.mark.slow
+
 TOKENIZER = demo.tiny_tokenizer()
 LONGEST = 10
 

@@ -17,6 +17,8 @@ from rldk_tracking import demo
 from rldk_tracking.sources.ppo_frame import UpdateWatch
 from rldk_tracking.sources.trl_ppo import PPOSource
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("trl.experimental.ppo", reason="TRL removed PPOTrainer in 1.13")
 
 TOKENIZER = demo.tiny_tokenizer()

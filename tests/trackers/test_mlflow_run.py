@@ -94,6 +94,7 @@ def test_a_table_is_listed_once_and_others_stay(store: Any) -> None:
     assert client.load_table(store.experiment_id, "ours.json", run_ids=[run_id])["a"].tolist() == [2]
 
 
+@pytest.mark.slow
 def test_one_model_for_each_checkpoint(tmp_path: Path) -> None:
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/store.db")
     experiment = client.create_experiment("e", artifact_location=str(tmp_path / "artifacts"))
@@ -125,6 +126,7 @@ def test_one_model_for_each_checkpoint(tmp_path: Path) -> None:
     assert sorted(output.step for output in outputs) == [100, 200]
 
 
+@pytest.mark.slow
 def test_numbers_that_become_known_at_the_next_checkpoint_are_there_once(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/store.db"
     client = mlflow.MlflowClient(tracking_uri=uri)

@@ -105,6 +105,7 @@ def test_slack_links_to_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert slack._page() == "https://host/run"
 
 
+@pytest.mark.slow
 def test_in_a_real_trainer(store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three backends at once, each in the run that transformers opened, each row at its step."""
     import mlflow
