@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from rldk_tracking.demo.model import EOS, LONGEST_COMPLETION, PAD, VOCABULARY, tiny_model, tiny_tokenizer
