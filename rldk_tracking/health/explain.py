@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 from rldk_tracking.health.conditions import CONDITIONS
 from rldk_tracking.health.failures import RULE_FAILED
+from rldk_tracking.health.parameters import parameters_of
 from rldk_tracking.health.presets import builtin_rules
 from rldk_tracking.health.rule import Page, Rule
 
@@ -45,6 +46,7 @@ def explain(name: str, rules: Iterable[Rule] | None = None) -> str:
     sections = [
         ("", [_paragraph(page.why)]),
         ("Fires when", [_watched(rule), _believed(rule)]),
+        ("Parameters", _listed(_parameters(rule))),
         ("Likely causes", _listed(page.causes)),
         ("Try first", _listed(rule.advice.splitlines())),
         ("Where the limit comes from", [_paragraph(page.limit)]),
@@ -66,15 +68,9 @@ def summary(rule: Rule) -> str:
 
 def _watched(rule: Rule) -> str:
     about = inspect.getdoc(CONDITIONS[rule.condition]) or ""
-    first = about.split("\n\nArgs:")[0].split("\n\n")[0].replace("\n", " ").replace("`", "")
-    lines = [
-        _paragraph(first),
-        _paragraph(f"Series, the first that is there: {', '.join(rule.keys)}. Without it: unknown."),
-    ]
-    if rule.parameters:
-        given = ", ".join(f"{name} {value}" for name, value in rule.parameters.items())
-        lines.append(_paragraph(f"With: {given}."))
-    return "\n".join(lines)
+    first = about.split("\n\n")[0].replace("\n", " ").replace("`", "")
+    series = f"Series, the first that is there: {', '.join(rule.keys)}. Without it: unknown."
+    return f"{_paragraph(first)}\n{_paragraph(series)}"
 
 
 def _believed(rule: Rule) -> str:
@@ -96,16 +92,20 @@ def _beside(rule: Rule, rules: Iterable[Rule]) -> str:
     return _paragraph(f"Holds back as its consequences: {holds}. Held back by: {', '.join(by) or 'nothing'}.")
 
 
+def _parameters(rule: Rule) -> list[str]:
+    """Each with its value as it is in force, and what it means."""
+    lines = []
+    for name, parameter in parameters_of(rule.condition).items():
+        value = rule.parameters.get(name, parameter.default)
+        shown = ", ".join(value) if isinstance(value, (list, tuple)) else str(value)
+        setting = f", or the run's {rule.settings[name]}" if name in rule.settings else ""
+        lines.append(f"{name} = {shown}{setting}: {parameter.meaning.replace('`', '')}")
+    return lines
+
+
 def _change(rule: Rule) -> str:
-    values = {
-        name: rule.parameters.get(name, parameter.default)
-        for name, parameter in inspect.signature(CONDITIONS[rule.condition].__init__).parameters.items()
-        if name not in ("self", "keys")
-    }
-    example = f'overrides={{"{rule.id}": {{"{next(iter(values))}": ...}}}}'
-    switch = f'{{"{rule.id}": {{"enabled": False}}}}'
-    given = ", ".join(f"{name}={value!r}" for name, value in values.items() if value is not inspect.Parameter.empty)
-    return _paragraph(f"{example}; parameters, as they are: {given}. Off: {switch}.")
+    name = next(iter(parameters_of(rule.condition)))
+    return _paragraph(f'overrides={{"{rule.id}": {{"{name}": ...}}}}. Off: {{"{rule.id}": {{"enabled": False}}}}.')
 
 
 def _paragraph(text: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rldk_tracking.health.expression import Expression
-from rldk_tracking.health.parameters import parameters_of, takes_none
+from rldk_tracking.health.parameters import parameters_of
 from rldk_tracking.health.rule import FAMILIES, Rule, RuleError
 from rldk_tracking.health.rules_file import RulesFile, RulesFileError
 from rldk_tracking.messages.arguments import flag, mapping, nearest, shown
@@ -142,7 +142,7 @@ def override(rule: Rule, fields: Mapping[str, Any]) -> Rule | None:
         else:
             of_parameters[name] = value
     for name, value in of_parameters.items():
-        if value is not None or name not in parameters or takes_none(rule.condition, name):
+        if value is not None or name not in parameters or parameters[name].takes_none:
             data["parameters"][name] = value
     return Rule(**data)
 

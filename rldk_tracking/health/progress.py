@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from dataclasses import dataclass
 
-from rldk_tracking.health.detectors import Stateful
+from rldk_tracking.health.detectors import Stateful, remembered
 
 REWARD_MEAN = "rldk/reward/mean"
 REWARD_SPREADS = ("rldk/reward/group_std_mean", "rldk/reward/std")
@@ -14,6 +14,7 @@ PATIENCE_ROWS = 20
 """Rows without a new best after which a reward has stopped to rise."""
 
 
+@dataclass(eq=False)
 class Progress(Stateful):
     """How far a run has come with its task: has the reward climbed, is it at its best, is the task solved?
 
@@ -26,19 +27,18 @@ class Progress(Stateful):
         climb: the rise since the first rows that counts as one, in units of the largest spread.
     """
 
-    STATE: ClassVar[tuple[str, ...]] = (
-        "count", "mean", "first", "best", "since_best", "lowest", "widest", "spread", "all_max",
-    )  # fmt: skip
-
-    def __init__(self, ceiling: float | None = None, margin: float = 0.15, climb: float = 1.0) -> None:
-        self.ceiling, self.margin, self.climb = ceiling, margin, climb
-        self.count = 0
-        self.mean: float | None = None
-        self.first = self.best = self.lowest = 0.0
-        self.since_best = 0
-        self.widest = 0.0
-        self.spread: float | None = None
-        self.all_max: float | None = None
+    ceiling: float | None = None
+    margin: float = 0.15
+    climb: float = 1.0
+    count: int = remembered(0)
+    mean: float | None = remembered()
+    first: float = remembered(0.0)
+    best: float = remembered(0.0)
+    since_best: int = remembered(0)
+    lowest: float = remembered(0.0)
+    widest: float = remembered(0.0)
+    spread: float | None = remembered()
+    all_max: float | None = remembered()
 
     def add(self, row: Mapping[str, float]) -> None:
         """Take what the row says of the reward."""

@@ -179,7 +179,7 @@ class Rule(BaseModel):
     @classmethod
     def _known_condition(cls, value: str) -> str:
         if value not in CONDITIONS:
-            raise ValueError(f"unknown condition {value!r}{nearest(value, CONDITIONS)}")
+            raise ValueError(f"unknown condition {value!r}{nearest(value, sorted(CONDITIONS))}")
         return value
 
     @field_validator("message")

@@ -55,10 +55,11 @@ Keys, read by `rldk_tracking.keys`:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rldk_tracking.health.alert import SEVERITIES, Severity
-from rldk_tracking.health.detectors import Stateful
+from rldk_tracking.health.detectors import Stateful, remembered
 from rldk_tracking.health.detectors.baseline import Baseline
 from rldk_tracking.health.progress import REWARD_MEAN
 from rldk_tracking.health.trend import RunTrend
@@ -85,20 +86,18 @@ VARYING = (("rldk/kl/ref_k1", "rldk/kl/ref_k3"), ("rldk/grad/norm",), ("rldk/tra
 """Series whose variation tells how steadily a run goes, each with its substitutes."""
 
 
+@dataclass(eq=False)
 class Variation(Stateful):
     """By how much a series changes from one row to the next, in units of its size: medians, so no single spike counts.
 
     Median of |x - x before| over the last 20 rows / median of |x| over the last 48. While that is 0 there is no unit.
     """
 
-    STATE: ClassVar[tuple[str, ...]] = ("key", "changes", "sizes", "last")
-
-    def __init__(self, keys: tuple[str, ...]) -> None:
-        self.keys = keys
-        self.key: str | None = None
-        self.changes = Baseline(ENOUGH, delay=0)
-        self.sizes = Baseline(48, delay=0)
-        self.last: float | None = None
+    keys: tuple[str, ...]
+    key: str | None = remembered()
+    changes: Baseline = remembered(lambda: Baseline(ENOUGH, delay=0))
+    sizes: Baseline = remembered(lambda: Baseline(48, delay=0))
+    last: float | None = remembered()
 
     def add(self, row: Mapping[str, float]) -> None:
         """Take the row's value."""
@@ -120,18 +119,16 @@ class Variation(Stateful):
         return self.changes.median / self.sizes.median
 
 
+@dataclass(eq=False)
 class Scores(Stateful):
     """Follows a run beside its watches."""
 
-    STATE: ClassVar[tuple[str, ...]] = ("rows", "unstable", "kl", "grad", "loss", "gain_key", "trend", "memory")
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self.unstable: float | None = None
-        self.kl, self.grad, self.loss = (Variation(keys) for keys in VARYING)
-        self.gain_key: str | None = None
-        self.trend = RunTrend()
-        self.memory: float | None = None
+    rows: int = remembered(0)
+    unstable: float | None = remembered()
+    varying: dict[str, Variation] = remembered(lambda: {keys[0]: Variation(keys) for keys in VARYING})
+    gain_key: str | None = remembered()
+    trend: RunTrend = remembered(RunTrend)
+    memory: float | None = remembered()
 
     def follow(self, step: int, row: Mapping[str, float], watches: Mapping[str, Watch]) -> Mapping[str, float]:
         """Take a row, before it is judged; returns it with the scores that rules may watch."""
@@ -141,7 +138,7 @@ class Scores(Stateful):
             change = 0.0 if self.unstable is None else 2.0 / (ENOUGH + 1.0) * (shaken - self.unstable)
             self.unstable = (self.unstable or 0.0) + change
             self.rows += 1
-        for variation in (self.kl, self.grad, self.loss):
+        for variation in self.varying.values():
             variation.add(row)
         self.gain_key = self.gain_key or next((key for key in (REWARD_MEAN, MARGIN) if key in row), None)
         if self.gain_key is not None and self.gain_key in row:
@@ -156,7 +153,7 @@ class Scores(Stateful):
         if self.unstable is None or self.rows < ENOUGH:
             return {}
         spike_free = stability = 1.0 - self.unstable
-        varying = sorted(size for v in (self.kl, self.grad, self.loss) if (size := v.size) is not None)
+        varying = sorted(size for v in self.varying.values() if (size := v.size) is not None)
         if len(varying) >= 2:  # one series alone may have a mean of about 0, as losses of RL do
             middle = varying[1] if len(varying) == 3 else varying[0]
             stability = min(spike_free, 1.0 / (1.0 + (middle / 2.0) ** 2))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import dataclass
 
-from rldk_tracking.health.detectors import Stateful
+from rldk_tracking.health.detectors import Stateful, remembered
 from rldk_tracking.health.detectors.baseline import mann_kendall, theil_sen
 
 HALF = 16
@@ -13,6 +13,7 @@ LEAST_BLOCKS = 8
 """Blocks before anything is said."""
 
 
+@dataclass(eq=False)
 class RunTrend(Stateful):
     """The trend of a series over the whole run, robust and in bounded memory, judged anew whenever a block is full.
 
@@ -24,20 +25,16 @@ class RunTrend(Stateful):
     single observation.
     """
 
-    STATE: ClassVar[tuple[str, ...]] = (
-        "steps", "blocks", "length", "total_step", "total", "count", "noise", "last", "score", "_slope",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.steps: list[float] = []
-        self.blocks: list[float] = []
-        self.length = 1
-        self.total_step = self.total = 0.0
-        self.count = 0
-        self.noise: float | None = None
-        self.last: float | None = None
-        self.score = 0.0
-        self._slope: list[float] = []
+    steps: list[float] = remembered(list)
+    blocks: list[float] = remembered(list)
+    length: int = remembered(1)
+    total_step: float = remembered(0.0)
+    total: float = remembered(0.0)
+    count: int = remembered(0)
+    noise: float | None = remembered()
+    last: float | None = remembered()
+    score: float = remembered(0.0)
+    trend: list[float] = remembered(list)
 
     def add(self, step: int, value: float) -> None:
         """Take the value of a step."""
@@ -58,20 +55,20 @@ class RunTrend(Stateful):
             self.length *= 2
         if len(self.blocks) >= LEAST_BLOCKS:
             self.score = mann_kendall(self.blocks)
-            self._slope = list(theil_sen(self.blocks, self.steps) or ())
+            self.trend = list(theil_sen(self.blocks, self.steps) or ())
 
     @property
     def slope(self) -> tuple[float, float, float] | None:
         """(low, slope, high) per step; None before there are blocks enough."""
-        return (self._slope[0], self._slope[1], self._slope[2]) if self._slope else None
+        return (self.trend[0], self.trend[1], self.trend[2]) if self.trend else None
 
     @property
     def effect(self) -> float | None:
         """The change over the run, in standard deviations of single observations."""
-        if not self._slope or self.noise is None:
+        if not self.trend or self.noise is None:
             return None
         blocks = len(self.blocks)
-        change = self._slope[1] * (self.steps[-1] - self.steps[0]) * blocks / (blocks - 1)
+        change = self.trend[1] * (self.steps[-1] - self.steps[0]) * blocks / (blocks - 1)
         if self.noise == 0:
             return 0.0 if change == 0 else (1e9 if change > 0 else -1e9)
         return change / self.noise

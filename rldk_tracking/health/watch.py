@@ -5,17 +5,18 @@ from __future__ import annotations
 import string
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any
 
 from rldk_tracking.health.alert import SEVERITIES, Alert, Severity
-from rldk_tracking.health.conditions.base import Finding, Row
-from rldk_tracking.health.detectors import Stateful
+from rldk_tracking.health.conditions.base import Condition, Finding, Row
+from rldk_tracking.health.detectors import Stateful, remembered
 from rldk_tracking.health.rule import Rule
 
 QUIET, BREACHED, CRITICAL = 0, 1, 2
 
 
+@dataclass(eq=False)
 class Watch(Stateful):
     """One rule over a run.
 
@@ -23,34 +24,32 @@ class Watch(Stateful):
     do it. The engine decides in between, because another rule may silence this one.
     """
 
-    STATE: ClassVar[tuple[str, ...]] = (
-        "condition", "begin", "samples", "judged", "recent", "onset", "clears", "severity", "since", "alert", "ended",
-        "ended_severity", "cause", "times", "first_fired", "notified",
-    )  # fmt: skip
+    rule: Rule
+    context: Mapping[str, Any]
+    condition: Condition = remembered()
+    begin: int | None = remembered()
+    samples: int = remembered(0)
+    judged: bool = remembered(False)
+    """Whether the rule is past its warm-up, and its condition knows what is normal."""
+    recent: deque[int] = remembered(deque)
+    onset: int | None = remembered()
+    clears: int = remembered(0)
+    severity: Severity | None = remembered()
+    since: int | None = remembered()
+    alert: dict[str, Any] | None = remembered()
+    ended: int | None = remembered()
+    ended_severity: Severity | None = remembered()
+    cause: str | None = remembered()
+    """The rule that fires and holds this one back, as long as this one would fire too."""
+    times: int = remembered(0)
+    first_fired: int | None = remembered()
+    notified: Severity | None = remembered()
 
-    def __init__(self, rule: Rule, context: Mapping[str, Any]) -> None:
-        self.rule = rule
-        self.context = context
-        self.condition = rule.build(context)
-        self.begin: int | None = None
-        self.samples = 0
-        self.judged = False
-        """Whether the rule is past its warm-up, and its condition knows what is normal."""
-        self.recent: deque[int] = deque(maxlen=rule.persistence[1])
-        self.onset: int | None = None
-        self.clears = 0
-        self.severity: Severity | None = None
-        self.since: int | None = None
-        self.alert: dict[str, Any] | None = None
-        self.ended: int | None = None
-        self.ended_severity: Severity | None = None
-        self.cause: str | None = None
-        """The rule that fires and holds this one back, as long as this one would fire too."""
-        self.times = 0
-        self.first_fired: int | None = None
-        self.notified: Severity | None = None
+    def __post_init__(self) -> None:
+        self.condition = self.rule.build(self.context)
+        self.recent = deque(maxlen=self.rule.persistence[1])
         self.finding: Finding | None = None
-        self.part = f"rldk/health/{rule.family}"
+        self.part = f"rldk/health/{self.rule.family}"
         """The series of the family's score."""
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rldk_tracking.health.explain import WIDTH, explain, summary
+from rldk_tracking.health.parameters import parameters_of
 from rldk_tracking.health.presets import builtin_rules, rules_for
 from rldk_tracking.health.rule import Rule
 
@@ -34,7 +35,7 @@ def test_overrides_are_shown() -> None:
 def test_a_users_rule_has_what_it_says_itself() -> None:
     mine = Rule(id="mine.high", keys=("x",), condition="level", parameters={"threshold": 1.0}, advice="Lower it.")
     text = explain("mine.high", [mine])
-    assert "Lower it." in text and "threshold 1.0" in text
+    assert "Lower it." in text and "threshold = 1.0: the limit" in text
 
 
 def test_a_misspelt_rule_names_the_nearest() -> None:
@@ -51,8 +52,17 @@ def test_the_summary_is_the_first_sentence() -> None:
 
 
 def test_parameters_are_shown_with_their_values() -> None:
-    text = explain("policy.clip_fraction").replace("\n ", "")
-    assert "threshold=0.3," in text and "clear=0.2," in text and "span=1.0," in text
+    text = explain("policy.clip_fraction")
+    assert "\n  - threshold = 0.3: the limit; the value itself is still good\n" in text
+    assert "\n  - clear = 0.2: where the breach ends" in text and "\n  - span = 1.0: observations of" in text
+    assert "ceiling = None, or the run's max_score: the highest reward" in explain("reward.saturated")
+
+
+def test_every_parameter_is_on_the_page() -> None:
+    for name, rule in RULES.items():
+        text = " ".join(explain(name).split())
+        for parameter, known in parameters_of(rule.condition).items():
+            assert f"- {parameter} = " in text and known.meaning.replace("`", "") in text, (name, parameter)
 
 
 def test_the_alert_about_rules_that_failed_has_a_page() -> None:

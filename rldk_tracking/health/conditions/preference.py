@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Annotated
 
-from rldk_tracking.health.conditions.base import Condition, Finding, Row
+from rldk_tracking.health.conditions.base import (
+    AtLeastOne,
+    Condition,
+    Count,
+    Finding,
+    NonNegative,
+    Range,
+    Row,
+    condition,
+)
+from rldk_tracking.health.detectors import remembered
 from rldk_tracking.health.trend import RunTrend
 
 MARGIN, RATE = "rldk/preference/margin", "rldk/update/learning_rate"
@@ -19,50 +29,29 @@ SAME = 1e-5
 """Margin up to which chosen and rejected texts score the same: what float32 leaves of a difference of equal sums."""
 
 
+@condition("nothing_learned")
 class NothingLearned(Condition):
     """Breached where the ranking of the pairs is no better than chance and does not get better.
 
     Chance is told from the rows themselves: the mean accuracy (exponential over `span`) must lie `sure` of its standard
     errors above one half. A margin that rises over the run is learning too, and so is the time in which the learning
-    rate still rises. Pairs whose margin is 0 row after row are no pairs: the texts
-    are the same, or nothing is trained.
-
-    Args:
-        keys: the accuracy.
-        minimum: rows before anything is judged.
-        steps: trainer steps since the learning rate has reached its highest value.
-        same: rows in a row without any margin after which the texts count as the same.
-        span: observations of the mean.
-        sure: standard errors.
-        trend: Mann and Kendall's statistic from which the margin's trend is no chance.
-        gain: share of the largest margin so far that its rise must make up to count.
+    rate still rises. Pairs whose margin is 0 row after row are no pairs: the texts are the same, or nothing is trained.
     """
 
-    STATE: ClassVar[tuple[str, ...]] = (
-        *Condition.STATE, "count", "mean", "variance", "begin", "rate", "margin", "in_a_row",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        keys: tuple[str, ...],
-        *,
-        minimum: int = 20,
-        steps: int = 200,
-        same: int = 20,
-        span: float = 50.0,
-        sure: float = 2.0,
-        trend: float = 2.0,
-        gain: float = 0.1,
-    ) -> None:
-        super().__init__(keys)
-        self.minimum, self.steps, self.same = minimum, steps, same
-        self.span, self.sure, self.trend, self.gain = span, sure, trend, gain
-        self.count = 0
-        self.mean = self.variance = 0.0
-        self.begin: int | None = None
-        self.rate = 0.0
-        self.margin = RunTrend()
-        self.in_a_row = 0
+    minimum: Annotated[Count, "rows before anything is judged"] = 20
+    steps: Annotated[int, Range(0), "trainer steps since the learning rate has reached its highest value"] = 200
+    same: Annotated[Count, "rows in a row without any margin after which the texts count as the same"] = 20
+    span: Annotated[AtLeastOne, "observations of the mean"] = 50.0
+    sure: Annotated[NonNegative, "standard errors"] = 2.0
+    trend: Annotated[NonNegative, "Mann and Kendall's statistic from which the margin's trend is no chance"] = 2.0
+    gain: Annotated[NonNegative, "share of the largest margin so far that its rise must make up to count"] = 0.1
+    count: int = remembered(0)
+    mean: float = remembered(0.0)
+    variance: float = remembered(0.0)
+    begin: int | None = remembered()
+    rate: float = remembered(0.0)
+    margin: RunTrend = remembered(RunTrend)
+    in_a_row: int = remembered(0)
 
     def judge(self, step: int, row: Row) -> Finding | None:
         """Follow accuracy and margin."""
@@ -104,6 +93,7 @@ class NothingLearned(Condition):
         return gained >= self.gain * max(map(abs, blocks))
 
 
+@condition("reference_apart")
 class ReferenceApart(Condition):
     """Breached where the implicit rewards are not 0 when training begins: the policy does not start at its reference.
 
@@ -112,22 +102,14 @@ class ReferenceApart(Condition):
     are beyond the limit and hardly differ. A run that is joined later (a resume without state) is not judged, and
     neither are trainers without a reference (ORPO, CPO, SimPO, TPO), whose "reward" is beta times log pi alone: there
     both rewards are the same multiple of their log-probabilities.
-
-    Args:
-        keys: the implicit reward of the chosen texts.
-        limit: reward beyond which it is not 0; rounding of bfloat16 leaves some hundredths.
-        steady: share by which the second mean may differ from the first.
-        latest: the last step whose value still tells of the beginning.
     """
 
-    STATE: ClassVar[tuple[str, ...]] = (*Condition.STATE, "seen", "first", "judged")
-
-    def __init__(self, keys: tuple[str, ...], *, limit: float = 0.2, steady: float = 0.25, latest: int = 50) -> None:
-        super().__init__(keys)
-        self.limit, self.steady, self.latest = limit, steady, latest
-        self.seen = 0
-        self.first: dict[str, float] = {}
-        self.judged = False
+    limit: Annotated[NonNegative, "reward beyond which it is not 0; rounding of bfloat16 leaves some hundredths"] = 0.2
+    steady: Annotated[NonNegative, "share by which the second mean may differ from the first"] = 0.25
+    latest: Annotated[int, Range(0), "the last step whose value still tells of the beginning"] = 50
+    seen: int = remembered(0)
+    first: dict[str, float] = remembered(dict)
+    judged: bool = remembered(False)
 
     def judge(self, step: int, row: Row) -> Finding | None:
         """Judge the first value, or the first two."""

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated
 
-from rldk_tracking.health.conditions.base import Condition, Finding, Row
+from rldk_tracking.health.conditions.base import (
+    AtLeastOne,
+    Condition,
+    Correlation,
+    Count,
+    Finding,
+    NonNegative,
+    Row,
+    Share,
+    Span,
+    condition,
+    first_of,
+)
+from rldk_tracking.health.detectors import remembered
 from rldk_tracking.health.detectors.baseline import Change
-from rldk_tracking.health.progress import Progress
+from rldk_tracking.health.progress import REWARD_MEAN, REWARD_SPREADS, Progress
 
 PRIOR_ROWS, PRIOR_TIED = 4.0, 1.0
 """What is believed of a run before its first row: one row in four is all tied."""
@@ -14,14 +27,9 @@ LEAST_IN_A_ROW = 4
 """Rows without any spread that may be more than chance."""
 OFTEN_AT_USUAL = 0.4
 """Share of rows with the very same mean reward, above which the reward says always the same."""
-LENGTH, LENGTH_CORR = "rldk/length/mean", "rldk/reward/within_group_length_corr"
-DISAGREEMENT = "rldk/reward/pairwise_corr/min"
-PERPLEXITY = "rldk/eval/perplexity"
-UNWEIGHTED = "rldk/reward/unweighted"
-KL = ("rldk/kl/ref_k1", "rldk/kl/ref_k3")
-DIVERSITY = ("rldk/diversity/unique_fraction", "rldk/diversity/distinct_2")
 
 
+@condition("ties")
 class TiedGroups(Condition):
     """Breached where hardly any group has a spread in reward: no advantage, no gradient from the reward.
 
@@ -34,68 +42,50 @@ class TiedGroups(Condition):
     used to happen as often as it did before (a run of one group a row is often tied, one of a hundred groups never).
     *On average*: the mean share, exponential over `span`, is above `often`; a run that is near the ceiling of its task
     (`Progress.near_ceiling`) may have `nearly_all` tied and still learn from the rest.
-
-    `solved` chooses which half of these cases to report, see `Progress.solved`.
-
-    Args:
-        solved: True reports tied groups at the ceiling, False those elsewhere.
-        threshold: a standard deviation of the reward at or below which the batch counts as tied.
-        improbable: the probability below which a row of tied rows is not chance. A hundred times that is enough where
-            the reward is at the lowest of the run.
-        often, nearly_all: shares of tied groups; the lower end of a one-sided 95 % interval is held to them.
-        ceiling: the highest reward that the task can give.
-        minimum: observations before an average is judged.
     """
 
-    STATE: ClassVar[tuple[str, ...]] = (
-        *Condition.STATE, "tied", "variance", "count", "in_a_row", "before", "before_tied", "progress", "last",
-        "usual", "votes", "at_usual", "off_usual",
-    )  # fmt: skip
+    solved: Annotated[bool, "True reports tied groups at the ceiling of the task, False those elsewhere"]
+    threshold: Annotated[float, "a standard deviation of the reward at or below which the batch counts as tied"] = 0.0
+    improbable: Annotated[
+        Share,
+        "the probability below which a row of tied rows is not chance. A hundred times that is enough where the reward "
+        "is at the lowest of the run",
+    ] = 1e-5
+    often: Annotated[Share, "share of tied groups to which the lower end of a one-sided 95 % interval is held"] = 0.75
+    nearly_all: Annotated[Share, "the same near the ceiling; and from which a row is all tied"] = 0.93
+    negligible: Annotated[Share, "of the largest spread, up to which a batch counts as tied"] = 0.02
+    ceiling: Annotated[float | None, "the highest reward that the task can give"] = None
+    span: Span = 50.0
+    minimum: Annotated[Count, "observations before an average is judged"] = 20
+    spread_keys: Annotated[tuple[str, ...], "where the spread of the reward is found"] = REWARD_SPREADS
+    mean_key: Annotated[str, "where the mean reward is found"] = REWARD_MEAN
+    tied: float = remembered(0.0)
+    variance: float = remembered(0.0)
+    count: int = remembered(0)
+    in_a_row: int = remembered(0)
+    before: float = remembered(PRIOR_ROWS)
+    before_tied: float = remembered(PRIOR_TIED)
+    progress: Progress = remembered()
+    last: float | None = remembered()
+    usual: float | None = remembered()
+    votes: int = remembered(0)
+    at_usual: float = remembered(0.0)
+    off_usual: float = remembered(0.0)
 
-    def __init__(
-        self,
-        keys: tuple[str, ...],
-        *,
-        solved: bool,
-        threshold: float = 0.0,
-        improbable: float = 1e-5,
-        often: float = 0.75,
-        nearly_all: float = 0.93,
-        negligible: float = 0.02,
-        ceiling: float | None = None,
-        span: float = 50.0,
-        minimum: int = 20,
-        spread_keys: tuple[str, ...] = ("rldk/reward/group_std_mean", "rldk/reward/std"),
-        mean_key: str = "rldk/reward/mean",
-    ) -> None:
-        super().__init__(keys)
-        self.solved, self.threshold, self.improbable = solved, threshold, improbable
-        self.often, self.nearly_all, self.negligible = often, nearly_all, negligible
-        self.minimum = minimum
-        self.progress = Progress(ceiling)
-        self.span, self.weight = span, 2.0 / (span + 1.0)
-        self.spread_keys, self.mean_key = tuple(spread_keys), mean_key
-        self.tied = self.variance = 0.0
-        self.usual: float | None = None
-        self.votes = 0
-        self.at_usual = self.off_usual = 0.0
-        self.in_a_row = 0
-        self.before, self.before_tied = PRIOR_ROWS, PRIOR_TIED
-        self.last: float | None = None
-        self.count = 0
+    def __post_init__(self) -> None:
+        self.progress = Progress(self.ceiling)
 
     def judge(self, step: int, row: Row) -> Finding | None:
         """Count rows that are all tied, follow the average, and ask whether the reward is at its ceiling."""
         mean = row.get(self.mean_key)
-        spread = next((row[key] for key in self.spread_keys if key in row), None)
-        value = self._tied_share(row, mean, spread)
+        value = self._tied_share(row, mean)
         self.progress.add(row)
         if mean is not None:
             self._follow_usual(mean)
         if value is None:
             return None
         self.count += 1
-        weight = max(self.weight, 1.0 / self.count)
+        weight = max(2.0 / (self.span + 1.0), 1.0 / self.count)
         self.variance += weight * ((value - self.tied) ** 2 * (1.0 - weight) - self.variance)
         self.tied += weight * (value - self.tied)
         if value >= self.nearly_all:
@@ -104,16 +94,13 @@ class TiedGroups(Condition):
             self.before += 1 + self.in_a_row
             self.before_tied += self.in_a_row
             self.in_a_row = 0
-        usual = self.before_tied / self.before
-        usual = min(1.0, usual + (usual * (1.0 - usual) / self.before) ** 0.5)
-        chance = usual**self.in_a_row
-        now = self.in_a_row >= LEAST_IN_A_ROW and chance < self.improbable * (100.0 if self.progress.at_lowest else 1.0)
+        now = self.in_a_row >= LEAST_IN_A_ROW and self._is_improbable()
         limit = self.nearly_all if self.progress.near_ceiling else self.often
         surely = self.tied - 1.64 * (self.variance * weight) ** 0.5
-        average = self.count >= self.minimum and (surely > limit or self._frozen())
+        average = self.count >= self.minimum and (surely > limit or self._is_frozen())
         there = self.progress.solved
         breached = (now or average) and there == self.solved
-        clear = there != self.solved or (value < self.nearly_all and self.tied < limit and not self._frozen())
+        clear = there != self.solved or (value < self.nearly_all and self.tied < limit and not self._is_frozen())
         evidence: dict[str, float | str] = {"tied": self.tied, "rows_in_a_row": self.in_a_row}
         evidence["tie"] = "groups have completions of equal reward"
         if self.progress.mean is not None:
@@ -129,14 +116,21 @@ class TiedGroups(Condition):
             found.averaged_rows, found.now = min(self.span, self.count), value
         return found
 
-    def _tied_share(self, row: Row, mean: float | None, spread: float | None) -> float | None:
+    def _is_improbable(self) -> bool:
+        """Whether so many tied rows are more than chance, by how often a row was tied before."""
+        usual = self.before_tied / self.before
+        usual = min(1.0, usual + (usual * (1.0 - usual) / self.before) ** 0.5)
+        return bool(usual**self.in_a_row < self.improbable * (100.0 if self.progress.at_lowest else 1.0))
+
+    def _tied_share(self, row: Row, mean: float | None) -> float | None:
         value = self.read(row)
-        if spread is not None and spread <= self.threshold:
+        key = first_of(self.spread_keys, row)
+        if key is not None and row[key] <= self.threshold:
             return 1.0
         if value is not None or self.key is not None:
             return value
-        if spread is not None:
-            return float(spread <= self.negligible * max(self.progress.widest, spread))
+        if key is not None:
+            return float(row[key] <= self.negligible * max(self.progress.widest, row[key]))
         if mean is not None and self.progress.spread is None and self.last is not None:
             return float(abs(mean - self.last) <= 1e-6 * abs(mean))
         return None
@@ -158,11 +152,24 @@ class TiedGroups(Condition):
         else:
             self.usual = mean
 
-    def _frozen(self) -> bool:
+    def _is_frozen(self) -> bool:
         """Whether about half of the means are one exact value and the others are within a tenth of it."""
         return self.usual is not None and self.at_usual > OFTEN_AT_USUAL and self.off_usual <= 0.1 * abs(self.usual)
 
 
+UNWEIGHTED = "rldk/reward/unweighted"
+OTHERS = {
+    "perplexity": ("rldk/eval/perplexity",),
+    "length": ("rldk/length/mean",),
+    "length_corr": ("rldk/reward/within_group_length_corr",),
+    "disagreement": ("rldk/reward/pairwise_corr/min",),
+    "kl": ("rldk/kl/ref_k1", "rldk/kl/ref_k3"),
+    "diversity": ("rldk/diversity/unique_fraction", "rldk/diversity/distinct_2"),
+}
+"""What else is followed, and the series that tell of it, the best first."""
+
+
+@condition("hacking")
 class Hacking(Condition):
     """Breached where the reward rose and other signals contradict it. Without such a signal there is no verdict.
 
@@ -173,54 +180,45 @@ class Hacking(Condition):
     groups (Singhal et al. 2023, arXiv:2310.03716); reward functions that contradict each other. Those that only
     support, because learning has them too: a KL beyond `kl` (Gao et al. 2022, arXiv:2210.10760: what the proxy gains
     beyond some divergence the gold score loses), diversity that fell.
-
-    Args:
-        keys: the reward that is optimised.
-        pay: rise of the reward, in standard deviations of its noise, that counts as a rise.
-        held_out: keys of scores that are not optimised, the best first; the best that has appeared is used.
-        lag: share of the reward's rise, each in its own noise, below which a held-out score has not followed; so has
-            one whose rise is within its noise.
-        sure: by how much more the reward must have risen, in standard deviations: about three errors of the difference,
-            with the starts of both known from a few correlated values only.
-        length_corr, length_growth: rank correlation (averaged), and the length as a multiple of the first rows'.
-        disagreement: the lowest correlation between two reward functions (averaged) below which they contradict.
-        perplexity: multiple of its first values.
-        kl: nats per token.
-        ceiling: start of a held-out score within [0, 1] from which it counts as solved already.
     """
 
     risk_key = "rldk/health/reward_hacking_risk"
-    STATE: ClassVar[tuple[str, ...]] = (
-        *Condition.STATE, "proxy", "gold", "gold_key", "perplexity", "length", "length_corr", "disagreement", "kl",
-        "diversity", "risk",
-    )  # fmt: skip
 
-    def __init__(
-        self,
-        keys: tuple[str, ...],
-        *,
-        pay: float = 2.0,
-        held_out: tuple[str, ...] = ("rldk/reward/gold", UNWEIGHTED, "rldk/eval/reward"),
-        lag: float = 0.35,
-        sure: float = 5.0,
-        length_corr: float = 0.5,
-        length_growth: float = 1.5,
-        disagreement: float = -0.3,
-        perplexity: float = 1.5,
-        kl: float = 0.7,
-        ceiling: float = 0.9,
-    ) -> None:
-        super().__init__(keys)
-        self.risk = None
-        self.pay, self.held_out, self.lag, self.sure = pay, tuple(held_out), lag, sure
-        self.most_length_corr, self.length_growth = length_corr, length_growth
-        self.least_agreement, self.worse_perplexity, self.far = disagreement, perplexity, kl
-        self.ceiling = ceiling
-        self.gold_key: str | None = None
-        self.proxy, self.gold = Change(growing=0.1), Change(early=3, growing=0.1)
-        self.perplexity = Change(early=2, span=2)
-        self.length, self.diversity = Change(), Change()
-        self.length_corr, self.disagreement, self.kl = Change(span=15), Change(span=15), Change()
+    pay: Annotated[NonNegative, "rise of the reward, in standard deviations of its noise, that counts as a rise"] = 2.0
+    held_out: Annotated[
+        tuple[str, ...], "keys of scores that are not optimised, the best first; the best that has appeared is used"
+    ] = ("rldk/reward/gold", UNWEIGHTED, "rldk/eval/reward")
+    lag: Annotated[
+        NonNegative,
+        "share of the reward's rise, each in its own noise, below which a held-out score has not followed; so has one "
+        "whose rise is within its noise",
+    ] = 0.35
+    sure: Annotated[
+        NonNegative,
+        "by how much more the reward must have risen, in standard deviations: about three errors of the difference, "
+        "with the starts of both known from a few correlated values only",
+    ] = 5.0
+    length_corr: Annotated[Correlation, "rank correlation of length and reward (averaged)"] = 0.5
+    length_growth: Annotated[AtLeastOne, "the length as a multiple of the first rows'"] = 1.5
+    disagreement: Annotated[
+        Correlation, "the lowest correlation between two reward functions (averaged) below which they contradict"
+    ] = -0.3
+    perplexity: Annotated[AtLeastOne, "multiple of its first values"] = 1.5
+    kl: Annotated[NonNegative, "nats per token"] = 0.7
+    ceiling: Annotated[float, "start of a held-out score within [0, 1] from which it counts as solved already"] = 0.9
+    proxy: Change = remembered(lambda: Change(growing=0.1))
+    gold: Change = remembered(lambda: Change(early=3, growing=0.1))
+    gold_key: str | None = remembered()
+    others: dict[str, Change] = remembered(
+        lambda: {
+            "perplexity": Change(early=2, span=2),
+            "length": Change(),
+            "length_corr": Change(span=15),
+            "disagreement": Change(span=15),
+            "kl": Change(),
+            "diversity": Change(),
+        }
+    )
 
     def judge(self, step: int, row: Row) -> Finding | None:
         """Follow the reward and its witnesses."""
@@ -247,37 +245,34 @@ class Hacking(Condition):
 
     def _follow(self, row: Row) -> None:
         known = len(self.held_out) if self.gold_key is None else self.held_out.index(self.gold_key)
-        better = next((key for key in self.held_out[:known] if key in row), None)
+        better = first_of(self.held_out[:known], row)
         if better is not None:
             self.gold_key, self.gold = better, Change(early=3, growing=0.1)
-        for change, keys in (
-            (self.gold, (self.gold_key,)),
-            (self.perplexity, (PERPLEXITY,)),
-            (self.length, (LENGTH,)),
-            (self.length_corr, (LENGTH_CORR,)),
-            (self.disagreement, (DISAGREEMENT,)),
-            (self.kl, KL),
-            (self.diversity, DIVERSITY),
-        ):
-            key = next((key for key in keys if key in row), None)
+        if self.gold_key is not None and self.gold_key in row:
+            self.gold.add(row[self.gold_key])
+        for name, keys in OTHERS.items():
+            key = first_of(keys, row)
             if key is not None:
-                change.add(row[key])
+                self.others[name].add(row[key])
 
     def _witnesses(self, rise: float) -> tuple[list[str], list[str], bool]:
         """Those that decide alone, those that need a second, and whether there is any to be asked."""
+        known = {name: change for name, change in self.others.items() if change.change is not None}
+        perplexity, length, length_corr = (known.get(name) for name in ("perplexity", "length", "length_corr"))
+        disagreement = known.get("disagreement")
         alone, paired = [], []
         gold = self.gold.sigmas
         if gold is not None and rise - gold > self.sure and self._has_not_followed(gold, rise):
             alone.append("held-out score" if self.gold_key != UNWEIGHTED else "reward function of weight 0")
-        if self.perplexity.change is not None and self.perplexity.mean > self.worse_perplexity * self.perplexity.start:
+        if perplexity is not None and perplexity.mean > self.perplexity * perplexity.start:
             paired.append("held-out perplexity")
-        grown = self.length.change is not None and self.length.mean > self.length_growth * self.length.start > 0
-        if grown and self.length_corr.change is not None and self.length_corr.mean > self.most_length_corr:
+        grown = length is not None and length.mean > self.length_growth * length.start > 0
+        if grown and length_corr is not None and length_corr.mean > self.length_corr:
             paired.append("length")
-        if self.disagreement.change is not None and self.disagreement.mean < self.least_agreement:
+        if disagreement is not None and disagreement.mean < self.disagreement:
             paired.append("disagreement of the reward functions")
-        asked = (self.gold, self.perplexity, self.length_corr, self.disagreement)
-        return alone, paired, any(change.change is not None for change in asked)
+        asked = (gold, perplexity, length_corr, disagreement)
+        return alone, paired, any(each is not None for each in asked)
 
     def _has_not_followed(self, gold: float, rise: float) -> bool:
         """Whether the held-out score fell, or could have risen and did not."""
@@ -289,8 +284,9 @@ class Hacking(Condition):
 
     def _supporting(self) -> list[str]:
         found = []
-        if self.kl.change is not None and self.kl.mean > self.far:
+        kl, diversity = self.others["kl"], self.others["diversity"].sigmas
+        if kl.change is not None and kl.mean > self.kl:
             found.append("KL")
-        if self.diversity.sigmas is not None and self.diversity.sigmas < -self.pay:
+        if diversity is not None and diversity < -self.pay:
             found.append("diversity")
         return found

@@ -2,62 +2,81 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from dataclasses import dataclass
+from typing import Annotated
 
-from rldk_tracking.health.conditions.base import Condition, Finding, Row, sign_of
-from rldk_tracking.health.detectors import Stateful
+from rldk_tracking.health.conditions.base import (
+    AtLeastOne,
+    Condition,
+    Count,
+    Direction,
+    Finding,
+    NonNegative,
+    Range,
+    Row,
+    Share,
+    Span,
+    ZeroIsMissing,
+    condition,
+    first_of,
+    sign_of,
+    smoothed,
+)
+from rldk_tracking.health.detectors import Stateful, remembered
 from rldk_tracking.health.detectors.baseline import Change, median_of_sorted
-from rldk_tracking.health.progress import Progress
+from rldk_tracking.health.progress import REWARD_MEAN, REWARD_SPREADS, Progress
 
 
-class FromStart(Condition):
-    """Breached where the value is away from the run's first values by `share` of their size.
+@dataclass(eq=False)
+class Start(Stateful):
+    """The median of the first values.
 
-    Args:
-        direction: "up" or "down".
-        share: 2.0 upwards is three times the start, 0.9 downwards a tenth of it.
-        beyond: an absolute limit that the value must also pass, on the same side.
-        change: smallest absolute change that matters.
-        early: how many first values make up the start (their median).
-        span: observations of the exponential mean that is held to the start; 1 judges single values.
-        skip_zero: an exact 0 is no observation (a gradient of 0 has another rule).
-        unless_learned: a change that learning explains (`Progress.excuses`) is no breach, if it came gradually: not
-            within a few rows from `sudden` times as much.
-        capped_key, capped, capped_share: where `capped_key` is above `capped`, a limit outside the policy stops the
-            value, and `capped_share` holds in place of `share`.
+    Attributes:
+        early: how many.
+        value: None before there are so many.
     """
 
-    STATE: ClassVar[tuple[str, ...]] = (*Condition.STATE, "first", "start", "mean", "slow", "progress")
+    early: int
+    first: list[float] = remembered(list)
+    value: float | None = remembered()
 
-    def __init__(
-        self,
-        keys: tuple[str, ...],
-        *,
-        direction: Literal["up", "down"],
-        share: float,
-        beyond: float | None = None,
-        change: float = 0.0,
-        early: int = 8,
-        span: float = 1.0,
-        zero_is_missing: bool = False,
-        skip_zero: bool = False,
-        unless_learned: bool = False,
-        sudden: float = 5.0,
-        capped_key: str | None = None,
-        capped: float = 0.5,
-        capped_share: float | None = None,
-    ) -> None:
-        super().__init__(keys, zero_is_missing=zero_is_missing)
-        self.sign, self.share, self.beyond, self.change = sign_of(direction), share, beyond, change
-        self.early, self.skip_zero = early, skip_zero
-        self.capped_key, self.capped, self.capped_share = capped_key, capped, capped_share
-        self.span, self.weight = span, 2.0 / (span + 1.0)
-        self.progress = Progress() if unless_learned else None
-        self.sudden = sudden
-        self.slow: float | None = None
-        self.mean: float | None = None
-        self.first: list[float] = []
-        self.start: float | None = None
+    def add(self, value: float) -> None:
+        """Take a value of the start."""
+        self.first.append(value)
+        if len(self.first) >= self.early:
+            self.value, self.first = median_of_sorted(sorted(self.first)), []
+
+
+@condition("from_start")
+class FromStart(Condition):
+    """Breached where the value is away from the run's first values by `share` of their size."""
+
+    direction: Direction
+    share: Annotated[NonNegative, "2.0 upwards is three times the start, 0.9 downwards a tenth of it"]
+    beyond: Annotated[float | None, "an absolute limit that the value must also pass, on the same side"] = None
+    change: Annotated[NonNegative, "smallest absolute change that matters"] = 0.0
+    early: Annotated[Count, "how many first values make up the start (their median)"] = 8
+    span: Span = 1.0
+    zero_is_missing: ZeroIsMissing = False
+    skip_zero: Annotated[bool, "an exact 0 is no observation (a gradient of 0 has another rule)"] = False
+    unless_learned: Annotated[
+        bool,
+        "a change that learning explains is no breach, if it came gradually: the reward climbed, is at its best, and "
+        "still rises or is tied at the top",
+    ] = False
+    sudden: Annotated[AtLeastOne, "gradually is not within a few rows from so many times as much"] = 5.0
+    capped_key: Annotated[str | None, "a series that says that a limit outside the policy stops the value"] = None
+    capped: Annotated[NonNegative, "above which it says so"] = 0.5
+    capped_share: Annotated[NonNegative | None, "what holds then in place of `share`"] = None
+    start: Start = remembered()
+    mean: float | None = remembered()
+    slow: float | None = remembered()
+    progress: Progress | None = remembered()
+
+    def __post_init__(self) -> None:
+        self.sign, self.weight = sign_of(self.direction), 2.0 / (self.span + 1.0)
+        self.start = Start(self.early)
+        self.progress = Progress() if self.unless_learned else None
 
     def judge(self, step: int, row: Row) -> Finding | None:
         """Hold the value to the start."""
@@ -66,104 +85,86 @@ class FromStart(Condition):
         now = self.read(row)
         if now is None or (self.skip_zero and now == 0.0):
             return None
+        value = now
         if self.weight < 1.0:
-            self.mean = now if self.mean is None else self.mean + self.weight * (now - self.mean)
-        if self.start is None:
-            self.first.append(now)
-            if len(self.first) >= self.early:
-                self.start = median_of_sorted(sorted(self.first))
-                self.first = []
-            return Finding(False, True, now, key=self.key, judged=False)
-        value = now if self.mean is None else self.mean
-        if self.start == 0.0 and self.change == 0.0 and self.beyond is None:  # no share of nothing
-            return Finding(False, True, value, key=self.key, judged=False)
+            value = self.mean = smoothed(self.mean, now, self.weight)
+        start = self.start.value
+        if start is None:
+            self.start.add(now)
+            return self.learns(now)
+        if start == 0.0 and self.change == 0.0 and self.beyond is None:  # no share of nothing
+            return self.learns(value)
         sign, share = self.sign, self.share
         if self.capped_share is not None and self.capped_key is not None and row.get(self.capped_key, 0) > self.capped:
             share = self.capped_share
-        limit = self.start + sign * max(share * abs(self.start), self.change)
+        limit = start + sign * max(share * abs(start), self.change)
         if self.beyond is not None:
             limit = sign * max(sign * limit, sign * self.beyond)
-        self.slow = value if self.slow is None else self.slow + 0.1 * (value - self.slow)
-        gradual = abs(value) * self.sudden > abs(self.slow)
-        excused = gradual and self.progress is not None and self.progress.excuses
+        self.slow = smoothed(self.slow, value, 0.1)
+        is_gradual = abs(value) * self.sudden > abs(self.slow)
+        excused = is_gradual and self.progress is not None and self.progress.excuses
         breached = sign * (value - limit) > 0 and not excused
-        clear = sign * (value - (limit + self.start) / 2) <= 0 or excused
-        found = Finding(breached, clear and not breached, value, limit, False, {"start": self.start}, self.key)
-        if self.mean is not None:
+        clear = sign * (value - (limit + start) / 2) <= 0 or excused
+        found = Finding(breached, clear and not breached, value, limit, False, {"start": start}, self.key)
+        if self.weight < 1.0:
             found.averaged_rows, found.now = self.span, now
         return found
 
 
+@dataclass(eq=False)
 class ShareOfStart(Stateful):
     """A smoothed value as a share of the run's first values."""
 
-    STATE: ClassVar[tuple[str, ...]] = ("first", "start", "mean")
+    early: int = 5
+    span: float = 3.0
+    start: Start = remembered()
+    mean: float | None = remembered()
 
-    def __init__(self, early: int = 5, span: float = 3.0) -> None:
-        self.first: list[float] = []
-        self.start: float | None = None
-        self.mean: float | None = None
-        self.early, self.weight = early, 2.0 / (span + 1.0)
+    def __post_init__(self) -> None:
+        self.start = Start(self.early)
 
     def add(self, value: float) -> float | None:
         """The share, None while the start is not known or is not positive."""
-        self.mean = value if self.mean is None else self.mean + self.weight * (value - self.mean)
-        if self.start is None:
-            self.first.append(value)
-            if len(self.first) >= self.early:
-                self.start = median_of_sorted(sorted(self.first))
-        return None if self.start is None or self.start <= 0 else self.mean / self.start
+        self.mean = smoothed(self.mean, value, 2.0 / (self.span + 1.0))
+        if self.start.value is None:
+            self.start.add(value)
+        start = self.start.value
+        return None if start is None or start <= 0 else self.mean / start
 
 
+@condition("collapse")
 class Collapse(Condition):
     """Breached where at least two of entropy, diversity and reward spread are gone and the reward does not excuse it.
 
-    See `Progress.excuses`.
-
-    Args:
-        keys: entropy.
-        remains: a share of the start at or below which a quantity is gone.
-        back: the share of its start above which a quantity is back.
-        tied: share of tied groups from which the reward spread is gone.
+    The reward excuses it where it climbed, is at its best, and still rises or is tied at the top.
     """
 
     risk_key = "rldk/health/policy_collapse_risk"
-    STATE: ClassVar[tuple[str, ...]] = (
-        *Condition.STATE, "entropy", "diversity", "spread", "risk", "progress", "gone",
-    )  # fmt: skip
+    zero_is_missing = True
 
-    def __init__(
-        self,
-        keys: tuple[str, ...],
-        *,
-        remains: float = 0.1,
-        back: float = 0.3,
-        tied: float = 0.9,
-        diversity_keys: tuple[str, ...] = ("rldk/diversity/unique_fraction", "rldk/diversity/distinct_2"),
-        spread_keys: tuple[str, ...] = ("rldk/reward/group_std_mean", "rldk/reward/std"),
-        tied_key: str = "rldk/reward/group_tied_fraction",
-    ) -> None:
-        super().__init__(keys, zero_is_missing=True)
-        self.remains, self.back, self.tied = remains, back, tied
-        self.diversity_keys, self.spread_keys = tuple(diversity_keys), tuple(spread_keys)
-        self.tied_key = tied_key
-        self.entropy, self.diversity, self.spread = ShareOfStart(), ShareOfStart(), ShareOfStart()
-        self.progress = Progress()
-        self.risk = None
-        self.gone: dict[str, float] = {}
+    remains: Annotated[float, Range(0, 0.99), "a share of the start at or below which a quantity is gone"] = 0.1
+    back: Annotated[Share, "the share of its start above which a quantity is back"] = 0.3
+    tied: Annotated[Share, "share of tied groups from which the reward spread is gone"] = 0.9
+    diversity_keys: Annotated[tuple[str, ...], "where the diversity is found"] = (
+        "rldk/diversity/unique_fraction", "rldk/diversity/distinct_2",
+    )  # fmt: skip
+    spread_keys: Annotated[tuple[str, ...], "where the reward spread is found"] = REWARD_SPREADS
+    tied_key: Annotated[str, "where the share of tied groups is found"] = "rldk/reward/group_tied_fraction"
+    entropy: ShareOfStart = remembered(ShareOfStart)
+    diversity: ShareOfStart = remembered(ShareOfStart)
+    spread: ShareOfStart = remembered(ShareOfStart)
+    progress: Progress = remembered(Progress)
+    gone: dict[str, float] = remembered(dict)
 
     def judge(self, step: int, row: Row) -> Finding | None:
         """Ask each quantity how much of its start is left."""
         value = self.read(row)
         if value is not None:
             self._note("entropy", self.entropy.add(value))
-        for name, share, keys in (
-            ("diversity", self.diversity, self.diversity_keys),
-            ("reward spread", self.spread, self.spread_keys),
-        ):
-            key = next((key for key in keys if key in row), None)
-            if key is not None:
-                self._note(name, share.add(row[key]))
+        if (key := first_of(self.diversity_keys, row)) is not None:
+            self._note("diversity", self.diversity.add(row[key]))
+        if (key := first_of(self.spread_keys, row)) is not None:
+            self._note("reward spread", self.spread.add(row[key]))
         if row.get(self.tied_key, 0.0) >= self.tied:
             self._note("reward spread", 0.0)
         self.progress.add(row)
@@ -184,6 +185,7 @@ class Collapse(Condition):
             self.gone[name] = left
 
 
+@condition("unpaid_drift")
 class UnpaidDrift(Condition):
     """Breached where the KL is above the user's `threshold`, above `ceiling`, or above `soft` without a gain in reward.
 
@@ -192,58 +194,46 @@ class UnpaidDrift(Condition):
     that moment is paid for; drift is unpaid beyond `soft` and beyond 1.5 times what was paid for. Where the reward is
     not known, `blind` is the limit in place of `soft`.
 
-    Args:
-        threshold: an absolute limit that the user gave, nats per token. It replaces the others.
-        soft, blind, ceiling: nats per token. Published healthy runs stay below 0.56 in 95 % of their rows and reach
-            1.3 in single ones; 10 is about what a reference gives to tokens that it finds impossible.
-        sequence_scale: what the limits are multiplied with where only the sum over a response is known
-            (`sequence_key`), for a response of that many tokens.
-        pay: gain in reward, in standard deviations of its noise.
-        reward_keys: where the reward is found.
-        span: observations of the exponential mean of the KL.
+    Published healthy runs stay below 0.56 nats per token in 95 % of their rows and reach 1.3 in single ones; 10 is
+    about what a reference gives to tokens that it finds impossible.
     """
 
-    STATE: ClassVar[tuple[str, ...]] = (*Condition.STATE, "kl", "reward_key", "reward", "noise", "paid_kl", "paid_at")
+    threshold: Annotated[float | None, "an absolute limit, nats per token. It replaces the others"] = None
+    soft: Annotated[NonNegative, "nats per token that need not be paid for"] = 0.8
+    blind: Annotated[NonNegative, "the limit where the reward is not known, nats per token"] = 2.0
+    ceiling: Annotated[float, "the limit that no reward pays for, nats per token"] = 10.0
+    pay: Annotated[NonNegative, "gain in reward, in standard deviations of its noise"] = 0.5
+    sequence_key: Annotated[str, "the sum over a response, where only that is known"] = "rldk/kl/ref_per_sequence"
+    sequence_scale: Annotated[
+        NonNegative, "what the limits are multiplied with then, for a response of that many tokens"
+    ] = 40.0
+    reward_keys: Annotated[tuple[str, ...], "where the reward is found"] = (REWARD_MEAN,)
+    span: Span = 5.0
+    zero_is_missing: ZeroIsMissing = True
+    kl: float | None = remembered()
+    reward_key: str | None = remembered()
+    reward: Change = remembered(Change)
+    noise: float = remembered(0.0)
+    paid_kl: float = remembered(0.0)
+    paid_at: float | None = remembered()
 
-    def __init__(
-        self,
-        keys: tuple[str, ...],
-        *,
-        threshold: float | None = None,
-        soft: float = 0.8,
-        blind: float = 2.0,
-        ceiling: float = 10.0,
-        pay: float = 0.5,
-        sequence_key: str = "rldk/kl/ref_per_sequence",
-        sequence_scale: float = 40.0,
-        reward_keys: tuple[str, ...] = ("rldk/reward/mean",),
-        span: float = 5.0,
-        zero_is_missing: bool = True,
-    ) -> None:
-        super().__init__((*keys, sequence_key), zero_is_missing=zero_is_missing)
-        self.threshold, self.soft, self.blind, self.ceiling, self.pay = threshold, soft, blind, ceiling, pay
-        self.sequence_key, self.sequence_scale = sequence_key, sequence_scale
-        self.reward_keys = tuple(reward_keys)
-        self.span, self.weight = span, 2.0 / (span + 1.0)
-        self.kl: float | None = None
-        self.reward_key: str | None = None
-        self.reward = Change()
-        self.noise = 0.0
-        self.paid_kl = 0.0
-        self.paid_at: float | None = None
+    def __post_init__(self) -> None:
+        self.keys = (*self.keys, self.sequence_key)
 
     def judge(self, step: int, row: Row) -> Finding | None:
         """Smooth both, then hold the divergence to the limit that applies."""
         value = self.read(row)
+        scale = self.sequence_scale if self.key == self.sequence_key else 1.0
         if value is not None:
-            self._smooth(value)
+            # One wild row must not look like drift: a value counts as four times the mean so far at most.
+            bound = value if self.kl is None else max(4.0 * self.kl, self.soft * scale)
+            self.kl = smoothed(self.kl, min(value, bound), 2.0 / (self.span + 1.0))
         gain = self._follow_reward(row)
         if value is None or self.kl is None:
             return None
         evidence: dict[str, float | str] = {"paid_kl": self.paid_kl}
         if gain is not None:
             evidence["reward_gain_sigmas"] = gain
-        scale = self.sequence_scale if self.key == self.sequence_key else 1.0
         ceiling = self.ceiling * scale
         if self.threshold is not None and self.key != self.sequence_key:
             limit = self.threshold
@@ -252,24 +242,15 @@ class UnpaidDrift(Condition):
         else:
             limit = min(ceiling, max(self.soft * scale, 1.5 * self.paid_kl))
         breached = self.kl > limit
-        critical = breached and self.kl > ceiling
-        clear = self.kl <= 0.7 * limit
+        critical, clear = breached and self.kl > ceiling, self.kl <= 0.7 * limit
         found = Finding(breached, clear, self.kl, limit, critical, evidence, self.key)
         found.averaged_rows, found.now = self.span, value
         return found
 
-    def _smooth(self, value: float) -> None:
-        """One wild row must not look like drift: a value counts as four times the mean so far at most."""
-        if self.kl is None:
-            self.kl = value
-        else:
-            scale = self.sequence_scale if self.key == self.sequence_key else 1.0
-            self.kl += self.weight * (min(value, max(4.0 * self.kl, self.soft * scale)) - self.kl)
-
     def _follow_reward(self, row: Row) -> float | None:
         """The reward's gain since the start; notes what divergence it has paid for."""
         if self.reward_key is None:
-            self.reward_key = next((key for key in self.reward_keys if key in row), None)
+            self.reward_key = first_of(self.reward_keys, row)
         if self.reward_key is None:
             return None
         if self.reward_key in row:

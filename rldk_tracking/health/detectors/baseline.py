@@ -6,9 +6,10 @@ import math
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
-from rldk_tracking.health.detectors import Stateful
+from rldk_tracking.health.detectors import Stateful, remembered
 
 MAD_TO_SIGMA = 1.4826
 """The median absolute deviation of a normal distribution times this is its standard deviation."""
@@ -65,6 +66,7 @@ def theil_sen(
     return slopes[low], median_of_sorted(slopes), slopes[high]
 
 
+@dataclass(eq=False)
 class Baseline(Stateful):
     """Median and MAD over the last `window` values that were taken for normal.
 
@@ -72,12 +74,13 @@ class Baseline(Stateful):
     that wait: the slow beginning of a fault does not move the measure that it is held to.
     """
 
-    STATE: ClassVar[tuple[str, ...]] = ("values", "waiting")
+    window: int = 48
+    delay: int = 3
+    values: deque[float] = remembered(deque)
+    waiting: deque[float] = remembered(deque)
 
-    def __init__(self, window: int = 48, delay: int = 3) -> None:
-        self.values: deque[float] = deque(maxlen=window)
-        self.waiting: deque[float] = deque()
-        self.delay = delay
+    def __post_init__(self) -> None:
+        self.values = deque(maxlen=self.window)
         self._sorted: list[float] = []
         self._spread: float | None = None
 
@@ -136,6 +139,7 @@ class Baseline(Stateful):
         self._spread = None
 
 
+@dataclass(eq=False)
 class Change(Stateful):
     """Exponential mean against the mean of the first values; the noise is the mean deviation from that mean.
 
@@ -147,15 +151,18 @@ class Change(Stateful):
         memory: observations over which the noise is averaged.
     """
 
-    STATE: ClassVar[tuple[str, ...]] = ("count", "start", "mean", "noise", "recent", "moves", "moved", "moved_square")
-
-    def __init__(self, early: int = 8, span: float = 5.0, memory: int = 100, growing: float = 0.0) -> None:
-        self.early, self.span, self.memory, self.growing = early, span, memory, growing
-        self.count = 0
-        self.start = self.mean = self.noise = 0.0
-        self.recent: deque[float] = deque(maxlen=LAG_VALUES)
-        self.moves = 0
-        self.moved = self.moved_square = 0.0
+    early: int = 8
+    span: float = 5.0
+    memory: int = 100
+    growing: float = 0.0
+    count: int = remembered(0)
+    start: float = remembered(0.0)
+    mean: float = remembered(0.0)
+    noise: float = remembered(0.0)
+    recent: deque[float] = remembered(lambda: deque(maxlen=LAG_VALUES))
+    moves: int = remembered(0)
+    moved: float = remembered(0.0)
+    moved_square: float = remembered(0.0)
 
     def add(self, value: float) -> None:
         """Take a value."""
@@ -210,6 +217,7 @@ def inflation(autocorrelation: float) -> float:
     return math.sqrt((1.0 + r) / (1.0 - r))
 
 
+@dataclass(eq=False)
 class Cusum(Stateful):
     """A control chart for a lasting shift of a mean, on values in standard deviations of a healthy baseline.
 
@@ -224,13 +232,11 @@ class Cusum(Stateful):
         limit: the sum that is a shift.
     """
 
-    STATE: ClassVar[tuple[str, ...]] = ("total",)
-
-    def __init__(self, shift: float = 1.0, limit: float = 12.0) -> None:
-        self.half, self.limit = shift / 2.0, limit
-        self.total = 0.0
+    shift: float = 1.0
+    limit: float = 12.0
+    total: float = remembered(0.0)
 
     def add(self, value: float) -> bool:
         """Take a value; True while the sum is beyond the limit. It grows to twice the limit, so that it can end."""
-        self.total = min(max(0.0, self.total + value - self.half), 2.0 * self.limit)
+        self.total = min(max(0.0, self.total + value - self.shift / 2.0), 2.0 * self.limit)
         return self.total > self.limit

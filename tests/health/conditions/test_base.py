@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
 from rldk_tracking.health.conditions.base import Condition, Finding, Row, sign_of
 
 
+@dataclass(eq=False)
 class Reader(Condition):
+    zero_is_missing: bool = False
+
     def judge(self, step: int, row: Row) -> Finding | None:
         value = self.read(row)
         return None if value is None else Finding(False, True, value, key=self.key)

@@ -55,7 +55,7 @@ def test_the_rows_before_a_rise_do_not_blur_what_its_answer_is_held_to() -> None
     condition = RateResponse((RATE,))
     for t, row in enumerate([{RATE: 1e-5, LOSS: 1.0}] * 20 + [{RATE: 1e-5, LOSS: 9.0}] * 3 + [{RATE: 1e-4, LOSS: 1.0}]):
         condition.judge(t, row)
-    assert not condition.baselines.of[LOSS].waiting
+    assert not condition.baselines[LOSS].waiting
 
 
 def test_a_series_that_is_usually_0_does_not_answer() -> None:

@@ -6,19 +6,13 @@ import random
 
 import pytest
 
-from rldk_tracking.health.conditions.reward_signal import (
-    DISAGREEMENT,
-    LENGTH,
-    LENGTH_CORR,
-    PERPLEXITY,
-    UNWEIGHTED,
-    Hacking,
-    TiedGroups,
-)
+from rldk_tracking.health.conditions.reward_signal import OTHERS, UNWEIGHTED, Hacking, TiedGroups
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import builtin_rules
 
 RULES = builtin_rules()
+
+((PERPLEXITY,), (LENGTH,), (LENGTH_CORR,), (DISAGREEMENT,)) = list(OTHERS.values())[:4]
 
 TIED, MEAN, STD, WITHIN = "tied", "rldk/reward/mean", "rldk/reward/std", "rldk/reward/group_std_mean"
 

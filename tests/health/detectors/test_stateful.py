@@ -4,39 +4,40 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from typing import ClassVar
+from dataclasses import dataclass
 
-from rldk_tracking.health.detectors import Stateful
+from rldk_tracking.health.detectors import Stateful, remembered
 
 
+@dataclass
 class Inner(Stateful):
-    STATE: ClassVar[tuple[str, ...]] = ("total",)
-
-    def __init__(self) -> None:
-        self.total = 0.0
+    size: int = 3
+    total: float = remembered(0.0)
 
 
+@dataclass
 class Outer(Stateful):
-    STATE: ClassVar[tuple[str, ...]] = ("inner", "recent", "seen", "named", "text", "nothing")
-
-    def __init__(self) -> None:
-        self.inner = Inner()
-        self.recent: deque[float] = deque(maxlen=3)
-        self.seen: list[float] = []
-        self.named: dict[str, float] = {}
-        self.text = ""
-        self.nothing: float | None = None
+    width: int = 5
+    inner: Inner = remembered(Inner)
+    inners: dict[str, Inner] = remembered(lambda: {"a": Inner(), "b": Inner()})
+    recent: deque[float] = remembered(lambda: deque(maxlen=3))
+    seen: list[float] = remembered(list)
+    named: dict[str, float] = remembered(dict)
+    text: str = remembered("")
+    nothing: float | None = remembered()
 
 
 def test_state_comes_back_through_json() -> None:
     outer = Outer()
     outer.inner.total = 0.1 + 0.2
+    outer.inners["b"].total = 7.0
     outer.recent.extend([1.0, 2.0, 3.0, 4.0])
     outer.seen, outer.named, outer.text = [5.0], {"a": 6.0}, "b"
     other = Outer()
     other.load_state(json.loads(json.dumps(outer.state())))
     assert other.state() == outer.state()
     assert other.inner.total == 0.1 + 0.2
+    assert [each.total for each in other.inners.values()] == [0.0, 7.0]
     other.recent.append(9.0)
     assert list(other.recent) == [3.0, 4.0, 9.0], "the bound survives"
 
@@ -54,3 +55,8 @@ def test_names_that_an_older_state_lacks_stay_fresh() -> None:
     outer = Outer()
     outer.load_state({"text": "b"})
     assert (outer.text, outer.seen) == ("b", [])
+
+
+def test_what_the_constructor_takes_is_no_state() -> None:
+    assert set(Outer(width=9).state()) == {"inner", "inners", "recent", "seen", "named", "text", "nothing"}
+    assert set(Inner(size=4).state()) == {"total"}
