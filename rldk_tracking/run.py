@@ -38,7 +38,7 @@ class Run:
 
     Args:
         settings: what its monitors ask for; those that join later may add to it.
-        info: what its trackers are told.
+        info: what its trackers may know of it.
         training: what its probes may know.
         find_trackers: gives the trackers of the trainer, where the user named none.
 
@@ -119,7 +119,7 @@ class Run:
         return self._ranks, self.judge
 
     def _start_heartbeat(self, folder: Path, rules: Sequence[Rule], ranks: Ranks) -> None:
-        """Every rank shows beside the journal that it lives, and where it stands if somebody watches for hangs."""
+        """Every rank shows next to the journal that it lives, and where it stands if somebody watches for hangs."""
         about = 2 * self.publisher.journal_number + self.publisher.is_watched
         if ranks.world_size > 1:
             about = ranks.agree(about)

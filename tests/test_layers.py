@@ -19,12 +19,12 @@ ROOT = "rldk_tracking"
 PACKAGE = Path(__file__).resolve().parents[1] / ROOT
 
 MAY_IMPORT: dict[str, set[str]] = {
-    "courier": {"journal"},
     "__main__": {"cli"},
     "cli": {
         *{"__init__", "charts", "checkpoint", "demo", "health", "history", "journal", "keys", "trackers"},
-        *{"messages"},
+        *{"courier", "messages"},
     },
+    "courier": {"journal"},
     "demo": {"callback", "charts", "trackers"},
     # Its names are imported when they are first used.
     "__init__": {

@@ -16,9 +16,9 @@ import logging
 import sys
 from pathlib import Path
 
+from rldk_tracking.courier import delivering
 from rldk_tracking.journal.catch_up import Outcome, busy, catch_up, waits
 from rldk_tracking.journal.contents import Contents
-from rldk_tracking.journal.environment import delivering
 from rldk_tracking.journal.offset import Target
 from rldk_tracking.messages.terminal import printable
 from rldk_tracking.trackers.mlflow_server import absolute, without_credentials

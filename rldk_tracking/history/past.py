@@ -27,7 +27,7 @@ from rldk_tracking.history.reading import (
 )
 from rldk_tracking.history.run_history import JUDGED, History
 from rldk_tracking.journal.reader import FileLines, read_all
-from rldk_tracking.trackers.records import ENDED, Call
+from rldk_tracking.trackers.records import ENDED, Call, run_info
 
 Row = tuple[int, dict[str, float]]
 MOST = 2000
@@ -139,8 +139,8 @@ def _watched(source: str, journal: Path) -> Past | None:
         skipped += entry.problem is not None
         if entry.record.get("type") == "begin":
             status = ""
-            settings = _settings(entry.record) or settings
-            trainer = _trainer(entry.record) or trainer
+            info = run_info(entry.record)
+            settings, trainer = info.config or settings, info.trainer
         for call in entry.calls:
             status = _take(call, rows, alerts, heatmaps, status)
     if not any(key.startswith(JUDGED) for _, row in rows for key in row):
@@ -165,14 +165,3 @@ def _take(call: Call, rows: list[Row], alerts: list[Alert], heatmaps: dict[str, 
     elif method == "status":
         return str(arguments[0])
     return status
-
-
-def _settings(begin: Mapping[str, Any]) -> Mapping[str, Any]:
-    run = begin.get("run")
-    config = run.get("config") if isinstance(run, dict) else None
-    return config if isinstance(config, dict) else {}
-
-
-def _trainer(begin: Mapping[str, Any]) -> str:
-    run = begin.get("run")
-    return str(run.get("trainer") or "") if isinstance(run, dict) else ""

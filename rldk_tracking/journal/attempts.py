@@ -84,7 +84,7 @@ class Attempts:
     Args:
         offset: where faults are noted.
         deadline: how much time there is.
-        log: where each kind of fault is told once.
+        log: where each kind of fault is logged once.
         hands_back: whether the training's process goes on with a destination that takes no credentials of this one.
 
     Attributes:
@@ -177,7 +177,7 @@ class Refusals:
         offset: where they are noted.
         lines: the journal.
         attempts: makes calls.
-        log: where each kind is told once.
+        log: where each kind is logged once.
     """
 
     def __init__(self, offset: Offset, lines: Lines, attempts: Attempts, log: logging.Logger) -> None:
@@ -205,7 +205,7 @@ class Refusals:
         Args:
             tracker: the destination's.
             most_failures: after so many it is given up.
-            count: told of calls that are taken.
+            count: takes the number of calls that were taken.
 
         Raises:
             OutOfTimeError: there is no more time.

@@ -1,6 +1,6 @@
 """What is seen of a training process from outside: the last event of each rank, and what the process does.
 
-A rank writes the file `<stem>.beat-<rank>@<host>.json` beside the journal: one JSON object, padded to a fixed size and
+A rank writes the file `<stem>.beat-<rank>@<host>.json` next to the journal: one JSON object, padded to a fixed size and
 written over itself at each event.
 
 | field | meaning |
@@ -13,7 +13,7 @@ written over itself at each event.
 | began | when the rank began to train, s since the epoch |
 | pid, created | of its process; when that was created, s since the epoch |
 | host, rank, ranks | where it is, and of how many |
-| stacks | name of the file beside it where it writes its stacks |
+| stacks | name of the file next to it where it writes its stacks |
 """
 
 from __future__ import annotations

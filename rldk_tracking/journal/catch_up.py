@@ -12,13 +12,13 @@ from rldk_tracking.journal.attempts import Deadline
 from rldk_tracking.journal.beats import is_alive
 from rldk_tracking.journal.contents import Contents
 from rldk_tracking.journal.courier import append_alerts
-from rldk_tracking.journal.lock import FileLock, try_lock
 from rldk_tracking.journal.offset import Offset, Target, load_offset, offset_path
 from rldk_tracking.journal.reader import FileLines, read_all
 from rldk_tracking.journal.sender import Sender
 from rldk_tracking.journal.watchdog import Watchdog
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import RejectedError, UnavailableError
+from rldk_tracking.trackers.jsonl import LineFile, try_lock
 from rldk_tracking.trackers.records import decode, encode
 from rldk_tracking.trackers.resolve import RESUMABLE
 from rldk_tracking.trackers.wandb import WandbTracker
@@ -41,7 +41,7 @@ class Outcome:
         uncertain: calls that may have arrived before, and are not repeated.
         problem: why nothing could be sent, in words; else None.
         is_closed: whether everything was brought to its end.
-        said_crashed: whether the destination was told that the training crashed, and took it.
+        said_crashed: whether the destination took from here that the training crashed.
     """
 
     id: str
@@ -85,12 +85,12 @@ def catch_up(journal: Path, contents: Contents, approve: Approve, timeout_s: flo
     Returns:
         One outcome a destination, as they come; None where the journal's courier is at work.
     """
-    lock = FileLock(journal.with_name(f"{journal.stem}.courier.lock"))
-    return _outcomes(journal, contents, approve, timeout_s, lock) if lock.acquire() else None
+    lock = LineFile(journal.with_name(f"{journal.stem}.courier.lock"))
+    return _outcomes(journal, contents, approve, timeout_s, lock) if lock.try_lock() else None
 
 
 def _outcomes(
-    journal: Path, contents: Contents, approve: Approve, timeout_s: float, lock: FileLock
+    journal: Path, contents: Contents, approve: Approve, timeout_s: float, lock: LineFile
 ) -> Iterator[Outcome]:
     try:
         if contents.pid > 0:
@@ -100,7 +100,7 @@ def _outcomes(
         if contents.wandb is not None and not contents.has_ended:
             yield _compare(journal, contents.wandb, max(0, contents.last_step))
     finally:
-        lock.release()
+        lock.close()
 
 
 def waits(journal: Path, contents: Contents) -> bool:

@@ -1,7 +1,7 @@
 """Brings a journal to its destinations, also after the trainer is gone, until all is delivered or its time is up.
 
 Each destination of each journal has a thread, so that one that hangs holds up no other. The courier's process runs a
-`Follower` for each journal that it is told of; where no process can be had, the trainer runs it.
+`Follower` for each journal that it is given; where no process can be had, the trainer runs it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from rldk_tracking.health.alert import Alert
 from rldk_tracking.journal.attempts import Deadline
 from rldk_tracking.journal.beats import is_alive
 from rldk_tracking.journal.contents import Contents
-from rldk_tracking.journal.lock import FileLock
 from rldk_tracking.journal.offset import Offset, Target, load_offset
 from rldk_tracking.journal.reader import FileLines, JournalLines, Lines, MemoryLines
 from rldk_tracking.journal.sender import Sender
@@ -48,7 +47,7 @@ class Follower(threading.Thread):
         log: where to say what happens.
         memory: where this is the process that writes the journal, as a last resort: gives the lines that its file did
             not take, None as long as it takes them.
-        holds_lock: False for one more follower beside that which has the journal's lock.
+        holds_lock: False for one more follower, next to that which has the journal's lock.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class Follower(threading.Thread):
         self._targets = list(targets)
         self._log = log
         self._memory = memory
-        self._lock = FileLock(journal.with_name(f"{journal.stem}.courier.lock")) if holds_lock else None
+        self._lock = LineFile(journal.with_name(f"{journal.stem}.courier.lock")) if holds_lock else None
         self._rules = rules if holds_lock else {}
         self._watchdog: Watchdog | None = None
         self._senders: list[tuple[Sender, threading.Thread]] = []
@@ -111,12 +110,12 @@ class Follower(threading.Thread):
             for _, thread in self._senders:
                 thread.join()
             if self._lock is not None:
-                self._lock.release()
+                self._lock.close()
 
     def _locked(self) -> bool:
         """Wait for the journal's lock, which an earlier courier may still have."""
         said = False
-        while self._lock is not None and not self._lock.acquire():
+        while self._lock is not None and not self._lock.try_lock():
             if not said:
                 said = True
                 self._log.info("Another courier has %s still.", self._journal.name)
@@ -251,7 +250,7 @@ def _is_there(journal: Path) -> bool:
 
 
 def append_alerts(journal: Path, alerts: Sequence[Alert]) -> None:
-    """Add what was noticed beside the training to its journal, where that is still there. Raises OSError."""
+    """Add what was noticed from outside the training to its journal, where that is still there. Raises OSError."""
     if alerts and journal.exists():
         file = LineFile(journal)
         file.append(alert_lines(alerts))

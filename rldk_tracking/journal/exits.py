@@ -1,4 +1,4 @@
-"""How the end of a training is noticed that is told to no callback: an exception ends `train()`, or the process ends.
+"""How the end of a training is noticed of which no callback hears: an exception ends `train()`, or the process ends.
 
 Runs that nobody closed have crashed by then, and what is left of all of them is waited for at once.
 """

@@ -21,7 +21,6 @@ import psutil
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.journal.contents import Earlier
-from rldk_tracking.journal.lock import try_lock
 from rldk_tracking.journal.reader import KEPT_LINES, MemoryLines
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import Tracker
@@ -80,7 +79,8 @@ class Journal:
                     found = Earlier.read(path, resumed_at)
                     if _comparable(found.destinations) == wanted:
                         file = LineFile(path)
-                        if try_lock(file.open()):
+                        file.open()
+                        if file.try_lock():
                             return cls(file, found)
                         file.close()
                 earlier = Earlier.chain(journals_in(folder), resumed_at)
@@ -231,7 +231,8 @@ class Journal:
             raise FileNotFoundError("the folder was deleted")
         self._reopen_at = now + _REOPEN_S
         self._file.close()
-        try_lock(self._file.open())
+        self._file.open()
+        self._file.try_lock()
         self._file.append(b"".join(map(_line, self._head)))
         self._is_gone = False
 
@@ -283,7 +284,8 @@ def _new_file(folder: Path) -> LineFile:
         except FileExistsError:  # another training was quicker
             continue
         file = LineFile(path)
-        try_lock(file.open())
+        file.open()
+        file.try_lock()
         return file
 
 

@@ -172,7 +172,7 @@ class Target:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def connect(self, to: Mapping[str, str]) -> Tracker:
-        """Its tracker, with what is known beside the address by now."""
+        """Its tracker, with what is known besides the address by now."""
         return resumed(self.tracker, {**self.to, **to}, self.secrets)
 
 

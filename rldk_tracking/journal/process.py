@@ -22,7 +22,7 @@ import psutil
 
 from rldk_tracking.charts.announce import announce
 from rldk_tracking.journal.courier import Follower
-from rldk_tracking.journal.followed import Followed, say_what_is_left, wait_for
+from rldk_tracking.journal.delivery import Delivery, say_what_is_left, wait_for
 from rldk_tracking.journal.journal import Journal
 from rldk_tracking.journal.offset import Destination
 
@@ -48,7 +48,7 @@ class CourierProcess:
         self._deaths: deque[float] = deque(maxlen=_DEATHS)
         self._uses_threads = False
         self._said: set[str] = set()
-        self._followed: dict[Path, Followed] = {}
+        self._deliveries: dict[Path, Delivery] = {}
         self._look_at = 0.0
 
     def follow(
@@ -63,23 +63,23 @@ class CourierProcess:
         """
         if not self._is_ours():
             return
-        followed = self._followed.setdefault(journal.path, Followed(journal, rules))
-        followed.journal, followed.rules, followed.since = journal, rules, time.monotonic()
-        followed.is_over = followed.is_left = False
+        delivery = self._deliveries.setdefault(journal.path, Delivery(journal, rules))
+        delivery.journal, delivery.rules, delivery.since = journal, rules, time.monotonic()
+        delivery.is_over = delivery.is_handed_over = False
         for destination in destinations:
-            followed.destinations[destination.id] = destination
-            followed.adopted.pop(destination.id, None)
-            followed.printed[destination.id] = len(followed.read(destination.id).said)
+            delivery.destinations[destination.id] = destination
+            delivery.adopted.pop(destination.id, None)
+            delivery.printed[destination.id] = len(delivery.read(destination.id).said)
         if journal.memory is not None or self._uses_threads:
-            self._in_thread(followed, destinations)
+            self._in_thread(delivery, destinations)
         elif self._process is None or self._process.poll() == 0:  # which had nothing to follow for a while
             self._start()
         else:
-            self._send(self._message(followed, destinations))
+            self._send(self._message(delivery, destinations))
 
     def check(self) -> None:
         """Once a step: start the courier again where it died, take over what it cannot do, print what it announced."""
-        if not self._is_ours() or not self._followed:
+        if not self._is_ours() or not self._deliveries:
             return
         if self._process is not None and self._process.poll() is not None:
             self._bury()
@@ -89,27 +89,27 @@ class CourierProcess:
         if now < self._look_at:
             return
         self._look_at = now + _LOOK_S
-        for path, followed in list(self._followed.items()):
-            if followed.journal.memory is not None or self._uses_threads:
-                self._take_over(followed)
-            self._look(followed)
-            if followed.is_over and not followed.left():
-                self._followed.pop(path)
+        for path, delivery in list(self._deliveries.items()):
+            if delivery.journal.memory is not None or self._uses_threads:
+                self._take_over(delivery)
+            self._look(delivery)
+            if delivery.is_over and not delivery.left():
+                self._deliveries.pop(path)
 
     def health(self, journal: Journal) -> dict[str, float]:
         """`rldk/system/tracker_errors`, calls that failed so far, and `trackers_down`, how many do not answer."""
-        followed = self._followed.get(journal.path)
-        if followed is None or not followed.destinations:
+        delivery = self._deliveries.get(journal.path)
+        if delivery is None or not delivery.destinations:
             return {}
-        down = sum(followed.is_down(name) for name in followed.destinations)
-        errors = sum(offset.errors for offset in followed.offsets.values())
+        down = sum(delivery.is_down(name) for name in delivery.destinations)
+        errors = sum(offset.errors for offset in delivery.offsets.values())
         return {"rldk/system/tracker_errors": float(errors), "rldk/system/trackers_down": float(down)}
 
     def release(self, journal: Journal) -> None:
         """The journal has its end record, and nobody waits for its delivery before the process ends."""
-        followed = self._followed.get(journal.path)
-        if followed is not None:
-            followed.is_over = True
+        delivery = self._deliveries.get(journal.path)
+        if delivery is not None:
+            delivery.is_over = True
 
     def wait(self, journal: Journal, timeout_s: float) -> bool:
         """Wait until the journal, which has its end record, is delivered, and say what is not.
@@ -117,14 +117,14 @@ class CourierProcess:
         Returns:
             Whether all is. A destination that does not answer is not waited for longer than 3 s.
         """
-        followed = self._followed.get(journal.path)
-        return followed is None or self._wait([followed], timeout_s)
+        delivery = self._deliveries.get(journal.path)
+        return delivery is None or self._wait([delivery], timeout_s)
 
     def wait_for_all(self, timeout_s: float) -> bool:
         """The same for all journals together, when the process ends."""
-        return self._wait(list(self._followed.values()), timeout_s)
+        return self._wait(list(self._deliveries.values()), timeout_s)
 
-    def _wait(self, journals: list[Followed], timeout_s: float) -> bool:
+    def _wait(self, journals: list[Delivery], timeout_s: float) -> bool:
         def look() -> None:
             self._look_at = 0.0
             self.check()
@@ -132,10 +132,10 @@ class CourierProcess:
         if not self._is_ours():
             return True
         left = wait_for(journals, look, timeout_s)
-        for followed in left:
-            say_what_is_left(followed)
-        for followed in journals:
-            self._followed.pop(followed.journal.path, None)
+        for delivery in left:
+            say_what_is_left(delivery)
+        for delivery in journals:
+            self._deliveries.pop(delivery.journal.path, None)
         return not left
 
     def forget(self) -> None:
@@ -170,20 +170,20 @@ class CourierProcess:
         self._process = process
         self._environment = dict(os.environ)
         self._unsent.clear()
-        for followed in self._followed.values():
-            if followed.journal.memory is None:
-                self._send(self._message(followed, followed.without_thread()))
+        for delivery in self._deliveries.values():
+            if delivery.journal.memory is None:
+                self._send(self._message(delivery, delivery.without_thread()))
 
-    def _message(self, followed: Followed, destinations: Iterable[Destination]) -> bytes:
+    def _message(self, delivery: Delivery, destinations: Iterable[Destination]) -> bytes:
         changed = {name: value for name, value in os.environ.items() if self._environment.get(name) != value}
         self._environment |= changed
         message = {
-            "journal": str(followed.journal.path.absolute()),
+            "journal": str(delivery.journal.path.absolute()),
             "pid": self._pid,
             "created": self._created,
             "destinations": [vars(destination.target()) for destination in destinations],
             "environment": changed,
-            "rules": {name: dict(parameters) for name, parameters in followed.rules.items()},
+            "rules": {name: dict(parameters) for name, parameters in delivery.rules.items()},
         }
         return json.dumps(message, default=str).encode() + b"\n"
 
@@ -215,28 +215,28 @@ class CourierProcess:
     def _fall_back(self, cause: str) -> None:
         self._uses_threads = True
         self._say(f"{cause}: the courier works in a thread of the training instead, and ends with it.")
-        for followed in self._followed.values():
-            self._take_over(followed)
+        for delivery in self._deliveries.values():
+            self._take_over(delivery)
 
-    def _take_over(self, followed: Followed) -> None:
+    def _take_over(self, delivery: Delivery) -> None:
         """The journal goes on in this process's memory, or there is no other: its destinations are served here."""
-        if not followed.is_left:
-            followed.is_left = True
+        if not delivery.is_handed_over:
+            delivery.is_handed_over = True
             if self._process is not None:
                 self._send(
-                    json.dumps({"journal": str(followed.journal.path.absolute()), "leave": True}).encode() + b"\n"
+                    json.dumps({"journal": str(delivery.journal.path.absolute()), "leave": True}).encode() + b"\n"
                 )
-        if destinations := followed.without_thread():
-            self._in_thread(followed, destinations)
+        if destinations := delivery.without_thread():
+            self._in_thread(delivery, destinations)
 
-    def _in_thread(self, followed: Followed, destinations: Sequence[Destination], holds_lock: bool = True) -> None:
-        journal = followed.journal
+    def _in_thread(self, delivery: Delivery, destinations: Sequence[Destination], holds_lock: bool = True) -> None:
+        journal = delivery.journal
         follower = Follower(
             journal.path,
             self._pid,
             self._created,
             [destination.target() for destination in destinations],
-            followed.rules,
+            delivery.rules,
             logger,
             memory=lambda: journal.memory,
             holds_lock=holds_lock,
@@ -244,29 +244,29 @@ class CourierProcess:
         try:
             follower.start()
         except RuntimeError as error:  # tried again at the next look
-            followed.is_unserved = True
+            delivery.is_unserved = True
             self._say(f"No thread can be started ({error}): `rldk-tracking sync` sends what is in {journal.path}.")
             return
-        followed.is_unserved = False
-        followed.threads |= {destination.id: follower for destination in destinations}
+        delivery.is_unserved = False
+        delivery.threads |= {destination.id: follower for destination in destinations}
 
     def _say(self, text: str) -> None:
         if text not in self._said:
             self._said.add(text)
             logger.warning("%s", text)
 
-    def _look(self, followed: Followed) -> None:
-        for name, destination in followed.destinations.items():
-            offset = followed.read(name)
-            for line in offset.said[followed.printed.get(name, 0) :]:
+    def _look(self, delivery: Delivery) -> None:
+        for name, destination in delivery.destinations.items():
+            offset = delivery.read(name)
+            for line in offset.said[delivery.printed.get(name, 0) :]:
                 announce(line)
-            followed.printed[name] = len(offset.said)
-            if offset.to != followed.adopted.get(name):
-                followed.adopted[name] = dict(offset.to)
+            delivery.printed[name] = len(offset.said)
+            if offset.to != delivery.adopted.get(name):
+                delivery.adopted[name] = dict(offset.to)
                 destination.tracker.adopt(offset.to)
-            if offset.refused and name not in followed.threads:
+            if offset.refused and name not in delivery.threads:
                 self._say(f"{name} takes no credentials of the courier's: a thread of the training serves it instead.")
-                self._in_thread(followed, [destination], holds_lock=False)
+                self._in_thread(delivery, [destination], holds_lock=False)
 
 
 _courier: CourierProcess | None = None

@@ -97,7 +97,7 @@ class Publisher:
 
         Args:
             rules: all of the run's.
-            info: what the trackers are told.
+            info: what the trackers may know of the run.
             trackers: the backends, with the webhooks of the rules.
             folder: where the journal is; None where there is nothing to write it for.
             resumed_at: the checkpoint's step where the training goes on from one.

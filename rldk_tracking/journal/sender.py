@@ -189,7 +189,7 @@ class Sender:
         return True
 
     def _send_calls(self, entry: Entry) -> None:
-        """What an entry asks for beside its row, and move on."""
+        """What an entry asks for apart from its row, and move on."""
         offset, tracker = self.offset, self._opened()
         self._note_record(entry)
         if entry.problem is not None:

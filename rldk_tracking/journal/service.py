@@ -1,4 +1,4 @@
-"""The courier's process: follows the journals that it is told of, each in threads of its own."""
+"""The courier's process: follows the journals that it is given, each in threads of its own."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _obey(message: Mapping[str, Any], followers: dict[str, Follower]) -> None:
 
 
 def courier_log(journal: Path) -> logging.Logger:
-    """The log of a journal, `run.courier.log`, readable by its owner only; one older file beside it at most."""
+    """The log of a journal, `run.courier.log`, readable by its owner only; one older file next to it at most."""
     path = journal.with_name(f"{journal.stem}.courier.log")
     log = logging.getLogger(f"rldk_tracking.courier.{str(path).replace('.', '_')}")
     if not log.handlers:

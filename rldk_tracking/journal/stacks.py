@@ -53,7 +53,7 @@ class StacksWriter:
     (CPython issues 116008, 140815; here after 1 to 250 readings of a loop in plain Python, with Python 3.10 to 3.13).
     What the thread cannot do is read while a single native call keeps the interpreter to itself.
 
-    It also is who notices that an exception has ended the training, which is told to no callback: then it ends.
+    It also is who notices that an exception has ended the training, of which no callback hears: then it ends.
 
     Args:
         path: the file.

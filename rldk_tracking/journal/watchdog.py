@@ -6,10 +6,10 @@ judging (`Watchdog.judge`), which needs no process and no file.
 Keys, read by `rldk_tracking.keys`:
 
     rldk/run/silent_seconds | s | host | lower | max over ranks
-        For how long nothing was heard of the training. Judged beside it, in no row of its own.
+        For how long nothing was heard of the training. Judged from outside, in no row of its own.
         = seen by the watchdog: no event of the callback and no row in the journal
     rldk/run/gone | 1 | host | lower | max over ranks
-        1 where the training ended without saying so or by an exception, 0 where it trains. Judged beside it.
+        1 where the training ended without saying so or by an exception, 0 where it trains. Judged from outside.
         = the training's process is gone, or lives and trains no more
 """
 
@@ -95,7 +95,7 @@ class Watchdog:
     """Watches the training that writes a journal.
 
     Args:
-        journal: the file; beats and stacks lie beside it.
+        journal: the file; beats and stacks lie next to it.
         pid, created: of the training's process (rank 0), which is on this host unless its beat says otherwise.
         rules: as `health.watched.as_data` made them. One that cannot be read is taken as it is built in.
         firing: alerts in the journal that have not ended, so that they are not sent again and end when steps come.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -16,8 +17,28 @@ from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import Row, Tracker
 from rldk_tracking.trackers.records import dumps, encode, parsed
 
+try:
+    import fcntl
+except ImportError:  # Windows has none of these; there two processes for one file are not kept apart.
+    fcntl = None  # type: ignore[assignment]
+
 FILE_NAME = "run.jsonl"
+_TAKEN = (errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN)
 _TAIL_BYTES = 256 * 1024
+
+
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file, until it is closed. False where another process holds it.
+
+    True also on a file system that has no locks: a training must not stop for that.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in _TAKEN
+    return True
 
 
 class LineFile:
@@ -44,11 +65,7 @@ class LineFile:
         return self._descriptor is not None and os.fstat(self._descriptor).st_nlink == 0
 
     def open(self) -> int:
-        """Open the file where it is not open yet, and end the line that a killed process left torn.
-
-        Returns:
-            The descriptor, for a lock on it.
-        """
+        """Open the file where it is not open yet, and end the line that a killed process left torn."""
         if self._descriptor is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
@@ -59,6 +76,16 @@ class LineFile:
                 raise
             self._descriptor = descriptor
         return self._descriptor
+
+    def try_lock(self) -> bool:
+        """Lock the file, open or not, until it is closed; a crash releases it. False where another process has it.
+
+        True also where it cannot be opened: a training must not stop for that.
+        """
+        try:
+            return try_lock(self.open())
+        except OSError:
+            return True
 
     def append(self, data: bytes) -> None:
         """Hand whole lines to the operating system, in one write."""

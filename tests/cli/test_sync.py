@@ -16,10 +16,10 @@ import pytest
 from rldk_tracking.cli.main import main
 from rldk_tracking.journal.environment import ENVIRONMENT
 from rldk_tracking.journal.journal import Journal
-from rldk_tracking.journal.lock import FileLock
 from rldk_tracking.journal.offset import Offset, offset_path
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import Tracker
+from rldk_tracking.trackers.jsonl import LineFile
 from rldk_tracking.trackers.mlflow import MLflowTracker
 from rldk_tracking.trackers.slack import SlackNotifier
 from tests.journal.conftest import an_alert
@@ -257,11 +257,11 @@ def test_a_run_that_was_deleted_and_restored(store: Any, tmp_path: Path, capsys:
 def test_a_training_or_a_courier_at_work(store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_id, tracker = mlflow_run(store)
     path = left(tmp_path, tracker, final=False)
-    lock = FileLock(path.with_name("run.courier.lock"))
-    assert lock.acquire()
+    lock = LineFile(path.with_name("run.courier.lock"))
+    assert lock.try_lock()
     assert main(["sync", str(tmp_path)]) == 0
     assert "its courier is at work" in capsys.readouterr().out
-    lock.release()
+    lock.close()
     writer = Journal.open(tmp_path / "_rldk", [("mlflow", tracker.address())], resumed_at=5)
     assert writer.path == path
     assert main(["sync", str(tmp_path)]) == 0

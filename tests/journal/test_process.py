@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rldk_tracking.journal import followed as module
+from rldk_tracking.journal import delivery as module
 from rldk_tracking.journal.offset import Offset, offset_path
 from rldk_tracking.journal.process import CourierProcess, Destination, courier
 from rldk_tracking.rollout import RunInfo
@@ -60,7 +60,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[CourierProcess]:
     found = CourierProcess()
     yield found
     # No courier of a test follows its journal while another test runs.
-    for follower in {thread for followed in found._followed.values() for thread in followed.threads.values()}:
+    for follower in {thread for delivery in found._deliveries.values() for thread in delivery.threads.values()}:
         if follower.ident is None:  # a test kept it from starting
             continue
         follower.leave()
@@ -252,7 +252,7 @@ def test_health(service: CourierProcess, no_process: None, tmp_path: Path, monke
     time.sleep(0.3)
     assert service.health(journal)["rldk/system/trackers_down"] == 1.0, "nothing was ever heard of it"
     Offset(offset_path(journal.path, "distant"), errors=3, down_since=12.0).save()
-    service._followed[journal.path].threads.clear()
+    service._deliveries[journal.path].threads.clear()
     service._look_at = 0.0
     service.check()
     assert service.health(journal) == {"rldk/system/tracker_errors": 3.0, "rldk/system/trackers_down": 1.0}
@@ -289,7 +289,7 @@ def test_a_forked_child_has_a_courier_of_its_own() -> None:
     child = os.fork()
     if child == 0:
         mine.check()
-        os.write(writer, b"1" if courier() is not mine and not courier()._followed else b"0")
+        os.write(writer, b"1" if courier() is not mine and not courier()._deliveries else b"0")
         os._exit(0)
     os.waitpid(child, 0)
     os.close(writer)
@@ -459,7 +459,7 @@ def test_the_rest_is_counted(
     journal.close()
 
 
-def test_all_that_is_left_is_waited_for_at_once(service: CourierProcess, tmp_path: Path) -> None:
+def test_all_that_is_handed_over_is_waited_for_at_once(service: CourierProcess, tmp_path: Path) -> None:
     """Eight trainings that were broken off, and a server that does not answer."""
     service._process = _Idle()  # type: ignore[assignment]
     for number in range(8):
@@ -473,7 +473,7 @@ def test_all_that_is_left_is_waited_for_at_once(service: CourierProcess, tmp_pat
     start = time.monotonic()
     assert not service.wait_for_all(15)
     assert 2.5 < time.monotonic() - start < 5
-    assert service._followed == {}
+    assert service._deliveries == {}
     service._process = None
 
 
@@ -488,7 +488,7 @@ def test_what_is_delivered_after_its_end_is_forgotten(service: CourierProcess, t
         Offset(offset_path(journal.path, "distant"), position=journal.size, closed=closed).save()
         service._look_at = 0.0
         service.check()
-        assert bool(service._followed) is not closed
+        assert bool(service._deliveries) is not closed
     service._process = None
 
 

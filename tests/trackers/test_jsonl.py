@@ -5,6 +5,8 @@ import json
 import math
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,3 +137,34 @@ def test_a_file_that_was_deleted(tmp_path: Path) -> None:
     file.path.unlink()
     assert file.is_gone
     file.close()
+
+
+def test_one_at_a_time_and_free_after_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    script = "import sys, time; from pathlib import Path; from rldk_tracking.trackers.jsonl import LineFile\n"
+    script += "print(LineFile(Path(sys.argv[1])).try_lock(), flush=True); lock = LineFile(Path(sys.argv[1]))\n"
+    script += "lock.try_lock(); print('held', flush=True); time.sleep(60)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "True\n"
+    assert process.stdout.readline() == "held\n"
+    lock = LineFile(path)
+    assert not lock.try_lock()
+    process.kill()
+    process.communicate()
+    assert lock.try_lock() and lock.try_lock()
+    other = LineFile(path)
+    assert not other.try_lock()
+    lock.close()
+    assert other.try_lock()
+    other.close()
+
+
+def test_where_no_file_can_be_made_nobody_is_kept_out(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("in the way")
+    assert LineFile(tmp_path / "a" / "a.lock").try_lock()

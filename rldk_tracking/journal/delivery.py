@@ -20,7 +20,7 @@ _PAUSE_S = 0.05
 
 
 @dataclass
-class Followed:
+class Delivery:
     """A journal, and what is known of its destinations.
 
     Attributes:
@@ -32,7 +32,7 @@ class Followed:
         threads: of this process, which serve destinations as a last resort.
         since: when it was followed last, on the clock of `time.monotonic`.
         is_over: whether the training has ended, and nobody waits.
-        is_left: whether the courier's process was told to leave it to this one.
+        is_handed_over: whether the courier's process was told to leave it to this one.
         is_unserved: whether this process serves it and has no thread for it.
     """
 
@@ -45,7 +45,7 @@ class Followed:
     threads: dict[str, Follower] = field(default_factory=dict)
     since: float = field(default_factory=time.monotonic)
     is_over: bool = False
-    is_left: bool = False
+    is_handed_over: bool = False
     is_unserved: bool = False
 
     def read(self, name: str) -> Offset:
@@ -87,7 +87,7 @@ class Followed:
         return offset is not None and offset.closed and offset.position >= self.journal.size
 
 
-def wait_for(journals: Sequence[Followed], look: Callable[[], None], timeout_s: float) -> list[Followed]:
+def wait_for(journals: Sequence[Delivery], look: Callable[[], None], timeout_s: float) -> list[Delivery]:
     """Wait until journals, which have their end records, are delivered.
 
     Args:
@@ -102,20 +102,20 @@ def wait_for(journals: Sequence[Followed], look: Callable[[], None], timeout_s: 
     while True:
         look()
         waited = time.monotonic() - start
-        unfinished = [followed for followed in journals if followed.left()]
-        answers = any(followed.is_answering(name) for followed in unfinished for name in followed.left())
+        unfinished = [delivery for delivery in journals if delivery.left()]
+        answers = any(delivery.is_answering(name) for delivery in unfinished for name in delivery.left())
         if not unfinished or waited > timeout_s or (not answers and waited > UNANSWERED_S):
             return unfinished
         time.sleep(_PAUSE_S)
 
 
-def say_what_is_left(followed: Followed) -> None:
+def say_what_is_left(delivery: Delivery) -> None:
     """Tell the person at the terminal where the rest of a journal is, and how much of it is lost."""
-    journal, left = followed.journal, followed.left()
+    journal, left = delivery.journal, delivery.left()
     journal.write_what_is_kept()
     text = f"not all of this run has reached {', '.join(left)}; the rest lies in {journal.path}"
     if journal.memory is not None and journal.lost:
-        behind = max(journal.memory.behind(followed.read(name).position) for name in left)
+        behind = max(journal.memory.behind(delivery.read(name).position) for name in left)
         text += f", but {min(behind, journal.lost)} records that could not be written there are lost with this process"
     if journal.deleted:
         text += f"; {journal.deleted} records were in a file that was deleted, and only the courier may still send them"
