@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.journal.test_environment import answering as answering_with
 
 from rldk_tracking.cli.main import main
 from rldk_tracking.courier import ENVIRONMENT
@@ -24,6 +23,7 @@ from rldk_tracking.trackers.jsonl import LineFile
 from rldk_tracking.trackers.mlflow import MLflowTracker
 from rldk_tracking.trackers.slack import SlackNotifier
 from tests.journal.conftest import an_alert
+from tests.test_courier import answering as answering_with
 from tests.trackers.conftest import mlflow_server, mlflow_template
 from tests.trackers.test_mlflow_server import answering
 from tests.trackers.test_slack import Webhook, webhook
