@@ -24,8 +24,7 @@ from rldk_tracking.trackers.base import RejectedError, UnavailableError
 from rldk_tracking.trackers.jsonl import JsonlTracker
 from rldk_tracking.trackers.memory import InMemoryTracker
 from rldk_tracking.trackers.mlflow import MLflowTracker
-from rldk_tracking.trackers.slack import SlackNotifier
-from rldk_tracking.trackers.slack_message import slack_payload
+from rldk_tracking.trackers.slack import SlackNotifier, slack_payload
 from tests.faults.bench import offsets
 from tests.faults.processes import couriers, wait_for
 from tests.faults.scenario import At, train

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import pickle
 import socket
 import threading
@@ -19,8 +20,7 @@ from rldk_tracking.health.alert import Alert
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import RejectedError, UnavailableError
 from rldk_tracking.trackers.memory import InMemoryTracker
-from rldk_tracking.trackers.slack import SlackNotifier
-from tests.trackers.test_slack_message import texts
+from rldk_tracking.trackers.slack import SlackNotifier, slack_payload
 
 TOKEN = "xoxSECRETxox"
 URL = f"https://hooks.slack.com/services/T00000000/B00000000/{TOKEN}"
@@ -68,6 +68,19 @@ def webhook() -> Iterator[Webhook]:
     found = Webhook()
     yield found
     found.close()
+
+
+def texts(payload: Any) -> Iterator[str]:
+    """Every string of a message that Slack shows."""
+    if isinstance(payload, dict):
+        for key, value in payload.items():
+            if key == "text" and isinstance(value, str):
+                yield value
+            else:
+                yield from texts(value)
+    elif isinstance(payload, list):
+        for value in payload:
+            yield from texts(value)
 
 
 def notifier(webhook: Webhook, **options: Any) -> SlackNotifier:
@@ -184,7 +197,7 @@ def test_lasting_overload_is_handed_back(webhook: Webhook, make_alert: Callable[
 def test_a_lost_answer_is_not_repeated(
     webhook: Webhook, make_alert: Callable[..., Alert], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rldk_tracking.trackers.slack._TIMEOUT", (1.0, 0.2))
+    monkeypatch.setattr("rldk_tracking.trackers.webhook._TIMEOUT", (1.0, 0.2))
     webhook.delay = 0.6
     slack = notifier(webhook)
     with pytest.raises(RejectedError, match="may have arrived"):
@@ -313,3 +326,39 @@ def test_the_variable_is_named_and_not_its_value(webhook: Webhook, monkeypatch: 
     monkeypatch.setenv("RLDK_SLACK_WEBHOOK_URL", URL)
     assert SlackNotifier().address()["environment"] == "RLDK_SLACK_WEBHOOK_URL"
     assert SlackNotifier.resume(SlackNotifier().address(), {}).secrets()["url"] == URL
+
+
+def test_a_strangers_text_cannot_steer_slack(make_alert: Callable[..., Alert]) -> None:
+    nasty = "<!channel> <https://evil.example|click> & done"
+    payload = slack_payload(
+        make_alert(rule=f"x.{nasty}", message=nasty, advice=nasty, evidence={"prompt": "TOP SECRET PROMPT"}),
+        "https://host/#/runs/1?a=1&b=<2>|3",
+        nasty,
+    )
+    for text in texts(payload):
+        assert "<!channel" not in text or text == payload["blocks"][0]["text"]["text"]
+        assert "<https://evil" not in text or text == payload["blocks"][0]["text"]["text"]
+    # A header is plain text, in which Slack reads no markup.
+    assert payload["blocks"][0]["text"]["type"] == "plain_text"
+    assert "TOP SECRET" not in json.dumps(payload)
+    link = payload["blocks"][-1]["elements"][0]["text"]
+    assert link.startswith("<https://host/#/runs/1?a=1&amp;b=%3C2%3E%7C3|")
+    assert link.count("<") == link.count(">") == link.count("|") == 1
+
+
+def test_a_link_must_be_a_page(make_alert: Callable[..., Alert]) -> None:
+    for url in (None, "javascript:alert(1)", "file:///x"):
+        assert slack_payload(make_alert(), url, "name")["blocks"][-1]["elements"][0]["text"] == "name"
+
+
+def test_limits_of_block_kit(make_alert: Callable[..., Alert]) -> None:
+    """https://api.slack.com/reference/block-kit/blocks: header 150, section text 3000, field 2000 characters."""
+    payload = slack_payload(make_alert(rule="r" * 500, message="<" * 9000, advice="&" * 9000), None, "<" * 9000)
+    assert len(payload["blocks"][0]["text"]["text"]) <= 150
+    for block in payload["blocks"][1:]:
+        assert len(block.get("text", {}).get("text", "")) <= 3000
+        for field in block.get("fields", []):
+            assert len(field["text"]) <= 2000
+    unusual = slack_payload(make_alert(value=math.nan, threshold=None, message=""), None, None)
+    assert "nan" in json.dumps(unusual)
+    assert all(text for text in texts(unusual))
