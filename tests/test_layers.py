@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *{"courier", "messages"},
     },
     "courier": {"journal"},
-    "demo": {"callback", "charts", "trackers"},
+    "demo": {"callback", "charts"},
     # Its names are imported when they are first used.
     "__init__": {
         *{"report_to", "callback", "monitors", "history", "trackers", "health", "rollout", "isolation"},
@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ranks": {"metrics", "keys"},
     "history": {"messages", "keys", "journal", "trackers", "charts", "sources", "health", "rollout"},
     "journal": {"trackers", "charts", "sources", "health", "rollout", "isolation", "messages"},
-    "trackers": {"charts", "health", "rollout", "messages"},
+    "trackers": {"charts", "health", "entry_points", "rollout", "messages"},
     "charts": {"health", "keys", "rollout", "messages"},
     "sources": {"metrics", "rollout", "isolation"},
     "health": {"keys", "isolation", "messages"},
@@ -56,6 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": {"rollout"},
     "keys": set(),
     "rollout": set(),
+    "entry_points": {"isolation"},
     "isolation": set(),
     "messages": set(),
 }

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rldk_tracking.demo.faults import FAULTS, Fault
-from rldk_tracking.demo.stores import STORES, Store
+from rldk_tracking.trackers.backend import DemoStore
+from rldk_tracking.trackers.registry import backends
 
 if TYPE_CHECKING:
     from rldk_tracking.health.alert import Alert
@@ -32,9 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"what goes wrong in the second run (default {DEFAULT_FAULT}). {described}; none: no second run",
     )
-    parser.add_argument("--tracker", choices=tuple(STORES), default="mlflow", help="where the runs go (default mlflow)")
+    parser.add_argument(
+        "--tracker", choices=tuple(stores()), default="mlflow", help="where the runs go (default mlflow)"
+    )
     parser.add_argument("--steps", type=int, default=STEPS, help=f"optimiser steps of each run (default {STEPS})")
     parser.add_argument("--output", type=Path, default=Path(), metavar="DIR", help="default: the working folder")
+
+
+def stores() -> dict[str, type[DemoStore]]:
+    """The places for runs that backends have, by their names."""
+    return {name: backend.demo for name, backend in backends().items() if backend.demo is not None}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -45,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     quieten()
     folder = arguments.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    store = STORES[arguments.tracker](folder)
+    store = stores()[arguments.tracker](folder)
     fault_step = arguments.steps // 2
     try:
         store.prepare()
@@ -65,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if all(as_expected) else 1
 
 
-def train(name: str, fault: Fault | None, steps: int, fault_step: int, store: Store) -> list[Alert]:
+def train(name: str, fault: Fault | None, steps: int, fault_step: int, store: DemoStore) -> list[Alert]:
     """One run; returns its alerts."""
     from transformers import PrinterCallback
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import textwrap
 from dataclasses import asdict, dataclass
@@ -16,18 +15,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import rldk_tracking
-from rldk_tracking.trackers.mlflow_server import URI_ADVICE, has_password, is_http, without_credentials
+from rldk_tracking.trackers.registry import ask
 
-PACKAGES = (
-    *("torch", "transformers", "trl", "accelerate", "peft"),
-    *("mlflow", "wandb", "wandb-workspaces", "tensorboard", "trackio"),
-)
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft")
+"""Those of trainers; each backend names its own."""
 NEWEST_PPO = "1.12"
 """The last minor release of TRL that has PPOTrainer."""
-VIEWS_SINCE = (3, 15)
-"""The first MLflow whose pages show saved views."""
-
-
 NEXT = "next: `rldk-tracking demo` shows a healthy and a broken run; in a trainer of yours, callbacks=[RLDKCallback()]"
 
 
@@ -49,7 +42,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the report. Returns 1 where no trainer, or no tracker, can be served."""
     versions = installed()
     hints = notes(versions)
-    sections = {"trainers": trainers(versions), "trackers": trackers(versions), "machine": [gpu()], "alerts": [slack()]}
+    sections = {
+        "trainers": trainers(versions),
+        "trackers": trackers(versions),
+        "machine": [gpu()],
+        "alerts": channels(versions),
+    }
     if arguments.format == "json":
         findings = {name: [asdict(finding) for finding in found] for name, found in sections.items()}
         print(
@@ -66,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 def installed() -> dict[str, str | None]:
     """Version of each package that matters here, None where it is not installed."""
     versions: dict[str, str | None] = {}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *(name for names in ask(lambda backend: backend.packages).values() for name in names)):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -103,53 +101,25 @@ def has_ppo() -> bool:
 
 def trackers(versions: dict[str, str | None]) -> list[Finding]:
     """Which backends can be written to."""
-    found = [Finding("JSON lines, memory", True, "always there")]
-    if versions["mlflow"] is None:
-        found.append(Finding("MLflow", False, "pip install 'rldk-tracking[mlflow]'"))
-    else:
-        has_views = _numbers(versions["mlflow"]) >= VIEWS_SINCE
-        lacking = "" if has_views else "; saved views need MLflow 3.15 or newer"
-        found.append(Finding("MLflow", True, mlflow_store() + lacking))
-    if versions["wandb"] is None:
-        found.append(Finding("W&B", False, "pip install 'rldk-tracking[wandb]'"))
-    else:
-        mode = os.environ.get("WANDB_MODE")
-        found.append(Finding("W&B", True, f"WANDB_MODE is {mode}" if mode else "mode as wandb decides"))
-    for topic, name in (("TensorBoard", "tensorboard"), ("Trackio", "trackio")):
-        is_there = versions[name] is not None
-        found.append(Finding(topic, is_there, f"report_to={name!r}" if is_there else f"pip install {name}"))
-    if versions["transformers"] is not None:
-        found.append(Finding("any other name of report_to", True, "through its transformers callback"))
+    return _checked(versions, takes_rows=True)
+
+
+def channels(versions: dict[str, str | None]) -> list[Finding]:
+    """Where alerts are sent beside that."""
+    return _checked(versions, takes_rows=False)
+
+
+def _checked(versions: dict[str, str | None], takes_rows: bool) -> list[Finding]:
+    found = []
+    for backend, check in ask(lambda backend: (backend, backend.check(versions))).values():
+        if check is not None and backend.kind.takes_rows == takes_rows:
+            found.append(Finding(backend.title or backend.name, *check))
     return found
-
-
-def mlflow_store() -> str:
-    """Where MLflow writes, without user and password."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    try:
-        return f"writes to {without_credentials(uri)}" if uri else "writes to MLflow's default store (working folder)"
-    except ValueError:
-        return "MLFLOW_TRACKING_URI is no address"
 
 
 def notes(versions: dict[str, str | None]) -> list[str]:
     """What to know of the trackers before a long training. See docs/trackers.md."""
-    found = []
-    uri, mode = os.environ.get("MLFLOW_TRACKING_URI", ""), os.environ.get("WANDB_MODE", "")
-    if versions["wandb"] is not None and mode not in ("offline", "disabled"):
-        found.append(
-            "W&B: where its server does not answer, wandb.init raises after about 100 s and training does not begin. "
-            "WANDB_MODE=offline trains without the server, and `wandb sync` uploads the run later."
-        )
-    if versions["mlflow"] is not None and is_http(uri):
-        found.append(
-            "MLflow: transformers and TRL write to the server in the training thread. A dead server stops a step for "
-            "about 250 s, a busy one for as long as its Retry-After header says. MLFLOW_HTTP_REQUEST_MAX_RETRIES=1 and "
-            "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER=false keep that short."
-        )
-    if has_password(uri):
-        found.append(f"MLFLOW_TRACKING_URI holds a password. {URI_ADVICE}")
-    return found
+    return [note for notes in ask(lambda backend: backend.notes(versions)).values() for note in notes]
 
 
 def gpu() -> Finding:
@@ -170,13 +140,6 @@ def gpu() -> Finding:
     return Finding("NVIDIA GPU", bool(names), ", ".join(str(name) for name in names) or "none seen")
 
 
-def slack() -> Finding:
-    """Whether a webhook is configured. Its address is a secret and is not shown."""
-    if os.environ.get("RLDK_SLACK_WEBHOOK_URL"):
-        return Finding("Slack", True, "RLDK_SLACK_WEBHOOK_URL is set")
-    return Finding("Slack", False, "RLDK_SLACK_WEBHOOK_URL is not set; alerts go to the trackers only")
-
-
 def as_text(versions: dict[str, str | None], sections: dict[str, list[Finding]], hints: list[str]) -> str:
     """The report for a terminal."""
     lines = [f"rldk-tracking {rldk_tracking.__version__}, Python {platform.python_version()}", "", "packages"]
@@ -190,8 +153,3 @@ def as_text(versions: dict[str, str | None], sections: dict[str, list[Finding]],
         for hint in hints:
             lines += textwrap.wrap(hint, 110, initial_indent="  ", subsequent_indent="  ")
     return "\n".join([*lines, "", NEXT])
-
-
-def _numbers(version: str | None) -> tuple[int, ...]:
-    parts = (version or "0").split(".")[:2]
-    return tuple(int(part) if part.isdigit() else 0 for part in parts)

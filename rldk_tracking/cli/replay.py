@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rldk_tracking.cli.main import UNREADABLE
-from rldk_tracking.history.stores import runs_of
+from rldk_tracking.history.reading import runs_of
 from rldk_tracking.history.write_back import NotWrittenError, write_back
 from rldk_tracking.keys import misspelt
 from rldk_tracking.messages.terminal import printable
+from rldk_tracking.trackers.backend import Backend
+from rldk_tracking.trackers.registry import able
 
 if TYPE_CHECKING:
     from rldk_tracking.health.alert import Alert
@@ -50,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="SOURCE",
         help="an output folder, a journal or other JSON lines, CSV, a TensorBoard folder, a trainer_state.json, "
-        "mlflow:RUN_ID, mlflow:experiment/NAME (MLFLOW_TRACKING_URI says where), wandb:ENTITY/PROJECT/RUN",
+        + ", ".join(backend.sources for backend in able(Backend.read).values()),
     )
     parser.add_argument("--rules", default="safe", help="safe, strict, quiet, or a YAML file of your own")
     parser.add_argument("--format", choices=FORMATS, default="text")
@@ -59,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--to",
-        choices=("mlflow", "wandb"),
+        choices=tuple(able(Backend.written_back)),
         help="also write series and alerts there: into the run itself where it is MLflow's, else into a new one",
     )
     parser.add_argument(

@@ -17,11 +17,11 @@ import sys
 from pathlib import Path
 
 from rldk_tracking.courier import delivering
-from rldk_tracking.journal.catch_up import Outcome, busy, catch_up, waits
+from rldk_tracking.journal.catch_up import Outcome, busy, catch_up, unconfirmed, waits
 from rldk_tracking.journal.contents import Contents
 from rldk_tracking.journal.offset import Target
 from rldk_tracking.messages.terminal import printable
-from rldk_tracking.trackers.mlflow_server import absolute, without_credentials
+from rldk_tracking.trackers.registry import ask, backends
 
 SHOWN = 5
 """Lines of a journal that are passed over, and said one by one."""
@@ -30,8 +30,8 @@ SHOWN = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this command."""
     parser.add_argument("folder", type=Path, help="a training's output folder, or one journal")
-    parser.add_argument("--tracking-uri", help="the MLflow server to send to, whatever the journal says")
-    parser.add_argument("--run-id", help="the run to write to, for a training that was killed before it had one")
+    for backend in backends().values():
+        backend.add_options(parser)
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds for each destination (default: 120)")
 
 
@@ -79,9 +79,10 @@ def _sync(path: Path, arguments: argparse.Namespace) -> tuple[bool, bool]:
         _print(f"{path}: the line at byte {position} is passed over: {why}.")
     if len(contents.skipped) > SHOWN:
         _print(f"{path}: {len(contents.skipped) - SHOWN} more lines are passed over.")
-    if arguments.run_id is not None and contents.begin and "mlflow" not in contents.targets:
-        contents.targets["mlflow"] = Target("mlflow", "mlflow", {"tracking_uri": _configured(arguments)})
-    if not contents.targets and contents.wandb is None:
+    for name, run in ask(lambda backend: backend.named_run(arguments) or {}).items():
+        if run and contents.begin and name not in contents.targets:
+            contents.targets[name] = Target(name, name, run)
+    if not contents.targets and not unconfirmed(contents):
         if not contents.begin:
             return True, bool(contents.skipped)  # a file of a JsonlTracker, or of somebody else
         _print(f"{path}: the training had no run yet that this could be sent to; name one with --run-id.")
@@ -118,32 +119,8 @@ def _approved(target: Target, arguments: argparse.Namespace) -> Target:
     Raises:
         PermissionError: it is a server that the journal alone names.
     """
-    if target.tracker != "mlflow":
+    backend = backends().get(target.tracker)
+    if backend is None:
         return target
-    to = dict(target.to)
-    if arguments.run_id is not None and not to.get("run_id"):
-        to["run_id"] = arguments.run_id
-    ours, named = _configured(arguments), to.get("tracking_uri", "")
-    if arguments.tracking_uri is None and without_credentials(ours).rstrip("/") != named.rstrip("/"):
-        _ask(named)
-        ours = named
-    return Target(target.id, target.tracker, to | {"tracking_uri": without_credentials(ours)}, {"tracking_uri": ours})
-
-
-def _configured(arguments: argparse.Namespace) -> str:
-    """The tracking address of this user."""
-    if arguments.tracking_uri is not None:
-        return absolute(arguments.tracking_uri)
-    import mlflow
-
-    return absolute(str(mlflow.get_tracking_uri()))
-
-
-def _ask(named: str) -> None:
-    if sys.stdin is not None and sys.stdin.isatty():
-        answer = input(f"The journal is for {named!r}, which is not your MLflow server. Send it there? [y/N] ")
-        if answer.strip().lower() in ("y", "yes"):
-            return
-    raise PermissionError(
-        f"it is for {named!r}, which is not your MLflow server; --tracking-uri {named!r} sends it there"
-    )
+    to, secrets = backend.approved(target.to, arguments)
+    return Target(target.id, target.tracker, to, secrets)

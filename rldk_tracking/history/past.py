@@ -17,13 +17,13 @@ from rldk_tracking.health.rule import Rule
 from rldk_tracking.health.verdict import Judged
 from rldk_tracking.health.watched import row_rules
 from rldk_tracking.history.reading import (
-    STORES,
     Candidate,
     first_readable,
     journals_of,
     read,
     read_candidate,
     skipped_lines,
+    store_of,
 )
 from rldk_tracking.history.run_history import JUDGED, History
 from rldk_tracking.journal.reader import FileLines, read_all
@@ -85,7 +85,7 @@ def load(source: str | Path, rules: str = "safe", overrides: Mapping[str, Mappin
         ValueError: unknown rules or fields.
     """
     every_rule = rules_for(rules, overrides)
-    if str(source).startswith(STORES):
+    if store_of(source) is not None:
         return _judged(read(source), every_rule)
 
     def reader(candidate: Candidate) -> Past:

@@ -8,24 +8,29 @@
 | TensorBoard files (`events.out.tfevents.*`), also below | scalars, see `rldk_tracking.history.event_files` |
 | a `trainer_state.json`, also inside `checkpoint-*`: the latest | its log history |
 | TRL's completions (`completions/*.parquet`) | rewards and ties, see `rldk_tracking.history.completions` |
-| `mlflow:RUN_ID`, `wandb:ENTITY/PROJECT/RUN` | metrics, see `rldk_tracking.history.stores` |
+| a backend's run: `mlflow:RUN_ID`, `wandb:ENTITY/PROJECT/RUN` | metrics, see `Backend.read` |
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from rldk_tracking.history.files import read_log
-from rldk_tracking.history.run_history import History, UnreadableSourceError, history
+from rldk_tracking.history.run_history import JUDGED, History, UnreadableSourceError, history
 from rldk_tracking.journal.journal import journals_in
+from rldk_tracking.trackers.backend import Backend
+from rldk_tracking.trackers.base import RejectedError, UnavailableError
 from rldk_tracking.trackers.mlflow_server import without_credentials
+from rldk_tracking.trackers.registry import able
 
 FOLDERS = ("", "_rldk", "rldk")
 """Where below a folder its journals are: those of trainings, and that of a `JsonlTracker`."""
-STORES = ("mlflow:", "wandb:")
+OURS_BUT_JUDGED = (*JUDGED, "rldk/system/overhead")
+"""Series of ours that a replay has no use for."""
 
 Found = TypeVar("Found")
 
@@ -56,12 +61,41 @@ def read(source: str | Path, aliases: Mapping[str, str] | None = None) -> Histor
         ImportError: a package that it takes is not installed.
     """
     name = str(source)
-    if name.startswith(STORES):
-        from rldk_tracking.history.stores import read_store
-
-        return read_store(name, aliases)
+    store = store_of(name)
+    if store is not None:
+        with _refusals(name):
+            run = store.read(name.partition(":")[2], OURS_BUT_JUDGED)
+        return history(name, run.entries, run.settings, aliases)
     found, notes = first_readable(source, lambda candidate: read_candidate(candidate, aliases))
     return replace(found, notes=(*notes, *found.notes))
+
+
+def store_of(source: str | Path) -> Backend | None:
+    """The backend that a source is a run of; None for a file or a folder."""
+    name, colon, _ = str(source).partition(":")
+    return able(Backend.read).get(name) if colon else None
+
+
+def runs_of(source: str) -> list[str]:
+    """The single runs that a source stands for, such as `mlflow:experiment/NAME`, newest first.
+
+    Raises:
+        UnreadableSourceError: there are none.
+        ImportError: the backend's client is not installed.
+    """
+    store = store_of(source)
+    if store is None:
+        return [source]
+    with _refusals(source):
+        return [f"{store.name}:{run}" for run in store.runs(source.partition(":")[2])]
+
+
+@contextmanager
+def _refusals(source: str) -> Iterator[None]:
+    try:
+        yield
+    except (RejectedError, UnavailableError) as error:
+        raise UnreadableSourceError(f"{source}: {error}") from error
 
 
 def first_readable(source: str | Path, reader: Callable[[Candidate], Found]) -> tuple[Found, tuple[str, ...]]:

@@ -17,11 +17,11 @@ from rldk_tracking.journal.reader import FileLines, read_all
 from rldk_tracking.journal.sender import Sender
 from rldk_tracking.journal.watchdog import Watchdog
 from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.backend import Backend
 from rldk_tracking.trackers.base import RejectedError, UnavailableError
 from rldk_tracking.trackers.jsonl import LineFile, try_lock
 from rldk_tracking.trackers.records import decode, encode
-from rldk_tracking.trackers.resolve import RESUMABLE
-from rldk_tracking.trackers.wandb import WandbTracker
+from rldk_tracking.trackers.registry import able, backends, resumed, tracker_class
 
 logger = logging.getLogger(__name__)
 
@@ -97,15 +97,21 @@ def _outcomes(
             _note_crash(journal, contents)
         for target in contents.targets.values():
             yield _send(journal, target, approve, timeout_s)
-        if contents.wandb is not None and not contents.has_ended:
-            yield _compare(journal, contents.wandb, max(0, contents.last_step))
+        for target in unconfirmed(contents):
+            yield _compare(journal, target, max(0, contents.last_step))
     finally:
         lock.close()
 
 
+def unconfirmed(contents: Contents) -> list[Target]:
+    """Where a training that was killed wrote to itself, and it can be known what did not arrive."""
+    known = able(Backend.missing)
+    return [] if contents.has_ended else [to for to in contents.in_training.values() if to.tracker in known]
+
+
 def waits(journal: Path, contents: Contents) -> bool:
     """Whether something is to be sent, as far as the offsets say."""
-    ids = [*contents.targets, *(["wandb"] if contents.wandb is not None and not contents.has_ended else [])]
+    ids = [*contents.targets, *(target.id for target in unconfirmed(contents))]
     return any(_waits(offset_path(journal, name), contents.position) for name in ids)
 
 
@@ -150,7 +156,7 @@ def _send(journal: Path, target: Target, approve: Approve, timeout_s: float) -> 
 
 def _is_asked_for(target: Target, lines: FileLines, position: int) -> bool:
     """Whether there is anything for it; a channel for alerts may have no address here, and need none."""
-    kind = RESUMABLE.get(target.tracker)
+    kind = tracker_class(target.tracker)
     if kind is None or kind.takes_rows:
         return True
     return any(method == "alert" for entry in read_all(lines, position) for method, _ in entry.calls)
@@ -164,14 +170,14 @@ def _note_crash(journal: Path, contents: Contents) -> None:
         append_alerts(journal, dog.look(time.monotonic(), contents.last_step, contents.end))
 
 
-def _compare(journal: Path, to: Mapping[str, str], last_step: int) -> Outcome:
-    """Send W&B what its own log of a killed training does not hold."""
+def _compare(journal: Path, target: Target, last_step: int) -> Outcome:
+    """Send a backend what did not arrive there of a killed training."""
     lines = FileLines(journal)
-    outcome, offset = Outcome("wandb"), Offset(offset_path(journal, "wandb"))
+    outcome, offset = Outcome(target.id), Offset(offset_path(journal, target.id))
     if not _waits(offset.path, lines.size()):
-        return Outcome("wandb", is_closed=True)
+        return Outcome(target.id, is_closed=True)
     try:
-        tracker = WandbTracker.resume(to, {})
+        tracker = resumed(target.tracker, target.to, {})
         tracker.open(RunInfo())
     except (ValueError, ImportError, OSError) as error:
         outcome.problem = str(error)
@@ -179,7 +185,7 @@ def _compare(journal: Path, to: Mapping[str, str], last_step: int) -> Outcome:
     records = [encode(method, args, entry.record["time"]) for entry in read_all(lines) for method, args in entry.calls]
     lines.close()
     try:
-        for record in tracker.missing(records):
+        for record in backends()[target.tracker].missing(target.to, records):
             method, args = decode(record)
             getattr(tracker, method)(*args)
             outcome.sent += 1

@@ -25,7 +25,7 @@ class Contents:
         is_resumed: whether the journal itself began as the continuation of another.
         destinations: name and address of each tracker.
         targets: those that a courier serves, by id.
-        wandb: address of the W&B run, where the training itself wrote to one.
+        in_training: those that the training itself writes to, by id.
         last_step: of its rows; 0 or less before the first.
         position: behind the last line that was read.
         skipped: lines that are no record: position and why.
@@ -38,7 +38,7 @@ class Contents:
     is_resumed: bool = False
     destinations: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     targets: dict[str, Target] = field(default_factory=dict)
-    wandb: dict[str, str] | None = None
+    in_training: dict[str, Target] = field(default_factory=dict)
     last_step: int = BEFORE_ALL_STEPS
     position: int = 0
     skipped: list[tuple[int, str]] = field(default_factory=list)
@@ -82,12 +82,10 @@ class Contents:
         name, tracker = str(record.get("id")), str(record.get("tracker"))
         if (tracker, to) not in self.destinations:
             self.destinations.append((tracker, to))
-        if not record.get("in_process"):
-            # The id becomes the name of a file: no path of somebody else's making.
-            if name.replace("-", "").replace("_", "").isalnum():
-                self.targets[name] = Target(name, tracker, to)
-        elif tracker == "wandb":
-            self.wandb = to
+        # The id becomes the name of a file: no path of somebody else's making.
+        if name.replace("-", "").replace("_", "").isalnum():
+            served = self.in_training if record.get("in_process") else self.targets
+            served[name] = Target(name, tracker, to)
 
     def _take_alert(self, alert: Alert) -> None:
         if not alert.rule.startswith("run."):

@@ -16,7 +16,7 @@ from typing import Any
 
 from rldk_tracking.journal.reader import Lines
 from rldk_tracking.trackers.base import Tracker
-from rldk_tracking.trackers.resolve import RESUMABLE, resumed
+from rldk_tracking.trackers.registry import resumed, tracker_class
 
 VERSION = 1
 _MOST_RANGES = 1000
@@ -210,7 +210,7 @@ def load_offset(journal: Path, target: Target, lines: Lines, log: logging.Logger
     except (ValueError, OSError) as error:
         log.warning("%s; it is begun anew.", error)
         offset = Offset(path)
-        kind = RESUMABLE.get(target.tracker)
+        kind = tracker_class(target.tracker)
         if kind is not None and not kind.repeatable:
             offset.position = lines.aligned(2**62)
     offset.refused = False

@@ -15,7 +15,7 @@ from rldk_tracking.probes.base import Training
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.run import Run
 from rldk_tracking.trackers.base import Tracker
-from rldk_tracking.trackers.resolve import trackers_for
+from rldk_tracking.trackers.registry import trackers_for
 
 logger = logging.getLogger(__name__)
 
@@ -138,22 +138,6 @@ def find_trackers(trainer: Any, settings: Settings) -> Callable[[], list[Tracker
     is_alone = trainer is None
 
     def find() -> list[Tracker]:
-        return trackers_for(_open_backends() if is_alone else callbacks, slack=settings.slack)
+        return trackers_for(None if is_alone else callbacks, slack=settings.slack)
 
     return find
-
-
-def _open_backends() -> list[Any]:
-    """For a loop without a trainer: the callbacks of the backends in which a run is open in this process."""
-    from transformers.integrations import integration_utils
-
-    found = []
-    if getattr(sys.modules.get("wandb"), "run", None) is not None:
-        found.append(integration_utils.WandbCallback())
-    mlflow = sys.modules.get("mlflow")
-    if mlflow is not None and mlflow.active_run() is not None:
-        found.append(integration_utils.MLflowCallback())
-    trackio = sys.modules.get("trackio")
-    if trackio is not None and trackio.context_vars.current_run.get() is not None:
-        found.append(integration_utils.TrackioCallback())
-    return found

@@ -144,10 +144,6 @@ class Tracker(NamedArguments, ABC):
         """The last step of which the joined run holds a row, 0 where it surely holds none, None where it cannot say."""
         return None
 
-    def missing(self, records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Of records whose calls may or may not have arrived, those that are known not to have arrived."""
-        return []
-
     def flush(self) -> None:
         """Write what was held back to go out with more of its kind. Called now and then, and before `close`."""
         return None

@@ -14,6 +14,7 @@ from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.messages.arguments import text
 from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.backend import Backend, DemoStore
 from rldk_tracking.trackers.base import Row, Tracker
 from rldk_tracking.trackers.records import dumps, encode, parsed
 
@@ -198,6 +199,42 @@ class JsonlTracker(Tracker):
             raise RuntimeError("JsonlTracker without a path must be opened before it is written to")
         record = encode(method, args, time.time() if now is None else now)
         self._file.append((dumps(record) + "\n").encode())
+
+
+class JsonlStore(DemoStore):
+    """A file of JSON lines for each run."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._files: list[str] = []
+
+    def prepare(self) -> None:
+        (self.folder / "rldk_demo").mkdir(parents=True, exist_ok=True)
+
+    def path(self, name: str) -> Path:
+        """The file of a run."""
+        return self.folder / "rldk_demo" / f"{name}.jsonl"
+
+    def trackers(self, name: str) -> list[Tracker] | None:
+        self.path(name).unlink(missing_ok=True)
+        return [JsonlTracker(self.path(name))]
+
+    def finished(self, name: str) -> None:
+        self._files.append(f"  {name:<18}{self.path(name)}")
+
+    def how_to_open(self) -> list[str]:
+        return ["One JSON object a line:", *self._files]
+
+
+class JsonlBackend(Backend):
+    """See `JsonlTracker`."""
+
+    kind = JsonlTracker
+    title: ClassVar[str] = "JSON lines, memory"
+    demo = JsonlStore
+
+    def check(self, versions: Mapping[str, str | None]) -> tuple[bool, str]:
+        return True, "always there"
 
 
 def tail(path: Path, size: int = _TAIL_BYTES) -> list[dict[str, Any]]:

@@ -160,3 +160,11 @@ def absolute(uri: str) -> str:
     if uri and "://" not in uri and not uri.startswith(("file:", "databricks", "uc", "arn:")):
         return Path(uri).absolute().as_uri()
     return uri
+
+
+def local_store(uri: str) -> Path | None:
+    """Where on this disk a store's address leads; None for a server or another database."""
+    for prefix in ("sqlite:///", "file://", "file:"):
+        if uri.startswith(prefix):
+            return Path(uri.removeprefix(prefix).partition("?")[0])
+    return None if "://" in uri or uri.startswith("databricks") else Path(uri)

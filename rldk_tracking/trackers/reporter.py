@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.backend import Backend
 from rldk_tracking.trackers.base import Tracker
 
 
@@ -42,3 +43,25 @@ class ReporterTracker(Tracker):
             state = copy.copy(state)
             state.global_step = step
         self.callback.on_log(self._run.args, state, self._run.control, logs=dict(metrics))
+
+
+class ReporterBackend(Backend):
+    """See `ReporterTracker`."""
+
+    kind = ReporterTracker
+    title: ClassVar[str] = "any other name of report_to"
+
+    def joins(self, callback: Any) -> bool:
+        from transformers import TrainerCallback
+        from transformers.integrations import integration_utils
+
+        # "rldk" is our own entry in the same table.
+        known = tuple(kind for name, kind in integration_utils.INTEGRATION_TO_CALLBACK.items() if name != "rldk")
+        # Some integrations (CodeCarbon, Flyte) take no series.
+        return isinstance(callback, known) and type(callback).on_log is not TrainerCallback.on_log
+
+    def tracker(self, callback: Any = None) -> Tracker:
+        return ReporterTracker(callback)
+
+    def check(self, versions: Mapping[str, str | None]) -> tuple[bool, str] | None:
+        return (True, "through its transformers callback") if versions.get("transformers") is not None else None

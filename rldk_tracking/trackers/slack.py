@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 from rldk_tracking.health.alert import SEVERITIES, Alert, Severity
 from rldk_tracking.messages.arguments import word
+from rldk_tracking.trackers.backend import Backend
 from rldk_tracking.trackers.base import Tracker
-from rldk_tracking.trackers.webhook import Notifier
+from rldk_tracking.trackers.notifier import Notifier
 
 ENVIRONMENT = "RLDK_SLACK_WEBHOOK_URL"
 LONGEST_TEXT = 400
@@ -92,6 +94,19 @@ class SlackNotifier(Notifier):
 
     def _page(self) -> str | None:
         return next((address for page in self._pages if (address := page())), self._known_page)
+
+
+class SlackBackend(Backend):
+    """See `SlackNotifier`, which `slack=` and the environment bring."""
+
+    kind = SlackNotifier
+    title: ClassVar[str] = "Slack"
+
+    def check(self, versions: Mapping[str, str | None]) -> tuple[bool, str]:
+        """Whether a webhook is configured. Its address is a secret and is not shown."""
+        if os.environ.get(ENVIRONMENT):
+            return True, f"{ENVIRONMENT} is set"
+        return False, f"{ENVIRONMENT} is not set; alerts go to the trackers only"
 
 
 def slack_payload(alert: Alert, run_url: str | None, run_name: str | None) -> dict[str, Any]:

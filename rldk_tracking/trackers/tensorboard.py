@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from rldk_tracking.charts.tensorboard import layout
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.backend import Backend
 from rldk_tracking.trackers.base import RejectedError, Tracker
 
 
@@ -59,3 +60,16 @@ class TensorBoardTracker(Tracker):
         if self.callback.tb_writer is None:
             raise RejectedError("TensorBoard's event file is closed")
         return self.callback.tb_writer
+
+
+class TensorBoardBackend(Backend):
+    """See `TensorBoardTracker`."""
+
+    kind = TensorBoardTracker
+    title: ClassVar[str] = "TensorBoard"
+    packages: ClassVar[tuple[str, ...]] = ("tensorboard",)
+    install: ClassVar[str] = "pip install tensorboard"
+    callback: ClassVar[str] = "TensorBoardCallback"
+
+    def tracker(self, callback: Any = None) -> Tracker:
+        return TensorBoardTracker(callback)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.backend import Backend
 from rldk_tracking.trackers.base import RejectedError, Tracker
 
 STEP = "train/global_step"
@@ -70,3 +71,17 @@ class TrackioTracker(Tracker):
         if run is None:
             raise RejectedError("no Trackio run is open")
         return run
+
+
+class TrackioBackend(Backend):
+    """See `TrackioTracker`."""
+
+    kind = TrackioTracker
+    title: ClassVar[str] = "Trackio"
+    packages: ClassVar[tuple[str, ...]] = ("trackio",)
+    install: ClassVar[str] = "pip install trackio"
+    callback: ClassVar[str] = "TrackioCallback"
+
+    def is_open(self) -> bool:
+        trackio = sys.modules.get("trackio")
+        return trackio is not None and trackio.context_vars.current_run.get() is not None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +16,6 @@ from rldk_tracking.health.alert import Alert
 from rldk_tracking.messages.arguments import shown
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import RejectedError, Tracker
-from rldk_tracking.trackers.wandb_models import log_model
 
 STEP = "train/global_step"
 """The x-axis that transformers gives its own series. Ours share it, or W&B shows two."""
@@ -51,7 +49,6 @@ class WandbTracker(Tracker):
             raise TypeError(f"run must be a run of W&B, got {shown(run)}: write run=wandb.init(...), or leave it out.")
         self._wandb: Any = wandb
         self._given = run
-        self._log: str | None = None
         self._owns_run = False
         self._last_step: int | None = None
         self._newest_step: int | None = None
@@ -87,7 +84,7 @@ class WandbTracker(Tracker):
         except wandb.Error as error:
             raise ConnectionError(f"W&B cannot be reached: {error}") from error
         tracker._given = tracker._run = run
-        tracker._log, tracker._owns_run = place, True
+        tracker._owns_run = True
         return tracker
 
     @property
@@ -172,13 +169,6 @@ class WandbTracker(Tracker):
     def last_step(self) -> int | None:
         return self._last_step
 
-    def missing(self, records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """What is not in the local log of the first process, from which `wandb sync` completes that part of the run."""
-        if self._log is None or not Path(self._log).exists():
-            return []
-        steps, alerts = _contents(self._log)
-        return [record for record in records if not _is_there(record, steps, alerts)]
-
     def close(self) -> None:
         """Forget the run: one tracker may serve one training after another."""
         if self._owns_run and self._run is not None:
@@ -211,30 +201,6 @@ class WandbTracker(Tracker):
         return self._run
 
 
-def _contents(log: str) -> tuple[set[int], list[str]]:
-    """Steps of our rows, and texts of the alerts, in a log of W&B's."""
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", log]
-    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    steps, alerts = set(), []
-    for line in shown.splitlines():
-        record = json.loads(line)
-        item = record.get("history", {}).get("item", {})
-        if STEP in item and any(key.startswith("rldk/") for key in item):
-            steps.add(int(item[STEP]))
-        if "alert" in record:
-            alerts.append(str(record["alert"].get("text", "")))
-    return steps, alerts
-
-
-def _is_there(record: Mapping[str, Any], steps: set[int], alerts: Sequence[str]) -> bool:
-    """Whether a log that has these holds a record. W&B's log has no trace of most of the others."""
-    if record["type"] == "metrics":
-        return record["step"] in steps
-    if record["type"] == "alert":
-        return any(f"Step: {record['step']} " in text for text in alerts)
-    return record["type"] not in ("status", "end")
-
-
 class _Finished:
     """Turns the error of a run that was finished under us into a rejection: asking again is of no use."""
 
@@ -261,3 +227,47 @@ def alert_text(alert: Alert) -> str:
     if alert.advice and alert.state == "firing":
         lines.append(f"Advice: {alert.advice}")
     return "\n".join(lines)
+
+
+def log_model(
+    wandb: Any, run: Any, args: Any, name: str, metrics: Mapping[str, float], params: Mapping[str, str], step: int
+) -> None:
+    """One version of the run's artifact: what a checkpoint was found to be, with its name as an alias.
+
+    Its only file holds the metadata once more: no weights are uploaded. Where the user has transformers upload the
+    checkpoints (WANDB_LOG_MODEL=checkpoint), it says which version of which artifact holds the weights.
+
+    Args:
+        wandb, run: the module and the open run.
+        args: the trainer's settings, None without a trainer.
+        name: of the checkpoint, such as `checkpoint-200`.
+        metrics: finite numbers under their keys.
+        params: short texts.
+        step: the checkpoint's.
+    """
+    numbers = {key.removeprefix("rldk/checkpoint/").replace("/", "_"): value for key, value in metrics.items()}
+    metadata = {"step": step, **params, **numbers}
+    weights = uploaded(run, args, step)
+    if weights is not None:
+        metadata["weights"] = weights
+    artifact = wandb.Artifact(
+        name=f"checkpoint-health-{run.id}",
+        type="checkpoint-health",
+        description="What was found in each saved checkpoint. It holds no weights.",
+        metadata=metadata,
+    )
+    # W&B takes two artifacts with the same files for one version, whatever their metadata.
+    with artifact.new_file("checkpoint.json") as file:
+        json.dump(metadata, file)
+    run.log_artifact(artifact, aliases=[name])
+
+
+def uploaded(run: Any, args: Any, step: int) -> str | None:
+    """The version that transformers' WandbCallback makes of a checkpoint, None where it makes none.
+
+    Its name has the run's id, or the run's name where the trainer's `run_name` is another than its `output_dir`.
+    """
+    if args is None or os.environ.get("WANDB_LOG_MODEL", "").lower() != "checkpoint":
+        return None
+    named = getattr(args, "run_name", None) not in (None, args.output_dir)
+    return f"model-{run.name if named else run.id}:checkpoint_global_step_{step}"

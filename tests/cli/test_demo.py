@@ -16,8 +16,8 @@ import pytest
 from rldk_tracking.cli import demo
 from rldk_tracking.cli.main import main
 from rldk_tracking.demo.faults import FAULTS, Fault
-from rldk_tracking.demo.stores import JsonlStore
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.trackers.jsonl import JsonlStore
 
 pytestmark = pytest.mark.slow
 

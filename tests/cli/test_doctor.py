@@ -14,9 +14,10 @@ import pytest
 
 from rldk_tracking.cli import doctor
 from rldk_tracking.cli.main import main
+from rldk_tracking.trackers.mlflow_backend import where
 
 ROOT = Path(__file__).parents[2]
-ALL_MISSING: dict[str, str | None] = dict.fromkeys(doctor.PACKAGES)
+ALL_MISSING: dict[str, str | None] = dict.fromkeys(doctor.installed())
 
 
 def by_topic(findings: list[doctor.Finding]) -> dict[str, doctor.Finding]:
@@ -71,7 +72,7 @@ def test_the_webhook_is_told_but_never_shown(
         assert "verysecret" not in shown
         assert "hooks.slack.com" not in shown
     monkeypatch.delenv("RLDK_SLACK_WEBHOOK_URL")
-    assert not doctor.slack().usable
+    assert [finding.usable for finding in doctor.channels(ALL_MISSING)] == [False]
 
 
 def test_gpu_is_read_from_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +140,7 @@ def test_the_docs_say_what_bites(words: str) -> None:
 
 def test_an_address_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@[x")
-    assert doctor.mlflow_store() == "MLFLOW_TRACKING_URI is no address"
+    assert where() == "MLFLOW_TRACKING_URI is no address"
     assert "secret" not in " ".join(doctor.notes({**ALL_MISSING, "mlflow": "3.17.2"}))
 
 

@@ -12,10 +12,11 @@ import pytest
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.presets import rules_for
 from rldk_tracking.health.watched import as_data
-from rldk_tracking.journal import catch_up as module
 from rldk_tracking.journal.catch_up import busy, catch_up, waits
 from rldk_tracking.journal.contents import Contents
 from rldk_tracking.trackers.memory import InMemoryTracker
+from rldk_tracking.trackers.wandb import WandbTracker
+from rldk_tracking.trackers.wandb_backend import WandbBackend
 from tests.journal.conftest import INFO, an_alert, row, started
 
 
@@ -54,7 +55,7 @@ def test_contents(tmp_path: Path) -> None:
         file.write(b"nonsense\n")
     contents = Contents.of(path)
     assert (contents.last_step, contents.has_ended, contents.targets) == (5, False, {})
-    assert contents.wandb is not None and contents.wandb["id"] == "i"
+    assert contents.in_training["wandb"].to["id"] == "i"
     assert contents.position == path.stat().st_size
     assert [why for _, why in contents.skipped] == ["it is not JSON, or torn"]
     assert (contents.pid, contents.created, contents.is_elsewhere) == (2**22 + 1, 1.0, False)
@@ -73,7 +74,8 @@ def test_a_training_that_goes_on_begins_anew(tmp_path: Path) -> None:
 
 def test_wandb_gets_what_its_own_log_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, resumed = killed(tmp_path, Wandb()), Wandb(held=3)
-    monkeypatch.setattr(module.WandbTracker, "resume", lambda to, secrets: resumed)
+    monkeypatch.setattr(WandbTracker, "resume", lambda to, secrets: resumed)
+    monkeypatch.setattr(WandbBackend, "missing", lambda self, to, records: resumed.missing(records))
     outcomes = catch_up(path, Contents.of(path), lambda target: target, 10)
     assert outcomes is not None
     (outcome,) = outcomes
@@ -89,7 +91,7 @@ def test_wandb_of_a_training_that_said_how_it_ended_is_left_alone(
     tmp_path: Path, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = killed(tmp_path, Wandb(), end=end)
-    monkeypatch.setattr(module.WandbTracker, "resume", lambda to, secrets: pytest.fail("it was resumed"))
+    monkeypatch.setattr(WandbTracker, "resume", lambda to, secrets: pytest.fail("it was resumed"))
     assert not waits(path, Contents.of(path))
 
 

@@ -17,7 +17,8 @@ from rldk_tracking.journal import delivery as module
 from rldk_tracking.journal.offset import Offset, offset_path
 from rldk_tracking.journal.process import CourierProcess, Destination, courier
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.trackers import resolve
+from rldk_tracking.trackers import registry
+from rldk_tracking.trackers.backend import Backend
 from rldk_tracking.trackers.base import RefusedError, Tracker
 from rldk_tracking.trackers.jsonl import LineFile
 from rldk_tracking.trackers.mlflow import MLflowTracker
@@ -53,10 +54,14 @@ class Distant(Tracker):
         TAKEN.append((self.place, step))
 
 
+class DistantBackend(Backend):
+    kind = Distant
+
+
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[CourierProcess]:
     TAKEN.clear()
-    monkeypatch.setitem(resolve.RESUMABLE, "distant", Distant)
+    monkeypatch.setattr(registry, "BUILT_IN", (*registry.BUILT_IN, DistantBackend()))
     found = CourierProcess()
     yield found
     # No courier of a test follows its journal while another test runs.

@@ -14,7 +14,7 @@ import pytest
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.trackers.jsonl import JsonlTracker, LineFile
+from rldk_tracking.trackers.jsonl import JsonlStore, JsonlTracker, LineFile
 from tests.trackers.conftest import read
 
 
@@ -168,3 +168,14 @@ def test_one_at_a_time_and_free_after_a_kill(tmp_path: Path) -> None:
 def test_where_no_file_can_be_made_nobody_is_kept_out(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("in the way")
     assert LineFile(tmp_path / "a" / "a.lock").try_lock()
+
+
+def test_jsonl_begins_a_new_file(tmp_path: Path) -> None:
+    store = JsonlStore(tmp_path)
+    store.prepare()
+    store.path("healthy").write_text("old\n")
+    trackers = store.trackers("healthy")
+    assert trackers is not None
+    assert not store.path("healthy").exists() or store.path("healthy").read_text() == ""
+    store.finished("healthy")
+    assert store.how_to_open()[1].split() == ["healthy", str(store.path("healthy"))]

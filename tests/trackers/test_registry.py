@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rldk_tracking.entry_points import TRACKERS, Extension, leave_out
 from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers import registry
+from rldk_tracking.trackers.backend import Backend
 from rldk_tracking.trackers.base import Tracker
+from rldk_tracking.trackers.memory import InMemoryTracker
 from rldk_tracking.trackers.mlflow import MLflowTracker
+from rldk_tracking.trackers.registry import able, ask, backends, resumed, tracker_class, trackers_for
 from rldk_tracking.trackers.reporter import ReporterTracker
-from rldk_tracking.trackers.resolve import trackers_for
 from rldk_tracking.trackers.slack import SlackNotifier
 from rldk_tracking.trackers.tensorboard import TensorBoardTracker
 from rldk_tracking.trackers.wandb import WandbTracker
@@ -185,3 +190,100 @@ def test_missing_package_names_the_extra(name: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=rf'pip install "rldk-tracking\[{name}\]"'):
         trackers_for(callbacks)
+
+
+class Noted(InMemoryTracker):
+    """Of another package."""
+
+    name = "noted"
+
+
+class NotedBackend(Backend):
+    kind = Noted
+    fails = False
+
+    def is_open(self) -> bool:
+        if self.fails:
+            raise KeyError("secret")
+        return True
+
+
+class SwanBackend(Backend):
+    """Has a tracker of its own for a callback that transformers brings."""
+
+    kind = type("Swan", (InMemoryTracker,), {"name": "swan"})
+    callback = "SwanLabCallback"
+
+
+@pytest.fixture
+def others(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Sets what other packages bring."""
+
+    def bring(*values: Any) -> None:
+        found = tuple(Extension(f"of_{number}", "other-package", value) for number, value in enumerate(values))
+        monkeypatch.setattr(registry, "extensions", lambda group: found if group == TRACKERS else ())
+        registry._others.cache_clear()
+
+    registry._others.cache_clear()
+    leave_out.cache_clear()
+    yield bring
+    registry._others.cache_clear()
+    leave_out.cache_clear()
+
+
+def test_a_backend_of_another_package(others: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RLDK_SLACK_WEBHOOK_URL", raising=False)
+    others(NotedBackend)
+    assert list(backends())[-2:] == ["noted", "reporter"], "what joins any callback is asked last"
+    assert tracker_class("noted") is Noted
+    assert kinds(trackers_for([])) == kinds(trackers_for(None)) == [Noted]
+    assert kinds(trackers_for(callbacks_of("tensorboard"))) == [TensorBoardTracker, Noted]
+
+
+def test_a_callback_goes_to_the_backend_that_knows_it(others: Callable[..., None]) -> None:
+    from transformers.integrations import SwanLabCallback
+
+    callback = SwanLabCallback.__new__(SwanLabCallback)
+    assert kinds(trackers_for([callback], slack=False)) == [ReporterTracker]
+    others(SwanBackend())
+    assert kinds(trackers_for([callback], slack=False)) == [SwanBackend.kind]
+    assert trackers_for(None, slack=False) == [], "no run of it is open"
+
+
+def test_a_broken_backend_costs_one_warning_that_names_its_package(
+    others: Callable[..., None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Abstract(Backend):
+        def __init__(self) -> None:
+            raise RuntimeError("no service")
+
+    class Impostor(Backend):
+        kind = MLflowTracker
+
+    others(NotedBackend, Abstract, 5, Impostor)
+    monkeypatch.setattr(NotedBackend, "fails", True)
+    for _ in range(2):
+        assert trackers_for(callbacks_of(), slack=False) == []
+    assert isinstance(backends()["mlflow"], registry.MLflowBackend)
+    assert [message.partition(" is left out: ")[::2] for message in caplog.messages] == [
+        ("rldk: 'of_1' of the package other-package", "RuntimeError: no service"),
+        ("rldk: 'of_2' of the package other-package", "it is no rldk_tracking.trackers.backend.Backend"),
+        ("rldk: 'of_3' of the package other-package", "there is a backend named 'mlflow' already"),
+        ("rldk: 'noted' of the package other-package", "KeyError: 'secret'"),
+    ]
+
+
+def test_what_each_backend_can_do() -> None:
+    assert list(able(Backend.read)) == list(able(Backend.written_back)) == ["mlflow", "wandb"]
+    assert list(able(Backend.missing)) == ["wandb"]
+    stores = {name: found.demo.report_to for name, found in backends().items() if found.demo is not None}
+    assert stores == {"jsonl": "none", "mlflow": "mlflow", "wandb": "wandb"}
+    assert set(ask(lambda backend: backend.name)) == set(backends())
+    assert all(name == found.kind.name for name, found in backends().items())
+
+
+def test_nothing_is_sent_to_a_tracker_that_there_is_not() -> None:
+    with pytest.raises(ValueError, match="nothing to send to a tracker named 'none'"):
+        resumed("none", {}, {})
+    with pytest.raises(ValueError, match="cannot be continued"):
+        resumed("jsonl", {}, {})

@@ -1,17 +1,28 @@
-"""Runs out of an MLflow store, and the names of runs; W&B by its public client."""
+"""Runs out of an MLflow store, and the demo's store on this machine."""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from rldk_tracking.history.reading import read
+from rldk_tracking.history.reading import read, runs_of
 from rldk_tracking.history.replay import replay
 from rldk_tracking.history.run_history import UnreadableSourceError
-from rldk_tracking.history.stores import local_store, runs_of
+from rldk_tracking.trackers.mlflow_backend import MLflowStore
+from rldk_tracking.trackers.mlflow_server import local_store
+
+
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """Stores set variables for the trainers; they end with the test."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture
@@ -121,21 +132,28 @@ def test_without_mlflow_the_extra_is_named(monkeypatch) -> None:
             read(runs_of(source)[0])
 
 
-@pytest.mark.parametrize("source", ["wandb:project", "wandb:a/b", "wandb:a//c", "wandb:a/b/c/d"])
-def test_a_wandb_run_has_three_parts(source: str) -> None:
-    pytest.importorskip("wandb", reason="reads a W&B run")
-    with pytest.raises(UnreadableSourceError, match=f"{source}: write wandb:ENTITY/PROJECT/RUN"):
-        read(source)
+@pytest.mark.slow
+def test_mlflow_keeps_everything_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    monkeypatch.chdir(tmp_path)
+    before = mlflow.get_tracking_uri()
+    store = MLflowStore(Path.cwd())
+    try:
+        store.prepare()
+        assert store.uri == "sqlite:///mlflow.db"
+        with mlflow.start_run(experiment_id=mlflow.get_experiment_by_name("rldk-demo").experiment_id) as run:
+            mlflow.log_text("x", "x.txt")
+        store.finished("healthy")
+        store.prepare()
+    finally:
+        mlflow.set_tracking_uri(before)
+    lines = store.how_to_open()
+    assert "mlflow ui --backend-store-uri sqlite:///mlflow.db" in lines[1]
+    assert lines[2].split()[0] == "healthy"
+    assert f"/runs/{run.info.run_id}" in lines[2]
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlruns"}
 
 
-def test_wandb(monkeypatch) -> None:
-    wandb = pytest.importorskip("wandb", reason="reads a W&B run")
-    history = [
-        {"_step": 0, "train/global_step": 5, "train/reward": 0.5, "rldk/health/score": 1.0},
-        {"_step": 1, "x": None},
-    ]
-    run = SimpleNamespace(scan_history=lambda: iter(history), config={"beta": 0.1, "nested": {"a": 1}})
-    monkeypatch.setattr(wandb, "Api", lambda: SimpleNamespace(run=lambda path: {"me/p/1": run}[path]))
-    past = read("wandb:me/p/1")
-    assert [(entry.step, entry.row) for entry in past.entries] == [(5, {"rldk/reward/mean": 0.5})]
-    assert past.settings == {"beta": 0.1}
+def test_mlflow_in_another_folder_is_named_in_full(tmp_path: Path) -> None:
+    assert MLflowStore(tmp_path).uri == f"sqlite:///{tmp_path}/mlflow.db"

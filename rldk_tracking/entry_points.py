@@ -1,0 +1,71 @@
+"""What other packages bring: the objects under an entry point group of this package.
+
+A package declares, in its `pyproject.toml`,
+
+    [project.entry-points."rldk_tracking.trackers"]
+    mine = "my_package.tracker:MyBackend"
+
+and is found wherever it is installed. One that cannot be used costs a warning with its name, and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib import metadata
+from typing import Any, TypeVar
+
+from rldk_tracking.isolation import Shield
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+TRACKERS, MONITORS, RULES = "rldk_tracking.trackers", "rldk_tracking.monitors", "rldk_tracking.rules"
+
+
+@dataclass(frozen=True)
+class Extension:
+    """An object of another package.
+
+    Attributes:
+        name: of the entry point.
+        package: the distribution that brings it.
+        value: the object.
+    """
+
+    name: str
+    package: str
+    value: Any
+
+
+@cache
+def extensions(group: str) -> tuple[Extension, ...]:
+    """The objects of a group that can be imported, by the names of their packages."""
+    entries = {(_package(entry), entry.name): entry for entry in metadata.entry_points(group=group)}
+    loaded = {key: tried(*key, partial(_load, *key, entry)) for key, entry in sorted(entries.items())}
+    return tuple(found for found in loaded.values() if found is not None)
+
+
+def _load(package: str, name: str, entry: metadata.EntryPoint) -> Extension:
+    return Extension(name, package, entry.load())
+
+
+def tried(package: str, name: str, work: Callable[[], T]) -> T | None:
+    """What an object of another package gives; None, and one warning that names the package, where it fails."""
+    results: list[T] = []
+    for _, error in Shield().each([work], lambda each: results.append(each())):
+        leave_out(package, name, f"{type(error).__name__}: {error}")
+    return results[0] if results else None
+
+
+@cache
+def leave_out(package: str, name: str, why: str) -> None:
+    """Say, once, that something of another package is not used."""
+    logger.warning("rldk: %r of the package %s is left out: %s", name, package, why)
+
+
+def _package(entry: metadata.EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else entry.value.partition(":")[0]
