@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from rldk_tracking.courier import delivering
-from rldk_tracking.journal.catch_up import Outcome, busy, catch_up, unconfirmed, waits
+from rldk_tracking.journal.catch_up import Outcome, busy, catch_up, comparable, waits
 from rldk_tracking.journal.contents import Contents
 from rldk_tracking.journal.offset import Target
 from rldk_tracking.messages.terminal import printable
@@ -82,7 +82,7 @@ def _sync(path: Path, arguments: argparse.Namespace) -> tuple[bool, bool]:
     for name, run in ask(lambda backend: backend.named_run(arguments) or {}).items():
         if run and contents.begin and name not in contents.targets:
             contents.targets[name] = Target(name, name, run)
-    if not contents.targets and not unconfirmed(contents):
+    if not contents.targets and not comparable(contents):
         if not contents.begin:
             return True, bool(contents.skipped)  # a file of a JsonlTracker, or of somebody else
         _print(f"{path}: the training had no run yet that this could be sent to; name one with --run-id.")

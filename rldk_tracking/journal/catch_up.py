@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,21 +97,21 @@ def _outcomes(
             _note_crash(journal, contents)
         for target in contents.targets.values():
             yield _send(journal, target, approve, timeout_s)
-        for target in unconfirmed(contents):
+        for target in [] if contents.has_ended else comparable(contents):
             yield _compare(journal, target, max(0, contents.last_step))
     finally:
         lock.close()
 
 
-def unconfirmed(contents: Contents) -> list[Target]:
-    """Where a training that was killed wrote to itself, and it can be known what did not arrive."""
+def comparable(contents: Contents) -> list[Target]:
+    """Where the training wrote to itself, and it can be known what did not arrive when it was killed."""
     known = able(Backend.missing)
-    return [] if contents.has_ended else [to for to in contents.in_training.values() if to.tracker in known]
+    return [target for target in contents.in_training.values() if target.tracker in known]
 
 
 def waits(journal: Path, contents: Contents) -> bool:
     """Whether something is to be sent, as far as the offsets say."""
-    ids = [*contents.targets, *(target.id for target in unconfirmed(contents))]
+    ids = [*contents.targets, *([] if contents.has_ended else [target.id for target in comparable(contents)])]
     return any(_waits(offset_path(journal, name), contents.position) for name in ids)
 
 
