@@ -92,12 +92,10 @@ class MLflowTracker(Tracker):
         self._origin = self._given_origin
         self._client: Any = None
         self._server: Server | None = None
-        self._is_known = False
-        self._opened = False
+        self._is_known = self._opened = False
         self._status: str | None = None
         self._step, self._beat = 0, 0.0
-        self._names = Names()
-        self._alerts = AlertTable()
+        self._names, self._alerts = Names(), AlertTable()
         self._page: RunPage | None = None
         self._past = Thinned()
         self._heatmaps: dict[str, Heatmap] = {}
@@ -115,8 +113,7 @@ class MLflowTracker(Tracker):
     @property
     def _makes_run(self) -> bool:
         """Whether the user asked for a run of ours."""
-        run_id, *places = self._given
-        return run_id is None and places != [None, None]
+        return self._given[0] is None and self._given[1:] != (None, None)
 
     def open(self, run: RunInfo) -> None:
         """Look for the active run, which MLflow keeps for each thread apart: to be called on the training thread."""
@@ -211,8 +208,7 @@ class MLflowTracker(Tracker):
         self.flush()
 
     def status(self, status: str, metrics: Mapping[str, float], step: int) -> None:
-        self._status = status
-        self._step = int(step)
+        self._status, self._step = status, int(step)
         with self._store() as client:
             self._alerts.load(client, str(self.run_id))
         if self._alerts.waits and status in _FINAL:
@@ -222,8 +218,9 @@ class MLflowTracker(Tracker):
 
     def url(self) -> str | None:
         """The run's page on an http(s) server; a local store has no page until somebody serves it."""
-        known = self.run_id is not None and self.experiment_id is not None and is_http(self.tracking_uri)
-        return f"{self._place.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.run_id}" if known else None
+        if self.run_id is None or self.experiment_id is None or not is_http(self.tracking_uri):
+            return None
+        return f"{self._place.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
 
     def last_step(self) -> int | None:
         with self._store() as client:
