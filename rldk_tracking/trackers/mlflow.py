@@ -41,7 +41,6 @@ from rldk_tracking.trackers.mlflow_server import Server, absolute, check_uri, is
 from rldk_tracking.trackers.records import Call
 
 METRICS_PER_REQUEST = 1000
-
 _FINAL = {"finished": "FINISHED", "stopped": "KILLED", "crashed": "FAILED"}
 _HEARTBEAT_S = 30.0
 
