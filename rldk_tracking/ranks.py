@@ -60,13 +60,13 @@ class Merged:
 
     Attributes:
         rollout, update: the rows of all ranks.
-        scalars: one mapping, key to number, merged over the ranks as the key's row in the catalogue says.
+        scalars: key to number, merged over the ranks.
         probes: the optimizer probe's numbers, one list for each rank that has them; two where all ranks say the same.
     """
 
     rollout: Table
     update: Table
-    scalars: list[dict[str, float]]
+    scalars: dict[str, float]
     probes: list[list[float]]
 
 
@@ -270,7 +270,7 @@ def _merged(layout: VectorLayout, vectors: Array, own: Mapping[str, float], name
     """The step out of all ranks' vectors. Single numbers that the schema has no place for are this rank's own."""
     rollout, update = layout.tables(vectors, names)
     shared = _over_ranks(layout.schema.scalars, layout.scalars(vectors))
-    return Merged(rollout, update, [{**own, **shared}], layout.probes(vectors))
+    return Merged(rollout, update, {**own, **shared}, layout.probes(vectors))
 
 
 def _over_ranks(keys: Sequence[str], numbers: Array) -> dict[str, float]:
@@ -283,15 +283,17 @@ def _over_ranks(keys: Sequence[str], numbers: Array) -> dict[str, float]:
     is_known = ~np.isnan(numbers)
     merged = {}
     for index in np.flatnonzero(is_known.any(axis=0)).tolist():
-        key, values = keys[index], numbers[is_known[:, index], index]
-        row = lookup(key)
-        reduce = "mean" if row is None else row.reduce
-        if key == SPREAD:
-            merged[key] = float(values.max() - values.min())
-        elif reduce == "max":
-            merged[key] = float(values.max())
-        elif reduce == "min":
-            merged[key] = float(values.min())
-        else:
-            merged[key] = math.fsum(values.tolist()) / (len(values) if reduce == "mean" else 1)
+        key, values = keys[index], numbers[is_known[:, index], index].tolist()
+        merged[key] = max(values) - min(values) if key == SPREAD else one_of(key, values)
     return merged
+
+
+def one_of(key: str, values: Sequence[float]) -> float:
+    """The ranks' numbers as one, in the way that the key's row in the catalogue says; the mean for a key without."""
+    known = lookup(key)
+    reduce = known.reduce if known is not None else "mean"
+    if reduce == "max":
+        return max(values)
+    if reduce == "min":
+        return min(values)
+    return math.fsum(values) / (len(values) if reduce == "mean" else 1)

@@ -11,7 +11,6 @@ Keys, read by `rldk_tracking.keys`:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -19,10 +18,9 @@ import torch
 from torch import Tensor
 
 from rldk_tracking.isolation import Shield
-from rldk_tracking.keys import lookup
 from rldk_tracking.metrics import advantage, diversity, kl, length, policy, reward, sampler, value
 from rldk_tracking.metrics.table import Table, finite
-from rldk_tracking.ranks import Merged, Part
+from rldk_tracking.ranks import Merged, Part, one_of
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
 
@@ -118,17 +116,16 @@ def part_of(
 
 def row_of(merged: Merged) -> dict[str, float]:
     """Every key that exists for the step. What was computed from a rollout wins over what a trainer logged."""
-    row = merge_scalars(merged.scalars)
-    return finite(row | keys_of(merged.rollout, merged.update))
+    return finite(merged.scalars | keys_of(merged.rollout, merged.update))
 
 
 def merge_scalars(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Per-rank numbers as one, in the way that the key's row in the catalogue says ("mean" for a key without one)."""
+    """Each rank's numbers as one row, see `one_of`."""
     gathered: dict[str, list[float]] = {}
     for part in parts:
         for key, number in part.items():
             gathered.setdefault(key, []).append(float(number))
-    return {key: values[0] if len(values) == 1 else _reduce(key, values) for key, values in gathered.items()}
+    return {key: values[0] if len(values) == 1 else one_of(key, values) for key, values in gathered.items()}
 
 
 def weights_spread(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -137,13 +134,3 @@ def weights_spread(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     if len(norms) < 2 or max(norms) == 0:
         return {}
     return {"rldk/system/rank_spread/weights": (max(norms) - min(norms)) / max(norms)}
-
-
-def _reduce(key: str, values: list[float]) -> float:
-    known = lookup(key)
-    reduce = known.reduce if known is not None else "mean"
-    if reduce == "max":
-        return max(values)
-    if reduce == "min":
-        return min(values)
-    return math.fsum(values) / (len(values) if reduce == "mean" else 1)

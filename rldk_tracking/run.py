@@ -46,7 +46,7 @@ class Run:
         shield: keeps faults of the diagnostics from the trainer.
         probes: what looks at it, in order.
         judge: judges its rows; None before `open`.
-        should_stop, save: whether rank 0 asked for a stop; for a checkpoint that the trainer was not asked for yet.
+        should_stop: whether rank 0 asked for a stop.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Run:
         self.publisher = Publisher(settings.strict, settings.close_timeout_s)
         self.training = replace(training or Training(), shield=self.shield, publish=self.publisher.publish)
         self.probes = ProbeSet(self.shield)
-        self.should_stop = self.save = self._has_ended = False
+        self.should_stop = self._should_save = self._has_ended = False
         self._find_trackers = find_trackers
         self.judge: Judge | None = None
         self._ranks: Ranks | None = None
@@ -219,8 +219,13 @@ class Run:
     def _act(self) -> None:
         """What was decided. Among several ranks that is after they agreed, so that all do the same in the same step."""
         self.should_stop = self.should_stop or bool(self._flags & STOP)
-        self.save = self.save or bool(self._flags & SAVE)
+        self._should_save = self._should_save or bool(self._flags & SAVE)
         self._flags = 0
+
+    def take_save(self) -> bool:
+        """Whether rank 0 asked for a checkpoint; once for each that it asked for."""
+        should_save, self._should_save = self._should_save, False
+        return should_save
 
     def saved(self, step: int) -> None:
         """A checkpoint was written."""

@@ -142,7 +142,7 @@ def plain(merged: Merged | None) -> dict[str, Any] | None:
         "update": {name: column.tolist() for name, column in merged.update.columns.items()},
         "p99": {name: tail.quantile(0.99) for name, tail in merged.rollout.tails.items()},
         "names": merged.rollout.names,
-        "scalars": merged.scalars[0],
+        "scalars": merged.scalars,
         "probes": merged.probes,
     }
 

@@ -338,7 +338,7 @@ def test_columns_that_the_schema_does_not_know_exist_alone() -> None:
     merged = Ranks(SMALL).start(Part(small(0).update | {"z": small(0).update["c"]}, scalars={"mine": 1.0})).merged()
     assert isinstance(merged, Merged)
     assert set(merged.rollout.columns) == {"c", "z"}
-    assert merged.scalars == [{"mine": 1.0}]
+    assert merged.scalars == {"mine": 1.0}
 
 
 # What it costs.

@@ -27,7 +27,7 @@ def test_a_number_that_one_rank_has_stands() -> None:
 
 def test_the_rollout_wins_over_the_logs_and_nothing_unfinite_remains() -> None:
     columns = {"length/tokens": np.array([2.0, 4.0])}
-    scalars = [{"rldk/length/mean": 99.0, "rldk/train/loss": math.nan, "rldk/grad/norm": math.inf}]
+    scalars = {"rldk/length/mean": 99.0, "rldk/train/loss": math.nan, "rldk/grad/norm": math.inf}
     row = row_of(Merged(Table(columns), Table(), scalars, []))
     assert row["rldk/length/mean"] == 3.0
     assert "rldk/train/loss" not in row
@@ -35,8 +35,8 @@ def test_the_rollout_wins_over_the_logs_and_nothing_unfinite_remains() -> None:
 
 
 def test_nothing_is_no_row() -> None:
-    assert row_of(Merged(Table(), Table(), [], [])) == {}
-    assert row_of(Merged(Table(), Table(), [{}, {}], [])) == {}
+    assert row_of(Merged(Table(), Table(), {}, [])) == {}
+    assert merge_scalars([]) == merge_scalars([{}, {}]) == {}
 
 
 def test_the_least_the_most_and_the_sum_of_ranks() -> None:

@@ -34,7 +34,7 @@ def test_a_critical_alert_stops_where_that_is_wanted(on_critical: str, stops: bo
     run.finish(step_of(1, {NAN: 0.0}))
     assert not run.should_stop
     run.finish(step_of(2, {NAN: 1.0}))
-    assert run.should_stop == stops and not run.save
+    assert run.should_stop == stops and not run.take_save()
     assert (run.stop is not None and run.stop.rule == "nan.weights") == stops
     run.close("finished")
 
@@ -50,7 +50,7 @@ def test_no_warning_stops() -> None:
 def test_a_rule_may_ask_for_a_stop_or_a_save(action: str) -> None:
     run, _ = run_of(rules=[long_rule(action)], strict=True)
     run.finish(step_of(1, {LENGTH: 9.0}))
-    assert (run.should_stop, run.save) == (action == "stop", action == "save")
+    assert (run.should_stop, run.take_save()) == (action == "stop", action == "save")
     assert (run.stop is not None) == (action == "stop")
     run.close("finished")
 
@@ -67,7 +67,7 @@ def test_an_alert_that_ends_asks_for_nothing_also_after_a_resume(settings: dict[
     run.load_state(state, 7)
     run.finish(step_of(8, {LENGTH: 1.0}))
     assert [(alert.state, alert.severity) for alert in run.publisher.alerts] == [("resolved", "critical")]
-    assert (run.should_stop, run.save, run.stop) == (False, False, None)
+    assert (run.should_stop, run.take_save(), run.stop) == (False, False, None)
     run.finish(step_of(9, {LENGTH: 9.0}))
     assert run.should_stop, "it begins anew"
     run.close("stopped")

@@ -56,7 +56,7 @@ class Exchange:
 
     def merged(self) -> Merged | None:
         self.calls.append("merged")
-        return Merged(Table(), Table(), [self.sent[-1]], []) if self.rank == 0 else None
+        return Merged(Table(), Table(), self.sent[-1], []) if self.rank == 0 else None
 
     def agree(self, flags: int) -> int:
         self.calls.append("agree")
@@ -231,7 +231,7 @@ def test_every_rank_does_what_rank_0_decided(
     exchange.rank, exchange.world_size, exchange.decided = rank, 2, flags
     run, _ = run_of(strict=True)
     run.finish(step_of(1))
-    assert (run.should_stop, run.save) == (stops, saves)
+    assert (run.should_stop, run.take_save()) == (stops, saves)
     run.close("finished")
 
 
@@ -241,7 +241,7 @@ def test_rank_0_tells_the_others_and_asks_once(exchange: type[Exchange]) -> None
     for step, length in ((1, 1.0), (2, 9.0), (3, 9.0)):
         run.finish(step_of(step, {LENGTH: length}))
     assert exchange.made[0].agreed == [0, SAVE, 0]
-    assert run.save and not run.should_stop
+    assert run.take_save() and not run.take_save() and not run.should_stop
     run.close("finished")
 
 

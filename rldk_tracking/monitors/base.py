@@ -197,8 +197,7 @@ class Monitor(NamedArguments, TrainerCallback, ExportableState):  # type: ignore
 
     def _do_as_asked(self, run: Run, state: Any, control: Any) -> None:
         """Set the flags; a trainer that is still training two steps later ignores them and gets the exception."""
-        if run.save:
-            run.save = False
+        if run.take_save():
             control.should_save = control.should_save or run.can_save
         if not run.should_stop:
             return

@@ -25,7 +25,7 @@ def test_a_probe_may_leave_every_method_as_it_is() -> None:
     assert probe.before_step(0) == {}
     probe.collect(data)
     assert data == StepData(1)
-    assert probe.derive(1, {"a": 1.0}, Merged(Table(), Table(), [], [])) == {}
+    assert probe.derive(1, {"a": 1.0}, Merged(Table(), Table(), {}, [])) == {}
     assert probe.state() == {}
     probe.load_state({})
     probe.saved(1)

@@ -38,7 +38,7 @@ def derived(
     data = StepData(step)
     probe.collect(data)
     vectors = [] if data.vector is None else [data.vector.tolist()] * ranks
-    return dict(probe.derive(step, row or {}, Merged(Table(), Table(), [], vectors)))
+    return dict(probe.derive(step, row or {}, Merged(Table(), Table(), {}, vectors)))
 
 
 def test_gradients_of_a_step_are_in_its_row(small_training: Make) -> None:
@@ -83,8 +83,8 @@ def test_every_rank_counts_and_copies_that_part_are_told_of(small_training: Make
     probe.collect(data)
     assert data.vector is not None
     here, there = data.vector.tolist(), [2 * value for value in data.vector.tolist()]
-    alone = dict(probe.derive(1, {}, Merged(Table(), Table(), [], [here])))
-    both = probe.derive(2, {}, Merged(Table(), Table(), [], [here, there]))
+    alone = dict(probe.derive(1, {}, Merged(Table(), Table(), {}, [here])))
+    both = probe.derive(2, {}, Merged(Table(), Table(), {}, [here, there]))
     assert both["rldk/grad/norm"] == pytest.approx(1.5 * alone["rldk/grad/norm"])
     assert both["rldk/system/rank_spread/weights"] == pytest.approx(0.5)
     assert derived(probe, 3, ranks=2).keys().isdisjoint({"rldk/grad/norm"}), "no step since"

@@ -76,7 +76,7 @@ def source(monkeypatch: pytest.MonkeyPatch) -> Source:
 
 
 def merged(*scores: float) -> Merged:
-    return Merged(Table({SCORES: np.array(scores)} if scores else {}), Table(), [], [])
+    return Merged(Table({SCORES: np.array(scores)} if scores else {}), Table(), {}, [])
 
 
 def test_what_the_trainers_source_saw_is_the_steps(source: Source) -> None:
@@ -173,7 +173,7 @@ def test_the_distribution_of_rewards_grows_and_is_shown_at_the_end(published: Pu
 def test_where_groups_are_tied_is_told_by_the_whole_run_also_after_a_resume() -> None:
     def row(probe: RolloutProbe, *scores: float) -> Mapping[str, float]:
         table = Table({SCORES: np.array(scores), "reward/group": np.zeros(len(scores))})
-        return probe.derive(1, {}, Merged(table, Table(), [], []))
+        return probe.derive(1, {}, Merged(table, Table(), {}, []))
 
     too_hard = {"rldk/reward/group_tied_fraction_all_max": 0.0, "rldk/reward/group_tied_fraction_all_min": 1.0}
     probe, resumed, fresh = RolloutProbe(), RolloutProbe(), RolloutProbe()
