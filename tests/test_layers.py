@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "probes": {
         *{"row", "ranks", "charts", "sources", "metrics", "checkpoint", "rollout", "isolation", "messages"},
     },
-    "row": {"ranks", "metrics", "keys", "rollout", "isolation"},
+    "row": {"ranks", "metrics", "rollout", "isolation"},
     "ranks": {"metrics", "keys"},
     "history": {"messages", "keys", "journal", "trackers", "charts", "sources", "health", "rollout"},
     "journal": {"trackers", "charts", "sources", "health", "rollout", "isolation", "messages"},

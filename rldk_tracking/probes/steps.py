@@ -54,8 +54,7 @@ class RolloutProbe(Probe):
         if training.trainer is None:
             return
         self._source = source_for(training.trainer)
-        self._source.shield = training.shield
-        self._source.attach(training.trainer, training.args)
+        self._source.attach(training.trainer, training.shield)
         self.rows_per_rank = self._source.rows_per_rank
         self.honours_stop = self._source.honours_stop
 

@@ -88,18 +88,20 @@ class Source(Protocol):
         honours_stop: whether the trainer obeys `control.should_training_stop`.
         rollout_seconds: how long this rank sampled and scored for the step that was read last, None where not known.
         missing: what cannot be read from this trainer and which keys will lack, in words; said once as a warning.
-        shield: keeps faults of the reading from the trainer's methods in which it happens. The run gives it its own,
-            before `attach`, so that their time counts.
     """
 
     rows_per_rank: int
     honours_stop: bool
     rollout_seconds: float | None
     missing: list[str]
-    shield: Shield
 
-    def attach(self, trainer: Any, args: Any) -> None:
-        """Install on this trainer instance what is needed to look. Once, when training begins."""
+    def attach(self, trainer: Any, shield: Shield) -> None:
+        """Install on this trainer instance what is needed to look. Once, when training begins.
+
+        Args:
+            trainer: the one that the source was made for.
+            shield: keeps faults of the reading from the trainer's methods in which it happens.
+        """
 
     def detach(self) -> None:
         """Take out what was installed and leave nothing behind."""
@@ -253,10 +255,9 @@ class LogsSource:
 
     def __init__(self, trainer: Any) -> None:
         self.missing: list[str] = []
-        self.shield = Shield()
         self.rollout_seconds: float | None = None
 
-    def attach(self, trainer: Any, args: Any) -> None:
+    def attach(self, trainer: Any, shield: Shield) -> None:
         """Nothing is installed; of a trainer that samples it is said once what its logs do not hold."""
         signs = [name for name in SAMPLES if getattr(trainer, name, None) not in (None, [])]
         if not signs:

@@ -47,17 +47,13 @@ GOES_AROUND = f"its loss does not call {LOGPROBS} (no rldk/policy/ ratios, no rl
 
 
 class GroupSource:
-    """Reads trainers that score what they sample as TRL's GRPOTrainer and RLOOTrainer do. See `Source`.
-
-    Attributes:
-        shield: keeps faults of the reading from the trainer, whose methods it happens in.
-    """
+    """Reads trainers that score what they sample as TRL's GRPOTrainer and RLOOTrainer do. See `Source`."""
 
     honours_stop = True
 
     def __init__(self, trainer: Any) -> None:
         self.missing: list[str] = []
-        self.shield = Shield()
+        self._shield = Shield()
         self.rows_per_rank = rows_per_rank(trainer)
         self.rollout_seconds: float | None = None
         self._kind: Kind = "grpo"
@@ -73,14 +69,14 @@ class GroupSource:
         self._logged: tuple[str, ...] = ()
         """Groups of which the logs' numbers are taken, because they cannot all be measured."""
 
-    def attach(self, trainer: Any, args: Any) -> None:
+    def attach(self, trainer: Any, shield: Shield) -> None:
         """Wrap the methods; say once what is not there."""
         self.detach()
-        self._trainer = weakref.ref(trainer)
+        self._trainer, self._shield = weakref.ref(trainer), shield
         self.missing = what_is_missing(trainer)
         self._logged = MEASURED if self.missing else ()
-        self._rewards = RewardWatch(trainer, self.shield)
-        self._losses = LossWatch(trainer, self.shield, self._say)
+        self._rewards = RewardWatch(trainer, shield)
+        self._losses = LossWatch(trainer, shield, self._say)
         if callable(getattr(trainer, SCORING, None)):
             self._scoring = Wrapped(trainer, SCORING, self._around_scoring)
         if self.missing:
@@ -140,7 +136,7 @@ class GroupSource:
             output = original(*args, **kwargs)
             if is_training(self._trainer()):
                 self._seconds += time.perf_counter() - start
-            with self.shield.at("reading a rollout"):
+            with self._shield.at("reading a rollout"):
                 self._keep_generation(output)
             return output
 

@@ -66,18 +66,13 @@ MEASURED = (
 
 
 class PPOSource:
-    """Reads trainers whose `train` keeps its rollout in the variables of TRL's PPOTrainer. See `Source`.
-
-    Attributes:
-        shield: keeps faults of the reading from the trainer, whose methods it happens in.
-    """
+    """Reads trainers whose `train` keeps its rollout in the variables of TRL's PPOTrainer. See `Source`."""
 
     honours_stop = False
 
     def __init__(self, trainer: Any) -> None:
         self.missing: list[str] = []
         self.rollout_seconds: float | None = None
-        self.shield = Shield()
         args = trainer.args
         size = int(args.per_device_train_batch_size) * int(args.gradient_accumulation_steps)
         epochs = int(getattr(args, "num_ppo_epochs", 1))
@@ -86,12 +81,12 @@ class PPOSource:
         self._watch: UpdateWatch | None = None
         self._warned = False
 
-    def attach(self, trainer: Any, args: Any) -> None:
+    def attach(self, trainer: Any, shield: Shield) -> None:
         """Wrap `accelerator.backward`. The rollout needs nothing: the frame is looked up when it is read."""
         self.detach()
         self._trainer = weakref.ref(trainer)
         if callable(getattr(getattr(trainer, "accelerator", None), "backward", None)):
-            self._watch = UpdateWatch(trainer, self._trainer, self.shield)
+            self._watch = UpdateWatch(trainer, self._trainer, shield)
 
     def detach(self) -> None:
         """Unwrap, and forget the trainer."""

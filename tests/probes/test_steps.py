@@ -48,11 +48,10 @@ class Source:
     withheld: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self) -> None:
-        self.shield = Shield()
         self.calls: list[tuple[Any, ...]] = []
 
-    def attach(self, trainer: Any, args: Any) -> None:
-        self.calls.append(("attach", trainer, args))
+    def attach(self, trainer: Any, shield: Shield) -> None:
+        self.calls.append(("attach", trainer, shield))
 
     def detach(self) -> None:
         self.calls.append(("detach",))
@@ -80,11 +79,11 @@ def merged(*scores: float) -> Merged:
 
 
 def test_what_the_trainers_source_saw_is_the_steps(source: Source) -> None:
-    trainer, args, shield = SimpleNamespace(), SimpleNamespace(), Shield()
+    trainer, shield = SimpleNamespace(), Shield()
     probe = RolloutProbe()
     assert (probe.rows_per_rank, probe.honours_stop) == (0, True)
-    probe.begin(Training(trainer, args, shield=shield))
-    assert source.calls == [("attach", trainer, args)] and source.shield is shield
+    probe.begin(Training(trainer, shield=shield))
+    assert source.calls == [("attach", trainer, shield)]
     assert (probe.rows_per_rank, probe.honours_stop) == (48, False)
     data = StepData(3, logs={"loss": 0.5})
     data.add({"rldk/train/loss": 9.0})

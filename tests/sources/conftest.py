@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
+from rldk_tracking.isolation import Shield
 from rldk_tracking.sources.detect import source_for
 from rldk_tracking.sources.logs import Observation
 
@@ -34,6 +35,7 @@ class Reader(TrainerCallback):
     def __init__(self) -> None:
         self.trainer: Any = None
         self.source: Any = None
+        self.shield = Shield(strict=True)
         self.observations: dict[int, Observation] = {}
         self.logs: dict[int, dict[str, Any]] = {}
 
@@ -45,9 +47,7 @@ class Reader(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.source = source_for(self.trainer)
-        if hasattr(self.source, "shield"):
-            self.source.shield.strict = True
-        self.source.attach(self.trainer, args)
+        self.source.attach(self.trainer, self.shield)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not control.should_log and state.global_step not in self.logs:

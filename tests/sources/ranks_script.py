@@ -12,12 +12,13 @@ import torch
 from transformers import TrainerCallback
 
 from rldk_tracking import demo
+from rldk_tracking.isolation import Shield
 from rldk_tracking.sources.trl_grpo import GroupSource
 
 
 class Look(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        source.attach(trainer, args)
+        source.attach(trainer, Shield())
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if "train_runtime" in logs:

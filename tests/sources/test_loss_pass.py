@@ -211,7 +211,7 @@ class Loss:
         trainer.state, trainer._step, trainer._buffered_inputs = SimpleNamespace(global_step=4), 0, [inputs]
         trainer._metrics, trainer._logs = {"train": defaultdict(list)}, {"rewards": {}}
         source = GroupSource(trainer)
-        source.attach(trainer, trainer.args)
+        source.attach(trainer, Shield())
         trainer._compute_loss(None, inputs).backward()
         update = source.read(5, {}).update
         source.detach()

@@ -21,6 +21,7 @@ from transformers import Qwen2ForCausalLM, TrainerCallback
 from rldk_tracking import demo
 from rldk_tracking.demo.task import ASK
 from rldk_tracking.history.unweighted import unweighted_score
+from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics import reward
 from rldk_tracking.metrics.table import Table
 from rldk_tracking.sources.generation import keys_of
@@ -310,9 +311,9 @@ def test_a_fault_of_the_reading_does_not_reach_the_trainer(
 
     monkeypatch.setattr(GroupSource, "_keep_generation", broken)
     trainer = reader.watch(demo.grpo_trainer(tmp_path, max_steps=2, **ALIGNED))
-    reader.look = lambda step, observation, logs: setattr(reader.source.shield, "strict", False)  # type: ignore[method-assign]
+    reader.look = lambda step, observation, logs: setattr(reader.shield, "strict", False)  # type: ignore[method-assign]
     trainer.callback_handler.on_train_begin(trainer.args, trainer.state, trainer.control)
-    reader.source.shield.strict = False
+    reader.shield.strict = False
     assert trainer._generate_and_score_completions([{"prompt": "7" + ASK}] * 4) is not None
     assert [record.levelname for record in caplog.records if "rldk" in record.getMessage()] == ["ERROR"]
     reader.source.detach()
@@ -500,7 +501,7 @@ def test_a_trainer_that_has_nothing_is_read_from_its_logs(caplog: pytest.LogCapt
     source = GroupSource(trainer)
     assert source.rows_per_rank == 8
     with caplog.at_level(logging.WARNING, logger="rldk_tracking"):
-        source.attach(trainer, trainer.args)
+        source.attach(trainer, Shield())
         seen = [source.read(step, {"reward": 0.5, "kl": 0.1}) for step in (1, 2)]
     assert len(caplog.records) == 1
     assert all(observation.rollout is None and observation.update is None for observation in seen)
@@ -513,7 +514,7 @@ def test_a_rollout_in_another_form_is_said_once_and_the_logs_are_taken(
 ) -> None:
     trainer = demo.grpo_trainer(tmp_path, max_steps=1, beta=0.0, **ALIGNED)
     source = GroupSource(trainer)
-    source.attach(trainer, trainer.args)
+    source.attach(trainer, Shield())
     trainer.model.train()
     with caplog.at_level(logging.WARNING, logger="rldk_tracking"):
         for _ in range(2):

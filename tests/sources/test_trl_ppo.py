@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rldk_tracking import demo
+from rldk_tracking.isolation import Shield
 from rldk_tracking.sources.ppo_frame import UpdateWatch
 from rldk_tracking.sources.trl_ppo import PPOSource
 
@@ -314,7 +315,7 @@ def test_a_trainer_whose_loop_is_another_is_read_from_its_logs(
 ) -> None:
     trainer = demo.ppo_trainer(tmp_path, max_steps=1, **TWO_AND_TWO)
     source = PPOSource(trainer)
-    source.attach(trainer, trainer.args)
+    source.attach(trainer, Shield())
     with caplog.at_level(logging.WARNING, logger="rldk_tracking"):
         logs = {"objective/kl": 1.5, "policy/clipfrac_avg": 0.1, "val/ratio": 0.5, "lr": 1e-3}
         seen = [source.read(step, logs) for step in (1, 2)]
