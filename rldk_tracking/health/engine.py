@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from rldk_tracking.health.alert import Alert, Severity, add_alert
-from rldk_tracking.health.failures import Failures
 from rldk_tracking.health.rule import Rule
 from rldk_tracking.health.scores import Scores
 from rldk_tracking.health.watch import Watch
+from rldk_tracking.isolation import Shield
+
+logger = logging.getLogger(__name__)
 
 VERSION = 2
+RULE_FAILED = "health.rule_failed"
+"""Id of the alert. It is in no catalogue, as it is about the rules there."""
+CAUSE_CHARACTERS = 200
 
 
 class Engine:
@@ -60,17 +66,19 @@ class Engine:
             row = {key: value for key, value in row.items() if math.isfinite(value)}
         row = self._scores.follow(step, row, self._working)
         changes: list[Alert] = []
-        self._each(step, lambda watch: watch.look(step, row), changes)
-        self._each(step, lambda watch: self._resolve(step, watch, changes), changes)
+        self._each(step, self._order, lambda watch: watch.look(step, row), changes)
+        firing = [watch for watch in self._order if watch.severity is not None]
+        self._each(step, firing, lambda watch: self._resolve(step, watch, changes), changes)
         for watch in self._order:
             if watch.cause is not None and (watch.is_clear or self._severity(watch.cause) is None):
                 watch.cause = None
-        self._each(step, lambda watch: self._fire(step, watch, changes), changes)
+        breached = [watch for watch in self._order if watch.finding is not None and watch.finding.breached]
+        self._each(step, breached, lambda watch: self._fire(step, watch, changes), changes)
         return changes
 
-    def _each(self, step: int, work: Callable[[Watch], object], changes: list[Alert]) -> None:
-        """Do the work for every rule; one that raises costs that rule alone."""
-        for watch in self._failures.each(step, self._order, work, changes):
+    def _each(self, step: int, watches: list[Watch], work: Callable[[Watch], object], changes: list[Alert]) -> None:
+        """Do the work for these rules; one that raises costs that rule alone."""
+        for watch in self._failures.each(step, watches, work, changes):
             del self._working[watch.rule.id]
             self._order.remove(watch)
 
@@ -167,3 +175,81 @@ class Engine:
 def _covers(patterns: Iterable[str], rule: str) -> bool:
     family = rule.partition(".")[0]
     return any(pattern in ("*", rule, f"{family}.*") for pattern in patterns)
+
+
+class Failures:
+    """The rules of a run that raised, and the alert about them.
+
+    Args:
+        strict: let the exceptions out, for development and tests.
+
+    Attributes:
+        causes: rule id to the exception in words.
+        alert: the alert that is open; None while every rule works.
+    """
+
+    def __init__(self, strict: bool = False) -> None:
+        self.causes: dict[str, str] = {}
+        self.alert: Alert | None = None
+        self._shield = Shield(strict)
+        self._earlier: Alert | None = None
+
+    def each(
+        self, step: int, watches: Iterable[Watch], work: Callable[[Watch], object], changes: list[Alert]
+    ) -> list[Watch]:
+        """Do the work for every rule, and switch off those that raise.
+
+        Args:
+            step: the trainer's global step.
+            watches: the rules that work so far.
+            work: what may fail.
+            changes: gets the alerts about those that failed.
+
+        Returns:
+            The watches that failed now.
+        """
+        if self._earlier is not None:
+            changes.append(_resolved(self._earlier, step))
+            self._earlier = None
+        failed = self._shield.each(watches, work)
+        for watch, error in failed:
+            cause = f"{type(error).__name__}: {error}"[:CAUSE_CHARACTERS]
+            self.causes[watch.rule.id] = cause
+            about = "rldk: the rule %s failed at step %d and is switched off; the others go on."
+            logger.error(about, watch.rule.id, step, exc_info=error)
+            was = watch.firing()
+            if was is not None:
+                changes.append(watch.resolve(step, was, f"No longer judged, because the rule failed ({cause})."))
+        if failed:
+            self.alert = self._about(step)
+            changes.append(self.alert)
+        return [watch for watch, _ in failed]
+
+    def _about(self, step: int) -> Alert:
+        named = "; ".join(f"{rule} ({cause})" for rule, cause in self.causes.items())
+        return Alert(
+            rule=RULE_FAILED,
+            severity="warning",
+            state="firing",
+            step=step,
+            first_step=step if self.alert is None else self.alert.first_step,
+            value=float(len(self.causes)),
+            threshold=0.0,
+            message=f"Rules failed and are switched off, so nothing is known of what they watch for: {named}.",
+            advice="The log of the training has the traceback. Mend the rule, or switch it off yourself: "
+            'overrides={"RULE": {"enabled": False}}.',
+            evidence=dict(self.causes),
+        )
+
+    def state(self) -> dict[str, Any]:
+        """The alert that is open, as plain data."""
+        return {} if self.alert is None else self.alert.as_dict()
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """A resumed run judges every rule again; the alert of the run before ends with its first row."""
+        self._earlier = Alert(**state) if state else None
+
+
+def _resolved(was: Alert, step: int) -> Alert:
+    message = f"Every rule is judged again since the run was resumed. It was: {was.message}"
+    return Alert(was.rule, was.severity, "resolved", step, was.first_step, None, was.threshold, message, "")

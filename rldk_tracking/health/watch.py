@@ -65,13 +65,19 @@ class Watch(Stateful):
         if finding is None:
             return
         self.samples += 1
-        warm = self.samples > self.rule.warm_up_samples and step - self.begin >= self.rule.warm_up_steps
-        self.judged = self.judged or (warm and finding.judged)
-        breached = finding.breached and warm
-        if breached and not any(self.recent):
+        breached = finding.breached
+        if breached or not self.judged:  # else what is warm stays warm, and nothing depends on it
+            warm = self.samples > self.rule.warm_up_samples and step - self.begin >= self.rule.warm_up_steps
+            self.judged = self.judged or (warm and finding.judged)
+            breached = breached and warm
+        if not breached:
+            self.recent.append(QUIET)
+            self.clears = self.clears + 1 if finding.clear else 0
+            return
+        if not any(self.recent):
             self.onset = step
-        self.recent.append((CRITICAL if finding.critical else BREACHED) if breached else QUIET)
-        self.clears = self.clears + 1 if finding.clear and not breached else 0
+        self.recent.append(CRITICAL if finding.critical else BREACHED)
+        self.clears = 0
 
     def wants_to_fire(self, step: int) -> Severity | None:
         """The severity with which the rule would begin to fire or escalate now; None where it would not."""
