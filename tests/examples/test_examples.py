@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,54 @@ NEEDS_PPO = pytest.mark.skipif(
 )
 
 
-def run(name: str, folder: Path) -> str:
-    """Standard output of the example, which must end without an error and within half a minute on an idle machine."""
+REAL = 'MODEL = "Qwen/Qwen2.5-0.5B-Instruct"\n'
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a language model of two layers and a tokenizer of bytes, as a hub would give them."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    folder = tmp_path_factory.mktemp("model")
+    vocabulary = ["<pad>", "<eos>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    backend = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(vocabulary)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>")
+    tokenizer.save_pretrained(folder)
+    config = Qwen2Config(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def run(name: str, folder: Path, tiny: Path | None = None, *, launch: Sequence[str] = ()) -> str:
+    """Standard output of the example, which must end without an error and within half a minute on an idle machine.
+
+    Args:
+        tiny: what stands for the model from the hub; the one line that is another than in the file.
+        launch: the module that starts it, with its options.
+    """
+    script = EXAMPLES / name
+    if tiny is not None:
+        text = script.read_text(encoding="utf-8")
+        assert text.count(REAL) == 1
+        script = folder / name
+        script.write_text(text.replace(REAL, f'MODEL = "{tiny.as_posix()}"\n'), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, str(EXAMPLES / name)]
+    command = [sys.executable, *launch, str(script)]
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
@@ -46,24 +91,64 @@ def test_it_says_how_to_run_it(path: Path) -> None:
     assert f"python examples/{path.name}" in docstring
 
 
-def test_grpo_mlflow(tmp_path: Path) -> None:
-    shown = run("grpo_mlflow.py", tmp_path)
-    assert "step 20: reward" in shown
+def test_names_of_models_are_real_ones() -> None:
+    copied = [path.name for path in EXAMPLES.glob("*.py") if REAL in path.read_text(encoding="utf-8")]
+    assert len(copied) >= 5
+    for name in copied:
+        assert "rldk_tracking.demo" not in (EXAMPLES / name).read_text(encoding="utf-8"), name
 
+
+def runs_in(folder: Path) -> list[Any]:
+    """Those of the MLflow store that the example has made."""
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("grpo")
-    (found,) = client.search_runs([experiment.experiment_id])
-    history = client.get_metric_history(found.info.run_id, "rldk/reward/mean")
-    assert sorted(point.step for point in history) == list(range(1, 21))
-    assert "rldk/kl/ref_k1" not in found.data.metrics, "beta is 0, so there is no reference to measure against"
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("sums")
+    return [
+        (found, sorted(point.step for point in client.get_metric_history(found.info.run_id, "rldk/reward/mean")))
+        for found in client.search_runs([experiment.experiment_id])
+    ]
 
 
-def test_grpo_wandb(tmp_path: Path) -> None:
-    run("grpo_wandb.py", tmp_path)
+def test_grpo_mlflow(tmp_path: Path, tiny: Path) -> None:
+    shown = run("grpo_mlflow.py", tmp_path, tiny)
+    assert "step 20: reward" in shown
+    ((found, steps),) = runs_in(tmp_path)
+    assert steps == list(range(1, 21))
+    assert "rldk/kl/ref_k1" in found.data.metrics
+
+
+def test_grpo_wandb(tmp_path: Path, tiny: Path) -> None:
+    run("grpo_wandb.py", tmp_path, tiny)
     (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     assert b"rldk/reward/mean" in log.read_bytes()
+
+
+def test_grpo_lora(tmp_path: Path, tiny: Path) -> None:
+    pytest.importorskip("peft", reason="needs peft")
+    shown = run("grpo_lora.py", tmp_path, tiny)
+    assert "step 20: reward" in shown
+    (journal,) = tmp_path.glob("grpo_output/_rldk/*.jsonl")
+    keys = {key for line in lines_of(journal) if line["type"] == "metrics" for key in line["metrics"]}
+    assert {"rldk/update/ratio/p50", "rldk/checkpoint/adapter_norm"} <= keys
+
+
+@pytest.mark.ranks
+def test_grpo_accelerate(tmp_path: Path, tiny: Path) -> None:
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    shown = run("grpo_accelerate.py", tmp_path, tiny, launch=launch)
+    assert shown.count("2 processes, step 20") == 1
+    ((found, steps),) = runs_in(tmp_path)
+    assert steps == list(range(1, 21))
+    assert found.data.metrics["rldk/system/rank_spread/weights"] == 0, "both ranks sent theirs"
+
+
+def test_own_loop(tmp_path: Path, tiny: Path) -> None:
+    shown = run("own_loop.py", tmp_path, tiny)
+    assert "step 20: reward" in shown
+    rows = [line for line in lines_of(tmp_path / "rldk_logs" / "run.jsonl") if line["type"] == "metrics"]
+    assert any("rldk/diversity/unique_fraction" in row["metrics"] for row in rows)
 
 
 @NEEDS_PPO
@@ -89,5 +174,3 @@ def test_custom_callbacks(tmp_path: Path) -> None:
     shown = run("custom_callbacks.py", tmp_path)
     assert "solved at step" in shown
     assert "step 10: reward" in shown
-    assert "own loop: reward" in shown
-    assert "rldk/diversity/unique_fraction" in shown
