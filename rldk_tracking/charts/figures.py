@@ -1,253 +1,333 @@
-"""Line charts, a time line of incidents, and what broke in one picture, as SVG without anything from elsewhere."""
+"""Pictures as SVG: line charts and heat-maps.
+
+This module and `overview` import matplotlib. They are imported where something is drawn, which is never in a training
+process: in the courier, in a command, or in the process of `rldk_tracking.charts.drawing`. The colours are those of
+Okabe and Ito, which colour-blind people can tell apart.
+"""
 
 from __future__ import annotations
 
+import io
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+import re
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+import numpy as np
+from markupsafe import Markup
+
+from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.incidents import Incident, by_weight
-from rldk_tracking.charts.series import Points
-from rldk_tracking.charts.spec import SECTIONS, Chart
+from rldk_tracking.charts.series import Points, extremes
+from rldk_tracking.charts.spec import Chart
 from rldk_tracking.keys import lookup
+from rldk_tracking.messages.terminal import printable
 
-WIDTH, HEIGHT = 380, 190
-LEFT, RIGHT, TOP, BOTTOM = 54, 8, 8, 44
-COLOURS = ("#1f77b4", "#9467bd", "#17becf", "#8c564b", "#7f7f7f", "#bcbd22")
-LIMIT_COLOUR = "#d62728"
-SEVERITY_COLOURS = {"info": "#7f7f7f", "warning": "#ff7f0e", "critical": "#d62728"}
-LANE_HEIGHT = 22
-MOST_PLOTS = 4
-PLOTS_PER_ROW = 2
-"""A wider picture would push what stands beside it off MLflow's page."""
-MOST_LANES = 6
-TITLE_HEIGHT = 22
-ALWAYS_SHOWN = ("rldk/reward/mean", "rldk/kl/ref_k3", "rldk/policy/entropy", "rldk/length/mean", "rldk/health/score")
-"""What is shown where there is room, in this order."""
-CHART_OF: dict[str, Chart] = {chart.key: chart for section in reversed(SECTIONS) for chart in section.charts}
+try:
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LogNorm, to_rgba
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+except ImportError as error:
+    raise ImportError("Pictures need matplotlib: pip install 'rldk-tracking[report]'") from error
+
+COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7f7f7f")
+SEVERITY_COLOURS = {"info": "#7f7f7f", "warning": "#E69F00", "critical": "#D55E00"}
+LIMIT_COLOUR = "#D55E00"
+TEXT, LINES = "#444444", "#888888"
+UNKNOWN, BROKEN = "#dddddd", "#D55E00"
+"""Of a heat-map: no value, and one that is not finite."""
+WIDTH, HEIGHT = 380, 200
+LEFT, RIGHT, BOTTOM = 62, 12, 36
+LEGEND_HEIGHT = TITLE_HEIGHT = 20
+CELL_HEIGHT = 14
+MOST_LINES = 4
+MOST_POINTS = 400
+LARGEST = 1e150
+"""Larger values are not drawn: the limits of the axis would overflow."""
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "rldk",
+    "text.parse_math": False,
+    "font.size": 10,
+    "text.color": TEXT,
+    "axes.labelcolor": TEXT,
+    "xtick.labelcolor": TEXT,
+    "ytick.labelcolor": TEXT,
+    "xtick.color": LINES,
+    "ytick.color": LINES,
+    "axes.edgecolor": LINES,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.facecolor": "none",
+    "grid.color": LINES,
+    "grid.alpha": 0.25,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+}
+_ONE_AT_A_TIME = threading.Lock()
+"""matplotlib's settings belong to the whole process."""
 
 
-def line_chart(
-    lines: Sequence[tuple[str, Points]],
-    *,
-    limit: Points | None = None,
-    bounds: tuple[float, float] | None = None,
-    logarithmic: bool = False,
-    marked: Iterable[Incident] = (),
-) -> str:
+@dataclass(frozen=True)
+class Plot:
     """One plot over the trainer's steps.
+
+    Attributes:
+        lines: name and points of each series; the first few are drawn.
+        title: what it shows.
+        unit: of the y-axis.
+        limit: a limit that may move, drawn dashed.
+        thresholds: limits of rules, drawn dashed over the whole width.
+        bounds: that the y-axis has at least; by default the data's own.
+        logarithmic: a logarithmic y-axis, where all values are above 0.
+        marked: incidents to shade, from where each was first seen to its end.
+        most_lines: so many of the series are drawn.
+    """
+
+    lines: Sequence[tuple[str, Points]]
+    title: str = ""
+    unit: str = ""
+    limit: Points = field(default_factory=list)
+    thresholds: Sequence[float] = ()
+    bounds: tuple[float, float] | None = None
+    logarithmic: bool = False
+    marked: Sequence[Incident] = ()
+    most_lines: int = MOST_LINES
+
+    def svg(self) -> str:
+        """The picture; empty where there is nothing to draw."""
+        if not any(drawn(points) for _, points in self.lines):
+            return ""
+        title = self.title or ", ".join(name for name, _ in self.lines)
+        return svg(WIDTH, HEIGHT, title, lambda figure: self.draw(figure, 0, 0))
+
+    def draw(self, figure: Figure, left: float, top: float, width: float = WIDTH, height: float = HEIGHT) -> Axes:
+        """Draw it into a part of a figure, in pixels from its upper left corner."""
+        lines = [(name, drawn(points)) for name, points in self.lines]
+        limit = drawn(self.limit)
+        lines = [(name, points) for name, points in lines if points]
+        everything = [point for _, points in lines for point in points] + limit
+        names = _short([name for name, _ in lines][: self.most_lines])
+        has_limit = bool(limit or self.thresholds)
+        has_legend = len(lines) > 1 or has_limit
+        upper = top + LEGEND_HEIGHT if has_legend else top + 8
+        axes = axes_at(figure, left + LEFT, upper, width - LEFT - RIGHT, top + height - BOTTOM - upper)
+        first, last = min(step for step, _ in everything), max(step for step, _ in everything)
+        last = max(last, first + 1)
+        margin = 0.01 * (last - first)
+        axes.set_xlim(first - margin, last + margin)
+        for number, name in enumerate(names):
+            steps, values = zip(*lines[number][1], strict=True)
+            style = ("-", ":", "-.")[number // len(COLOURS) % 3]
+            dot = "o" if len(steps) == 1 else None
+            axes.plot(steps, values, style, color=line_colour(number), label=name, marker=dot, markersize=4)
+        if limit:
+            axes.plot(*zip(*limit, strict=True), color=LIMIT_COLOUR, linestyle="--", linewidth=1.2, label="limit")
+        for number, threshold in enumerate(self.thresholds):
+            label = "_" if limit or number else "limit"
+            axes.axhline(threshold, color=LIMIT_COLOUR, linestyle="--", linewidth=1.2, label=label)
+        self._scale(axes, [*(value for _, value in everything), *self.thresholds])
+        for incident in self.marked:
+            colour = SEVERITY_COLOURS[incident.severity]
+            end = last + margin if incident.ended is None else incident.ended
+            axes.axvspan(incident.first_step, max(end, incident.first_step + margin), color=colour, alpha=0.16, lw=0)
+            axes.axvline(incident.first_step, color=colour, linewidth=1)
+        axes.set_xlabel("step", labelpad=2)
+        axes.set_ylabel(self.unit, labelpad=3)
+        if has_legend:
+            if len(lines) > len(names):
+                axes.plot([], [], linestyle="none", label=f"and {len(lines) - len(names)} more")
+            axes.legend(
+                loc="lower left", bbox_to_anchor=(-0.01, 0.98), ncols=MOST_LINES + 2, fontsize=9, borderpad=0.2,
+                handlelength=1.2, handletextpad=0.4, columnspacing=0.9,
+            )  # fmt: skip
+        return axes
+
+    def _scale(self, axes: Axes, values: Sequence[float]) -> None:
+        if self.logarithmic and min(values) > 0:
+            axes.set_yscale("log")
+            low, high = math.log10(min(values)), math.log10(max(values))
+            margin = 0.05 * (high - low) or 0.2
+            axes.set_ylim(10 ** (low - margin), 10 ** (high + margin))
+            axes.yaxis.set_major_locator(LogLocator(numticks=5) if high - low > 1 else MaxNLocator(4))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            values = [*values, *(self.bounds or ())]
+            low, high = min(values), max(values)
+            margin = 0.05 * (high - low)
+            if margin < 1e-12 * max(1.0, abs(high)):  # all the same
+                margin = 0.1 * abs(high) or 1.0
+            axes.set_ylim(low - margin, high + margin)
+            axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+
+
+def drawn(points: Points) -> Points:
+    """Those of the points that a picture shows: finite, and a bounded number, with every peak."""
+    return extremes([(step, value) for step, value in points if abs(value) < LARGEST], MOST_POINTS)
+
+
+def line_chart(lines: Sequence[tuple[str, Points]], **about: Any) -> str:
+    """One plot as SVG; empty where there is nothing to draw.
 
     Args:
         lines: name and points of each series.
-        limit: drawn dashed.
-        bounds: of the y-axis; by default the data's own.
-        logarithmic: a logarithmic y-axis, where all values are above 0.
-        marked: incidents to shade, from where each was first seen to its end.
+        about: the other attributes of `Plot`.
+
+    >>> line_chart([("reward", [(1, 0.5), (2, 0.75)])], unit="reward")[:4]
+    '<svg'
     """
-    everything = [point for _, points in lines for point in points] + list(limit or ())
-    if not everything:
-        return ""
-    logarithmic = logarithmic and all(value > 0 for _, value in everything)
-    low, high = _range([value for _, value in everything], None if logarithmic else bounds, logarithmic)
-    steps = [step for step, _ in everything]
-    first, last = min(steps), max(max(steps), min(steps) + 1)
-
-    def x(step: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * (min(max(step, first), last) - first) / (last - first)
-
-    def y(value: float) -> float:
-        place = math.log10(value) if logarithmic else value
-        return TOP + (HEIGHT - TOP - BOTTOM) * (high - place) / (high - low)
-
-    parts = [_shade(incident, x, last) for incident in marked]
-    for tick in _ticks(low, high):
-        shown = 10**tick if logarithmic else tick
-        height = y(shown)
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height:.1f}" y2="{height:.1f}" stroke="#e4e4e4"/>')
-        parts.append(_text(LEFT - 5, height + 3, f"{shown:.3g}", "end"))
-    axis = HEIGHT - BOTTOM
-    parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{axis}" y2="{axis}" stroke="#888"/>')
-    for tick in (first, (first + last) // 2, last):
-        parts.append(_text(x(tick), axis + 13, str(tick), "middle"))
-    for number, (name, points) in enumerate(lines):
-        parts.append(_line(name, points, x, y, COLOURS[number % len(COLOURS)], ""))
-    if limit:
-        parts.append(_line("limit", limit, x, y, LIMIT_COLOUR, "5 3"))
-    parts += _legend([name for name, _ in lines], bool(limit))
-    return _svg(WIDTH, HEIGHT, parts)
+    return Plot(lines, **about).svg()
 
 
-def time_line_height(incidents: Sequence[Incident]) -> int:
-    """Of the picture that `time_line` makes."""
-    return LANE_HEIGHT * len(incidents) + 26
+def chart_svg(chart: Chart, series: Mapping[str, Points], incidents: Sequence[Incident]) -> str:
+    """A chart of the specification for a run."""
+    return plot_of(chart, series, incidents).svg()
 
 
-def time_line(incidents: Sequence[Incident], first: int, last: int) -> str:
-    """One lane for each incident, from where it was first seen to its end, over the steps of the run."""
-    if not incidents:
-        return ""
-    last = max(last, first + 1)
-    width, left = 2 * WIDTH, 190
-    height = time_line_height(incidents)
-
-    def x(step: float) -> float:
-        return left + (width - left - 20) * (min(max(step, first), last) - first) / (last - first)
-
-    parts = []
-    for number, incident in enumerate(incidents):
-        top = 4 + LANE_HEIGHT * number
-        end = last if incident.ended is None else incident.ended
-        begin = x(incident.first_step)
-        bar = max(3.0, x(end) - begin)
-        fill = SEVERITY_COLOURS[incident.severity]
-        until = "still open" if incident.ended is None else f"over at step {incident.ended}"
-        about = escape(f"{incident.rule}: first seen at step {incident.first_step}, {until}")
-        parts.append(_text(left - 8, top + 12, incident.rule[:28], "end", 12))
-        parts.append(
-            f'<rect x="{begin:.1f}" y="{top + 2}" width="{bar:.1f}" height="{LANE_HEIGHT - 8}" rx="2" '
-            f'fill="{fill}"><title>{about}</title></rect>'
-        )
-        parts.append(_step_label(begin, begin + bar, left, top + 12, incident.first_step))
-    axis = LANE_HEIGHT * len(incidents) + 6
-    parts.append(f'<line x1="{left}" x2="{width - 20}" y1="{axis}" y2="{axis}" stroke="#888"/>')
-    for tick in (first, (first + last) // 2, last):
-        parts.append(_text(x(tick), axis + 14, str(tick), "middle"))
-    return _svg(width, height, parts)
+def runs_svg(chart: Chart, lines: Sequence[tuple[str, Points]]) -> str:
+    """A chart of the specification with a line for each run."""
+    plot = Plot(lines, chart.title, _unit(chart.key), bounds=chart.bounds, logarithmic=chart.logarithmic)
+    return replace(plot, most_lines=len(lines)).svg()
 
 
-def _step_label(begin: float, end: float, left: float, y: float, step: int) -> str:
-    """The step at which a bar begins, where there is room for it: before the bar, else behind it, else in it."""
-    if begin - left > 60:
-        return _text(begin - 4, y, f"step {step}", "end")
-    if end + 70 < 2 * WIDTH:
-        return _text(end + 4, y, f"step {step}", "start")
-    return _text(begin + 4, y, f"step {step}", "start").replace('fill="#444"', 'fill="white"')
+def line_colour(number: int) -> str:
+    """That of a line, by its place among the lines."""
+    return COLOURS[number % len(COLOURS)]
 
 
-def _range(values: Sequence[float], bounds: tuple[float, float] | None, logarithmic: bool) -> tuple[float, float]:
-    places = [math.log10(value) for value in values] if logarithmic else [*values, *(bounds or ())]
-    low, high = min(places), max(places)
-    if high - low < 1e-12 * max(1.0, abs(high)):
-        around = abs(high) * 0.1 or 1.0
-        return (low - around if low else -0.04), high + around
-    margin = 0.04 * (high - low)
-    return low - margin, high + margin
+def plot_of(chart: Chart, series: Mapping[str, Points], incidents: Sequence[Incident]) -> Plot:
+    """A chart of the specification for a run.
 
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Three to six round numbers within the range."""
-    rough = (high - low) / 4
-    size = 10 ** math.floor(math.log10(rough))
-    step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough)
-    start = math.ceil(low / step)
-    return [number * step for number in range(start, math.floor(high / step) + 1)]
-
-
-def _line(name: str, points: Points, x: object, y: object, stroke: str, dashes: str) -> str:
-    place = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in points)  # type: ignore[operator]
-    style = f' stroke-dasharray="{dashes}"' if dashes else ""
-    title = f"<title>{escape(name)}</title>"
-    if len(points) == 1:
-        cx, cy = place.split(",")
-        return f'<circle cx="{cx}" cy="{cy}" r="2.5" fill="{stroke}">{title}</circle>'
-    return f'<polyline points="{place}" fill="none" stroke="{stroke}" stroke-width="1.5"{style}>{title}</polyline>'
-
-
-def _shade(incident: Incident, x: object, last: int) -> str:
-    begin = x(incident.first_step)  # type: ignore[operator]
-    end = x(last if incident.ended is None else incident.ended)  # type: ignore[operator]
-    return (
-        f'<rect x="{begin:.1f}" y="{TOP}" width="{max(2.0, end - begin):.1f}" height="{HEIGHT - TOP - BOTTOM}" '
-        f'fill="{SEVERITY_COLOURS[incident.severity]}" opacity="0.15"><title>{escape(incident.rule)}</title></rect>'
-    )
-
-
-def _legend(names: Sequence[str], limit: bool) -> list[str]:
-    """The series' names below the plot, without the part that they share."""
-    shown = [(name.rpartition("/")[2] if len(names) > 1 else name, COLOURS[i % len(COLOURS)]) for i, name in
-             enumerate(names[:4])]  # fmt: skip
-    if len(names) > 4:
-        shown.append((f"and {len(names) - 4} more", "#444"))
-    if limit:
-        shown.append(("limit", LIMIT_COLOUR))
-    parts, left = [], float(LEFT)
-    for name, stroke in shown:
-        parts.append(f'<rect x="{left:.0f}" y="{HEIGHT - 14}" width="10" height="3" fill="{stroke}"/>')
-        parts.append(_text(left + 13, HEIGHT - 9, name[:40], "start"))
-        left += 24 + 5.6 * len(name[:40])
-    return parts
-
-
-def _text(x: float, y: float, text: str, anchor: str, size: int = 10) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="#444">{escape(text)}</text>'
-
-
-def _svg(width: int, height: int, parts: Iterable[str]) -> str:
-    body = "".join(parts)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'font-family="sans-serif" role="img">{body}</svg>'
-    )
-
-
-def overview(incidents: Sequence[Incident], series: Mapping[str, Points]) -> str:
-    """The picture as SVG; empty where there is nothing to draw.
-
-    Args:
-        incidents: the run's alerts.
-        series: its series, under the names of the catalogue.
+    The incidents of the chart's own series are shaded, and the gravest one in every chart, so that one sees what else
+    changed with it. A rule's limit is drawn where the number that it judged is one of the chart's.
     """
-    chosen = [chart for chart in _charts(incidents) if series.get(chart.key)][:MOST_PLOTS]
-    if not chosen:
-        return ""
-    steps = [step for chart in chosen for step, _ in series[chart.key]]
-    first, last = min(steps), max(steps)
-    troubles = by_weight([incident for incident in incidents if incident.severity != "info"])[:MOST_LANES]
-    top = time_line_height(troubles) + TITLE_HEIGHT if troubles else 0
-    parts = []
-    if troubles:
-        parts.append(_title(0, 0, "Alerts, from the step where each was first seen"))
-        parts.append(_placed(0, TITLE_HEIGHT, time_line(troubles, first, last)))
-    for number, chart in enumerate(chosen):
-        left, upper = WIDTH * (number % PLOTS_PER_ROW), top + (TITLE_HEIGHT + HEIGHT) * (number // PLOTS_PER_ROW)
-        parts.append(_title(left, upper, _name(chart)))
-        parts.append(_placed(left, upper + TITLE_HEIGHT, _plot_of(chart, series, troubles)))
-    width, height = WIDTH * PLOTS_PER_ROW, top + (TITLE_HEIGHT + HEIGHT) * -(-len(chosen) // PLOTS_PER_ROW)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'font-family="sans-serif" role="img"><rect width="100%" height="100%" fill="white"/>{"".join(parts)}</svg>'
-    )
-
-
-def _charts(incidents: Sequence[Incident]) -> list[Chart]:
-    """One for each alert's series, the gravest first, and then what is always of interest."""
-    troubles = [incident for incident in by_weight(incidents) if incident.severity != "info"]
-    keys = [incident.key for incident in troubles if incident.key is not None]
-    return [CHART_OF.get(key, Chart(key, key)) for key in dict.fromkeys([*keys, *ALWAYS_SHOWN])]
-
-
-def _plot_of(chart: Chart, series: Mapping[str, Points], troubles: Sequence[Incident]) -> str:
-    limit = series.get(chart.limit) if chart.limit is not None else None
-    return line_chart(
-        [(chart.key, series[chart.key])],
-        limit=limit,
+    names = [key for key in chart.series(series) or [chart.key] if key != chart.limit]
+    shown = [incident for incident in by_weight(incidents) if incident.severity != "info"]
+    return Plot(
+        lines=[(key, series.get(key, [])) for key in names],
+        title=chart.title,
+        unit=_unit(chart.key),
+        limit=[] if chart.limit is None else series.get(chart.limit, []),
+        thresholds=sorted({limit for incident in shown for limit in _threshold(incident, names, series)}),
         bounds=chart.bounds,
         logarithmic=chart.logarithmic,
-        # The gravest is shaded everywhere, so that one sees what else changed with it.
-        marked=[e for e in troubles if e.key == chart.key or e is troubles[0]],
+        marked=[incident for incident in shown if incident.key in names or incident is shown[0]],
     )
 
 
-def _name(chart: Chart) -> str:
-    known = lookup(chart.key)
-    plain = known is None or known.unit in ("1", chart.title.lower())
-    return chart.title if plain or known is None else f"{chart.title} ({known.unit})"
+def _unit(key: str) -> str:
+    known = lookup(key)
+    return "" if known is None or known.unit == "1" else known.unit
 
 
-def _title(x: int, y: int, text: str) -> str:
-    return f'<text x="{x + 8}" y="{y + 15}" font-size="13" font-weight="bold" fill="#222">{escape(text)}</text>'
+def _threshold(incident: Incident, names: Sequence[str], series: Mapping[str, Points]) -> list[float]:
+    """The incident's limit; none where what it judged is in another unit than the series, such as a ratio."""
+    key, value, threshold = incident.key, incident.value, incident.threshold
+    if key not in names or key is None or value is None or threshold is None or not math.isfinite(threshold):
+        return []
+    is_charted = any(math.isclose(value, charted, rel_tol=1e-6) for _, charted in series.get(key, []))
+    return [threshold] if is_charted else []
 
 
-def _placed(x: int, y: int, picture: str) -> str:
-    """A picture within the picture."""
-    return picture.replace("<svg ", f'<svg x="{x}" y="{y}" ', 1)
+def heatmap_svg(heatmap: Heatmap) -> str:
+    """One row a layer or bin, one column a step, darker for larger on a logarithmic scale; empty without numbers."""
+    if not any(True for _ in heatmap.cells()):
+        return ""
+    names = [cut(row, 30, keep_end=True) for row in heatmap.rows]
+    left = 16 + 6.2 * max(map(len, names))
+    width, cells = left + 520, CELL_HEIGHT * len(names)
+    values = np.array([[math.nan if v is None else v for v in row] for row in heatmap.values], dtype=float)
+    is_missing = np.array([[value is None for value in row] for row in heatmap.values])
+    is_broken = ~np.isfinite(values) & ~is_missing
+    positive = values[np.isfinite(values) & (values > 0)]
+
+    def draw(figure: Figure) -> None:
+        title_at(figure, 8, 0, heatmap.title)
+        axes = axes_at(figure, left, TITLE_HEIGHT + 6, width - left - 80, cells)
+        axes.grid(visible=False)
+        low, high = (float(positive.min()), float(positive.max())) if len(positive) else (0.1, 1.0)
+        scale = ScalarMappable(LogNorm(low, high if high > low else low * 10, clip=True), "Blues")
+        colours = scale.to_rgba(np.where(np.isfinite(values) & (values > 0), values, low))
+        colours[is_missing], colours[is_broken] = to_rgba(UNKNOWN), to_rgba(BROKEN)
+        axes.imshow(colours, aspect="auto", interpolation="none")
+        axes.set_yticks(range(len(names)), names)
+        axes.tick_params(axis="y", length=0)
+        chosen = sorted({round(part * (len(heatmap.steps) - 1) / 5) for part in range(6)})
+        axes.set_xticks(chosen, [str(heatmap.steps[column]) for column in chosen])
+        axes.set_xlabel("step", labelpad=2)
+        if len(positive):
+            bar = axes_at(figure, width - 66, TITLE_HEIGHT + 6, 10, cells)
+            figure.colorbar(scale, cax=bar, format=FuncFormatter(lambda value, _: f"{value:.2g}"))
+            bar.yaxis.set_minor_formatter(NullFormatter())
+        if is_broken.any():
+            figure.text(8 / width, 4 / (cells + 70), "orange-red: not a finite number", fontsize=9, color=BROKEN)
+
+    return svg(width, TITLE_HEIGHT + 6 + cells + BOTTOM + 4, heatmap.title, draw)
+
+
+def svg(width: float, height: float, title: str, draw: Callable[[Figure], Any]) -> Markup:
+    """What is drawn into a figure of so many pixels, as an SVG element that an HTML page can hold.
+
+    Whatever a person has configured matplotlib to does not count, and is as it was afterwards.
+    """
+    target = io.StringIO()
+    with _ONE_AT_A_TIME, matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a name in a script that the font lacks is still text in the picture
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+        figure.patch.set_gid("paper")
+        FigureCanvasSVG(figure)
+        draw(figure)
+        about = {"Date": None, "Creator": None, "Format": None, "Type": None, "Title": printable(title)}
+        figure.savefig(target, format="svg", metadata=about)
+    text = target.getvalue()
+    # In pixels, not in points, and without the declarations that belong to a file of its own.
+    size = f'width="{width:g}" height="{height:g}" role="img"'
+    text = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', size, text[text.index("<svg") :], count=1)
+    return Markup(text)  # noqa: S704 - matplotlib has escaped every name in it
+
+
+def axes_at(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """New axes at a place in pixels from the upper left corner of the figure."""
+    whole_width, whole_height = figure.get_size_inches() * 72
+    box = (left / whole_width, 1 - (top + height) / whole_height, width / whole_width, height / whole_height)
+    axes = figure.add_axes(box)
+    axes.grid(axis="y")
+    axes.tick_params(length=3, width=0.8)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return axes
+
+
+def title_at(figure: Figure, left: float, top: float, text: str) -> None:
+    """Write a title at a place in pixels from the upper left corner of the figure."""
+    width, height = figure.get_size_inches() * 72
+    figure.text(left / width, 1 - (top + 15) / height, printable(text), fontsize=12, fontweight="bold", color="#222222")
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """The series' names without the part that they share."""
+    folders = [name.split("/")[:-1] for name in names]
+    shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))
+    start = sum(len(parts[0]) + 1 for parts in shared)
+    most = 40 // len(names) if names else 40
+    # A label that begins with an underscore is left out of a legend.
+    return [cut(name[start:].lstrip("_") or name, max(14, most)) for name in names]
+
+
+def cut(text: str, most: int, keep_end: bool = False) -> str:
+    """So many characters of a text of unknown origin, at most."""
+    text = printable(text)
+    if len(text) <= most:
+        return text
+    return f"…{text[1 - most :]}" if keep_end else f"{text[: most - 1]}…"

@@ -1,17 +1,10 @@
-"""Rows by steps as data, as an SVG document, and when those that grow with the run are shown."""
+"""Rows by steps as data, and when those that grow with the run are shown."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import Any, Protocol
-
-CELL_HEIGHT, WIDTH, LEFT, TOP, BOTTOM = 14, 760, 230, 34, 24
-LOW, HIGH = (247, 251, 255), (8, 48, 107)
-UNKNOWN = "#dddddd"
-BROKEN = "#d62728"
 
 FIRST_ROWS = 5
 EVERY_ROWS = 25
@@ -35,13 +28,6 @@ class Heatmap:
     values: tuple[tuple[float | None, ...], ...]
     edges: tuple[float, ...] = ()
 
-    def svg(self) -> str:
-        """The picture."""
-        columns: dict[int, dict[str, float]] = {step: {} for step in self.steps}
-        for step, row, value in self.cells():
-            columns[step][row] = value
-        return heatmap_svg(self.title, columns)
-
     def cells(self) -> Iterator[tuple[int, str, float]]:
         """Step, row and number of each place that has one, row by row."""
         for row, values in zip(self.rows, self.values, strict=True):
@@ -52,6 +38,17 @@ class Heatmap:
     def as_dict(self) -> dict[str, Any]:
         """As plain data."""
         return asdict(self)
+
+    @classmethod
+    def of_columns(cls, title: str, columns: Mapping[int, Mapping[str, float]]) -> Heatmap:
+        """From step to row to number.
+
+        >>> Heatmap.of_columns("Drift", {1: {"a": 0.1}, 2: {"a": 0.2, "b": 0.3}}).values
+        ((0.1, 0.2), (None, 0.3))
+        """
+        steps = sorted(columns)
+        rows = tuple(dict.fromkeys(row for step in steps for row in columns[step]))
+        return cls(title, rows, tuple(steps), tuple(tuple(columns[step].get(row) for step in steps) for row in rows))
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Heatmap:
@@ -70,55 +67,6 @@ class Heatmap:
         if len(values) != len(rows) or any(len(row) != len(steps) for row in values):
             raise ValueError("a heat-map has one number for each row and step")
         return cls(str(data["title"]), rows, steps, values, _floats(data.get("edges", ())))
-
-
-def heatmap_svg(title: str, columns: Mapping[int, Mapping[str, float]]) -> str:
-    """The picture: one row a layer, one column a step, darker for larger. No scripts, fonts or files from elsewhere.
-
-    Args:
-        title: what the numbers are.
-        columns: step to layer to value. A layer without a value in a step is grey, NaN is red. The scale is
-            logarithmic between the smallest and the largest value above 0.
-    """
-    steps = sorted(columns)
-    layers = list(dict.fromkeys(layer for step in steps for layer in columns[step]))
-    if not layers:
-        return ""
-    shown = [value for step in steps for value in columns[step].values() if math.isfinite(value) and value > 0]
-    low, high = (math.log10(min(shown)), math.log10(max(shown))) if shown else (0.0, 0.0)
-    width = (WIDTH - LEFT - 8) / len(steps)
-    height = TOP + CELL_HEIGHT * len(layers) + BOTTOM
-    scale = f"{10**low:.2g} to {10**high:.2g}" if shown else "all 0"
-    parts = [f'<text x="8" y="18" font-size="13">{escape(title)} ({scale})</text>']
-    for row, layer in enumerate(layers):
-        y = TOP + row * CELL_HEIGHT
-        name = layer if len(layer) <= 34 else "..." + layer[-31:]
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 11}" font-size="10" text-anchor="end">{escape(name)}</text>')
-        for column, step in enumerate(steps):
-            value = columns[step].get(layer)
-            label = "no value" if value is None else f"{value:.3g}"
-            parts.append(
-                f'<rect x="{LEFT + column * width:.1f}" y="{y}" width="{width:.1f}" height="{CELL_HEIGHT}" '
-                f'fill="{_colour(value, low, high)}"><title>{escape(layer)}, step {step}: {label}</title></rect>'
-            )
-    for column in sorted({0, len(steps) // 2, len(steps) - 1}):
-        x = LEFT + (column + 0.5) * width
-        parts.append(f'<text x="{x:.1f}" y="{height - 8}" font-size="10" text-anchor="middle">{steps[column]}</text>')
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
-        f'font-family="sans-serif">{"".join(parts)}</svg>'
-    )
-
-
-def _colour(value: float | None, low: float, high: float) -> str:
-    if value is None:
-        return UNKNOWN
-    if not math.isfinite(value):
-        return BROKEN
-    share = 0.0
-    if value > 0:
-        share = (math.log10(value) - low) / (high - low) if high > low else 1.0
-    return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in zip(LOW, HIGH, strict=True))
 
 
 def _floats(values: Sequence[Any]) -> tuple[float, ...]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from rldk_tracking.charts.spec import Chart, chart_of
 from rldk_tracking.health.alert import SEVERITIES, Alert, Severity
 from rldk_tracking.health.verdict import Coverage, Verdict, verdict_of
 
 SCORE = "rldk/health/score"
+ALWAYS_SHOWN = ("rldk/reward/mean", "rldk/kl/ref_k3", "rldk/policy/entropy", "rldk/length/mean", "rldk/health/score")
+"""What is shown where there is room, in this order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,13 @@ def worst_open(incidents: Iterable[Incident]) -> Severity | None:
 def by_weight(incidents: Sequence[Incident]) -> list[Incident]:
     """What to read first: what lasts before what is over, the severe before the mild, the early before the late."""
     return sorted(incidents, key=lambda e: (e.ended is not None, -SEVERITIES.index(e.severity), e.first_step))
+
+
+def overview_charts(incidents: Sequence[Incident]) -> list[Chart]:
+    """One for each alert's series, the gravest first, and then what is always of interest."""
+    grave = [incident for incident in by_weight(incidents) if incident.severity != "info"]
+    keys = [incident.key for incident in grave if incident.key is not None]
+    return [chart_of(key) for key in dict.fromkeys([*keys, *ALWAYS_SHOWN])]
 
 
 def verdict_word(row: Mapping[str, float], incidents: Iterable[Incident]) -> Verdict:

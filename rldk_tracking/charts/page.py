@@ -4,11 +4,14 @@
 |---|---|---|
 | kind | the experiment's tag `mlflow.experimentKind`, where it has none and holds no traces | first row |
 | charts | the experiment's saved view, see `rldk_tracking.charts.mlflow` | where a run has data for new charts |
-| picture of what broke | artifact `rldk/charts/overview.svg`, and in the note | with the note |
+| pictures: what broke, heat-maps | artifacts `rldk/charts/overview.svg` (also in the note), `<key>.svg` | see below |
 | note | `mlflow.note.content`, where that is empty or ours | first row, status and alerts in time, every minute |
 | colour | `mlflow.runColor`, where that is empty or ours | with the note |
 | report | artifact `rldk/report.html` | at the end |
 | link | the terminal | first row, end |
+
+A picture is drawn when alerts or a heat-map have changed, and now and then while a run goes on, but only so often that
+drawing takes at most a hundredth of the time; at the end always.
 
 Everything here is an addition to the series: where a store does not take it, that is said once and training's own rows
 go on. All calls come from the tracker's own thread.
@@ -24,10 +27,8 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from rldk_tracking.charts.announce import announce
-from rldk_tracking.charts.figures import overview
-from rldk_tracking.charts.heatmap import Heatmap
+from rldk_tracking.charts.heatmap import Cadence, Heatmap
 from rldk_tracking.charts.incidents import incidents_of, worst_open
-from rldk_tracking.charts.markdown import note
 from rldk_tracking.charts.mlflow import (
     View,
     is_server,
@@ -38,7 +39,7 @@ from rldk_tracking.charts.mlflow import (
     shows_views,
     view_path,
 )
-from rldk_tracking.charts.report import Report
+from rldk_tracking.charts.report import Report, note
 from rldk_tracking.charts.series import Earlier, Thinned
 from rldk_tracking.health.alert import Alert, Severity
 from rldk_tracking.rollout import RunInfo
@@ -49,6 +50,8 @@ NOTE = "mlflow.note.content"
 NOTE_MARK = "rldk.note"
 REPORT_FILE = "rldk/report.html"
 OVERVIEW_FILE = "rldk/charts/overview.svg"
+DRAWING_SHARE = 0.01
+"""Of the time, at most, that is spent on drawing."""
 REFRESH_SECONDS = 60.0
 STATUS_SECONDS, AN_ALERT_SECONDS = 2.0, 0.05
 """Between two notes where the run's state changes again and again: at least so much, and so much for each alert."""
@@ -60,13 +63,13 @@ ENDED = ("finished", "stopped", "crashed")
 COLOUR_TAG = "mlflow.runColor"
 """A run's colour, which the list of runs and the charts share."""
 RUN_COLOURS: dict[Severity | None, tuple[str, ...]] = {
-    None: ("#1f77b4", "#00897b", "#17a2b8", "#4c78a8", "#2b9fbf"),
-    "info": ("#1f77b4", "#00897b", "#17a2b8", "#4c78a8", "#2b9fbf"),
-    "warning": ("#ff7f0e", "#e6ab02", "#d95f02", "#fb8c00", "#b8860b"),
-    "critical": ("#d62728", "#a50f15", "#e7298a", "#ef5350", "#8b0000"),
+    None: ("#0072b2", "#56b4e9", "#1f77b4", "#4c78a8", "#2b9fbf"),
+    "info": ("#0072b2", "#56b4e9", "#1f77b4", "#4c78a8", "#2b9fbf"),
+    "warning": ("#e69f00", "#f0c000", "#e6ab02", "#fbb040", "#c99700"),
+    "critical": ("#d55e00", "#a50f15", "#8b0000", "#b22222", "#99000d"),
 }
-"""Health to shades: the charts take a run's colour, and two healthy runs must be told apart. Blue and not green, which
-many people cannot tell from red."""
+"""Health to shades: the charts take a run's colour, and two healthy runs must be told apart. Blue, yellow and dark red,
+and no green, which many people cannot tell from red."""
 
 
 class RunPage:
@@ -113,26 +116,37 @@ class RunPage:
         self._due = self._not_before = 0.0
         self._said: set[str] = set()
         self._heatmaps: dict[str, Heatmap] = dict(heatmaps or {})
+        self._undrawn: set[str] = set()
+        self._next_drawing = 0.0
+        self._cadence = Cadence()
         self._first: int | None = min((points[0][0] for points in self._past.series.values() if points), default=None)
-        self._pictured = self._is_on_this_disk = self.has_checkpoints = False
+        self._pictured_at: int | None = None
+        self._is_on_this_disk = self.has_checkpoints = False
 
     def row(self, metrics: Mapping[str, float], step: int) -> None:
         """A row that the store has taken, under the names that it has there."""
         first = self._past.step is None
         self._first = step if first else self._first
         self._past.add(metrics, step)
+        self._cadence.count()
+        if self._cadence.due:
+            self._cadence.done()
+            self._undrawn.add(OVERVIEW_FILE)
         view = self._view
         if view is not None:
             self._shielded("the view", lambda: view.show(metrics))
         if first:
             self._shielded("the kind of experiment", lambda: mark_as_training(self._client, self._experiment_id))
             self._point_out()
-        if first or time.monotonic() >= self._due:
+        if first or time.monotonic() >= self._due or self._may_draw():
             self.refresh()
 
     def heatmap(self, key: str, heatmap: Heatmap) -> None:
-        """A heat-map that the store has taken as the artifact `<key>.svg`."""
+        """A heat-map, which becomes the artifact `<key>.svg`."""
         self._heatmaps[key] = heatmap
+        self._undrawn.add(f"{key}.svg")
+        if self._may_draw():
+            self.refresh()
 
     def checkpoint(self) -> None:
         """The store has a model for a checkpoint."""
@@ -140,16 +154,17 @@ class RunPage:
 
     def alert(self, alerts: Sequence[Alert]) -> None:
         """All alerts of the run so far."""
-        self._alerts = list(alerts)
+        self._take_alerts(alerts)
         self.refresh()
 
     def status(self, status: str, alerts: Sequence[Alert]) -> None:
         """The run's state; a state that ends it brings the report."""
         self._status = status
-        self._alerts = list(alerts)
+        self._take_alerts(alerts)
         if self._past.step is None:
             return
         if status in ENDED:
+            self._undrawn.add(OVERVIEW_FILE)
             self._shielded("the report", self._store_report)
         if status in ENDED or time.monotonic() >= self._not_before:
             self.refresh()
@@ -163,7 +178,8 @@ class RunPage:
         now = time.monotonic()
         self._due = now + REFRESH_SECONDS
         self._not_before = now + min(REFRESH_SECONDS, max(STATUS_SECONDS, AN_ALERT_SECONDS * len(self._alerts)))
-        self._shielded("the picture", self._store_overview)
+        if self._may_draw():
+            self._shielded("the pictures", self._draw)
         self._shielded("the note", self._write_note)
 
     def links(self) -> dict[str, str]:
@@ -175,7 +191,7 @@ class RunPage:
         if self._alerts:
             found["Alerts"] = self._artifact("rldk/alerts.json")
         for key, name in PICTURES.items():
-            if key in self._heatmaps:
+            if key in self._heatmaps and f"{key}.svg" not in self._undrawn:
                 found[name] = self._artifact(f"{key}.svg")
         if self._status in ENDED:
             found["Report"] = self._artifact(REPORT_FILE)
@@ -198,18 +214,36 @@ class RunPage:
     def _address(self, path: str) -> str:
         return f"{self._place.rstrip('/') if is_server(self._place) else LOCAL}/{path}"
 
-    def _store_overview(self) -> None:
-        picture = overview(incidents_of(self._alerts), self._past.series)
-        if picture:
-            self._client.log_text(self._run_id, picture, OVERVIEW_FILE)
-            self._pictured = True
+    def _take_alerts(self, alerts: Sequence[Alert]) -> None:
+        if list(alerts) != self._alerts:
+            self._alerts = list(alerts)
+            self._undrawn.add(OVERVIEW_FILE)
+
+    def _may_draw(self) -> bool:
+        """Whether there is something to draw, and drawing has not taken its share of the time yet."""
+        return bool(self._undrawn) and (self._status in ENDED or time.monotonic() >= self._next_drawing)
+
+    def _draw(self) -> None:
+        from rldk_tracking.charts.figures import heatmap_svg
+        from rldk_tracking.charts.overview import overview
+
+        start = time.thread_time()
+        pictures = {name: heatmap_svg(self._heatmaps[name[:-4]]) for name in self._undrawn - {OVERVIEW_FILE}}
+        if OVERVIEW_FILE in self._undrawn:
+            pictures[OVERVIEW_FILE] = overview(incidents_of(self._alerts), self._past.series)
+        self._next_drawing = time.monotonic() + (time.thread_time() - start) / DRAWING_SHARE
+        for name, picture in pictures.items():
+            if picture:
+                self._client.log_text(self._run_id, str(picture), name)
+                self._pictured_at = self._past.step if name == OVERVIEW_FILE else self._pictured_at
+            self._undrawn.discard(name)
 
     def _picture(self) -> str:
         """Address of the picture for the note; empty where the server cannot read what this process has stored."""
-        if not self._pictured or (is_server(self._place) and self._is_on_this_disk):
+        if self._pictured_at is None or (is_server(self._place) and self._is_on_this_disk):
             return ""
         # The step keeps browsers from showing an old version.
-        return f"get-artifact?path={quote(OVERVIEW_FILE)}&run_uuid={self._run_id}&step={self._past.step}"
+        return f"get-artifact?path={quote(OVERVIEW_FILE)}&run_uuid={self._run_id}&step={self._pictured_at}"
 
     def _write_note(self) -> None:
         run = self._client.get_run(self._run_id)
@@ -233,7 +267,7 @@ class RunPage:
             earlier = Earlier(self._client, self._run_id, self._first)
             series, resumed_after = earlier.before(series), earlier.left_out
         page = Report(
-            title=self._info.name or self._run_id,
+            title=self._client.get_run(self._run_id).info.run_name or self._info.name or self._run_id,
             status=self._status,
             trainer=self._info.trainer,
             series=series,
@@ -247,10 +281,15 @@ class RunPage:
     def _shielded(self, what: str, write: Callable[[], None]) -> None:
         try:
             write()
+        except ImportError as fault:
+            self._say(what, f"A run's page goes without {what}. {fault}")
         except self._refusals as fault:
-            if what not in self._said:
-                self._said.add(what)
-                logger.info("MLflow does not take %s (%s). The series are not concerned.", what, type(fault).__name__)
+            self._say(what, f"MLflow does not take {what} ({type(fault).__name__}). The series are not concerned.")
+
+    def _say(self, what: str, text: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            logger.info("%s", text)
 
 
 def run_colour(severity: Severity | None, run_id: str) -> str:

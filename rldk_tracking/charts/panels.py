@@ -1,6 +1,7 @@
 """What W&B cannot draw from single series by itself: heat-maps, reward against KL, alerts, the report.
 
-W&B keeps each of them as an artifact version, so they are made anew only now and then, and at the end.
+W&B keeps each of them as an artifact version, so they are made anew only now and then, and at the end. Pictures are
+drawn by a process of their own, and logged beside the row that comes when they are there.
 
 | key | what |
 |---|---|
@@ -15,19 +16,24 @@ W&B keeps each of them as an artifact version, so they are made anew only now an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from rldk_tracking.charts.figures import overview
+from rldk_tracking.charts.drawing import OVERVIEW, REPORT, Drawing
 from rldk_tracking.charts.heatmap import Cadence, Heatmap
-from rldk_tracking.charts.incidents import by_weight, incidents_of
+from rldk_tracking.charts.incidents import by_weight, incidents_of, overview_charts
 from rldk_tracking.charts.report import Report
 from rldk_tracking.charts.series import Thinned
 from rldk_tracking.charts.spec import HEATMAP_TITLES
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.rollout import RunInfo
 
+logger = logging.getLogger(__name__)
+
 PREFIX = "rldk/charts"
+END_S = 15.0
+"""So long the end of a training waits for the last pictures."""
 CELL_COLUMNS = ["global_step", "row", "value"]
 """Of a heat-map's table."""
 ALERT_COLUMNS = ["first_step", "severity", "rule", "message", "advice", "value", "threshold", "step", "ended", "series"]
@@ -71,17 +77,23 @@ class RunPanels:
         self._alerts: list[Alert] = []
         self._heatmaps: dict[str, Heatmap] = {}
         self._cadence = Cadence()
-        self._has_news = False
+        self._has_news = self._cannot_draw = False
+        self._undrawn: set[str] = set()
+        self._drawing: Drawing | None = None
 
     def row(self, metrics: Mapping[str, float], step: int) -> dict[str, Any]:
         """Take a row. Returns the panels to log beside it, none where their turn has not come."""
         self._past.add(metrics, step)
         self._cadence.count()
-        if not (self._cadence.due or (self._has_news and self._cadence.possible)):
-            return {}
-        self._cadence.done()
-        self._has_news = False
-        return self.panels()
+        found = self._drawn(0.0) if self._drawing is not None and self._drawing.is_done else {}
+        if self._cadence.due or (self._has_news and self._cadence.possible):
+            self._cadence.done()
+            self._has_news = False
+            self._undrawn.add(OVERVIEW)
+            found |= self.panels()
+        if self._undrawn and self._drawing is None:
+            self._draw(self._undrawn, "")
+        return found
 
     def alert(self, alert: Alert) -> None:
         """Take an alert, or the end of one."""
@@ -89,12 +101,11 @@ class RunPanels:
         self._has_news = True
 
     def heatmap(self, key: str, heatmap: Heatmap) -> dict[str, Any]:
-        """The panels of a heat-map."""
+        """The panels of a heat-map; its picture comes with a later row."""
         self._heatmaps[key] = heatmap
-        found: dict[str, Any] = {
-            key: self._wandb.Html(heatmap.svg(), inject=False),
-            f"{key}_table": self._wandb.Table(columns=CELL_COLUMNS, data=[list(cell) for cell in heatmap.cells()]),
-        }
+        self._undrawn.add(key)
+        data = [list(cell) for cell in heatmap.cells()]
+        found: dict[str, Any] = {f"{key}_table": self._wandb.Table(columns=CELL_COLUMNS, data=data)}
         if heatmap.edges:
             latest = [row[-1] or 0.0 for row in reversed(heatmap.values)]
             found[f"{key}_histogram"] = self._wandb.Histogram(np_histogram=(latest, list(heatmap.edges)))
@@ -104,26 +115,49 @@ class RunPanels:
         """All panels and the report, none where there was no row."""
         if self._past.step is None:
             return {}
+        if self._drawing is not None:
+            self._drawing.pictures(0.0)
+        self._draw({OVERVIEW, REPORT, *self._heatmaps}, status, title)
+        return self.panels() | self._drawn(END_S)
+
+    def _draw(self, names: Collection[str], status: str, title: str = "") -> None:
+        if self._cannot_draw:
+            return
+        series = self._past.series
+        if REPORT not in names:  # an overview draws a few of them, and all would cost the training time
+            shown = {chart.key for chart in overview_charts(incidents_of(self._alerts))}
+            series = {key: points for key, points in series.items() if key in shown}
         report = Report(
             title=title,
             status=status,
             trainer=self._info.trainer,
-            series=self._past.series,
+            series=series,
             alerts=self._alerts,
             settings=self._info.config,
             heatmaps=self._heatmaps,
             resumed_after=self._resumed_after,
         )
-        return self.panels() | {f"{PREFIX}/report": self._wandb.Html(report.html(), inject=False)}
+        try:
+            self._drawing = Drawing(report, [*names])
+        except OSError as fault:
+            self._cannot_draw = True
+            logger.info("Pictures are left out, because no process can be started that draws them: %s", fault)
+        self._undrawn.clear()
+
+    def _drawn(self, timeout_s: float) -> dict[str, Any]:
+        """The pictures of the process that draws, as panels."""
+        drawing, self._drawing = self._drawing, None
+        pictures = {} if drawing is None else drawing.pictures(timeout_s)
+        return {
+            name if name in self._heatmaps else f"{PREFIX}/{name}": self._wandb.Html(picture, inject=False)
+            for name, picture in pictures.items()
+        }
 
     def panels(self) -> dict[str, Any]:
-        """The panels for which there is data."""
+        """The panels without a picture, for which there is data."""
         found: dict[str, Any] = {}
         series = self._past.series
         incidents = incidents_of(self._alerts)
-        picture = overview(incidents, series)
-        if picture:
-            found[f"{PREFIX}/overview"] = self._wandb.Html(picture, inject=False)
         kl = next((key for key in ("rldk/kl/ref_k3", "rldk/kl/ref_k1") if key in series), None)
         if kl is not None and "rldk/reward/mean" in series:
             reward = dict(series["rldk/reward/mean"])

@@ -1,39 +1,50 @@
-"""One page on one run, to be read anywhere and mailed: the verdict, the alerts on a time line, the charts, what to try.
+"""One page on one run, to be read anywhere and mailed: the verdict, the causes, what to try, and the charts.
 
 As HTML with SVG, without scripts and without anything from elsewhere; or as Markdown, with the series drawn as a line
-of blocks. Names and texts of the run are escaped, and the HTML forbids the browser to load or run anything.
+of blocks. Names and texts of the run are escaped, and the HTML forbids the browser to load or run anything. Several
+runs stand side by side on one page.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
-from rldk_tracking.charts.figures import SEVERITY_COLOURS, line_chart, overview, time_line
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.incidents import Incident, by_weight, incidents_of, verdict, verdict_word
-from rldk_tracking.charts.markdown import escaped, table
+from rldk_tracking.charts.rendering import rendered
 from rldk_tracking.charts.series import Points
-from rldk_tracking.charts.spec import Chart, Section, sections
+from rldk_tracking.charts.spec import Section, matching, sections
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.keys import lookup
 
+MOST_CAUSES = 3
+"""Alerts that stand beside the picture."""
+NOTE_CHARACTERS = 8000
+"""MLflow cuts a longer note."""
+MOST_ALERTS = 20
+"""Of a note."""
+QUOTED_SERIES = (
+    "rldk/health/score",
+    "rldk/health/convergence",
+    "rldk/reward/mean",
+    "rldk/kl/ref_k3",
+    "rldk/policy/entropy",
+    "rldk/policy/clip_fraction",
+    "rldk/value/explained_variance",
+    "rldk/length/mean",
+    "rldk/length/truncated_fraction",
+    "rldk/grad/norm",
+    "rldk/update/learning_rate",
+    "rldk/preference/accuracy",
+    "rldk/checkpoint/score",
+    "rldk/throughput/step_seconds",
+)
+"""Series whose last value the note quotes."""
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_STYLE = """
-body { font: 14px/1.45 sans-serif; color: #222; max-width: 1240px; margin: 2em auto; padding: 0 1em }
-h1 { font-size: 22px } h2 { font-size: 17px; margin-top: 2em; border-bottom: 1px solid #ddd }
-.verdict { padding: .7em 1em; border-left: 6px solid; background: #f6f6f6; font-size: 16px }
-table { border-collapse: collapse } td, th { text-align: left; vertical-align: top; padding: 4px 10px 4px 0 }
-td + td { overflow-wrap: anywhere } summary { font-size: 17px; font-weight: bold; margin-top: 2em }
-tr + tr td { border-top: 1px solid #eee }
-.charts { display: flex; flex-wrap: wrap; gap: 14px } figure { margin: 0 } figcaption { font-weight: bold }
-svg { max-width: 100%; height: auto } .small { color: #666; font-size: 12px }
-"""
-_VERDICT_COLOURS = {"healthy": "#2ca02c", "unknown": "#7f7f7f"}
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,9 @@ class Report:
         unknown: ids of rules whose data never came, where that is known.
         heatmaps: key to heat-map, see `rldk_tracking.charts.heatmap`.
         resumed_after: the last step of an earlier process whose rows are not here, where there was one.
+
+    >>> Report("my run", {"rldk/reward/mean": [(1, 0.5), (2, 0.75)]}, status="finished").verdict
+    'Finished, step 2. Nothing is known about its health: no rule had data.'
     """
 
     title: str
@@ -64,8 +78,13 @@ class Report:
 
     @property
     def incidents(self) -> list[Incident]:
-        """The alerts as incidents."""
-        return incidents_of(self.alerts)
+        """The alerts as incidents, the gravest first."""
+        return by_weight(incidents_of(self.alerts))
+
+    @property
+    def causes(self) -> list[Incident]:
+        """What to read first: the gravest alerts that are open, or were."""
+        return [incident for incident in self.incidents if incident.severity != "info"][:MOST_CAUSES]
 
     @property
     def row(self) -> dict[str, float]:
@@ -84,6 +103,11 @@ class Report:
         return verdict(self.status, self.span[1], self.row, self.incidents)
 
     @property
+    def verdict_word(self) -> str:
+        """The run in a word."""
+        return verdict_word(self.row, self.incidents)
+
+    @property
     def scope(self) -> str:
         """Which steps the page is about."""
         first, last = self.span
@@ -92,95 +116,146 @@ class Report:
             return about
         return f"{about} The run went on from a checkpoint: steps up to {self.resumed_after} are in its series only."
 
-    def html(self) -> str:
-        """The page as HTML."""
-        incidents = self.incidents
-        word = verdict_word(self.row, incidents)
-        hue = _VERDICT_COLOURS.get(word) or SEVERITY_COLOURS[word]
-        parts = [
-            "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
-            "<meta name='viewport' content='width=device-width'>",
-            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-            f"<title>{escape(self.title)}: RL health</title><style>{_STYLE}</style></head><body>",
-            f"<h1>{escape(self.title)}</h1>",
-            f'<p class="verdict" style="border-color: {hue}">{escape(self.verdict)}</p>',
-            f"<p class='small'>{escape(self.scope)}</p>",
-        ]
-        if incidents:
-            are_troubles = any(incident.severity != "info" for incident in incidents)
-            picture = overview(incidents, self.series) if are_troubles else ""
-            picture = picture or time_line(incidents, *self.span)
-            parts += ["<h2>Alerts</h2>", picture, _alert_table(by_weight(incidents))]
-        for section in self.sections():
-            parts.append(f"<h2>{escape(section.name)}</h2><div class='charts'>")
-            parts += [self._figure(chart, incidents) for chart in section.charts]
-            parts += [
-                f"<figure>{self.heatmaps[key].svg()}</figure>" for key in section.heatmaps if key in self.heatmaps
-            ]
-            parts.append("</div>")
-        parts += [self._settings(), self._not_judged(), "</body></html>"]
-        return "".join(parts)
-
-    def markdown(self) -> str:
-        """The page as Markdown."""
-        incidents = self.incidents
-        parts = [f"# {escaped(self.title)}", f"**{escaped(self.verdict)}**", escaped(self.scope)]
-        if incidents:
-            columns = ("alert", "severity", "first seen", "over", "what", "what to try")
-            parts += ["## Alerts", table(columns, [_markdown_row(incident) for incident in by_weight(incidents)])]
-        for section in self.sections():
-            names = [key for chart in section.charts for key in chart.series(self.series)]
-            parts += [f"## {section.name}", table(_SERIES_COLUMNS, [self._series_row(key) for key in names])]
-        if self.settings:
-            rows = [(escaped(name), escaped(value)) for name, value in sorted(self.settings.items())]
-            parts += ["## Settings", table(("name", "value"), rows)]
-        if self.unknown:
-            parts.append("Not judged, because their data never came: " + ", ".join(map(escaped, self.unknown)) + ".")
-        return "\n\n".join(parts) + "\n"
-
     def sections(self) -> list[Section]:
         """What there is to see."""
         return sections({key for key, points in self.series.items() if points}, self.trainer)
 
-    def _figure(self, chart: Chart, incidents: Sequence[Incident]) -> str:
-        names = chart.series(self.series)
-        limit = self.series.get(chart.limit) if chart.limit is not None else None
-        drawing = line_chart(
-            [(name, self.series[name]) for name in names if name != chart.limit],
-            limit=limit,
-            bounds=chart.bounds,
-            logarithmic=chart.logarithmic,
-            marked=[incident for incident in incidents if incident.key in names and incident.severity != "info"],
+    def overview(self, columns: int = 2) -> str:
+        """What broke and when, as SVG; empty where there is nothing to draw. See `figures.overview`."""
+        from rldk_tracking.charts.overview import overview
+
+        return overview(self.incidents, self.series, columns)
+
+    def html(self) -> str:
+        """The page as HTML. Raises ImportError where matplotlib is not installed."""
+        from rldk_tracking.charts.figures import chart_svg, heatmap_svg
+        from rldk_tracking.charts.overview import time_line
+
+        incidents = self.incidents
+        return rendered(
+            "report.html",
+            title=self.title,
+            report=self,
+            overview=self.overview(),
+            narrow_overview=self.overview(columns=1),
+            time_line=time_line(incidents, *self.span),
+            sections=[
+                {
+                    "name": section.name,
+                    "charts": [(chart, chart_svg(chart, self.series, incidents)) for chart in section.charts],
+                    "heatmaps": [heatmap_svg(self.heatmaps[key]) for key in section.heatmaps if key in self.heatmaps],
+                }
+                for section in self.sections()
+            ],
         )
-        known = lookup(names[0])
-        unit = "" if known is None or known.unit == "1" else f" ({known.unit})"
-        return f"<figure><figcaption>{escape(chart.title + unit)}</figcaption>{drawing}</figure>"
 
-    def _series_row(self, key: str) -> tuple[str, ...]:
-        values = [value for _, value in self.series[key]]
-        numbers = (values[0], values[-1], min(values), max(values))
-        return (escaped(key), *(f"{number:.4g}" for number in numbers), blocks(values))
+    def markdown(self) -> str:
+        """The page as Markdown."""
+        found = []
+        for section in self.sections():
+            keys = [key for chart in section.charts for key in chart.series(self.series)]
+            found.append((section.name, [(key, [value for _, value in self.series[key]]) for key in keys]))
+        return rendered("report.md", report=self, sections=found, blocks=blocks)
 
-    def _settings(self) -> str:
-        if not self.settings:
-            return ""
-        rows = "".join(
-            f"<tr><td>{escape(str(name))}</td><td>{escape(str(value))}</td></tr>"
-            for name, value in sorted(self.settings.items())
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        found = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        heatmaps = {key: heatmap.as_dict() for key, heatmap in self.heatmaps.items()}
+        return found | {"alerts": [alert.as_dict() for alert in self.alerts], "heatmaps": heatmaps}
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Report:
+        """From what `as_dict` made, also by way of JSON."""
+        alerts = [Alert(**alert) for alert in data["alerts"]]
+        heatmaps = {key: Heatmap.of(heatmap) for key, heatmap in data["heatmaps"].items()}
+        return cls(**{**data, "alerts": alerts, "heatmaps": heatmaps})
+
+
+def comparison(reports: Sequence[Report]) -> str:
+    """Several runs side by side, as HTML: verdicts, settings that differ, and the same charts with a line for each run.
+
+    Raises ImportError where matplotlib is not installed.
+    """
+    from rldk_tracking.charts.figures import line_colour, runs_svg
+    from rldk_tracking.charts.overview import time_line
+
+    titles = [report.title for report in reports]
+    names = [f"{title} ({number})" if titles.count(title) > 1 else title for number, title in enumerate(titles, 1)]
+    keys = {key for report in reports for key, points in report.series.items() if points}
+    trainers = {report.trainer for report in reports}
+    drawn = []
+    for section in sections(keys, trainers.pop() if len(trainers) == 1 else None):
+        charts = []
+        for chart in section.charts:
+            for key in matching(chart.key, keys):
+                lines = [(name, report.series.get(key, [])) for name, report in zip(names, reports, strict=True)]
+                charts.append((chart.title, key, runs_svg(chart, lines)))
+        drawn.append({"name": section.name, "charts": charts})
+    runs = [
+        {
+            "report": dataclasses.replace(report, title=name),
+            "colour": line_colour(number),
+            "time_line": time_line(report.causes, *report.span, narrow=True),
+        }
+        for number, (name, report) in enumerate(zip(names, reports, strict=True))
+    ]
+    return rendered(
+        "comparison.html", title=" and ".join(names), runs=runs, settings=_differing(reports), sections=drawn
+    )
+
+
+def _differing(reports: Sequence[Report]) -> list[tuple[str, list[str]]]:
+    """Setting to its value in each run; empty where a run has none."""
+    names = sorted({name for report in reports for name in report.settings})
+    rows = [(name, [str(report.settings.get(name, "")) for report in reports]) for name in names]
+    return [(name, values) for name, values in rows if len(set(values)) > 1]
+
+
+def note(
+    status: str,
+    step: int | None,
+    row: Mapping[str, float],
+    incidents: Sequence[Incident],
+    links: Mapping[str, str],
+    picture: str = "",
+) -> str:
+    """A run's health on one page, for the note of its page: verdict, links, alerts, last values.
+
+    At most `NOTE_CHARACTERS` characters.
+
+    Args:
+        status, step, row, incidents: see `verdict`.
+        links: text to address, made here and not by strangers.
+        picture: address of the picture of what broke; empty for none.
+    """
+    values = []
+    for key in QUOTED_SERIES:
+        known = lookup(key)
+        if key in row and known is not None:
+            values.append((key, row[key], "" if known.unit == "1" else known.unit, known.meaning))
+    sorted_ = by_weight(incidents)
+    for count in range(min(MOST_ALERTS, len(sorted_)), -1, -1):
+        text = rendered(
+            "note.md",
+            verdict=verdict(status, step, row, incidents),
+            gravest=next((e for e in sorted_ if e.ended is None and e.severity != "info"), None),
+            links=links,
+            picture=picture,
+            shown=sorted_[:count],
+            more=len(sorted_) - count,
+            values=values,
         )
-        return f"<details><summary>Settings</summary><table>{rows}</table></details>"
-
-    def _not_judged(self) -> str:
-        if not self.unknown:
-            return ""
-        return f"<p class='small'>Not judged, because their data never came: {escape(', '.join(self.unknown))}.</p>"
-
-
-_SERIES_COLUMNS = ("series", "first", "last", "lowest", "highest", "over the run")
+        if len(text) <= NOTE_CHARACTERS:
+            break
+    return text[:NOTE_CHARACTERS]
 
 
 def blocks(values: Sequence[float], width: int = 32) -> str:
-    """A line of at most `width` blocks, each the mean of its part of the values."""
+    """A line of at most `width` blocks, each the mean of its part of the values.
+
+    >>> blocks([0.0, 1.0, 2.0, 7.0])
+    '▁▂▃█'
+    """
     count = min(width, len(values))
     means = []
     for number in range(count):
@@ -190,24 +265,3 @@ def blocks(values: Sequence[float], width: int = 32) -> str:
     if high <= low:
         return _BLOCKS[3] * count
     return "".join(_BLOCKS[min(7, int(8 * (mean - low) / (high - low)))] for mean in means)
-
-
-def _alert_table(incidents: Sequence[Incident]) -> str:
-    heads = ("alert", "severity", "first seen", "over", "what", "what to try")
-    rows = [
-        (
-            f"<td>{escape(incident.rule)}</td>"
-            f'<td style="color: {SEVERITY_COLOURS[incident.severity]}">{incident.severity}</td>'
-            f"<td>{incident.first_step}</td><td>{'' if incident.ended is None else incident.ended}</td>"
-            f"<td>{escape(incident.message)}</td><td>{escape(incident.advice)}</td>"
-        )
-        for incident in incidents
-    ]
-    head = "".join(f"<th>{name}</th>" for name in heads)
-    return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
-
-
-def _markdown_row(incident: Incident) -> tuple[str, ...]:
-    over = "" if incident.ended is None else str(incident.ended)
-    texts = (escaped(incident.message), escaped(incident.advice))
-    return (escaped(incident.rule, 80), incident.severity, str(incident.first_step), over, *texts)

@@ -9,6 +9,7 @@ Keys, read by `rldk_tracking.keys`:
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -33,28 +34,37 @@ LIMIT_SERIES = {
 """Rule to the series that shows its limit."""
 
 
-def thinned(points: Points, most: int) -> Points:
-    """At most about `most` of the points, evenly spread, with the first and the last."""
-    kept = points[:: -(-len(points) // most)] if points else []
-    return kept if not points or kept[-1] == points[-1] else [*kept, points[-1]]
+def extremes(points: Points, most: int) -> Points:
+    """At most about `most` of the points: the lowest and the highest of each part, so that no peak is lost.
+
+    >>> extremes([(1, 0.0), (2, 9.0), (3, 1.0), (4, 0.5), (5, -3.0), (6, 0.0)], 4)
+    [(1, 0.0), (2, 9.0), (4, 0.5), (5, -3.0)]
+    """
+    if len(points) <= most:
+        return [*points]
+    size = -(-2 * len(points) // most)
+    kept: Points = []
+    for start in range(0, len(points), size):
+        kept += _lowest_and_highest(points[start : start + size])
+    return kept
 
 
 class Thinned:
-    """A run's series in bounded memory: every point of a short run, every so-many-th of a long one.
+    """A run's series in bounded memory: every point of a short run, the lowest and highest of each part of a long one.
 
-    Keeps at most `most` points a series. When one is full, every second point goes and only every second one that
-    comes later is kept, so that the points stay evenly spread; the last point is always there.
+    Keeps at most about `most` points a series, in parts of the same length. When there are too many parts every two
+    become one, and from then on a part takes twice the rows. The last point is always there.
 
     Attributes:
         step: the last step, None before the first row.
     """
 
     def __init__(self, most: int = 400) -> None:
-        if most < 2:
-            raise ValueError(f"most must be at least 2, got {most}")
-        self._most = most
-        self._kept: dict[str, Points] = {}
-        self._stride: dict[str, int] = {}
+        if most < 4:
+            raise ValueError(f"most must be at least 4, got {most}")
+        self._most_parts = most // 2
+        self._parts: dict[str, list[Points]] = {}
+        self._rows_a_part: dict[str, int] = {}
         self._count: dict[str, int] = {}
         self._last: dict[str, tuple[int, float]] = {}
         self.step: int | None = None
@@ -66,27 +76,38 @@ class Thinned:
             count = self._count.get(key, 0)
             self._count[key] = count + 1
             self._last[key] = (step, value)
-            if count % self._stride.setdefault(key, 1):
+            parts = self._parts.setdefault(key, [])
+            if count % self._rows_a_part.setdefault(key, 1):
+                first, last = parts[-1][0][1], parts[-1][-1][1]
+                if not min(first, last) <= value <= max(first, last):
+                    parts[-1] = _lowest_and_highest([*parts[-1], (step, value)])
                 continue
-            points = self._kept.setdefault(key, [])
-            points.append((step, value))
-            if len(points) >= self._most:
-                del points[1::2]
-                self._stride[key] *= 2
+            if len(parts) >= self._most_parts:
+                none: Points = []
+                pairs = itertools.zip_longest(parts[::2], parts[1::2], fillvalue=none)
+                parts[:] = [_lowest_and_highest([*first_part, *second]) for first_part, second in pairs]
+                self._rows_a_part[key] *= 2
+            parts.append([(step, value)])
 
     @property
     def series(self) -> dict[str, Points]:
         """Key to its points, in the order in which they came."""
         found = {}
-        for key, points in self._kept.items():
-            last = self._last[key]
-            found[key] = [*points] if points[-1] == last else [*points, last]
+        for key, parts in self._parts.items():
+            points = [point for part in parts for point in part]
+            found[key] = points if points[-1] == self._last[key] else [*points, self._last[key]]
         return found
 
     @property
     def row(self) -> dict[str, float]:
         """The last value of each series."""
         return {key: value for key, (_, value) in self._last.items()}
+
+
+def _lowest_and_highest(points: Points) -> Points:
+    """Both where they differ, in the order in which they came; a point that is no number counts as the lowest."""
+    ranked = sorted(range(len(points)), key=lambda place: (points[place][1] == points[place][1], points[place][1]))
+    return [points[place] for place in sorted({ranked[0], ranked[-1]})]
 
 
 class Earlier:
@@ -117,7 +138,7 @@ class Earlier:
         found = dict(series)
         if self._there:
             for key in charted(series):
-                found[key] = thinned([*self._points(key), *series[key]], MOST_POINTS)
+                found[key] = extremes([*self._points(key), *series[key]], MOST_POINTS)
         return found
 
     def _points(self, key: str) -> Points:

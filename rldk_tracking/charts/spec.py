@@ -253,6 +253,12 @@ def sections(keys: Collection[str], trainer: str | None = None, given: Sequence[
     return chosen
 
 
+def chart_of(key: str) -> Chart:
+    """The first chart of the specification that is about a series; a plain one where none is."""
+    charts = (chart for section in SECTIONS for chart in section.charts)
+    return next((chart for chart in charts if chart.key == key), Chart(key, key))
+
+
 def charted(keys: Iterable[str], given: Sequence[Section] = SECTIONS) -> set[str]:
     """Those of the series that some chart of the specification draws."""
     known = list(keys)

@@ -1,17 +1,25 @@
-"""A run's report on a page of this machine, made anew where the run's journal has grown."""
+"""A run's report on a page of this machine, made anew where the run's journal has grown.
+
+A process of its own reads the journal and draws: the page may be served by the one that trains.
+"""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from rldk_tracking.history.past import load, newest_journal
+from rldk_tracking.history.past import newest_journal
 from rldk_tracking.history.run_history import UnreadableSourceError
 
 HOST = "127.0.0.1"
 REFRESH_S = 30
 """How often a browser asks for the page again."""
+MAKING_S = 120.0
+"""A report that takes longer is given up."""
 
 
 class LivePage:
@@ -64,10 +72,12 @@ class LivePage:
         else:
             try:
                 status, kind, body = 200, "text/html", self._report()
-            except (UnreadableSourceError, OSError, ValueError) as fault:
+            except (UnreadableSourceError, OSError, subprocess.SubprocessError) as fault:
                 status, kind, body = 503, "text/plain", str(fault).encode()
         request.send_response(status)
         request.send_header("Content-Type", f"{kind}; charset=utf-8")
+        if request.path == "/":
+            request.send_header("Refresh", str(REFRESH_S))
         request.send_header("Content-Length", str(len(body)))
         request.send_header("Cache-Control", "no-store")
         request.end_headers()
@@ -80,7 +90,16 @@ class LivePage:
         size = journal.stat().st_size
         with self._lock:
             if self._made is None or self._made[:2] != (journal, size):
-                html = load(journal).report(self._folder.name).html()
-                refresh = f'<head><meta http-equiv="refresh" content="{REFRESH_S}">'
-                self._made = journal, size, html.replace("<head>", refresh, 1).encode()
+                self._made = journal, size, _report(journal, self._folder.name)
             return self._made[2]
+
+
+def _report(journal: Path, title: str) -> bytes:
+    """What `rldk-tracking report` makes of a journal."""
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder, "report.html")
+        command = [sys.executable, "-m", "rldk_tracking", "report", str(journal), "-o", str(page), f"--title={title}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=MAKING_S, check=False)
+        if done.returncode != 0:
+            raise UnreadableSourceError(done.stderr.strip() or f"The report failed with code {done.returncode}.")
+        return page.read_bytes()

@@ -9,7 +9,7 @@ from typing import Any
 
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.report import Report
-from rldk_tracking.charts.series import Points, thinned
+from rldk_tracking.charts.series import Points, extremes
 from rldk_tracking.health.alert import Alert, add_alert
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import rules_for
@@ -47,6 +47,7 @@ class Past:
         heatmaps: the latest of each key, where the run kept them.
         trainer: class name, "custom" where it is not known.
         notes: sentences on the reading, see `rldk_tracking.history.run_history.History`.
+        name: the run's, where it says one.
     """
 
     source: str
@@ -58,12 +59,13 @@ class Past:
     heatmaps: Mapping[str, Heatmap] = field(default_factory=dict)
     trainer: str = "custom"
     notes: tuple[str, ...] = ()
+    name: str = ""
 
     def report(self, title: str | None = None) -> Report:
-        """The report, under the source's name or another."""
+        """The report, under the run's name or another; where it has none, the source's."""
         return Report(
-            title=title or Path(self.source).name or self.source,
-            series={key: thinned(points, MOST) for key, points in series_of(self.rows).items()},
+            title=title or self.name or Path(self.source).name or self.source,
+            series={key: extremes(points, MOST) for key, points in series_of(self.rows).items()},
             alerts=self.alerts,
             status=self.status,
             settings=self.settings or {},
@@ -131,7 +133,7 @@ def _watched(source: str, journal: Path) -> Past | None:
     """What a journal tells of a run that was judged as it went; None where it holds no health."""
     rows: list[Row] = []
     alerts: list[Alert] = []
-    status, trainer = "", "custom"
+    status, trainer, name = "", "custom", ""
     settings: Mapping[str, Any] = {}
     heatmaps: dict[str, Heatmap] = {}
     skipped = 0
@@ -141,6 +143,7 @@ def _watched(source: str, journal: Path) -> Past | None:
             status = ""
             info = run_info(entry.record)
             settings, trainer = info.config or settings, info.trainer
+            name = info.name or name
         for call in entry.calls:
             status = _take(call, rows, alerts, heatmaps, status)
     if not any(key.startswith(JUDGED) for _, row in rows for key in row):
@@ -150,7 +153,7 @@ def _watched(source: str, journal: Path) -> Past | None:
         status = "crashed"
     ended = status if status in ENDED else ""
     notes = skipped_lines(skipped)
-    return Past(source, rows, alerts, ended, settings, heatmaps=heatmaps, trainer=trainer, notes=notes)
+    return Past(source, rows, alerts, ended, settings, heatmaps=heatmaps, trainer=trainer, notes=notes, name=name)
 
 
 def _take(call: Call, rows: list[Row], alerts: list[Alert], heatmaps: dict[str, Heatmap], status: str) -> str:

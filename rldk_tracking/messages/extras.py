@@ -5,6 +5,7 @@ from __future__ import annotations
 EXTRAS: dict[str, str] = {
     "accelerate": "trl",
     "datasets": "trl",
+    "matplotlib": "report",
     "mlflow": "mlflow",
     "tokenizers": "trl",
     "torch": "trl",

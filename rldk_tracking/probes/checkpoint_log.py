@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from rldk_tracking.charts.heatmap import heatmap_svg
+from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.checkpoint import report, score
 from rldk_tracking.checkpoint.findings import Scan
 from rldk_tracking.checkpoint.integrity import disk
@@ -104,8 +104,8 @@ class CheckpointLog:
             self._drifts[step] = drifts
             for old in sorted(self._drifts)[:-HEATMAP_STEPS]:
                 del self._drifts[old]
-            picture = heatmap_svg("Drift from the checkpoint before", self._drifts)
-            self._publish("log_figure", "rldk/checkpoint/drift_by_layer", picture, step)
+            heatmap = Heatmap.of_columns("Drift from the checkpoint before", self._drifts)
+            self._publish("log_heatmap", "rldk/checkpoint/drift_by_layer", heatmap, step)
         return metrics
 
     def log_memory(self, model: torch.nn.Module, optimizer: Any, step: int) -> dict[str, float]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from rldk_tracking.charts.binning import LayersOverSteps
-from rldk_tracking.charts.heatmap import LiveHeatmap, heatmap_svg
+from rldk_tracking.charts.heatmap import Heatmap, LiveHeatmap
 from rldk_tracking.charts.spec import GRADIENTS, HEATMAP_TITLES
 from rldk_tracking.metrics.layers import FarthestLayers, series
 from rldk_tracking.metrics.updates import layer_ratios
@@ -93,7 +93,7 @@ class OptimizerProbe(Probe):
         for old in sorted(self._saves)[:-HEATMAP_SAVES]:
             del self._saves[old]
         key = "rldk/checkpoint/gradient_by_layer"
-        self._training.publish("log_figure", key, heatmap_svg("Gradient norm", self._saves), step)
+        self._training.publish("log_heatmap", key, Heatmap.of_columns("Gradient norm", self._saves), step)
 
     def end(self) -> Mapping[str, float]:
         if self._source is None:

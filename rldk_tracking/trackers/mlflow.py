@@ -7,7 +7,7 @@
 | alerts | tag `rldk.alerts.open` (rule ids), artifact `rldk/alerts.json` (a table, one row a transition) |
 | note, colour, report, the experiment's charts | see `rldk_tracking.charts.page` |
 | checkpoints | external models of the run, with the checkpoint's numbers as their metrics |
-| heat-maps | artifacts `<key>.svg`, always the latest |
+| heat-maps | artifacts `<key>.svg`, always the latest, drawn as `rldk_tracking.charts.page` says |
 | tables, figures | artifacts `<key>/step-<step>.json`, `.svg` |
 """
 
@@ -187,8 +187,7 @@ class MLflowTracker(Tracker):
             client.log_text(self.run_id, svg, f"{self._names[key]}/step-{step:08d}.svg")
 
     def log_heatmap(self, key: str, heatmap: Heatmap, step: int) -> None:
-        with self._store() as client:
-            client.log_text(self.run_id, heatmap.svg(), f"{self._names[key]}.svg")
+        self._connect()
         self._run_page().heatmap(self._names[key], heatmap)
 
     def log_checkpoint(self, name: str, metrics: Mapping[str, float], params: Mapping[str, str], step: int) -> None:
