@@ -1,6 +1,6 @@
-"""Pictures as SVG: line charts and heat-maps.
+"""Pictures as SVG, and line charts.
 
-This module and `overview` import matplotlib. They are imported where something is drawn, which is never in a training
+This module and `pictures` import matplotlib. They are imported where something is drawn, which is never in a training
 process: in the courier, in a command, or in the process of `rldk_tracking.charts.drawing`. The colours are those of
 Okabe and Ito, which colour-blind people can tell apart.
 """
@@ -17,10 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 
-from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.incidents import Incident, by_weight
 from rldk_tracking.charts.series import Points, extremes
 from rldk_tracking.charts.spec import Chart
@@ -31,23 +29,18 @@ try:
     import matplotlib
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LogNorm, to_rgba
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 except ImportError as error:
     raise ImportError("Pictures need matplotlib: pip install 'rldk-tracking[report]'") from error
 
-COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7f7f7f")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#56B4E9", "#CC79A7", "#7f7f7f")
 SEVERITY_COLOURS = {"info": "#7f7f7f", "warning": "#E69F00", "critical": "#D55E00"}
 LIMIT_COLOUR = "#D55E00"
 TEXT, LINES = "#444444", "#888888"
-UNKNOWN, BROKEN = "#dddddd", "#D55E00"
-"""Of a heat-map: no value, and one that is not finite."""
 WIDTH, HEIGHT = 380, 200
 LEFT, RIGHT, BOTTOM = 62, 12, 36
 LEGEND_HEIGHT = TITLE_HEIGHT = 20
-CELL_HEIGHT = 14
 MOST_LINES = 4
 MOST_POINTS = 400
 LARGEST = 1e150
@@ -56,6 +49,7 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "rldk",
     "text.parse_math": False,
+    "path.simplify": False,
     "font.size": 10,
     "text.color": TEXT,
     "axes.labelcolor": TEXT,
@@ -129,17 +123,35 @@ class Plot:
             steps, values = zip(*lines[number][1], strict=True)
             style = ("-", ":", "-.")[number // len(COLOURS) % 3]
             dot = "o" if len(steps) == 1 else None
-            axes.plot(steps, values, style, color=line_colour(number), label=name, marker=dot, markersize=4)
+            axes.plot(
+                steps,
+                values,
+                style,
+                color=line_colour(number),
+                label=name,
+                marker=dot,
+                ms=4,
+                gid=printable(lines[number][0]),
+            )
         if limit:
-            axes.plot(*zip(*limit, strict=True), color=LIMIT_COLOUR, linestyle="--", linewidth=1.2, label="limit")
+            axes.plot(
+                *zip(*limit, strict=True), color=LIMIT_COLOUR, linestyle="--", linewidth=1.2, label="limit", gid="limit"
+            )
         for number, threshold in enumerate(self.thresholds):
             label = "_" if limit or number else "limit"
-            axes.axhline(threshold, color=LIMIT_COLOUR, linestyle="--", linewidth=1.2, label=label)
+            axes.axhline(threshold, color=LIMIT_COLOUR, linestyle="--", linewidth=1.2, label=label, gid="limit")
         self._scale(axes, [*(value for _, value in everything), *self.thresholds])
         for incident in self.marked:
             colour = SEVERITY_COLOURS[incident.severity]
             end = last + margin if incident.ended is None else incident.ended
-            axes.axvspan(incident.first_step, max(end, incident.first_step + margin), color=colour, alpha=0.16, lw=0)
+            axes.axvspan(
+                incident.first_step,
+                max(end, incident.first_step + margin),
+                color=colour,
+                alpha=0.16,
+                lw=0,
+                gid=printable(f"shade {incident.rule}"),
+            )
             axes.axvline(incident.first_step, color=colour, linewidth=1)
         axes.set_xlabel("step", labelpad=2)
         axes.set_ylabel(self.unit, labelpad=3)
@@ -212,13 +224,14 @@ def plot_of(chart: Chart, series: Mapping[str, Points], incidents: Sequence[Inci
     changed with it. A rule's limit is drawn where the number that it judged is one of the chart's.
     """
     names = [key for key in chart.series(series) or [chart.key] if key != chart.limit]
+    limit = [] if chart.limit is None else series.get(chart.limit, [])
     shown = [incident for incident in by_weight(incidents) if incident.severity != "info"]
     return Plot(
         lines=[(key, series.get(key, [])) for key in names],
         title=chart.title,
         unit=_unit(chart.key),
-        limit=[] if chart.limit is None else series.get(chart.limit, []),
-        thresholds=sorted({limit for incident in shown for limit in _threshold(incident, names, series)}),
+        limit=limit,
+        thresholds=[] if limit else sorted({each for e in shown for each in _threshold(e, names, series)}),
         bounds=chart.bounds,
         logarithmic=chart.logarithmic,
         marked=[incident for incident in shown if incident.key in names or incident is shown[0]],
@@ -237,42 +250,6 @@ def _threshold(incident: Incident, names: Sequence[str], series: Mapping[str, Po
         return []
     is_charted = any(math.isclose(value, charted, rel_tol=1e-6) for _, charted in series.get(key, []))
     return [threshold] if is_charted else []
-
-
-def heatmap_svg(heatmap: Heatmap) -> str:
-    """One row a layer or bin, one column a step, darker for larger on a logarithmic scale; empty without numbers."""
-    if not any(True for _ in heatmap.cells()):
-        return ""
-    names = [cut(row, 30, keep_end=True) for row in heatmap.rows]
-    left = 16 + 6.2 * max(map(len, names))
-    width, cells = left + 520, CELL_HEIGHT * len(names)
-    values = np.array([[math.nan if v is None else v for v in row] for row in heatmap.values], dtype=float)
-    is_missing = np.array([[value is None for value in row] for row in heatmap.values])
-    is_broken = ~np.isfinite(values) & ~is_missing
-    positive = values[np.isfinite(values) & (values > 0)]
-
-    def draw(figure: Figure) -> None:
-        title_at(figure, 8, 0, heatmap.title)
-        axes = axes_at(figure, left, TITLE_HEIGHT + 6, width - left - 80, cells)
-        axes.grid(visible=False)
-        low, high = (float(positive.min()), float(positive.max())) if len(positive) else (0.1, 1.0)
-        scale = ScalarMappable(LogNorm(low, high if high > low else low * 10, clip=True), "Blues")
-        colours = scale.to_rgba(np.where(np.isfinite(values) & (values > 0), values, low))
-        colours[is_missing], colours[is_broken] = to_rgba(UNKNOWN), to_rgba(BROKEN)
-        axes.imshow(colours, aspect="auto", interpolation="none")
-        axes.set_yticks(range(len(names)), names)
-        axes.tick_params(axis="y", length=0)
-        chosen = sorted({round(part * (len(heatmap.steps) - 1) / 5) for part in range(6)})
-        axes.set_xticks(chosen, [str(heatmap.steps[column]) for column in chosen])
-        axes.set_xlabel("step", labelpad=2)
-        if len(positive):
-            bar = axes_at(figure, width - 66, TITLE_HEIGHT + 6, 10, cells)
-            figure.colorbar(scale, cax=bar, format=FuncFormatter(lambda value, _: f"{value:.2g}"))
-            bar.yaxis.set_minor_formatter(NullFormatter())
-        if is_broken.any():
-            figure.text(8 / width, 4 / (cells + 70), "orange-red: not a finite number", fontsize=9, color=BROKEN)
-
-    return svg(width, TITLE_HEIGHT + 6 + cells + BOTTOM + 4, heatmap.title, draw)
 
 
 def svg(width: float, height: float, title: str, draw: Callable[[Figure], Any]) -> Markup:

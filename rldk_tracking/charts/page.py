@@ -224,11 +224,10 @@ class RunPage:
         return bool(self._undrawn) and (self._status in ENDED or time.monotonic() >= self._next_drawing)
 
     def _draw(self) -> None:
-        from rldk_tracking.charts.figures import heatmap_svg
-        from rldk_tracking.charts.overview import overview
+        from rldk_tracking.charts.pictures import overview
 
         start = time.thread_time()
-        pictures = {name: heatmap_svg(self._heatmaps[name[:-4]]) for name in self._undrawn - {OVERVIEW_FILE}}
+        pictures = {name: self._heatmaps[name[:-4]].svg() for name in self._undrawn - {OVERVIEW_FILE}}
         if OVERVIEW_FILE in self._undrawn:
             pictures[OVERVIEW_FILE] = overview(incidents_of(self._alerts), self._past.series)
         self._next_drawing = time.monotonic() + (time.thread_time() - start) / DRAWING_SHARE

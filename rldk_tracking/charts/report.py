@@ -122,14 +122,14 @@ class Report:
 
     def overview(self, columns: int = 2) -> str:
         """What broke and when, as SVG; empty where there is nothing to draw. See `figures.overview`."""
-        from rldk_tracking.charts.overview import overview
+        from rldk_tracking.charts.pictures import overview
 
         return overview(self.incidents, self.series, columns)
 
     def html(self) -> str:
         """The page as HTML. Raises ImportError where matplotlib is not installed."""
-        from rldk_tracking.charts.figures import chart_svg, heatmap_svg
-        from rldk_tracking.charts.overview import time_line
+        from rldk_tracking.charts.figures import chart_svg
+        from rldk_tracking.charts.pictures import time_line
 
         incidents = self.incidents
         return rendered(
@@ -143,7 +143,7 @@ class Report:
                 {
                     "name": section.name,
                     "charts": [(chart, chart_svg(chart, self.series, incidents)) for chart in section.charts],
-                    "heatmaps": [heatmap_svg(self.heatmaps[key]) for key in section.heatmaps if key in self.heatmaps],
+                    "heatmaps": [self.heatmaps[key].svg() for key in section.heatmaps if key in self.heatmaps],
                 }
                 for section in self.sections()
             ],
@@ -177,7 +177,7 @@ def comparison(reports: Sequence[Report]) -> str:
     Raises ImportError where matplotlib is not installed.
     """
     from rldk_tracking.charts.figures import line_colour, runs_svg
-    from rldk_tracking.charts.overview import time_line
+    from rldk_tracking.charts.pictures import time_line
 
     titles = [report.title for report in reports]
     names = [f"{title} ({number})" if titles.count(title) > 1 else title for number, title in enumerate(titles, 1)]

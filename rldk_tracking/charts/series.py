@@ -62,7 +62,7 @@ class Thinned:
     def __init__(self, most: int = 400) -> None:
         if most < 4:
             raise ValueError(f"most must be at least 4, got {most}")
-        self._most_parts = most // 2
+        self._most_parts = most // 4 * 2
         self._parts: dict[str, list[Points]] = {}
         self._rows_a_part: dict[str, int] = {}
         self._count: dict[str, int] = {}

@@ -187,8 +187,9 @@ class MLflowTracker(Tracker):
             client.log_text(self.run_id, svg, f"{self._names[key]}/step-{step:08d}.svg")
 
     def log_heatmap(self, key: str, heatmap: Heatmap, step: int) -> None:
-        self._connect()
-        self._run_page().heatmap(self._names[key], heatmap)
+        with self._store():
+            page = self._run_page()
+        page.heatmap(self._names[key], heatmap)
 
     def log_checkpoint(self, name: str, metrics: Mapping[str, float], params: Mapping[str, str], step: int) -> None:
         """An external model, which the Models tab compares with the run's other checkpoints."""

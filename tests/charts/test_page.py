@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.rule import Rule
 from rldk_tracking.rollout import RunInfo
+from tests.charts.svg import points, texts
 
 Make = Callable[..., Alert]
 ROW = {"rldk/health/score": 1.0, "rldk/reward/mean": 0.4, "rldk/kl/ref_k3": 0.01}
@@ -100,11 +103,12 @@ def test_a_state_that_changes_again_and_again_does_not_write_the_note_each_time(
 def test_the_note_follows_the_run_but_not_at_every_step(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr("rldk_tracking.charts.page.time.monotonic", lambda: now[0])
-    run.page.row(ROW, 1)
-    for step in range(2, 50):
+    said = []
+    for step in range(1, 50):
         now[0] += 1.0
         run.page.row(ROW, step)
-    assert "step 1." in run.tags[NOTE]
+        said.append(re.search(r"step (\d+)\.", run.tags[NOTE])[1])  # type: ignore[index]
+    assert sorted(set(map(int, said))) == [1, 5, 30], "the first, and with a new picture"
     now[0] += 60.0
     run.page.row(ROW, 50)
     assert "step 50." in run.tags[NOTE]
@@ -119,6 +123,7 @@ def test_the_end_brings_the_report(run: Run, make_alert: Make, status: str) -> N
     assert f"{status.capitalize()}, step 5. Warning: kl.high since step 3." in page
     assert page.count("<svg") >= 4
     assert "beta" in page
+    assert f"<h1>{run.client.get_run(run.id).info.run_name}</h1>" in page
     assert f"artifacts/{REPORT_FILE}" in run.tags[NOTE]
     assert run.tags[NOTE].startswith(f"**{status.capitalize()}, step 5.")
 
@@ -145,6 +150,75 @@ def test_the_note_names_what_an_alert_holds_back(run: Run) -> None:
     run.page.row(ROW, 1)
     run.page.alert(Engine(rules).update(1, {"x": 2.0, "y": 2.0}))
     assert "With it&#58; user.high." in run.tags[NOTE]
+
+
+class Clock:
+    """Time that passes only when a test says so, and drawings that take as long as it says."""
+
+    def __init__(self, run: Run, monkeypatch: pytest.MonkeyPatch, drawing_s: float) -> None:
+        self.now, self.used, self.stored = 1000.0, 0.0, []  # type: ignore[var-annotated]
+        monkeypatch.setattr("rldk_tracking.charts.page.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("rldk_tracking.charts.page.time.thread_time", lambda: self.used)
+
+        def log_text(_: str, text: str, name: str) -> None:
+            if name.endswith(".svg"):
+                self.stored.append((self.now, name))
+
+        def overview(*_: Any) -> str:
+            self.used += drawing_s
+            return "<svg/>"
+
+        monkeypatch.setattr(run.client, "log_text", log_text)
+        monkeypatch.setattr(run.page, "_write_note", lambda: None)
+        monkeypatch.setattr("rldk_tracking.charts.pictures.overview", overview)
+
+
+def test_drawing_takes_at_most_a_hundredth_of_the_time(
+    run: Run, make_alert: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(run, monkeypatch, drawing_s=0.5)
+    alerts: list[Alert] = []
+    for step in range(1, 501):
+        clock.now += 1.0
+        run.page.row(ROW, step)
+        alerts.append(make_alert(f"family.rule_{step}", step=step, first_step=step))
+        run.page.alert(alerts)
+    times = [at for at, _ in clock.stored]
+    assert times[0] == 1001.0, "the first alert is drawn at once"
+    assert len(times) == 10 and all(later - earlier >= 50 for earlier, later in pairwise(times))
+    run.page.status("finished", alerts)
+    assert clock.stored[-1] == (clock.now, OVERVIEW_FILE), "and the end always"
+
+
+def test_what_has_not_changed_is_not_drawn_again(run: Run, make_alert: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(run, monkeypatch, drawing_s=0.0)
+    alerts = [make_alert(step=1, first_step=1)]
+    for step in range(1, 301):
+        clock.now += 61.0
+        run.page.row(ROW, step)
+        run.page.status("warning", alerts)
+    assert len(clock.stored) <= 1 + len([step for step in range(300) if step % 25 == 5])
+    clock.stored.clear()
+    run.page.status("finished", alerts)
+    run.page.refresh()
+    assert len(clock.stored) == 1
+
+
+def test_without_matplotlib_the_page_goes_without_pictures(
+    run: Run, make_alert: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for name in ("figures", "pictures"):
+        monkeypatch.delitem(sys.modules, f"rldk_tracking.charts.{name}", raising=False)
+    with caplog.at_level(logging.INFO, "rldk_tracking"):
+        run.page.row(ROW, 1)
+        run.page.alert([make_alert(step=1, first_step=1)])
+        run.page.status("finished", [make_alert(step=1, first_step=1)])
+    assert run.tags[NOTE].startswith("**Finished, step 1. Warning")
+    said = [record.getMessage() for record in caplog.records if "rldk-tracking[report]" in record.getMessage()]
+    assert [line.split(".")[0] for line in said] == [
+        f"A run's page goes without {what}" for what in ("the pictures", "the report")
+    ]
 
 
 def test_a_picture_that_the_server_cannot_read_is_not_in_the_note(client: Any, old_server: str) -> None:
@@ -216,7 +290,9 @@ def test_a_heat_map_is_linked_and_in_the_report(run: Run) -> None:
     run.page.heatmap("rldk/charts/reward_distribution", Heatmap("Rewards", ("0 to 1",), (1,), ((1.0,),)))
     run.page.status("finished", [])
     assert "artifacts/rldk/charts/reward_distribution.svg" in run.tags[NOTE]
-    assert "<title>0 to 1, step 1: 1</title>" in run.report()
+    picture = str(run.mlflow.artifacts.load_text(f"runs:/{run.id}/rldk/charts/reward_distribution.svg"))
+    assert "0 to 1" in texts(picture)
+    assert picture in run.report()
 
 
 def log(run: Run, step: int, reward: float) -> None:
@@ -237,9 +313,9 @@ def test_the_report_of_a_resumed_run_has_the_steps_before(run: Run) -> None:
     later.status("finished", [])
     page = run.report()
     assert "This page covers steps 1 to 5." in page
-    curve = re.search(r'<polyline points="([^"]+)"[^>]*><title>rldk/reward/mean</title>', page)
-    assert curve is not None
-    assert len(curve[1].split()) == 5
+    pictures = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    (curve,) = {len(line) for picture in pictures for line in points(picture, "rldk/reward/mean")}
+    assert curve == 5
 
 
 def test_the_report_says_where_it_begins_when_there_are_too_many_steps_before(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from rldk_tracking.charts import panels as panels_module
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.panels import (
     HEATMAP_DEFINITION,
@@ -49,14 +51,56 @@ def rows_of(table: Any) -> list[dict[str, Any]]:
     return [dict(zip(table.columns, row, strict=True)) for row in table.data]
 
 
-def test_panels_are_made_ever_less_often(offline: Path) -> None:
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Names of the pictures of each process that would have been started."""
+    asked: list[list[str]] = []
+    monkeypatch.setattr(panels_module, "Drawing", lambda report, names: asked.append(sorted(names)))
+    return asked
+
+
+def test_panels_are_made_ever_less_often(offline: Path, undrawn: list[list[str]]) -> None:
     with wandb.init(project="p"):
         panels = RunPanels(wandb, RunInfo())
         made = [step for step in range(1, 60) if panels.row(ROW, step)]
     assert made == [5, 30, 55]
+    assert undrawn == [["overview"]] * 3
 
 
-def test_an_alert_late_in_a_long_run_is_shown_soon(offline: Path, make_alert: Make) -> None:
+def test_pictures_are_drawn_by_another_process_and_come_with_a_later_row(offline: Path, make_alert: Make) -> None:
+    rewards = Heatmap("Rewards", ("1 to 2", "0 to 1"), (1, 5), ((0.25, None), (0.75, 1.0)))
+    with wandb.init(project="p"):
+        panels = RunPanels(wandb, RunInfo())
+        panels.alert(make_alert(step=3, first_step=3))
+        for step in range(1, 6):
+            panels.row(ROW, step)
+        panels.heatmap(REWARDS, rewards)
+        found: dict[str, Any] = {}
+        step, deadline = 6, time.monotonic() + 60
+        while not {"rldk/charts/overview", REWARDS} <= set(found) and time.monotonic() < deadline:
+            found |= panels.row(ROW, step)
+            step += 1
+            time.sleep(0.05)
+    assert ">kl.high</text>" in found["rldk/charts/overview"].html
+    assert found[REWARDS].html == rewards.svg()
+
+
+def test_where_no_process_can_be_started_there_are_no_pictures(
+    offline: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(panels_module, "Drawing", refuse)
+    with wandb.init(project="p"), caplog.at_level("INFO", "rldk_tracking"):
+        panels = RunPanels(wandb, RunInfo())
+        made = [step for step in range(1, 60) if panels.row(ROW, step)]
+        assert set(panels.at_end("finished", "try")) == {"rldk/charts/reward_against_kl"}
+    assert made == [5, 30, 55], "the tables"
+    assert caplog.text.count("no more processes") == 1
+
+
+def test_an_alert_late_in_a_long_run_is_shown_soon(offline: Path, make_alert: Make, undrawn: list[list[str]]) -> None:
     with wandb.init(project="p"):
         panels = RunPanels(wandb, RunInfo())
         made = []
@@ -77,10 +121,11 @@ def test_only_what_there_is_data_for(offline: Path, make_alert: Make) -> None:
         assert set(panels.at_end("finished", "try")) == {"rldk/charts/report", "rldk/charts/overview"}
         panels.row(ROW, 2)
         panels.alert(make_alert())
-        names = ("overview", "reward_against_kl", "alerts")
-        assert set(panels.panels()) == {f"rldk/charts/{name}" for name in names}
-        assert "lr.spike" not in panels.panels()["rldk/charts/overview"].html
-        assert ">kl.high</text>" in panels.panels()["rldk/charts/overview"].html
+        names = ("overview", "reward_against_kl", "alerts", "report")
+        found = panels.at_end("finished", "try")
+        assert set(found) == {f"rldk/charts/{name}" for name in names}
+        assert "lr.spike" not in found["rldk/charts/overview"].html
+        assert ">kl.high</text>" in found["rldk/charts/overview"].html
 
 
 def test_a_heat_map_is_a_picture_a_table_and_where_it_is_a_distribution_a_histogram(offline: Path) -> None:
@@ -90,12 +135,11 @@ def test_a_heat_map_is_a_picture_a_table_and_where_it_is_a_distribution_a_histog
         panels = RunPanels(wandb, RunInfo())
         panels.row(ROW | {"rldk/grad/norm": 1.0}, 5)
         made = panels.heatmap("rldk/charts/reward_distribution", rewards)
-        assert set(panels.heatmap("rldk/charts/layer_gradients", layers)) == {
-            "rldk/charts/layer_gradients",
-            "rldk/charts/layer_gradients_table",
-        }
-        report = panels.at_end("finished", "try")["rldk/charts/report"].html
-    assert made["rldk/charts/reward_distribution"].html == rewards.svg()
+        assert set(panels.heatmap("rldk/charts/layer_gradients", layers)) == {"rldk/charts/layer_gradients_table"}
+        end = panels.at_end("finished", "try")
+    report = end["rldk/charts/report"].html
+    assert end["rldk/charts/reward_distribution"].html == rewards.svg()
+    assert end["rldk/charts/layer_gradients"].html == layers.svg()
     assert rows_of(made["rldk/charts/reward_distribution_table"])[0] == {
         "global_step": 1,
         "row": "1 to 2",

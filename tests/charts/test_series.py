@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from rldk_tracking.charts.series import IN_EVERY_ROW, LIMIT_SERIES, MOST_POINTS, Earlier, Thinned, limits_of
+from rldk_tracking.charts.series import IN_EVERY_ROW, LIMIT_SERIES, MOST_POINTS, Earlier, Thinned, extremes, limits_of
 from rldk_tracking.health.goals import GOALS
 from rldk_tracking.health.presets import builtin_rules
 from rldk_tracking.keys import lookup
@@ -38,9 +39,21 @@ def test_a_long_run_is_thinned_evenly_and_keeps_its_ends(count: int) -> None:
     assert len(points) <= 11
     assert points[0] == (0, 0.0)
     assert points[-1] == (count - 1, count - 1.0)
-    steps = [step for step, _ in points]
-    gaps = {late - early for early, late in pairwise(steps[:-1])}
-    assert len(gaps) <= 1
+    # Of each part the first and the last, which are the lowest and the highest here.
+    assert len({late - early for early, late in pairwise([step for step, _ in points][:-2:2])}) <= 1
+
+
+@pytest.mark.parametrize("peak", [3, 500, 4319])
+def test_no_peak_of_a_long_run_is_lost(peak: int) -> None:
+    past = Thinned(most=10)
+    for step in range(4321):
+        past.add({"a": 9.0 if step == peak else -9.0 if step == peak + 1 else step % 7 / 7}, step)
+    assert {(peak, 9.0), (peak + 1, -9.0)} <= set(past.series["a"])
+    assert len(past.series["a"]) <= 11
+
+
+def test_a_value_that_is_no_number_takes_the_place_of_no_peak() -> None:
+    assert extremes([(1, 0.0), (2, math.nan), (3, 5.0), (4, 1.0), (5, 0.5), (6, 0.7)], 2) == [(2, math.nan), (3, 5.0)]
 
 
 def test_series_that_come_seldom_are_thinned_by_themselves() -> None:
@@ -53,8 +66,8 @@ def test_series_that_come_seldom_are_thinned_by_themselves() -> None:
 def test_nothing_has_no_series() -> None:
     assert Thinned().series == {}
     assert Thinned().step is None
-    with pytest.raises(ValueError, match="at least 2"):
-        Thinned(1)
+    with pytest.raises(ValueError, match="at least 4"):
+        Thinned(3)
 
 
 @pytest.fixture

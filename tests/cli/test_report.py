@@ -36,8 +36,23 @@ def test_html_and_markdown_tell_the_same(folder: Path, tmp_path: Path, capsys: p
     for part in ("My run", "kl.high", "KL and policy", "Gradients and updates"):
         assert part in page
         assert part in text
-    assert page.count("<polyline") > 20
+    assert page.count("<svg") > 20
     assert "Value and advantage" in page
+
+
+def test_several_runs_are_one_page(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "other.jsonl"
+    log.write_text('{"step": 1, "reward": 0.1}\n{"step": 2, "reward": 0.2}')
+    assert main(["report", str(folder), str(log), "-o", str(tmp_path / "both.html")]) == 0
+    said = capsys.readouterr().out
+    page = (tmp_path / "both.html").read_text()
+    assert "Finished, step 6. Warning: kl.high since step 2." in said and "other.jsonl: As recorded, step 2." in said
+    assert page.count('id="other.jsonl"') >= 1 and "Settings that differ" in page
+    for words in ([f"{tmp_path}/both.md"], [f"{tmp_path}/both.html", "--title", "My run"]):
+        with pytest.raises(SystemExit, match="Several runs side by side are an .html page"):
+            main(["report", str(folder), str(log), "-o", *words])
+    with pytest.raises(SystemExit, match="no/such/run"):
+        main(["report", str(folder), "no/such/run", "-o", str(tmp_path / "both.html")])
 
 
 def test_tables_hold_every_series(folder: Path, tmp_path: Path) -> None:

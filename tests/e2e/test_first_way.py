@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import re
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,13 @@ def picture(run: Any, name: str) -> str:
     return str(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/rldk/charts/{name}.svg"))
 
 
+def heatmaps(output: Path) -> dict[str, Any]:
+    """The latest of each key in the journal of a training."""
+    from rldk_tracking.history.past import load
+
+    return dict(load(output).heatmaps)
+
+
 class RewardSpy(TrainerCallback):
     """Reads the rewards and lengths of each step from the trainer by itself."""
 
@@ -77,13 +86,35 @@ def test_grpo_into_mlflow(mlflow_store: str, tmp_path: Path) -> None:
         assert sorted(series[key]) == steps, key
     assert [key for key in series if lookup(key) is None] == []
     # One column for each step; the rewards of a step fill the bins once.
-    rewards, layers = (picture(run, name) for name in ("reward_distribution", "layer_gradients"))
+    found = heatmaps(tmp_path / "out")
     for step in steps:
-        shares = [float(share) for share in re.findall(rf", step {step}: ([\d.e+-]+)<", rewards)]
+        shares = [value for at, _, value in found["rldk/charts/reward_distribution"].cells() if at == step]
         assert sum(shares) == pytest.approx(1.0, abs=0.01)
-    assert re.search(r"<title>[\w.]*layers\.0, step 1: [\d.e+-]+<", layers)
+    layers = found["rldk/charts/layer_gradients"]
+    assert layers.steps[0] == 1 and any("layers.0" in row for row in layers.rows)
+    for name in ("reward_distribution", "layer_gradients"):
+        assert picture(run, name) == found[f"rldk/charts/{name}"].svg()
     assert run.data.tags["rldk.status"] in ("finished", "running")
     assert run.info.status == "FINISHED"
+
+
+def test_a_training_draws_nothing(mlflow_store: str, tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from rldk_tracking import RLDKCallback\n"
+        "from rldk_tracking.demo.trainers import grpo_trainer\n"
+        "limits = {'kl.high': {'threshold': 0.0, 'persistence': (1, 1), 'warm_up_steps': 0}}\n"
+        "watched = RLDKCallback(overrides=limits)\n"
+        f"grpo_trainer({str(tmp_path / 'out')!r}, report_to=['mlflow'], max_steps=8, callbacks=[watched]).train()\n"
+        "assert any(alert.state == 'firing' for alert in watched.alerts)\n"
+        "print('drawn with:', [name for name in ('matplotlib', 'rldk_tracking.charts.figures') "
+        "if name in sys.modules])"
+    )
+    environment = os.environ | {"MLFLOW_TRACKING_URI": mlflow_store}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert "drawn with: []" in done.stdout
+    run, _ = history(mlflow_store)
+    assert "kl.high" in picture(run, "overview"), "by the courier"
 
 
 def test_ppo_into_mlflow(mlflow_store: str, tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_the_latest_heat_map_of_a_journal_is_on_the_page(tmp_path: Path) -> None
         tracker.log_heatmap("rldk/charts/reward_distribution", Heatmap(version, ("0 to 1",), (1,), ((1.0,),)), 6)
     tracker.close()
     page = load(path).report().html()
-    assert ">late (" in page
+    assert ">late</text>" in page
     assert ">early (" not in page
 
 

@@ -1,12 +1,18 @@
-"""What broke and when, in one picture: the incidents on a time line, and the charts that they are about."""
+"""Pictures as SVG of a run: its incidents on a time line, what broke with the charts that it is about, heat-maps."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm, to_rgba
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from rldk_tracking.charts.figures import (
     BOTTOM,
@@ -25,7 +31,14 @@ from rldk_tracking.charts.figures import (
 )
 from rldk_tracking.charts.incidents import Incident, by_weight, overview_charts
 from rldk_tracking.charts.series import Points
+from rldk_tracking.messages.terminal import printable
 
+if TYPE_CHECKING:
+    from rldk_tracking.charts.heatmap import Heatmap
+
+CELL_HEIGHT = 14
+UNKNOWN, BROKEN = "#dddddd", "#D55E00"
+"""Of a heat-map: no value, and one that is not finite."""
 LANE_HEIGHT = 22
 MOST_LANES = 6
 MOST_PLOTS = 4
@@ -61,7 +74,14 @@ def _draw_lanes(figure: Figure, incidents: Sequence[Incident], first: int, last:
     for lane, incident in zip(lanes, incidents, strict=True):
         begin = min(max(incident.first_step, first), last)
         end = min(max(last if incident.ended is None else incident.ended, begin + room / 20), last)
-        axes.barh(lane, end - begin, left=begin, height=0.62, color=SEVERITY_COLOURS[incident.severity])
+        axes.barh(
+            lane,
+            end - begin,
+            left=begin,
+            height=0.62,
+            color=SEVERITY_COLOURS[incident.severity],
+            gid=printable(f"lane {incident.rule}"),
+        )
         # Before the bar where there is room, else behind it, else in it.
         place, side = (
             (begin, "right") if begin - first > room else (end, "left") if last - end > room else (begin, "left")
@@ -103,3 +123,39 @@ def overview(incidents: Sequence[Incident], series: Mapping[str, Points], column
             plot.draw(figure, left, upper + TITLE_HEIGHT)
 
     return svg(WIDTH * columns, height, "The alerts and their series over the steps", draw)
+
+
+def heatmap_svg(heatmap: Heatmap) -> str:
+    """One row a layer or bin, one column a step, darker for larger on a logarithmic scale; empty without numbers."""
+    if not any(True for _ in heatmap.cells()):
+        return ""
+    names = [cut(row, 30, keep_end=True) for row in heatmap.rows]
+    left = 16 + 6.2 * max(map(len, names))
+    width, cells = left + 520, CELL_HEIGHT * len(names)
+    values = np.array([[math.nan if v is None else v for v in row] for row in heatmap.values], dtype=float)
+    is_missing = np.array([[value is None for value in row] for row in heatmap.values])
+    is_broken = ~np.isfinite(values) & ~is_missing
+    positive = values[np.isfinite(values) & (values > 0)]
+
+    def draw(figure: Figure) -> None:
+        title_at(figure, 8, 0, heatmap.title)
+        axes = axes_at(figure, left, TITLE_HEIGHT + 6, width - left - 80, cells)
+        axes.grid(visible=False)
+        low, high = (float(positive.min()), float(positive.max())) if len(positive) else (0.1, 1.0)
+        scale = ScalarMappable(LogNorm(low, high if high > low else low * 10, clip=True), "Blues")
+        colours = scale.to_rgba(np.where(np.isfinite(values) & (values > 0), values, low))
+        colours[is_missing], colours[is_broken] = to_rgba(UNKNOWN), to_rgba(BROKEN)
+        axes.imshow(colours, aspect="auto", interpolation="none", gid="cells")
+        axes.set_yticks(range(len(names)), names)
+        axes.tick_params(axis="y", length=0)
+        chosen = sorted({round(part * (len(heatmap.steps) - 1) / 5) for part in range(6)})
+        axes.set_xticks(chosen, [str(heatmap.steps[column]) for column in chosen])
+        axes.set_xlabel("step", labelpad=2)
+        if len(positive):
+            bar = axes_at(figure, width - 66, TITLE_HEIGHT + 6, 10, cells)
+            figure.colorbar(scale, cax=bar, format=FuncFormatter(lambda value, _: f"{value:.2g}"))
+            bar.yaxis.set_minor_formatter(NullFormatter())
+        if is_broken.any():
+            axes.set_xlabel("step; orange-red: not a finite number", labelpad=2)
+
+    return svg(width, TITLE_HEIGHT + 6 + cells + BOTTOM + 4, heatmap.title, draw)
