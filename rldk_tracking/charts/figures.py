@@ -201,11 +201,6 @@ def line_chart(lines: Sequence[tuple[str, Points]], **about: Any) -> str:
     return Plot(lines, **about).svg()
 
 
-def chart_svg(chart: Chart, series: Mapping[str, Points], incidents: Sequence[Incident]) -> str:
-    """A chart of the specification for a run."""
-    return plot_of(chart, series, incidents).svg()
-
-
 def runs_svg(chart: Chart, lines: Sequence[tuple[str, Points]]) -> str:
     """A chart of the specification with a line for each run."""
     plot = Plot(lines, chart.title, _unit(chart.key), bounds=chart.bounds, logarithmic=chart.logarithmic)

@@ -63,8 +63,7 @@ ENDED = ("finished", "stopped", "crashed")
 COLOUR_TAG = "mlflow.runColor"
 """A run's colour, which the list of runs and the charts share."""
 RUN_COLOURS: dict[Severity | None, tuple[str, ...]] = {
-    None: ("#0072b2", "#56b4e9", "#1f77b4", "#4c78a8", "#2b9fbf"),
-    "info": ("#0072b2", "#56b4e9", "#1f77b4", "#4c78a8", "#2b9fbf"),
+    **dict.fromkeys((None, "info"), ("#0072b2", "#56b4e9", "#1f77b4", "#4c78a8", "#2b9fbf")),
     "warning": ("#e69f00", "#f0c000", "#e6ab02", "#fbb040", "#c99700"),
     "critical": ("#d55e00", "#a50f15", "#8b0000", "#b22222", "#99000d"),
 }

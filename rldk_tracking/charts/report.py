@@ -128,7 +128,7 @@ class Report:
 
     def html(self) -> str:
         """The page as HTML. Raises ImportError where matplotlib is not installed."""
-        from rldk_tracking.charts.figures import chart_svg
+        from rldk_tracking.charts.figures import plot_of
         from rldk_tracking.charts.pictures import time_line
 
         incidents = self.incidents
@@ -142,7 +142,7 @@ class Report:
             sections=[
                 {
                     "name": section.name,
-                    "charts": [(chart, chart_svg(chart, self.series, incidents)) for chart in section.charts],
+                    "charts": [(chart, plot_of(chart, self.series, incidents).svg()) for chart in section.charts],
                     "heatmaps": [self.heatmaps[key].svg() for key in section.heatmaps if key in self.heatmaps],
                 }
                 for section in self.sections()

@@ -20,16 +20,23 @@ from rldk_tracking.charts.figures import (
     RIGHT,
     SEVERITY_COLOURS,
     WIDTH,
-    chart_svg,
     line_chart,
+    plot_of,
     runs_svg,
 )
-from rldk_tracking.charts.incidents import incidents_of
-from rldk_tracking.charts.spec import chart_of
+from rldk_tracking.charts.incidents import Incident, incidents_of
+from rldk_tracking.charts.series import Points
+from rldk_tracking.charts.spec import Chart, chart_of
 from rldk_tracking.health.alert import Alert
 from tests.charts.svg import groups, parsed, points, style, texts
 
 Make = Callable[..., Alert]
+
+
+def chart_svg(chart: Chart, series: dict[str, Points], incidents: list[Incident]) -> str:
+    return plot_of(chart, series, incidents).svg()
+
+
 RAMP = [(step, 0.1 * step) for step in range(1, 21)]
 
 
