@@ -53,18 +53,14 @@ STYLE: dict[Any, Any] = {
     "font.size": 10,
     "text.color": TEXT,
     "axes.labelcolor": TEXT,
-    "xtick.labelcolor": TEXT,
-    "ytick.labelcolor": TEXT,
-    "xtick.color": LINES,
-    "ytick.color": LINES,
+    "xtick.color": TEXT,
+    "ytick.color": TEXT,
     "axes.edgecolor": LINES,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.axisbelow": True,
     "axes.facecolor": "none",
     "grid.color": LINES,
     "grid.alpha": 0.25,
-    "lines.linewidth": 1.6,
     "legend.frameon": False,
 }
 _ONE_AT_A_TIME = threading.Lock()
@@ -111,8 +107,7 @@ class Plot:
         lines = [(name, points) for name, points in lines if points]
         everything = [point for _, points in lines for point in points] + limit
         names = _short([name for name, _ in lines][: self.most_lines])
-        has_limit = bool(limit or self.thresholds)
-        has_legend = len(lines) > 1 or has_limit
+        has_legend = len(lines) > 1 or bool(limit or self.thresholds)
         upper = top + LEGEND_HEIGHT if has_legend else top + 8
         axes = axes_at(figure, left + LEFT, upper, width - LEFT - RIGHT, top + height - BOTTOM - upper)
         first, last = min(step for step, _ in everything), max(step for step, _ in everything)
@@ -175,11 +170,11 @@ class Plot:
         else:
             values = [*values, *(self.bounds or ())]
             low, high = min(values), max(values)
+            if high - low < 1e-12 * max(1.0, abs(high)):  # all the same
+                low, high = (low - 0.5 * abs(low), high + 0.5 * abs(high)) if high else (0.0, 1.0)
             margin = 0.05 * (high - low)
-            if margin < 1e-12 * max(1.0, abs(high)):  # all the same
-                margin = 0.1 * abs(high) or 1.0
             axes.set_ylim(low - margin, high + margin)
-            axes.yaxis.set_major_locator(MaxNLocator(4))
+            axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
 
 
@@ -277,7 +272,7 @@ def axes_at(figure: Figure, left: float, top: float, width: float, height: float
     axes = figure.add_axes(box)
     axes.grid(axis="y")
     axes.tick_params(length=3, width=0.8)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     return axes
 
 
@@ -294,7 +289,7 @@ def _short(names: Sequence[str]) -> list[str]:
     start = sum(len(parts[0]) + 1 for parts in shared)
     most = 40 // len(names) if names else 40
     # A label that begins with an underscore is left out of a legend.
-    return [cut(name[start:].lstrip("_") or name, max(14, most)) for name in names]
+    return [cut(name[start:].lstrip("_") or name, max(14, most), keep_end=True) for name in names]
 
 
 def cut(text: str, most: int, keep_end: bool = False) -> str:
