@@ -30,7 +30,7 @@ try:
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 except ImportError as error:
     raise ImportError("Pictures need matplotlib: pip install 'rldk-tracking[report]'") from error
 
@@ -166,7 +166,7 @@ class Plot:
             margin = 0.05 * (high - low) or 0.2
             axes.set_ylim(10 ** (low - margin), 10 ** (high + margin))
             axes.yaxis.set_major_locator(LogLocator(numticks=5) if high - low > 1 else MaxNLocator(4))
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.yaxis.set_minor_locator(NullLocator())
         else:
             values = [*values, *(self.bounds or ())]
             low, high = min(values), max(values)
@@ -175,7 +175,7 @@ class Plot:
             margin = 0.05 * (high - low)
             axes.set_ylim(low - margin, high + margin)
             axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
 
 
 def drawn(points: Points) -> Points:

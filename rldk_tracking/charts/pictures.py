@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from rldk_tracking.charts.figures import (
     BOTTOM,
@@ -125,6 +126,7 @@ def overview(incidents: Sequence[Incident], series: Mapping[str, Points], column
     return svg(WIDTH * columns, height, "The alerts and their series over the steps", draw)
 
 
+@functools.lru_cache(maxsize=4)  # a page and its report show the same
 def heatmap_svg(heatmap: Heatmap) -> str:
     """One row a layer or bin, one column a step, darker for larger on a logarithmic scale; empty without numbers."""
     if not any(True for _ in heatmap.cells()):
@@ -154,7 +156,7 @@ def heatmap_svg(heatmap: Heatmap) -> str:
         if len(positive):
             bar = axes_at(figure, width - 66, TITLE_HEIGHT + 6, 10, cells)
             figure.colorbar(scale, cax=bar, format=FuncFormatter(lambda value, _: f"{value:.2g}"))
-            bar.yaxis.set_minor_formatter(NullFormatter())
+            bar.yaxis.set_minor_locator(NullLocator())
         if is_broken.any():
             axes.set_xlabel("step; orange-red: not a finite number", labelpad=2)
 

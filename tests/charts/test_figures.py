@@ -93,7 +93,8 @@ def test_a_long_series_is_drawn_with_few_points_and_every_peak() -> None:
 def test_the_axes_say_what_they_are() -> None:
     shown = texts(chart_svg(chart_of("rldk/kl/ref_k3"), {"rldk/kl/ref_k3": RAMP}, []))
     assert "step" in shown and "nats per token" in shown
-    assert "1" not in texts(chart_svg(chart_of("rldk/policy/clip_fraction"), {"rldk/policy/clip_fraction": RAMP}, []))
+    without_unit = {"rldk/weight/norm": [(1, 200.0), (2, 400.0)]}
+    assert "1" not in texts(chart_svg(chart_of("rldk/weight/norm"), without_unit, []))
 
 
 def test_a_single_point_is_a_dot_and_a_limit_is_dashed() -> None:
