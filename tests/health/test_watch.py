@@ -253,3 +253,8 @@ def test_a_consequence_is_named_once() -> None:
     assert worse.consequences == ("kl.high", "kl.spike") and worse.message.endswith("With it: kl.high, kl.spike.")
     assert watch.resolve(2, worse).consequences == ("kl.high", "kl.spike")
     assert ruled().add_consequence("kl.high") is None
+
+
+def test_several_things_to_try_are_one_text_in_the_alert() -> None:
+    rule = Rule(**PLAIN, advice=["Look.", "Wait."])
+    assert rule.advice == "Look.\nWait." and advice(rule, {}) == "Look. Wait."
