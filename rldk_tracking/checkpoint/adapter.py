@@ -3,7 +3,8 @@
 The two matrices alone say nothing of it: with A twice and B half as large the weights are the same, and matrices that
 begin at zero move by many times their norm while the weights hardly move (Hu et al. 2022, arXiv:2106.09685). `scale` is
 alpha / r, or alpha / sqrt(r) (rank-stabilised, Kalajdzievski 2023, arXiv:2312.03732), with alpha as in PEFT's
-`alpha_pattern` and r from the matrices themselves. Nothing of the size of W is ever formed.
+`alpha_pattern` and r from the matrices themselves. Nothing of the size of W is ever formed: with r the rank,
+<P Q, P' Q'> = sum of (P^T P') * (Q Q'^T), two matrices of r x r.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rldk_tracking.checkpoint.files import DamagedFileError
 from rldk_tracking.checkpoint.formats import decode
-from rldk_tracking.checkpoint.low_rank import LowRank, Matrix, against_weights
 from rldk_tracking.checkpoint.reader import Checkpoint
-from rldk_tracking.checkpoint.statistics import Drift
+from rldk_tracking.checkpoint.statistics import BLOCK, Drift
 
 PREFIX = "base_model.model."
 PAIRS = ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B"))
@@ -33,9 +34,41 @@ NO_BASE = "the base model's weights are not at hand (name their folder as the re
 LARGEST_ALPHA = 1e9
 _LITERAL = re.compile(r"\^?[\w.]+")
 
+Matrix = NDArray[np.float64]
+
 
 class UnknownChangeError(ValueError):
     """What an adapter makes of the weights cannot be told. The message says why."""
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A change `left @ right` of weights as they are stored, as (rows, rest).
+
+    Attributes:
+        left: (rows, r), the adapter's scale in it.
+        right: (r, columns).
+    """
+
+    left: Matrix
+    right: Matrix
+
+    @property
+    def square(self) -> float:
+        """|left @ right|_F^2."""
+        return max(0.0, self.inner(self))
+
+    def inner(self, other: LowRank) -> float:
+        """The inner product with another change of the same weights."""
+        return float(np.sum((self.left.T @ other.left) * (self.right @ other.right.T)))
+
+    def minus(self, other: LowRank) -> LowRank:
+        """The difference, as (L - L') R + L' (R - R'), in which small differences do not cancel."""
+        if self.left.shape != other.left.shape:
+            return LowRank(np.hstack([self.left, -other.left]), np.vstack([self.right, other.right]))
+        return LowRank(
+            np.hstack([self.left - other.left, other.left]), np.vstack([self.right, self.right - other.right])
+        )
 
 
 @dataclass
@@ -220,3 +253,32 @@ def _matrix(checkpoint: Checkpoint, name: str) -> Matrix | None:
         return None
     values = decode(blocks[0], entry.dtype, np.empty(entry.numel, np.float32))
     return values.reshape(entry.shape[0], -1).astype(np.float64)
+
+
+def against_weights(weights: Checkpoint, name: str, changes: Sequence[LowRank]) -> tuple[float, list[float]]:
+    """|W|_F^2 of a stored matrix, and its inner product with each change, in one pass over blocks of whole rows.
+
+    Args:
+        weights: holds the matrix.
+        name: of the tensor, as (rows, rest).
+        changes: all of its shape.
+
+    Raises:
+        DamagedFileError: the file has become shorter since it was opened.
+    """
+    entry = weights.entries[name]
+    columns = entry.numel // entry.shape[0]
+    rows = max(1, BLOCK // columns)
+    buffer = np.empty(rows * columns, dtype=np.float32)
+    left = np.hstack([change.left for change in changes])
+    right = np.vstack([change.right for change in changes]).T.astype(np.float32)
+    square, sums, row = 0.0, np.zeros(left.shape[1]), 0
+    for raw in weights.blocks(name, rows * columns):
+        values = decode(raw, entry.dtype, buffer)
+        square += float(np.dot(values, values))
+        image = values.reshape(-1, columns) @ right
+        sums += np.sum(image * left[row : row + len(image)], axis=0)
+        row += len(image)
+    ends = np.cumsum([change.left.shape[1] for change in changes])
+    products = [float(np.sum(part)) for part in np.split(sums, ends[:-1])]
+    return (square, products) if math.isfinite(square) else (math.nan, products)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rldk_tracking.checkpoint.findings import Scan
-    from rldk_tracking.checkpoint.trend import Best
+    from rldk_tracking.checkpoint.score import Best
 
 UNREADABLE = 3
 """Exit code where there is no verdict."""
@@ -131,8 +131,7 @@ def _print(scans: Sequence[Scan], arguments: argparse.Namespace) -> None:
 
 def _together(folder: Path, scans: Mapping[int, Scan]) -> str:
     """One line on the checkpoints of a run."""
-    from rldk_tracking.checkpoint.score import is_usable, parts, score
-    from rldk_tracking.checkpoint.trend import trend
+    from rldk_tracking.checkpoint.score import is_usable, parts, score, trend
     from rldk_tracking.messages.terminal import printable
 
     usable = {step for step, found in scans.items() if is_usable(found)}
@@ -151,7 +150,7 @@ def _together(folder: Path, scans: Mapping[int, Scan]) -> str:
 def _best(folder: Path, scans: Mapping[int, Scan], usable: Collection[int]) -> Best | None:
     """The best policy: as the trainer says, by the reward in evaluations, or by that in training."""
     from rldk_tracking.checkpoint.files import DamagedFileError, read_json
-    from rldk_tracking.checkpoint.trend import best_by, best_of_trainer, between_saves
+    from rldk_tracking.checkpoint.score import best_by, best_of_trainer, between_saves
     from rldk_tracking.history.reading import read
     from rldk_tracking.history.run_history import UnreadableSourceError
 

@@ -1,4 +1,4 @@
-"""Log files as entries: JSON lines, JSON, CSV. Whatever a file holds, what is raised says which file and why.
+"""Log files as entries: JSON lines, JSON, CSV, TensorBoard. Whatever a file holds, an error says which file and why.
 
 Only regular files are opened: a pipe would be waited for, and a device such as `/dev/zero` has no end.
 """
@@ -60,6 +60,31 @@ def read_log(path: Path) -> Log:
     if path.suffix not in readers:
         raise UnreadableSourceError(f"{path}: known are {', '.join(readers)} files, and folders.")
     return readers[path.suffix](path)
+
+
+def read_events(folder: Path) -> Iterator[dict[str, Any]]:
+    """Scalars of a TensorBoard folder: one entry a step, steps in order.
+
+    Of a step that was written twice (a resumed run) the later value holds.
+
+    Raises:
+        ImportError: tensorboard is not installed.
+    """
+    try:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    except ImportError as error:
+        raise ImportError("Reading TensorBoard files needs tensorboard: pip install tensorboard.") from error
+    values: dict[int, dict[str, tuple[float, float]]] = {}
+    for path in sorted(path for path in folder.rglob("events.out.tfevents.*") if path.is_file()):
+        events = EventAccumulator(str(path), size_guidance={"scalars": 0})
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            for event in events.Scalars(tag):
+                at = values.setdefault(event.step, {})
+                if tag not in at or event.wall_time >= at[tag][0]:
+                    at[tag] = (event.wall_time, event.value)
+    for step in sorted(values):
+        yield {"step": step} | {tag: value for tag, (_, value) in values[step].items()}
 
 
 def _json_lines(path: Path) -> Log:

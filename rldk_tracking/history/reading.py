@@ -5,7 +5,7 @@
 | a folder | the first of the kinds below that is in it and can be read, in this order |
 | a journal, `run.jsonl`, in the folder, in `_rldk` or in `rldk` | its rows, as they are; the latest training's |
 | other `*.jsonl`, also `*.json` and `*.csv` where named | log entries |
-| TensorBoard files (`events.out.tfevents.*`), also below | scalars, see `rldk_tracking.history.event_files` |
+| TensorBoard files (`events.out.tfevents.*`), also below | scalars, see `rldk_tracking.history.files.read_events` |
 | a `trainer_state.json`, also inside `checkpoint-*`: the latest | its log history |
 | TRL's completions (`completions/*.parquet`) | rewards and ties, see `rldk_tracking.history.completions` |
 | a backend's run: `mlflow:RUN_ID`, `wandb:ENTITY/PROJECT/RUN` | metrics, see `Backend.read` |
@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from rldk_tracking.history.files import read_log
+from rldk_tracking.history.files import read_events, read_log
 from rldk_tracking.history.run_history import JUDGED, History, UnreadableSourceError, history
 from rldk_tracking.journal.journal import journals_in
 from rldk_tracking.trackers.backend import Backend
@@ -164,8 +164,6 @@ def read_candidate(candidate: Candidate, aliases: Mapping[str, str] | None = Non
     """The rows of one candidate. Raises as `read` does."""
     name = str(candidate.path)
     if candidate.kind == "tensorboard":
-        from rldk_tracking.history.event_files import read_events
-
         return history(name, read_events(candidate.path), aliases=aliases)
     if candidate.kind == "completions":
         from rldk_tracking.history.completions import read_completions

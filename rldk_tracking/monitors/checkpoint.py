@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rldk_tracking.checkpoint.findings import LEVELS
-from rldk_tracking.checkpoint.trend import Trend
+from rldk_tracking.checkpoint.score import Trend
 from rldk_tracking.messages.arguments import flag, folder, number, word
 from rldk_tracking.monitors.base import Monitor
 from rldk_tracking.monitors.view import Snapshot, of
