@@ -73,10 +73,15 @@ def alert_lines(alert: Alert, margin: str) -> str:
     word = "resolved" if alert.state == "resolved" else alert.severity
     indent = " " * (len(margin) + 10)
     head = f"{margin}step {alert.step:<4} {word:<9} {alert.rule}: "
-    lines = textwrap.wrap(alert.message, WIDTH, initial_indent=head, subsequent_indent=indent)
+    lines = _wrapped(alert.message, head, indent)
     if alert.state == "firing" and alert.advice:
-        lines += textwrap.wrap(alert.advice, WIDTH, initial_indent=f"{indent}try: ", subsequent_indent=indent)
+        lines += _wrapped(alert.advice, f"{indent}try: ", indent)
     return "\n".join(map(printable, lines))
+
+
+def _wrapped(text: str, first: str, others: str) -> list[str]:
+    """Lines that break between words alone: a command to be copied has hyphens."""
+    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=others, break_on_hyphens=False)
 
 
 def _short(path: Path) -> Path:

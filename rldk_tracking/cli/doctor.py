@@ -151,5 +151,5 @@ def as_text(versions: dict[str, str | None], sections: dict[str, list[Finding]],
     if hints:
         lines += ["", "good to know"]
         for hint in hints:
-            lines += textwrap.wrap(hint, 110, initial_indent="  ", subsequent_indent="  ")
+            lines += textwrap.wrap(hint, 110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join([*lines, "", NEXT])

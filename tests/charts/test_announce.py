@@ -76,6 +76,12 @@ def test_an_alert_shows_step_severity_rule_message_and_advice(make_alert: Make) 
     assert second.strip() == "try: Lower the learning rate."
 
 
+def test_commands_in_the_advice_stay_whole(make_alert: Make) -> None:
+    for before in range(120):
+        text = alert_lines(make_alert(advice=f"{'x' * before} `rldk-tracking checkpoint DIR` says it."), "rldk: ")
+        assert "rldk-tracking" in text, before
+
+
 def test_an_end_shows_no_advice(make_alert: Make) -> None:
     text = alert_lines(make_alert(state="resolved", advice="Lower the learning rate."), "")
     assert "resolved" in text
