@@ -199,7 +199,7 @@ class Journal:
     def _go_on_in_memory(self, error: OSError) -> None:
         """The disk is full, or not to be written: what is kept until then may go into the file later."""
         self._say(error)
-        self.memory = MemoryLines(KEPT_LINES, self.size, self.path)
+        self.memory = MemoryLines(KEPT_LINES, self.size)
         self._reopen_at = time.monotonic() + _REOPEN_S
 
     def _keep(self, data: bytes) -> None:

@@ -126,59 +126,38 @@ class FileLines:
 
 
 class MemoryLines:
-    """The last lines of a journal whose file takes no more of them, behind those that are in the file.
+    """The last lines of a journal whose file takes no more of them.
 
     Args:
         most: lines that are kept.
         begin: position of the first one: the size of the file.
-        file: the file.
 
     Attributes:
         size: bytes so far, those before `begin` and those that are gone included.
     """
 
-    def __init__(self, most: int = KEPT_LINES, begin: int = 0, file: Path | None = None) -> None:
+    def __init__(self, most: int = KEPT_LINES, begin: int = 0) -> None:
+        self.begin = self.size = begin
         self._lines: deque[tuple[int, bytes]] = deque(maxlen=most)
         self._starts: list[int] = []
-        self._begin, self._file = begin, file
-        self.size = begin
 
     def append(self, data: bytes) -> None:
         """Take a line, or nothing."""
-        if not data:
-            return
-        self._lines.append((self.size, data))
-        self._starts.append(self.size)
-        self.size += len(data)
+        if data:
+            self._lines.append((self.size, data))
+            self._starts.append(self.size)
+            self.size += len(data)
 
     def behind(self, position: int) -> int:
         """How many lines there were from a position on, those that are gone included."""
         return len(self._starts) - bisect_left(self._starts, position)
 
-    def lines(self, position: int) -> Iterator[tuple[int, bytes]]:
-        kept = tuple(self._lines)
-        before = list(self._in_file(position)) if position < self._begin else []
-        return iter(before or [pair for pair in kept if pair[0] >= position])
-
-    def aligned(self, position: int) -> int:
-        if position >= self._begin or self._file is None:
-            return min(position, self.size)
-        file = FileLines(self._file)
-        found = file.aligned(position)
-        file.close()
-        return found
-
-    def replaced(self) -> bool:
-        return False
-
-    def _in_file(self, position: int) -> Iterator[tuple[int, bytes]]:
-        if self._file is not None:
-            file = FileLines(self._file)  # of its own, since several threads read
-            yield from (pair for pair in file.lines(position) if pair[0] < self._begin)
-            file.close()
+    def kept(self, position: int) -> list[tuple[int, bytes]]:
+        """The lines from a position on that are not gone, each with its own position."""
+        return [pair for pair in tuple(self._lines) if pair[0] >= position]
 
 
-class JournalLines:
+class JournalLines(FileLines):
     """The lines of a journal for the process that writes it: those in the file, then those that it did not take.
 
     Args:
@@ -187,20 +166,25 @@ class JournalLines:
     """
 
     def __init__(self, path: Path, memory: Callable[[], MemoryLines | None]) -> None:
-        self._file, self._memory = FileLines(path), memory
+        super().__init__(path)
+        self._memory = memory
 
     def lines(self, position: int) -> Iterator[tuple[int, bytes]]:
-        return self._present().lines(position)
+        memory = self._memory()
+        if memory is None:
+            return super().lines(position)
+        kept = memory.kept(position)
+        in_file = super().lines(position) if position < memory.begin else ()
+        return iter([pair for pair in in_file if pair[0] < memory.begin] or kept)
 
     def aligned(self, position: int) -> int:
-        return self._present().aligned(position)
+        memory = self._memory()
+        if memory is None or position < memory.begin:
+            return super().aligned(position)
+        return min(position, memory.size)
 
     def replaced(self) -> bool:
-        return self._present().replaced()
-
-    def _present(self) -> FileLines | MemoryLines:
-        memory = self._memory()
-        return self._file if memory is None else memory
+        return self._memory() is None and super().replaced()
 
 
 def read(lines: Lines, position: int = 0) -> Iterator[Entry]:

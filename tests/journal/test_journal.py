@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from rldk_tracking.journal.journal import journals_in
-from rldk_tracking.journal.reader import FileLines, read_all
+from rldk_tracking.journal.journal import Journal, journals_in
+from rldk_tracking.journal.reader import FileLines, JournalLines, read_all
 from rldk_tracking.trackers.jsonl import LineFile
 from rldk_tracking.trackers.memory import InMemoryTracker
 from tests.journal.conftest import INFO, ROOT, an_alert, row, started
@@ -40,6 +40,11 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 def rows(path: Path) -> list[int]:
     return [record["step"] for record in records(path) if record["type"] == "metrics"]
+
+
+def lines_of(journal: Journal) -> JournalLines:
+    """As the process that writes it reads it."""
+    return JournalLines(journal.path, lambda: journal.memory)
 
 
 def test_what_a_run_writes(tmp_path: Path) -> None:
@@ -151,7 +156,7 @@ def test_a_full_disk(
     assert journal.lost == 3
     assert journal.memory is not None
     size = journal.path.stat().st_size
-    positions = [(entry.start, entry.record.get("step")) for entry in read_all(journal.memory)]
+    positions = [(entry.start, entry.record.get("step")) for entry in read_all(lines_of(journal))]
     assert [step for _, step in positions] == [None, 1, 2, 3, 4], "what is in the file, and what is kept behind it"
     if freed:
         monkeypatch.setattr(os, "write", real)
@@ -225,7 +230,7 @@ def test_where_no_file_can_be_made(tmp_path: Path, caplog: pytest.LogCaptureFixt
     journal.row(1, row(1))
     journal.end("finished", 1)
     assert journal.memory is not None
-    assert [entry.record["type"] for entry in read_all(journal.memory)] == ["begin", "metrics", "end"]
+    assert [entry.record["type"] for entry in read_all(lines_of(journal))] == ["begin", "metrics", "end"]
     journal.close()
     assert journal.lost == 3
     assert len([record for record in caplog.records if "cannot be written" in record.getMessage()]) == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rldk_tracking.journal.reader import FileLines, MemoryLines, entry_of, read, read_all
+from rldk_tracking.journal.reader import FileLines, JournalLines, MemoryLines, entry_of, read, read_all
 from rldk_tracking.trackers.records import dumps, row_record
 
 WHOLE = [(dumps(row_record(step, {"a": float(step)}, [], 1.0)) + "\n").encode() for step in range(5)]
@@ -103,15 +103,31 @@ def test_a_line_longer_than_a_chunk(tmp_path: Path) -> None:
     assert steps(path) == [0, 1], "one that is longer than any of ours is passed over"
 
 
-def test_lines_in_memory() -> None:
-    lines = MemoryLines(most=3)
+def test_lines_in_memory(tmp_path: Path) -> None:
+    memory = MemoryLines(most=3)
+    lines = JournalLines(tmp_path / "run.jsonl", lambda: memory)
     for line in WHOLE:
-        lines.append(line)
+        memory.append(line)
     entries = list(read_all(lines))
     assert [entry.record["step"] for entry in entries] == [2, 3, 4]
-    assert entries[-1].end == lines.size == sum(map(len, WHOLE))
-    assert list(read_all(lines, lines.size)) == []
+    assert entries[-1].end == memory.size == sum(map(len, WHOLE))
+    assert list(read_all(lines, memory.size)) == []
     assert not lines.replaced()
+
+
+def test_lines_in_memory_come_behind_those_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(WHOLE[0] + WHOLE[1])
+    size = path.stat().st_size
+    memory: MemoryLines | None = None
+    lines = JournalLines(path, lambda: memory)
+    assert [entry.record["step"] for entry in read_all(lines)] == [0, 1]
+    memory = MemoryLines(begin=size)
+    memory.append(WHOLE[2])
+    assert [entry.record["step"] for entry in read_all(lines)] == [0, 1, 2]
+    path.write_bytes(WHOLE[0] + WHOLE[1] + WHOLE[2])  # where it lies too by now
+    assert [entry.record["step"] for entry in read_all(lines)] == [0, 1, 2]
+    assert [lines.aligned(position) for position in (1, size, 10**9)] == [0, size, memory.size]
 
 
 def test_an_entry() -> None:
