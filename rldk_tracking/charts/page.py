@@ -11,7 +11,7 @@
 | link | the terminal | first row, end |
 
 A picture is drawn when alerts or a heat-map have changed, and now and then while a run goes on, but only so often that
-drawing takes at most a hundredth of the time; at the end always.
+drawing takes at most a two-hundredth of the time; at the end always.
 
 Everything here is an addition to the series: where a store does not take it, that is said once and training's own rows
 go on. All calls come from the tracker's own thread.
@@ -50,7 +50,7 @@ NOTE = "mlflow.note.content"
 NOTE_MARK = "rldk.note"
 REPORT_FILE = "rldk/report.html"
 OVERVIEW_FILE = "rldk/charts/overview.svg"
-DRAWING_SHARE = 0.01
+DRAWING_SHARE = 0.005
 """Of the time, at most, that is spent on drawing."""
 REFRESH_SECONDS = 60.0
 STATUS_SECONDS, AN_ALERT_SECONDS = 2.0, 0.05

@@ -173,9 +173,7 @@ class Clock:
         monkeypatch.setattr("rldk_tracking.charts.pictures.overview", overview)
 
 
-def test_drawing_takes_at_most_a_hundredth_of_the_time(
-    run: Run, make_alert: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_drawing_takes_little_of_the_time(run: Run, make_alert: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(run, monkeypatch, drawing_s=0.5)
     alerts: list[Alert] = []
     for step in range(1, 501):
@@ -185,7 +183,7 @@ def test_drawing_takes_at_most_a_hundredth_of_the_time(
         run.page.alert(alerts)
     times = [at for at, _ in clock.stored]
     assert times[0] == 1001.0, "the first alert is drawn at once"
-    assert len(times) == 10 and all(later - earlier >= 50 for earlier, later in pairwise(times))
+    assert len(times) == 5 and all(later - earlier >= 100 for earlier, later in pairwise(times))
     run.page.status("finished", alerts)
     assert clock.stored[-1] == (clock.now, OVERVIEW_FILE), "and the end always"
 
