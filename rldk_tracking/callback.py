@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from rldk_tracking.entry_points import MONITORS, extensions, leave_out, tried
 from rldk_tracking.health.goals import rules_of
 from rldk_tracking.journal.settings import OnCritical
 from rldk_tracking.messages.arguments import flag, listed, number, shown, word
@@ -127,6 +128,7 @@ class RLDKCallback(Monitor):
             logger.warning("rldk: level and log_samples are not used beside monitors: give them to the monitors.")
         self._level: Level = level
         self._log_samples = flag("log_samples", log_samples)
+        self._brought: list[Monitor] = []
         self._gold = None if gold_score_fn is None else GoldProbe(gold_score_fn, max_overhead=max_overhead)
 
     @property
@@ -140,6 +142,7 @@ class RLDKCallback(Monitor):
         gold = [] if self._gold is None else [self._gold]
         if self.monitors is not None:
             return [*(probe for monitor in self.monitors for probe in monitor.make_probes()), *gold]
+        self._brought = monitors_of_packages()
         return [
             RolloutProbe(log_samples=self._log_samples),
             PreferenceProbe(),
@@ -147,13 +150,26 @@ class RLDKCallback(Monitor):
             ResourceProbe(),
             CheckpointProbe(self._level),
             *gold,
+            *(probe for monitor in self._brought for probe in monitor.make_probes()),
         ]
 
     def _begin(self, trainer: Any, args: Any, state: Any, control: Any, model: Any, optimizer: Any) -> Run:
         run = super()._begin(trainer, args, state, control, model, optimizer)
-        for monitor in self.monitors or ():
+        for monitor in (*(self.monitors or ()), *self._brought):
             monitor.share(run)
         return run
+
+
+def monitors_of_packages() -> list[Monitor]:
+    """What other packages bring for all trainings: subclasses of `Monitor`, or functions that make one."""
+    found: list[Monitor] = []
+    for extension in extensions(MONITORS):
+        monitor = tried(extension.package, extension.name, extension.value)
+        if isinstance(monitor, Monitor):
+            found.append(monitor)
+        elif monitor is not None:
+            leave_out(extension.package, extension.name, "it makes no rldk_tracking.monitors.base.Monitor")
+    return found
 
 
 class RLDKMonitor(RLDKCallback):

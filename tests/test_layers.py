@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *{"messages"},
     },
     "report_to": {"callback"},
-    "callback": {"monitors", "run", "probes", "journal", "trackers", "health", "messages"},
+    "callback": {"monitors", "run", "probes", "journal", "trackers", "health", "entry_points", "messages"},
     "monitors": {
         *{"run", "probes", "journal", "trackers", "sources", "health", "checkpoint", "rollout"},
         *{"isolation", "messages"},
@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trackers": {"charts", "health", "entry_points", "rollout", "messages"},
     "charts": {"health", "keys", "rollout", "messages"},
     "sources": {"metrics", "rollout", "isolation"},
-    "health": {"keys", "isolation", "messages"},
+    "health": {"keys", "entry_points", "isolation", "messages"},
     "checkpoint": {"metrics", "messages"},
     "metrics": {"rollout"},
     "keys": set(),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rldk_tracking.entry_points import RULES, extensions, tried
 from rldk_tracking.health.expression import Expression
 from rldk_tracking.health.parameters import parameters_of
 from rldk_tracking.health.rule import FAMILIES, Rule, RuleError
@@ -167,7 +168,7 @@ def _named(preset: object) -> list[Rule]:
                 f"did you mean {close[0]}?" if close else f"there are {', '.join(PRESETS)}, and paths of .yaml files."
             )
             raise ValueError(f"unknown preset {shown(preset)}; {known}")
-        return [_as_in(preset, rule) for rule in builtin_rules().values()]
+        return [_as_in(preset, rule) for rule in (*builtin_rules().values(), *rules_of_packages())]
     if isinstance(preset, Rule):
         raise ValueError(f"rules must be {FORMS}, got the rule {preset.id!r}: write rules=[...] around it.")
     if not isinstance(preset, (list, tuple)):
@@ -177,6 +178,24 @@ def _named(preset: object) -> list[Rule]:
             hint = "write Rule(**...)" if isinstance(rule, Mapping) else 'write Rule(id="team.slow", ...)'
             raise ValueError(f"rules must hold Rule objects, got {_kind(rule)}: {hint}.")
     return list(preset)
+
+
+@functools.cache
+def rules_of_packages() -> tuple[Rule, ...]:
+    """What other packages add to the presets: lists of rules, paths of YAML files, or functions that give one."""
+    found: list[Rule] = []
+    for extension in extensions(RULES):
+        read = functools.partial(_of_package, extension.value, tuple(found))
+        found += tried(extension.package, extension.name, read) or []
+    return tuple(found)
+
+
+def _of_package(value: Any, others: Sequence[Rule]) -> list[Rule]:
+    """The rules of one package. Raises ValueError where they cannot be, or cannot stand beside those that there are."""
+    given = value() if callable(value) else value
+    rules = RulesFile(Path(given)).rules if isinstance(given, (str, os.PathLike)) else _named(given)
+    rules_for([*builtin_rules().values(), *others, *rules])
+    return rules
 
 
 def _kind(value: object) -> str:

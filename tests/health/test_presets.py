@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from rldk_tracking import entry_points
+from rldk_tracking.entry_points import Extension
+from rldk_tracking.health import presets
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import MAX_RULES, PRESETS, builtin_rules, rules_for
 from rldk_tracking.health.rule import Rule, RuleError
@@ -182,3 +185,26 @@ def test_the_built_in_rules_are_not_read_before_they_are_needed() -> None:
         "presets.rules_for(); print(presets.builtin_rules.cache_info().currsize)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == ["0", "1"]
+
+
+def test_rules_of_other_packages_come_to_the_presets_and_bad_ones_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(
+        "rules:\n  - {id: team.slow, keys: [rldk/reward/mean], condition: level, parameters: {threshold: 1}, message: slow}\n"
+    )
+    quick = Rule(
+        id="team.quick", keys=["rldk/reward/mean"], condition="level", parameters={"threshold": 1}, message="quick"
+    )
+    given: dict[str, Any] = {"a": file, "b": lambda: [quick], "c": [quick], "d": [5], "e": tmp_path / "none.yaml"}
+    found = tuple(Extension(name, f"package-{name}", value) for name, value in given.items())
+    monkeypatch.setattr(presets, "extensions", lambda group: found if group == entry_points.RULES else ())
+    presets.rules_of_packages.cache_clear()
+    try:
+        for preset in presets.PRESETS:
+            assert [rule.id for rule in rules_for(preset)][-2:] == ["team.slow", "team.quick"]
+        assert [rule.id for rule in rules_for([quick])] == ["team.quick"], "a list is exactly that list"
+    finally:
+        presets.rules_of_packages.cache_clear()
+    assert [message.partition("package-")[2][0] for message in caplog.messages] == ["c", "d", "e"]
