@@ -192,7 +192,8 @@ def test_rules_of_other_packages_come_to_the_presets_and_bad_ones_do_not(
 ) -> None:
     file = tmp_path / "rules.yaml"
     file.write_text(
-        "rules:\n  - {id: team.slow, keys: [rldk/reward/mean], condition: level, parameters: {threshold: 1}, message: slow}\n"
+        "rules:\n  - {id: team.slow, keys: [rldk/reward/mean], condition: level, "
+        "parameters: {threshold: 1}, message: slow}\n"
     )
     quick = Rule(
         id="team.quick", keys=["rldk/reward/mean"], condition="level", parameters={"threshold": 1}, message="quick"
