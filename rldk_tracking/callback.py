@@ -33,7 +33,14 @@ Level = Literal["light", "standard", "full"]
 
 @dataclass(frozen=True, slots=True)
 class RLDKMetrics(Snapshot):
-    """The latest values of a run, whatever the trainer; units and formulas stand in the key catalogue."""
+    """The latest values of a run, whatever the trainer; units and formulas stand in the key catalogue.
+
+    Examples:
+        >>> from rldk_tracking import RLDKMetrics
+        >>> metrics = RLDKMetrics.from_row(7, {"rldk/reward/mean": 0.5})
+        >>> metrics.step, metrics.reward_mean
+        (7, 0.5)
+    """
 
     loss: float | None = of("rldk/train/loss")
     learning_rate: float | None = of("rldk/update/learning_rate")
@@ -88,6 +95,15 @@ class RLDKCallback(Monitor):
 
     Raises:
         ValueError, TypeError: an argument cannot be; the message says what to write instead.
+
+    Examples:
+        >>> import torch
+        >>> from rldk_tracking import InMemoryTracker, RLDKCallback, Rollout
+        >>> memory = InMemoryTracker()
+        >>> with RLDKCallback(trackers=[memory]) as callback:  # in a trainer: callbacks=[RLDKCallback()]
+        ...     _ = callback.observe(Rollout(mask=torch.ones(4, 8), scores=torch.arange(4.0)), step=1)
+        >>> memory.series["rldk/reward/mean"]
+        [(1, 1.5)]
     """
 
     def __init__(
@@ -178,6 +194,12 @@ class RLDKMonitor(RLDKCallback):
     Args:
         output_dir: a folder for the run's journal, JSON lines of everything that is logged.
         slack: an incoming webhook's address; by default RLDK_SLACK_WEBHOOK_URL where it is set.
+
+    Examples:
+        >>> from rldk_tracking import RLDKMonitor
+        >>> monitor = RLDKMonitor()  # GRPOTrainer(..., callbacks=[monitor])
+        >>> monitor.alerts
+        []
     """
 
     def __init__(
@@ -187,7 +209,14 @@ class RLDKMonitor(RLDKCallback):
 
 
 class CustomRLDKCallback(RLDKCallback):
-    """The callback with goals of the user's own: `performance_benchmarks={"target_reward": 1.0}`."""
+    """The callback with goals of the user's own: `performance_benchmarks={"target_reward": 1.0}`.
+
+    Examples:
+        >>> from rldk_tracking import CustomRLDKCallback
+        >>> callback = CustomRLDKCallback(performance_benchmarks={"target_reward": 1.0, "max_kl_divergence": 0.1})
+        >>> callback.alerts
+        []
+    """
 
     def __init__(
         self,
@@ -210,6 +239,15 @@ def attach(trainer: Any, **options: Any) -> RLDKCallback:
 
     Raises:
         TypeError: `trainer` has no callbacks.
+
+    Examples:
+        >>> import tempfile
+        >>> from rldk_tracking import attach
+        >>> from rldk_tracking.demo import grpo_trainer
+        >>> trainer = grpo_trainer(tempfile.mkdtemp())
+        >>> callback = attach(trainer)  # then trainer.train()
+        >>> callback in trainer.callback_handler.callbacks
+        True
     """
     handler = getattr(trainer, "callback_handler", None)
     if handler is None:

@@ -26,6 +26,12 @@ class TrainingStopped(RuntimeError):  # noqa: N818 - the public name says what h
     Attributes:
         rule: id of the rule that asked for the stop.
         step: the global step.
+
+    Examples:
+        >>> from rldk_tracking import TrainingStopped
+        >>> stopped = TrainingStopped("nan.weights", 7, "A weight is NaN.")
+        >>> stopped.rule, stopped.step
+        ('nan.weights', 7)
     """
 
     def __init__(self, rule: str, step: int, message: str) -> None:

@@ -66,6 +66,12 @@ class Rollout:
     Raises:
         ValueError: a field's shape does not fit the mask's; the message names the field.
         TypeError: a field is not a tensor.
+
+    Examples:
+        >>> import torch
+        >>> from rldk_tracking import Rollout
+        >>> Rollout(mask=torch.ones(2, 3), scores=torch.tensor([1.0, 0.0])).present()
+        ('mask', 'scores')
     """
 
     mask: Tensor
@@ -145,6 +151,13 @@ class PolicyUpdate:
         entropy: (N, T) nats. Exact entropy of the policy's distribution at each position.
         micro_batch: (N,) which forward pass each row was in. Trainers average over passes, each a mean over its tokens.
         first_epoch: True where no optimiser step lies between sampling and this loss, so that every ratio must be 1.
+
+    Examples:
+        >>> import torch
+        >>> from rldk_tracking import PolicyUpdate
+        >>> update = PolicyUpdate(mask=torch.ones(2, 3), new_logprobs=-torch.ones(2, 3), clip_low=0.2, clip_high=0.2)
+        >>> update.old_logprobs is None  # no ratio can be told
+        True
     """
 
     mask: Tensor

@@ -31,6 +31,12 @@ class Alert:
         times: how often the rule has fired since it was quiet for `Rule.reopen_steps`.
         notify: whether people are to be sent it. False for a repeat that is no more severe than what they were sent,
             and for an alert that is given again with more consequences.
+
+    Examples:
+        >>> from rldk_tracking import Alert
+        >>> alert = Alert("kl.high", "warning", "firing", 12, 10, 0.3, 0.2, "KL is 0.3, above 0.2.", "Raise beta.")
+        >>> alert.title
+        'rldk warning: kl.high'
     """
 
     rule: str

@@ -100,6 +100,18 @@ class Rule(BaseModel):
 
     Raises:
         RuleError: a ValueError; the fields make no rule.
+
+    Examples:
+        >>> from rldk_tracking import Rule
+        >>> rule = Rule(
+        ...     id="team.slow",
+        ...     keys=["rldk/throughput/step_seconds"],
+        ...     condition="level",
+        ...     parameters={"threshold": 60.0},
+        ...     message="A step takes {value:.0f} s.",
+        ... )
+        >>> rule.family, rule.severity  # RLDKCallback(rules=[rule])
+        ('team', 'warning')
     """
 
     # A webhook's address is a secret, and errors would quote what they are about.

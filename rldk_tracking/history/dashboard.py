@@ -45,6 +45,14 @@ class RLDKDashboard(NamedArguments):
     Raises:
         TypeError: an argument is of another type.
         ValueError: `port` is none, or `output_dir` has neither a store nor a run.
+
+    Examples:
+        >>> import tempfile
+        >>> from rldk_tracking import RLDKCallback, RLDKDashboard
+        >>> folder = tempfile.mkdtemp()
+        >>> with RLDKCallback(output_dir=folder) as callback:
+        ...     _ = callback.observe(step=1, metrics={"loss": 0.5})
+        >>> dashboard = RLDKDashboard(folder)  # then dashboard.start_dashboard()
     """
 
     def __init__(

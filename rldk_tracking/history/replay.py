@@ -106,7 +106,7 @@ def replay(
     context: Mapping[str, Any] | None = None,
     aliases: Mapping[str, str] | None = None,
 ) -> ReplayResult:
-    """Judge a past run.
+    r"""Judge a past run.
 
     Args:
         source: what `rldk_tracking.history.reading.read` reads, or what it returned.
@@ -118,6 +118,16 @@ def replay(
     Raises:
         UnreadableSourceError: there is nothing to read.
         ValueError: unknown rules or fields, or an alias for a series that there is not.
+
+    Examples:
+        >>> import json, pathlib, tempfile
+        >>> from rldk_tracking import replay
+        >>> rows = [{"step": step, "rldk/nan/weights": float(step > 5)} for step in range(1, 9)]
+        >>> log = pathlib.Path(tempfile.mkdtemp(), "log.jsonl")
+        >>> _ = log.write_text("\n".join(json.dumps(row) for row in rows))
+        >>> result = replay(log)
+        >>> result.verdict, [alert.rule for _, alert in result.alerts]
+        ('critical', ['nan.weights'])
     """
     chosen = rules_for(rules, overrides)
     _check_aliases(aliases or {}, chosen)

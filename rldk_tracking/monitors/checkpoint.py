@@ -19,7 +19,14 @@ from rldk_tracking.probes.optimizer import OptimizerProbe
 
 @dataclass(frozen=True, slots=True)
 class CheckpointMetrics(Snapshot):
-    """The latest values of saved weights; units and formulas stand in the key catalogue."""
+    """The latest values of saved weights; units and formulas stand in the key catalogue.
+
+    Examples:
+        >>> from rldk_tracking import CheckpointMetrics
+        >>> metrics = CheckpointMetrics.from_row(7, {"rldk/checkpoint/score": 0.5})
+        >>> metrics.step, metrics.score
+        (7, 0.5)
+    """
 
     score: float | None = of("rldk/checkpoint/score")
     nonfinite_tensors: float | None = of("rldk/checkpoint/nonfinite")
@@ -54,6 +61,12 @@ class CheckpointMonitor(Monitor):
 
     Raises:
         TypeError, ValueError: no such level; no model at `reference`, a folder or one that was downloaded.
+
+    Examples:
+        >>> from rldk_tracking import CheckpointMonitor
+        >>> monitor = CheckpointMonitor(level="light")  # GRPOTrainer(..., callbacks=[monitor])
+        >>> monitor.history  # the score of each checkpoint, by step
+        {}
     """
 
     def __init__(

@@ -20,6 +20,12 @@ class GroupMonitor(Monitor):
     Args:
         log_samples: log the best and worst completions now and then as a table.
         options: as for `Monitor`.
+
+    Examples:
+        >>> from rldk_tracking import GroupMonitor
+        >>> monitor = GroupMonitor(rules="strict")  # GRPOTrainer(..., callbacks=[monitor])
+        >>> monitor.alerts
+        []
     """
 
     def __init__(self, *, log_samples: bool = False, **options: Any) -> None:

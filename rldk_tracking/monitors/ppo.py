@@ -17,7 +17,14 @@ from rldk_tracking.probes.optimizer import OptimizerProbe
 
 @dataclass(frozen=True, slots=True)
 class PPOMetrics(Snapshot):
-    """The latest values of a PPO run; units and formulas stand in the key catalogue."""
+    """The latest values of a PPO run; units and formulas stand in the key catalogue.
+
+    Examples:
+        >>> from rldk_tracking import PPOMetrics
+        >>> metrics = PPOMetrics.from_row(7, {"rldk/kl/ref_k1": 0.5})
+        >>> metrics.step, metrics.policy_kl_mean
+        (7, 0.5)
+    """
 
     rollout_reward_mean: float | None = of("rldk/reward/mean")
     rollout_reward_std: float | None = of("rldk/reward/std")
@@ -56,6 +63,12 @@ class PPOMonitor(GroupMonitor):
 
     Raises:
         ValueError, TypeError: a threshold is negative or not a number, or another argument cannot be.
+
+    Examples:
+        >>> from rldk_tracking import PPOMonitor
+        >>> monitor = PPOMonitor(kl_threshold=0.2)  # PPOTrainer(..., callbacks=[monitor])
+        >>> monitor.metrics.policy_kl_mean is None  # nothing was measured yet
+        True
     """
 
     def __init__(
@@ -94,6 +107,12 @@ class AdvancedPPOMonitor(PPOMonitor):
         kl_threshold: nats per token; above it `kl.high` fires whatever the reward does.
         enable_advanced_analytics: rules of the preset "strict", and the optimizer's diagnostics.
         options: as for `PPOMonitor`.
+
+    Examples:
+        >>> from rldk_tracking import AdvancedPPOMonitor
+        >>> monitor = AdvancedPPOMonitor(kl_threshold=0.2)  # PPOTrainer(..., callbacks=[monitor])
+        >>> monitor.alerts
+        []
     """
 
     def __init__(

@@ -134,6 +134,11 @@ class JsonlTracker(Tracker):
     Args:
         path: a file that ends in `.jsonl`, or a folder, in which `run.jsonl` is written. Without it, the folder `rldk`
             in the trainer's output folder.
+
+    Examples:
+        >>> import tempfile
+        >>> from rldk_tracking import JsonlTracker, RLDKCallback
+        >>> callback = RLDKCallback(trackers=[JsonlTracker(tempfile.mkdtemp())])
     """
 
     name: ClassVar[str] = "jsonl"

@@ -21,6 +21,13 @@ class InMemoryTracker(Tracker):
         heatmaps: key -> its latest one.
         checkpoints: name -> its numbers.
         statuses: [(step, status), ...].
+
+    Examples:
+        >>> from rldk_tracking import InMemoryTracker
+        >>> tracker = InMemoryTracker()  # RLDKCallback(trackers=[tracker])
+        >>> tracker.log({"rldk/reward/mean": 0.5}, step=1)
+        >>> tracker.series["rldk/reward/mean"]
+        [(1, 0.5)]
     """
 
     name: ClassVar[str] = "memory"

@@ -54,11 +54,15 @@ class MLflowTracker(Tracker):
     Args:
         run_id: an existing run. It is never ended from here.
         tracking_uri: where that run or experiment is; without it, MLflow's own setting.
-        experiment: name of an experiment, made if need be, in which a run is made, and ended at `close`. `tracking_uri`
-            alone does the same in the default experiment, unless the active run is in that store.
+        experiment: name of an experiment, made if need be, in which a run is made, and ended at `close`. The address
+            alone does so in the default experiment, unless the active run is in that store.
 
     Raises:
         ImportError: mlflow is not installed.
+
+    Examples:
+        >>> from rldk_tracking import MLflowTracker, RLDKCallback
+        >>> callback = RLDKCallback(trackers=[MLflowTracker()])  # joins the run that is open when training begins
     """
 
     name: ClassVar[str] = "mlflow"

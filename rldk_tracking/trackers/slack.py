@@ -23,11 +23,20 @@ class SlackNotifier(Notifier):
     Args:
         webhook_url: `https://hooks.slack.com/services/...`; without it, `RLDK_SLACK_WEBHOOK_URL`.
         min_severity: alerts below it are not sent.
-        allow_loopback, retries, backoff: as for `Notifier`.
+        allow_loopback: as for `Notifier`.
+        retries: likewise.
+        backoff: likewise.
 
     Raises:
         ValueError: no address, or one that is not https. The message does not quote it.
         TypeError: an argument is of another type.
+
+    Examples:
+        >>> from rldk_tracking import RLDKCallback, SlackNotifier
+        >>> notifier = SlackNotifier("https://hooks.slack.com/services/T/B/x", min_severity="critical")
+        >>> callback = RLDKCallback(slack=notifier)
+        >>> notifier  # the address is a secret
+        SlackNotifier(webhook_url=***, min_severity='critical')
     """
 
     name: ClassVar[str] = "slack"

@@ -34,6 +34,10 @@ class WandbTracker(Tracker):
 
     Raises:
         ImportError: wandb is not installed.
+
+    Examples:
+        >>> from rldk_tracking import RLDKCallback, WandbTracker
+        >>> callback = RLDKCallback(trackers=[WandbTracker()])  # joins the run that is open when training begins
     """
 
     name: ClassVar[str] = "wandb"
