@@ -136,8 +136,6 @@ class Run:
         if self._heartbeat is not None:
             self._heartbeat.beat(phase, step)
 
-    # A step.
-
     def before_step(self, step: int) -> None:
         """The step after `step` is about to be made."""
         self.complete()
@@ -232,8 +230,6 @@ class Run:
         self.complete()
         self.probes.saved(step)
 
-    # What is known of it.
-
     @property
     def stop(self) -> Alert | None:
         """The alert that asked for a stop, on the rank that judges."""
@@ -268,8 +264,6 @@ class Run:
         """What a resumed run needs to go on judging where this one is, as plain data."""
         self.complete()
         return {} if self.judge is None else self.judge.engine.state() | {"probes": self.probes.state()}
-
-    # Its end.
 
     def raise_stop(self, step: int) -> None:
         """End a training, at this step, that does not honour the stop flag.

@@ -231,7 +231,6 @@ class Journal:
             raise FileNotFoundError("the folder was deleted")
         self._reopen_at = now + _REOPEN_S
         self._file.close()
-        self._file.open()
         self._file.try_lock()
         self._file.append(b"".join(map(_line, self._head)))
         self._is_gone = False
@@ -284,7 +283,6 @@ def _new_file(folder: Path) -> LineFile:
         except FileExistsError:  # another training was quicker
             continue
         file = LineFile(path)
-        file.open()
         file.try_lock()
         return file
 
