@@ -34,9 +34,12 @@ def executed(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     client = nbclient.NotebookClient(
         notebook, timeout=4 * SECONDS, kernel_name="this", resources={"metadata": {"path": str(folder)}}
     )
+    stored = [bool(cell.get("outputs")) for cell in notebook.cells]
     before = processor_seconds()
     client.execute()
     assert processor_seconds() - before < SECONDS
+    shown = [any(output.get("name") != "stderr" for output in cell.get("outputs", ())) for cell in notebook.cells]
+    assert [index for index, shows in enumerate(shown) if shows and not stored[index]] == [], "cells stored without"
     return notebook
 
 
