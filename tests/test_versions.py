@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
 
 def oldest() -> dict[str, str]:
     """Package to version of the tox environment."""
-    pins = PROJECT["tool"]["tox"]["env"]["oldest"]["deps"]
-    return dict(pin.split("==") for pin in pins)
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg", encoding="utf-8")
+    return dict(re.findall(r"^oldest: ([\w-]+)==([\d.]+)$", settings["testenv"]["deps"], re.MULTILINE))
 
 
 @pytest.mark.parametrize("package", ["trl", "transformers", "accelerate", "peft", "wandb"])
