@@ -39,14 +39,25 @@ def test_saved_views_are_tested_with_the_first_mlflow_that_has_them() -> None:
     assert oldest()["mlflow"].startswith("3.15.")
 
 
-@pytest.mark.parametrize("extra", ["", "mlflow", "wandb", "trl"])
+def brought_by(extra: str) -> list[str]:
+    """What an extra asks for, with what the extras that it names ask for."""
+    listed = EXTRAS[extra] if extra else PROJECT["project"]["dependencies"]
+    named = [re.fullmatch(r"rldk-tracking\[([\w,]+)\]", requirement) for requirement in listed]
+    others = [name for match in named if match for name in match[1].split(",")]
+    own = [requirement for requirement, match in zip(listed, named, strict=True) if not match]
+    return own + [requirement for name in others for requirement in brought_by(name)]
+
+
+@pytest.mark.parametrize("extra", ["", "report", "mlflow", "wandb", "trl"])
 def test_what_goes_into_a_training_environment_pins_nothing(extra: str) -> None:
-    requirements = EXTRAS[extra] if extra else PROJECT["project"]["dependencies"]
-    assert [requirement for requirement in requirements if re.search(r"==|<|~=", requirement)] == []
+    assert [requirement for requirement in brought_by(extra) if re.search(r"==|<|~=", requirement)] == []
 
 
-@pytest.mark.parametrize("extra", ["", "mlflow", "wandb"])
+@pytest.mark.parametrize("extra", ["", "report", "mlflow", "wandb"])
 def test_a_tracker_asks_for_no_torch(extra: str) -> None:
-    requirements = EXTRAS[extra] if extra else PROJECT["project"]["dependencies"]
-    brought = {re.split(r"[\[<>=~]", requirement)[0] for requirement in requirements}
-    assert not brought & {"torch", "transformers", "trl", "accelerate", "rldk-tracking"}
+    brought = {re.split(r"[\[<>=~]", requirement)[0] for requirement in brought_by(extra)}
+    assert brought and not brought & {"torch", "transformers", "trl", "accelerate", "rldk-tracking"}
+
+
+def test_extras_are_followed() -> None:
+    assert "torch==2.13.0" in brought_by("dev")
