@@ -84,6 +84,11 @@ def test_every_file_has_a_test_of_its_name(path: Path) -> None:
     assert mirrored.is_file()
 
 
+@pytest.mark.parametrize("path", MODULES, ids=inside)
+def test_no_file_is_too_long_to_be_read_at_once(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+
+
 def test_faults_are_swallowed_in_two_places_only() -> None:
     broad = {
         inside(path)

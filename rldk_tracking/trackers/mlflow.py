@@ -26,17 +26,9 @@ from rldk_tracking.charts.series import Thinned
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.messages.arguments import text
 from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers import mlflow_run
 from rldk_tracking.trackers.base import Row, Tracker, UnavailableError
 from rldk_tracking.trackers.mlflow_alerts import AlertTable
-from rldk_tracking.trackers.mlflow_run import (
-    Names,
-    experiment_of,
-    last_step,
-    log_model,
-    make_run,
-    write_table,
-    write_tags,
-)
 from rldk_tracking.trackers.mlflow_server import Server, absolute, check_uri, is_http, translated, without_credentials
 from rldk_tracking.trackers.records import Call
 
@@ -98,7 +90,7 @@ class MLflowTracker(Tracker):
         self._is_known = self._opened = False
         self._status: str | None = None
         self._step, self._beat = 0, 0.0
-        self._names, self._alerts = Names(), AlertTable()
+        self._names, self._alerts = mlflow_run.Names(), AlertTable()
         self._page: RunPage | None = None
         self._past = Thinned()
         self._heatmaps: dict[str, Heatmap] = {}
@@ -184,7 +176,7 @@ class MLflowTracker(Tracker):
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         with self._store() as client:
-            write_table(client, str(self.run_id), f"{self._names[key]}/step-{step:08d}.json", columns, rows)
+            mlflow_run.write_table(client, str(self.run_id), f"{self._names[key]}/step-{step:08d}.json", columns, rows)
 
     def log_figure(self, key: str, svg: str, step: int) -> None:
         with self._store() as client:
@@ -199,7 +191,9 @@ class MLflowTracker(Tracker):
         """An external model, which the Models tab compares with the run's other checkpoints."""
         taken = self._names.finite(metrics)
         with self._store() as client:
-            log_model(self._mlflow, client, str(self.run_id), str(self.experiment_id), name, taken, params, step)
+            mlflow_run.log_model(
+                self._mlflow, client, str(self.run_id), str(self.experiment_id), name, taken, params, step
+            )
         # A model's numbers are the run's as well, at the step of the checkpoint. Rows have them at the step at which
         # they became known, which may be that of the next checkpoint: there would be two of them.
         self._of_models |= set(taken)
@@ -227,7 +221,7 @@ class MLflowTracker(Tracker):
 
     def last_step(self) -> int | None:
         with self._store() as client:
-            return last_step(client, str(self.run_id))
+            return mlflow_run.last_step(client, str(self.run_id))
 
     def address(self) -> Mapping[str, str]:
         found = {"run_id": self.run_id, "experiment_id": self.experiment_id, "tracking_uri": self._place}
@@ -272,10 +266,10 @@ class MLflowTracker(Tracker):
             if self._client is None:
                 self._client = self._mlflow.MlflowClient(tracking_uri=self.tracking_uri)
             if self.run_id is None:
-                made = make_run(self._client, self._experiment, str(self._origin), self._info.name)
+                made = mlflow_run.make_run(self._client, self._experiment, str(self._origin), self._info.name)
                 self.run_id, self.experiment_id = made
             elif not self._is_known:
-                self.experiment_id = experiment_of(self._client, self.run_id)
+                self.experiment_id = mlflow_run.experiment_of(self._client, self.run_id)
             self._is_known = True
             yield self._client
 
@@ -283,7 +277,9 @@ class MLflowTracker(Tracker):
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         with self._store() as client:
             self._beat = time.monotonic()
-            write_tags(client, str(self.run_id), {**tags, "rldk.step": str(self._step), "rldk.heartbeat": now})
+            mlflow_run.write_tags(
+                client, str(self.run_id), {**tags, "rldk.step": str(self._step), "rldk.heartbeat": now}
+            )
 
     def _write_alerts(self) -> None:
         with self._store() as client:
