@@ -100,7 +100,8 @@ def _sync(path: Path, arguments: argparse.Namespace) -> tuple[bool, bool]:
 
 
 def _say(path: Path, outcome: Outcome, contents: Contents) -> bool:
-    _print(f"{path}: {outcome.sent} calls sent to {outcome.id}, {outcome.left} records stay here.")
+    left = "" if outcome.left is None else f", {outcome.left} records stay here"
+    _print(f"{path}: {outcome.sent} calls sent to {outcome.id}{left}.")
     if outcome.problem is not None:
         _print(f"  {outcome.problem}.")
     if outcome.rejected:

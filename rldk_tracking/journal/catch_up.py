@@ -36,7 +36,7 @@ class Outcome:
     Attributes:
         id: of the destination, "" for the journal as a whole.
         sent: calls.
-        left: records that wait still.
+        left: records that wait still; None where that is not known.
         rejected: ranges of records, or calls, that are refused.
         uncertain: calls that may have arrived before, and are not repeated.
         problem: why nothing could be sent, in words; else None.
@@ -46,7 +46,7 @@ class Outcome:
 
     id: str
     sent: int = 0
-    left: int = 0
+    left: int | None = 0
     rejected: int = 0
     uncertain: int = 0
     problem: str | None = None
@@ -125,7 +125,7 @@ def _waits(path: Path, end: int) -> bool:
 
 def _send(journal: Path, target: Target, approve: Approve, timeout_s: float) -> Outcome:
     lines = FileLines(journal)
-    outcome = Outcome(target.id)
+    outcome, offset = Outcome(target.id), Offset(offset_path(journal, target.id))
     try:
         offset = load_offset(journal, target, lines, logger)
         if not _waits(offset.path, lines.size()):
@@ -142,16 +142,26 @@ def _send(journal: Path, target: Target, approve: Approve, timeout_s: float) -> 
         uncertain = offset.uncertain
         sender.run()
     except (ValueError, ImportError, OSError) as error:
-        outcome.problem = str(error)
+        outcome.problem, outcome.left = str(error), _left(lines, offset.position)
         return outcome
     finally:
         lines.close()
     outcome.sent, outcome.is_closed, outcome.said_crashed = sender.delivered, offset.closed, sender.said_crashed
     outcome.rejected = len(offset.rejected) + len(offset.refused_calls)
     outcome.uncertain = offset.uncertain - uncertain
-    outcome.left = sum(1 for entry in read_all(FileLines(journal), offset.position) if entry.calls)
+    outcome.left = _left(lines, offset.position)
     outcome.problem = offset.fault if sender.tracker is None else None
     return outcome
+
+
+def _left(lines: FileLines, position: int) -> int | None:
+    """Records behind a position; None where the journal cannot be read."""
+    try:
+        return sum(1 for entry in read_all(lines, position) if entry.calls)
+    except OSError:
+        return None
+    finally:
+        lines.close()
 
 
 def _is_asked_for(target: Target, lines: FileLines, position: int) -> bool:
@@ -173,7 +183,7 @@ def _note_crash(journal: Path, contents: Contents) -> None:
 def _compare(journal: Path, target: Target, last_step: int) -> Outcome:
     """Send a backend what did not arrive there of a killed training."""
     lines = FileLines(journal)
-    outcome, offset = Outcome(target.id), Offset(offset_path(journal, target.id))
+    outcome, offset = Outcome(target.id, left=None), Offset(offset_path(journal, target.id))
     if not _waits(offset.path, lines.size()):
         return Outcome(target.id, is_closed=True)
     try:
@@ -185,10 +195,12 @@ def _compare(journal: Path, target: Target, last_step: int) -> Outcome:
     records = [encode(method, args, entry.record["time"]) for entry in read_all(lines) for method, args in entry.calls]
     lines.close()
     try:
-        for record in backends()[target.tracker].missing(target.to, records):
+        missing = backends()[target.tracker].missing(target.to, records)
+        outcome.left = len(missing)
+        for record in missing:
             method, args = decode(record)
             getattr(tracker, method)(*args)
-            outcome.sent += 1
+            outcome.sent, outcome.left = outcome.sent + 1, outcome.left - 1
         tracker.status("crashed", {}, last_step)
         tracker.close()
     except (RejectedError, UnavailableError, OSError) as error:

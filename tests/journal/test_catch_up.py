@@ -82,8 +82,26 @@ def test_wandb_gets_what_its_own_log_does_not_hold(tmp_path: Path, monkeypatch: 
     assert resumed.series["rldk/a"] == [(4, 2.0), (5, 2.5)]
     assert [alert.rule for alert in resumed.alerts] == ["kl.high", "run.crashed"]
     assert resumed.statuses == [(5, "crashed")]
-    assert (outcome.sent, outcome.is_closed) == (4, True)
+    assert (outcome.sent, outcome.left, outcome.is_closed) == (4, 0, True)
     assert not waits(path, Contents.of(path)), "it is sent once"
+
+
+@pytest.mark.parametrize(("at_once", "sent", "left"), [(True, 0, None), (False, 1, 3)])
+def test_what_did_not_reach_wandb_is_counted_where_it_is_known(
+    tmp_path: Path, at_once: bool, sent: int, left: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, resumed = killed(tmp_path, Wandb()), Wandb(held=3)
+
+    def away(*_: Any) -> Any:
+        raise ConnectionError("it is away")
+
+    monkeypatch.setattr(resumed, "alert", away)
+    monkeypatch.setattr(WandbTracker, "resume", away if at_once else lambda to, secrets: resumed)
+    monkeypatch.setattr(WandbBackend, "missing", lambda self, to, records: resumed.missing(records))
+    outcomes = catch_up(path, Contents.of(path), lambda target: target, 10)
+    assert outcomes is not None
+    (outcome,) = outcomes
+    assert (outcome.sent, outcome.left, outcome.problem) == (sent, left, "it is away")
 
 
 @pytest.mark.parametrize("end", ["finished", "stopped", "crashed"])
