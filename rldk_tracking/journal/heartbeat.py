@@ -103,7 +103,7 @@ class Heartbeat:
         wants_stacks = rule is not None and rule.stacks
         self._stacks = StacksWriter(stacks, is_over) if wants_stacks else None
         constant = {
-            "began": time.time(),
+            "began": round(time.time(), 3),  # as a beat's own time is, which is never before it
             "pid": self._pid,
             "created": psutil.Process().create_time(),
             "host": host,

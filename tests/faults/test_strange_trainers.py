@@ -44,7 +44,7 @@ def test_one_warning_and_the_logs(strict: bool, tmp_path: Path, caplog: pytest.L
         trainer.train()
     assert [step for step, _ in memory.series["rldk/reward/mean"]] == [1, 2, 3], "from the logs"
     assert [step for step, _ in memory.series["rldk/grad/norm"]] == [1, 2, 3], "from the optimiser, as ever"
-    (told,) = [record for record in caplog.records if record.name.startswith("rldk_tracking.sources")]
-    assert told.levelno == logging.WARNING
-    assert "GRPOTrainer" in told.getMessage()
+    (warning,) = [record for record in caplog.records if record.name.startswith("rldk_tracking")]
+    assert warning.levelno == logging.WARNING
+    assert "GRPOTrainer" in warning.getMessage() and "rldk/advantage/" in warning.getMessage()
     assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
