@@ -23,7 +23,9 @@ OVERVIEW, REPORT = "overview", "report"
 
 def pictures_of(report: Report, names: Sequence[str]) -> dict[str, str]:
     """Name to picture or page, for those of the names for which there is something to draw."""
-    found = {name: report.heatmaps[name].svg() for name in names if name in report.heatmaps}
+    from rldk_tracking.charts.pictures import heatmap_svg
+
+    found = {name: heatmap_svg(report.heatmaps[name]) for name in names if name in report.heatmaps}
     if OVERVIEW in names:
         found[OVERVIEW] = report.overview()
     if REPORT in names:

@@ -28,12 +28,6 @@ class Heatmap:
     values: tuple[tuple[float | None, ...], ...]
     edges: tuple[float, ...] = ()
 
-    def svg(self) -> str:
-        """The picture, see `rldk_tracking.charts.pictures`. Raises ImportError where matplotlib is not installed."""
-        from rldk_tracking.charts.pictures import heatmap_svg
-
-        return heatmap_svg(self)
-
     def cells(self) -> Iterator[tuple[int, str, float]]:
         """Step, row and number of each place that has one, row by row."""
         for row, values in zip(self.rows, self.values, strict=True):

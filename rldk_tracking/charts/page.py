@@ -223,10 +223,10 @@ class RunPage:
         return bool(self._undrawn) and (self._status in ENDED or time.monotonic() >= self._next_drawing)
 
     def _draw(self) -> None:
-        from rldk_tracking.charts.pictures import overview
+        from rldk_tracking.charts.pictures import heatmap_svg, overview
 
         start = time.thread_time()
-        pictures = {name: self._heatmaps[name[:-4]].svg() for name in self._undrawn - {OVERVIEW_FILE}}
+        pictures = {name: heatmap_svg(self._heatmaps[name[:-4]]) for name in self._undrawn - {OVERVIEW_FILE}}
         if OVERVIEW_FILE in self._undrawn:
             pictures[OVERVIEW_FILE] = overview(incidents_of(self._alerts), self._past.series)
         self._next_drawing = time.monotonic() + (time.thread_time() - start) / DRAWING_SHARE

@@ -6,7 +6,6 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -30,12 +29,10 @@ from rldk_tracking.charts.figures import (
     svg,
     title_at,
 )
+from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.incidents import Incident, by_weight, overview_charts
 from rldk_tracking.charts.series import Points
 from rldk_tracking.messages.terminal import printable
-
-if TYPE_CHECKING:
-    from rldk_tracking.charts.heatmap import Heatmap
 
 CELL_HEIGHT = 14
 UNKNOWN, BROKEN = "#dddddd", "#D55E00"

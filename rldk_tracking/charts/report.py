@@ -129,7 +129,7 @@ class Report:
     def html(self) -> str:
         """The page as HTML. Raises ImportError where matplotlib is not installed."""
         from rldk_tracking.charts.figures import plot_of
-        from rldk_tracking.charts.pictures import time_line
+        from rldk_tracking.charts.pictures import heatmap_svg, time_line
 
         incidents = self.incidents
         return rendered(
@@ -143,7 +143,7 @@ class Report:
                 {
                     "name": section.name,
                     "charts": [(chart, plot_of(chart, self.series, incidents).svg()) for chart in section.charts],
-                    "heatmaps": [self.heatmaps[key].svg() for key in section.heatmaps if key in self.heatmaps],
+                    "heatmaps": [heatmap_svg(self.heatmaps[key]) for key in section.heatmaps if key in self.heatmaps],
                 }
                 for section in self.sections()
             ],

@@ -10,6 +10,7 @@ import pytest
 
 from rldk_tracking.charts.binning import Distribution
 from rldk_tracking.charts.heatmap import Cadence, Heatmap, LiveHeatmap
+from rldk_tracking.charts.pictures import heatmap_svg
 from rldk_tracking.charts.spec import GRADIENTS, HEATMAP_TITLES, REWARDS, SECTIONS
 
 MADE = Heatmap("Rewards", ("1 to 2", "0 to 1"), (1, 5), ((0.25, None), (0.75, 1.0)), edges=(0.0, 1.0, 2.0))
@@ -35,7 +36,7 @@ def test_what_is_none_is_refused(change: dict[str, Any]) -> None:
 def test_columns_become_rows() -> None:
     made = Heatmap.of_columns("Drift", {20: {"b": 3.0, "a": 4.0}, 10: {"a": 1.0}})
     assert made == Heatmap("Drift", ("a", "b"), (10, 20), ((1.0, 4.0), (None, 3.0)))
-    assert Heatmap.of_columns("x", {1: {}}).svg() == ""
+    assert heatmap_svg(Heatmap.of_columns("x", {1: {}})) == ""
 
 
 def versions(steps: int) -> list[int]:

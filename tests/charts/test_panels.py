@@ -22,6 +22,7 @@ from rldk_tracking.charts.panels import (
     heatmap_panel,
     table_of,
 )
+from rldk_tracking.charts.pictures import heatmap_svg
 from rldk_tracking.charts.spec import GRADIENTS, REWARDS
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.rollout import RunInfo
@@ -82,7 +83,7 @@ def test_pictures_are_drawn_by_another_process_and_come_with_a_later_row(offline
             step += 1
             time.sleep(0.05)
     assert ">kl.high</text>" in found["rldk/charts/overview"].html
-    assert found[REWARDS].html == rewards.svg()
+    assert found[REWARDS].html == heatmap_svg(rewards)
 
 
 def test_where_no_process_can_be_started_there_are_no_pictures(
@@ -138,8 +139,8 @@ def test_a_heat_map_is_a_picture_a_table_and_where_it_is_a_distribution_a_histog
         assert set(panels.heatmap("rldk/charts/layer_gradients", layers)) == {"rldk/charts/layer_gradients_table"}
         end = panels.at_end("finished", "try")
     report = end["rldk/charts/report"].html
-    assert end["rldk/charts/reward_distribution"].html == rewards.svg()
-    assert end["rldk/charts/layer_gradients"].html == layers.svg()
+    assert end["rldk/charts/reward_distribution"].html == heatmap_svg(rewards)
+    assert end["rldk/charts/layer_gradients"].html == heatmap_svg(layers)
     assert rows_of(made["rldk/charts/reward_distribution_table"])[0] == {
         "global_step": 1,
         "row": "1 to 2",
@@ -147,8 +148,8 @@ def test_a_heat_map_is_a_picture_a_table_and_where_it_is_a_distribution_a_histog
     }
     histogram = made["rldk/charts/reward_distribution_histogram"]
     assert (list(histogram.histogram), list(histogram.bins)) == ([1.0, 0.0], [0.0, 1.0, 2.0])
-    assert rewards.svg() in report
-    assert layers.svg() in report
+    assert heatmap_svg(rewards) in report
+    assert heatmap_svg(layers) in report
 
 
 def test_the_tables_hold_the_series_and_the_alerts(offline: Path, make_alert: Make) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.incidents import incidents_of
-from rldk_tracking.charts.pictures import overview, time_line
+from rldk_tracking.charts.pictures import heatmap_svg, overview, time_line
 from rldk_tracking.health.alert import Alert
 from tests.charts.svg import groups, parsed, points, style, texts
 
@@ -107,7 +107,7 @@ def colours(heatmap: Heatmap) -> list[list[str]]:
 
     from PIL import Image
 
-    data = re.search(r'base64,([^"]+)" id="cells"', heatmap.svg())
+    data = re.search(r'base64,([^"]+)" id="cells"', heatmap_svg(heatmap))
     assert data is not None
     image = Image.open(io.BytesIO(base64.b64decode(data[1]))).convert("RGB")
     assert image.size == (len(heatmap.steps), len(heatmap.rows))
@@ -126,7 +126,7 @@ def test_a_place_of_a_heat_map_is_darker_for_larger() -> None:
 
 def test_a_heat_map_has_its_names_steps_and_a_scale() -> None:
     hostile = '"><script>alert(1)</script>'
-    picture = Heatmap("<script>", (hostile, "x" * 99), tuple(range(100)), ((1.0,) * 100, (0.001,) * 100)).svg()
+    picture = heatmap_svg(Heatmap("<script>", (hostile, "x" * 99), tuple(range(100)), ((1.0,) * 100, (0.001,) * 100)))
     assert "<script>" not in picture
     shown = texts(picture)
     assert hostile in shown and "<script>" in shown
@@ -136,7 +136,7 @@ def test_a_heat_map_has_its_names_steps_and_a_scale() -> None:
 
 
 def test_a_heat_map_without_numbers() -> None:
-    assert Heatmap("x", (), (), ()).svg() == ""
-    assert Heatmap("x", ("a",), (1,), ((None,),)).svg() == ""
+    assert heatmap_svg(Heatmap("x", (), (), ())) == ""
+    assert heatmap_svg(Heatmap("x", ("a",), (1,), ((None,),))) == ""
     assert colours(Heatmap("x", ("a",), (1,), ((0.0,),)))[0][0] > "#f0"
     assert colours(Heatmap("x", ("a",), (1,), ((math.nan,),))) == [["#d55e00"]]

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from rldk_tracking import CheckpointMetrics, CheckpointMonitor, InMemoryTracker, RLDKCallback
+from rldk_tracking.charts.pictures import heatmap_svg
 from rldk_tracking.keys import CATALOGUE, lookup
 from rldk_tracking.probes.checkpoints import CheckpointProbe
 
@@ -132,7 +133,7 @@ def test_heat_maps(tmp_path: Path) -> None:
     train(tmp_path, [CheckpointMonitor(trackers=[tracker], close_timeout=60.0)])
     for key in ("rldk/checkpoint/drift_by_layer", "rldk/checkpoint/gradient_by_layer"):
         assert {"layers.0", "layers.1"} <= set(tracker.heatmaps[key].rows)
-        assert "layers.0" in tracker.heatmaps[key].svg()
+        assert "layers.0" in heatmap_svg(tracker.heatmaps[key])
 
 
 def test_a_layer_without_a_finite_gradient_is_seen(tmp_path: Path) -> None:
