@@ -80,10 +80,10 @@ def component(module: str) -> str:
     return module.split(".")[1] if "." in module else "__init__"
 
 
-def imports(name: str, known: Modules, *, typing: bool) -> Iterator[str]:
-    """The modules of the package that one imports; with `typing` also those under `if TYPE_CHECKING`."""
+def imports(name: str, known: Modules) -> Iterator[str]:
+    """The modules of the package that one imports, for types too."""
     is_package = any(other.startswith(f"{name}.") for other in known)
-    for node in _statements(known[name], typing):
+    for node in _statements(known[name]):
         if isinstance(node, ast.Import):
             found = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -99,24 +99,16 @@ def imports(name: str, known: Modules, *, typing: bool) -> Iterator[str]:
 
 
 @functools.cache
-def _statements(source: str, typing: bool) -> list[ast.AST]:
+def _statements(source: str) -> list[ast.AST]:
     kinds = (ast.Import, ast.ImportFrom, ast.Call)
-    return [node for node in _nodes(ast.parse(source), typing) if isinstance(node, kinds)]
-
-
-def _nodes(node: ast.AST, typing: bool) -> Iterator[ast.AST]:
-    for child in ast.iter_child_nodes(node):
-        if not typing and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and child in node.body:
-            continue
-        yield child
-        yield from _nodes(child, typing)
+    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
 
 
 def arrows(known: Modules) -> dict[str, set[str]]:
     """Each "component > component" to the modules that import across."""
     found: dict[str, set[str]] = defaultdict(set)
     for name in known:
-        for target in imports(name, known, typing=True):
+        for target in imports(name, known):
             if component(target) != component(name):
                 found[f"{component(name)} > {component(target)}"].add(f"{name} imports {target}")
     return dict(found)
@@ -134,8 +126,8 @@ def offenders(known: Modules) -> dict[str, set[str]]:
 
 
 def cycle(known: Modules) -> list[str]:
-    """Modules that need each other to run, the first again at the end; empty where there are none."""
-    graph = {name: {target for target in imports(name, known, typing=False) if target in known} for name in known}
+    """Modules that name each other, for types too, the first again at the end; empty where there are none."""
+    graph = {name: {target for target in imports(name, known) if target in known} for name in known}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -201,14 +193,8 @@ def test_other_plants_are_found_too(module: str, line: str, found: str) -> None:
     assert set(offenders(known)) - set(offenders(modules())) == {found}
 
 
-def test_a_planted_circle_is_found() -> None:
+@pytest.mark.parametrize("where", ["def late() -> None:", "if TYPE_CHECKING:"])
+def test_a_planted_circle_is_found(where: str) -> None:
     known = modules()
-    known["rldk_tracking.health.rule"] += "\ndef late():\n    from rldk_tracking.health.presets import rules_for\n"
+    known["rldk_tracking.health.rule"] += f"\n{where}\n    from rldk_tracking.health.presets import rules_for\n"
     assert {"rldk_tracking.health.rule", "rldk_tracking.health.presets"} <= set(cycle(known))
-
-
-def test_names_for_the_type_checker_make_no_circle() -> None:
-    known = modules()
-    planted = "if TYPE_CHECKING:\n    from rldk_tracking.health.presets import rules_for"
-    known["rldk_tracking.health.rule"] += f"\n{planted}\n"
-    assert cycle(known) == []
