@@ -275,13 +275,13 @@ def trainings(rank: int, world: int) -> dict[str, Any]:
 
 
 def waiting(rank: int, world: int) -> dict[str, Any]:
-    """The last rank comes half a second late in the second step, rank 0 in the third; rank 0 then works as long."""
+    """The last rank comes a second late in the second step, rank 0 in the third; rank 0 then works for half as long."""
     ranks, waited, merged = Ranks(SMALL, rows=2), [], None
     for step in range(4):
         part = small(rank)
         part.scalars[module.SPREAD] = ranks.waited
         if (step, rank) in ((1, world - 1), (2, 0)):
-            time.sleep(0.5)
+            time.sleep(1.0)
         merged = ranks.start(part).merged()
         if rank == 0:
             time.sleep(0.5)

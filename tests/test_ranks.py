@@ -177,8 +177,9 @@ def test_trainings_in_the_same_processes_do_not_meet_each_other(on_ranks: Run) -
 
 def test_who_waits_for_whom(on_ranks: Run) -> None:
     first, second = on_ranks("waiting", 2)
-    assert first["waited"][1] > 0.4 > 0.2 > second["waited"][1], "rank 0's own work is no waiting of the others"
-    assert second["waited"][2] > 0.4 > 0.2 > first["waited"][2]
+    assert first["waited"][1] > 0.5, "less than the second, for a busy machine"
+    assert second["waited"][1] < 0.4, "rank 0's own work of half a second is no waiting of the others"
+    assert second["waited"][2] > 0.5 and first["waited"][2] < 0.4
     assert 0.2 < first["merged"]["scalars"][SPREAD] < 2.0, "of the third step, sent with the fourth"
 
 

@@ -319,9 +319,9 @@ def test_the_stacks_are_there_before_the_limit(tmp_path: Path) -> None:
     beat = read(tmp_path)
     assert beat.stacks == "run.stacks.txt" and beat.limit_s == 2.0
     assert path.read_text().startswith(f"=== event 1 of process {os.getpid()}: phase reward of step 3, silent for ")
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "rldk-stacks"]
     heart.close()
     assert path.exists()
-    (thread,) = [thread for thread in threading.enumerate() if thread.name == "rldk-stacks"]
     thread.join(5)
     assert not thread.is_alive()
 
