@@ -28,9 +28,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rldk_tracking.checkpoint.report import GIB
 from rldk_tracking.metrics.layers import local
 
-GIB = float(1 << 30)
 LEAST_GIB = 0.1
 """Savings below this are not worth a sentence."""
 LORA_SHARE = 0.01

@@ -109,7 +109,7 @@ def has_norm(tensor: Tensor) -> bool:
     return tensor.dtype in _FLOATING
 
 
-def held(tensor: Tensor) -> Tensor:
+def local_as_is(tensor: Tensor) -> Tensor:
     """`local` for where no graph is made: a plain tensor comes as it is, without an operation."""
     plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided
     return tensor if plain and not tensor.dtype.is_complex else local(tensor)
@@ -129,7 +129,7 @@ def squares(tensors: Sequence[Tensor | None]) -> Tensor:
     >>> squares([torch.tensor([3.0, 4.0]), None]).tolist()
     [25.0, 0.0]
     """
-    present = [held(tensor) for tensor in tensors if tensor is not None]
+    present = [local_as_is(tensor) for tensor in tensors if tensor is not None]
     if not present:
         return torch.zeros(len(tensors), dtype=torch.float64)
     device = present[0].device

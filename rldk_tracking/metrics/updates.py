@@ -46,7 +46,7 @@ from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
 from rldk_tracking.metrics.columns import precise
-from rldk_tracking.metrics.layers import Layout, Summary, held, local
+from rldk_tracking.metrics.layers import Layout, Summary, local, local_as_is
 from rldk_tracking.metrics.statistics import spread
 
 SAMPLE = 16_384
@@ -145,7 +145,7 @@ def _together(
     beta1, beta2 = group["betas"]
     correction1, correction2 = 1 - beta1**step, (1 - beta2**step) ** 0.5
     second = "max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"
-    sizes = [held(parameter).numel() for parameter in parameters]
+    sizes = [local_as_is(parameter).numel() for parameter in parameters]
     direction = _wide(_flat([state["exp_avg"] for state in states]))
     direction /= _wide(_flat([state[second] for state in states])).sqrt_().add_(group["eps"] * correction2)
     direction *= correction2 / correction1
@@ -171,8 +171,8 @@ def _steps_made(states: Sequence[Mapping[str, Any]]) -> list[float | None]:
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     """What this rank holds of them, one after the other, as a copy."""
     if len(tensors) == 1:
-        return held(tensors[0]).reshape(-1).clone()
-    flat: Tensor = _flatten_dense_tensors([held(tensor) for tensor in tensors])  # type: ignore[no-untyped-call]
+        return local_as_is(tensors[0]).reshape(-1).clone()
+    flat: Tensor = _flatten_dense_tensors([local_as_is(tensor) for tensor in tensors])  # type: ignore[no-untyped-call]
     return flat
 
 
@@ -221,21 +221,21 @@ def read_updates(parts: Mapping[str, Sequence[float]], layout: Layout) -> dict[s
     """The keys of summaries by name: d, Adam's direction, the weights, LoRA's ratios; those that were measured."""
     metrics: dict[str, float] = {}
     names = ("updates", "adam", "weights", "adapters")
-    moved, direction, held, made = (Summary.read(parts[name], layout) for name in names)
+    moved, direction, weights, made = (Summary.read(parts[name], layout) for name in names)
     if moved is not None:
         metrics["rldk/update/frozen_layers"] = float(sum(norm == 0 for norm in moved.layers.values()))
         if moved.total is not None:
             metrics["rldk/update/effective_lr"] = moved.total / math.sqrt(sum(layout.numels))
     if direction is not None and direction.total is not None:
         metrics["rldk/update/adam_rms"] = direction.total / math.sqrt(sum(layout.numels))
-    if moved is not None and held is not None:
-        ratios = layer_ratios(moved.layers, held.layers, {} if made is None else made.layers)
+    if moved is not None and weights is not None:
+        ratios = layer_ratios(moved.layers, weights.layers, {} if made is None else made.layers)
         metrics |= spread("rldk/update/ratio", ratios.values(), extremes=False)
     return metrics
 
 
 def layer_ratios(
-    moved: Mapping[str, float], held: Mapping[str, float], adapters: Mapping[str, float]
+    moved: Mapping[str, float], weights: Mapping[str, float], adapters: Mapping[str, float]
 ) -> dict[str, float]:
     """Layer to |d| / |weights|, from the norms of both. A layer without weights other than 0 has none.
 
@@ -245,7 +245,7 @@ def layer_ratios(
     >>> layer_ratios({"0": 0.002, "1": 0.001}, {"0": 2.0, "1": 0.0}, {})
     {'0': 0.001}
     """
-    ratios = {layer: moved[layer] / held[layer] for layer in moved if held.get(layer, 0.0) > 0}
+    ratios = {layer: moved[layer] / weights[layer] for layer in moved if weights.get(layer, 0.0) > 0}
     return ratios | {layer: ratio for layer, ratio in adapters.items() if ratio > 0}
 
 
@@ -267,12 +267,12 @@ def _total(parts: Sequence[Tensor], like: Tensor) -> Tensor:
 
 
 def _sample(tensor: Tensor) -> Tensor:
-    held = local(tensor)
-    stride = max(1, held.numel() // SAMPLE)
+    part = local(tensor)
+    stride = max(1, part.numel() // SAMPLE)
     if stride > 1:
-        while math.gcd(stride, held.shape[-1]) != 1:
+        while math.gcd(stride, part.shape[-1]) != 1:
             stride += 1
-    return held.reshape(-1)[::stride]
+    return part.reshape(-1)[::stride]
 
 
 def learning_rate(optimizer: torch.optim.Optimizer, device: torch.device) -> Tensor:

@@ -102,8 +102,8 @@ class WandbTracker(Tracker):
         if self._run is not None:
             self._url = self._run.url or None
             # Before anybody logs: afterwards the summary has the present training's step.
-            held = self._run.summary.get(STEP, 0) if self._run.resumed else None
-            self._last_step = int(held) if isinstance(held, (int, float)) else None
+            last = self._run.summary.get(STEP, 0) if self._run.resumed else None
+            self._last_step = int(last) if isinstance(last, (int, float)) else None
             self._panels = RunPanels(self._wandb, run, resumed_after=self._last_step)
             self._wandb.Table(columns=["a"], data=[])  # the first one imports pandas, which would hold up a step
 

@@ -14,6 +14,7 @@ from rldk_tracking.health.presets import rules_for
 from rldk_tracking.health.watched import as_data
 from rldk_tracking.journal.catch_up import busy, catch_up, waits
 from rldk_tracking.journal.contents import Contents
+from rldk_tracking.journal.reader import FileLines
 from rldk_tracking.trackers.memory import InMemoryTracker
 from rldk_tracking.trackers.wandb import WandbTracker
 from rldk_tracking.trackers.wandb_backend import WandbBackend
@@ -102,6 +103,37 @@ def test_what_did_not_reach_wandb_is_counted_where_it_is_known(
     assert outcomes is not None
     (outcome,) = outcomes
     assert (outcome.sent, outcome.left, outcome.problem) == (sent, left, "it is away")
+
+
+class Elsewhere(InMemoryTracker):
+    """One that the courier serves."""
+
+    name = "mlflow"
+    in_process = False
+
+    def address(self) -> dict[str, str]:
+        return {"run_id": "r", "tracking_uri": "http://127.0.0.1:1"}
+
+
+@pytest.mark.parametrize(("is_readable", "left"), [(True, 6), (False, None)])
+def test_what_stays_is_counted_where_the_journal_can_be_read(
+    tmp_path: Path, is_readable: bool, left: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = killed(tmp_path, Elsewhere(), pid=0, end="finished")
+    contents = Contents.of(path)
+
+    def breaks(*_: Any) -> Any:
+        raise OSError(5, "Input/output error")
+
+    def refuse(target: Any) -> Any:
+        if not is_readable:
+            monkeypatch.setattr(FileLines, "lines", breaks)
+        raise ValueError("it is not yours")
+
+    outcomes = catch_up(path, contents, refuse, 10)
+    assert outcomes is not None
+    (outcome,) = outcomes
+    assert (outcome.sent, outcome.left, outcome.problem) == (0, left, "it is not yours"), "five rows and the end"
 
 
 @pytest.mark.parametrize("end", ["finished", "stopped", "crashed"])
