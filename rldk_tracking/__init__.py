@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rldk_tracking import report_to
-from rldk_tracking.messages.extras import advice
+from rldk_tracking.messages.packages import advice
 
 if TYPE_CHECKING:
     from rldk_tracking.callback import CustomRLDKCallback, RLDKCallback, RLDKMetrics, RLDKMonitor, attach

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from rldk_tracking.entry_points import MONITORS, extensions, leave_out, tried
 from rldk_tracking.health.goals import rules_of
 from rldk_tracking.journal.settings import OnCritical
 from rldk_tracking.messages.arguments import flag, listed, number, shown, word
+from rldk_tracking.messages.packages import MONITORS, extensions, leave_out, tried
 from rldk_tracking.monitors.base import Monitor
 from rldk_tracking.monitors.view import Snapshot, of
 from rldk_tracking.probes.base import Probe

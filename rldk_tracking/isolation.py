@@ -1,6 +1,6 @@
 """The one place that keeps a fault of ours from ending a training run.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/system/overhead_fraction | 1 | host | lower
         What these diagnostics cost.

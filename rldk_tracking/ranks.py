@@ -4,7 +4,7 @@ The ranks have a process group of their own on the host's memory, so that the ex
 mixes with the trainer's collectives. Rank 0 has the merged step; the others' work does not grow with their number.
 Where not every rank of the job has the callback, the lowest that has it goes on with its own numbers alone.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/system/rank_spread/seconds | s | host | lower | max over ranks
         By how much the slowest rank holds up the fastest when sampling; what a backward pass waits is not seen.
@@ -26,8 +26,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rldk_tracking.keys import lookup
 from rldk_tracking.metrics import process_group
+from rldk_tracking.metrics.keys import lookup
 from rldk_tracking.metrics.table import Array, Table
 from rldk_tracking.metrics.vector import Part, Schema, VectorLayout
 

@@ -20,11 +20,11 @@ from rldk_tracking.journal.journal import journal_stem
 from rldk_tracking.journal.judge import SAVE, STOP, Judge, webhooks_of
 from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of
 from rldk_tracking.journal.settings import Settings, needs_journal
-from rldk_tracking.keys import CATALOGUE
+from rldk_tracking.metrics.keys import CATALOGUE
 from rldk_tracking.probes.base import Probe, ProbeSet, StepData, Training
+from rldk_tracking.probes.row import ROLLOUT_COLUMNS, TAILS, UPDATE_COLUMNS, part_of, row_of
 from rldk_tracking.ranks import SPREAD, Part, Ranks, Schema, Transfer
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.row import ROLLOUT_COLUMNS, TAILS, UPDATE_COLUMNS, part_of, row_of
 from rldk_tracking.sources.wrapping import Phase
 from rldk_tracking.trackers.base import Tracker
 

@@ -21,11 +21,9 @@ import torch
 import torch.distributed as dist
 
 from rldk_tracking import ranks as module
-from rldk_tracking.keys import CATALOGUE
 from rldk_tracking.metrics import process_group, reward
-from rldk_tracking.ranks import Merged, Part, Ranks, Schema
-from rldk_tracking.rollout import PolicyUpdate, Rollout
-from rldk_tracking.row import (
+from rldk_tracking.metrics.keys import CATALOGUE
+from rldk_tracking.probes.row import (
     ROLLOUT_COLUMNS,
     TAILS,
     UPDATE_COLUMNS,
@@ -34,6 +32,8 @@ from rldk_tracking.row import (
     row_of,
     update_columns,
 )
+from rldk_tracking.ranks import Merged, Part, Ranks, Schema
+from rldk_tracking.rollout import PolicyUpdate, Rollout
 
 ROWS, TOKENS, GROUP = 12, 9, 4
 LIMIT = timedelta(seconds=40)

@@ -13,7 +13,7 @@ import pytest
 import rldk_tracking
 from rldk_tracking.callback import RLDKCallback, RLDKMonitor, attach
 from rldk_tracking.demo.trainers import grpo_trainer
-from rldk_tracking.keys import CATALOGUE
+from rldk_tracking.metrics.keys import CATALOGUE
 from rldk_tracking.monitors.group import GroupMonitor
 from rldk_tracking.probes.checkpoints import CheckpointProbe
 from rldk_tracking.probes.gold import GoldProbe

@@ -20,7 +20,7 @@ from rldk_tracking.demo.faults import FAULTS
 from rldk_tracking.health.actions import action
 from rldk_tracking.health.presets import builtin_rules
 from rldk_tracking.health.rule import FAMILIES
-from rldk_tracking.keys import CATALOGUE
+from rldk_tracking.metrics.keys import CATALOGUE
 
 RULES = builtin_rules()
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,7 +87,7 @@ def test_rules_and_series_that_are_named_are_there() -> None:
 
 
 def _is_known(name: str) -> bool:
-    from rldk_tracking.keys import lookup
+    from rldk_tracking.metrics.keys import lookup
 
     outside = ("rldk/charts", "rldk/checkpoint/layers", "rldk/report", "rldk/lr/changes", "rldk/alerts")
     is_group = any(key.startswith(f"{name}/") for key in CATALOGUE)

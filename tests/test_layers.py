@@ -21,7 +21,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / ROOT
 MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {
-        *{"__init__", "charts", "checkpoint", "demo", "health", "history", "journal", "keys", "trackers"},
+        *{"__init__", "charts", "checkpoint", "demo", "health", "history", "journal", "trackers", "metrics"},
         *{"courier", "messages"},
     },
     "courier": {"journal"},
@@ -32,33 +32,25 @@ MAY_IMPORT: dict[str, set[str]] = {
         *{"messages"},
     },
     "report_to": {"callback"},
-    "callback": {"monitors", "run", "probes", "journal", "trackers", "health", "entry_points", "messages"},
+    "callback": {"monitors", "run", "probes", "journal", "trackers", "health", "messages"},
     "monitors": {
         *{"run", "probes", "journal", "trackers", "sources", "health", "checkpoint", "rollout"},
         *{"isolation", "messages"},
     },
-    "run": {
-        *{"probes", "row", "ranks", "journal", "trackers", "sources", "health", "keys", "rollout"},
-        *{"isolation"},
-    },
-    "probes": {
-        *{"row", "ranks", "charts", "sources", "metrics", "checkpoint", "rollout", "isolation", "messages"},
-    },
-    "row": {"ranks", "metrics", "rollout", "isolation"},
-    "ranks": {"metrics", "keys"},
-    "history": {"messages", "keys", "journal", "trackers", "charts", "sources", "health", "rollout"},
+    "run": {"probes", "ranks", "journal", "trackers", "sources", "health", "metrics", "rollout", "isolation"},
+    "probes": {"ranks", "charts", "sources", "metrics", "checkpoint", "rollout", "isolation", "messages"},
+    "ranks": {"metrics"},
+    "history": {"messages", "journal", "trackers", "charts", "sources", "health", "metrics", "rollout"},
     "journal": {"trackers", "charts", "sources", "health", "rollout", "isolation", "messages"},
-    "trackers": {"charts", "health", "entry_points", "rollout", "messages"},
-    "charts": {"health", "keys", "rollout", "messages"},
+    "trackers": {"charts", "health", "rollout", "messages"},
+    "charts": {"health", "metrics", "rollout", "messages"},
     "sources": {"metrics", "rollout", "isolation"},
-    "health": {"keys", "entry_points", "isolation", "messages"},
+    "health": {"metrics", "isolation", "messages"},
     "checkpoint": {"metrics", "messages"},
     "metrics": {"rollout"},
-    "keys": set(),
     "rollout": set(),
-    "entry_points": {"isolation"},
+    "messages": {"isolation"},
     "isolation": set(),
-    "messages": set(),
 }
 """Component to those that it may import, from the top of the package to its ground."""
 

@@ -89,6 +89,10 @@ def test_no_file_is_too_long_to_be_read_at_once(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
 
 
+def test_the_top_of_the_package_is_seen_at_a_glance() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= 9
+
+
 def test_faults_are_swallowed_in_two_places_only() -> None:
     broad = {
         inside(path)

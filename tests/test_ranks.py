@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 
-from rldk_tracking.keys import lookup
+from rldk_tracking.metrics.keys import lookup
 from rldk_tracking.ranks import MERGED_ROWS, SPREAD, Merged, Part, Ranks, _over_ranks, rows_sent
 from tests import exchange_script
 from tests.exchange_script import SMALL, small

@@ -23,7 +23,7 @@ from typing import Any
 import requests
 
 from rldk_tracking.charts.spec import VIEW_NAME, Chart, Section, charted, sections, signature
-from rldk_tracking.keys import CATALOGUE
+from rldk_tracking.metrics.keys import CATALOGUE
 
 logger = logging.getLogger(__name__)
 VIEW_ID = "rldk-rl-health"

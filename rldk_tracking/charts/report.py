@@ -19,7 +19,7 @@ from rldk_tracking.charts.rendering import rendered
 from rldk_tracking.charts.series import Points
 from rldk_tracking.charts.spec import Section, matching, sections
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.keys import lookup
+from rldk_tracking.metrics.keys import lookup
 
 MOST_CAUSES = 3
 """Alerts that stand beside the picture."""

@@ -1,6 +1,6 @@
 """A run's series in bounded memory, with what an earlier process wrote and the limits that the user gave.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/<group>/limit | that of the series | user | max over ranks
         A limit that the user gave for a series of the group, to be seen beside it.

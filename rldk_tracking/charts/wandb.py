@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from rldk_tracking.charts.panels import PREFIX, define_heatmap, heatmap_chart_id, heatmap_panel, table_of
 from rldk_tracking.charts.spec import VIEW_NAME, Chart, Section, charted, sections, signature
-from rldk_tracking.keys import CATALOGUE
+from rldk_tracking.metrics.keys import CATALOGUE
 
 SLUG = "rldkhealth1"
 """The view's name in its address, `?nw=rldkhealth1`."""

@@ -3,7 +3,7 @@
 Parameters, gradients and optimizer states are counted exactly, from the tensors that are there. What activations take
 is the allocator's peak less these, and so known on a CUDA GPU only.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/memory/parameters_gib | GiB | host | lower | max over ranks
         Memory of the model's parameters.

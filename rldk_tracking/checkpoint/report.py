@@ -2,7 +2,7 @@
 
 A number of all weights, or of a layer, is left out where one of its elements is not finite.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/checkpoint/corrupt | files | checkpoint | lower | max over ranks
         Files that cannot be read whole.

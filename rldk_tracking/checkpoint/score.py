@@ -1,6 +1,6 @@
 """Is a checkpoint any good, and which of a run is the best? A score in [0, 1] that is as low as its worst part.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/checkpoint/score | score in [0, 1] | checkpoint | higher
         Health of the last checkpoint.

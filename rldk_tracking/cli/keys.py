@@ -9,7 +9,7 @@ import sys
 import textwrap
 from dataclasses import asdict
 
-from rldk_tracking.keys import CATALOGUE, Key
+from rldk_tracking.metrics.keys import CATALOGUE, Key
 
 COLUMNS = ("name", "unit", "meaning", "formula", "source", "direction")
 

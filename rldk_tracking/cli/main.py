@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import NoReturn
 
 import rldk_tracking
-from rldk_tracking.messages.extras import advice
+from rldk_tracking.messages.packages import advice
 from rldk_tracking.messages.terminal import printable
 
 UNREADABLE, UNKNOWN, INTERRUPTED = 3, 4, 130

@@ -29,7 +29,7 @@ from itertools import islice
 from typing import Any
 
 from rldk_tracking.health.detectors.baseline import mann_kendall, theil_sen
-from rldk_tracking.keys import misspelt
+from rldk_tracking.metrics.keys import misspelt
 
 LONGEST = 2000
 WIDEST = 1000

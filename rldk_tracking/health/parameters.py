@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from rldk_tracking.health.conditions import CONDITIONS
 from rldk_tracking.health.conditions.base import Range
-from rldk_tracking.keys import lookup
 from rldk_tracking.messages.arguments import flag, mapping, nearest, number, shown, text, whole_number, word
+from rldk_tracking.metrics.keys import lookup
 
 LIMITS = ("threshold", "clear", "critical", "beyond")
 """Parameters that are values of the rule's series."""

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rldk_tracking.entry_points import RULES, extensions, tried
 from rldk_tracking.health.expression import Expression
 from rldk_tracking.health.parameters import parameters_of
 from rldk_tracking.health.rule import FAMILIES, Rule, RuleError
 from rldk_tracking.health.rules_file import RulesFile, RulesFileError
 from rldk_tracking.messages.arguments import flag, mapping, nearest, shown
+from rldk_tracking.messages.packages import RULES, extensions, tried
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from rldk_tracking.health.alert import Severity
 from rldk_tracking.health.conditions import CONDITIONS
 from rldk_tracking.health.conditions.base import Condition
 from rldk_tracking.health.parameters import ParameterError, check_parameters, parameters_of
-from rldk_tracking.keys import misspelt
 from rldk_tracking.messages.arguments import nearest, shown
+from rldk_tracking.metrics.keys import misspelt
 
 FAMILIES = (
     "nan", "reference", "kl", "policy", "entropy", "sampler", "reward", "advantage", "length", "diversity", "value",

@@ -2,7 +2,7 @@
 
 A part that no rule has judged is absent, and so is the score where nothing is known.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/health/score | score in [0, 1] | rules | higher
         The run's health: first by the worst severity, then by how many families of rules have it.

@@ -4,7 +4,7 @@ A run is healthy where nothing is wrong *and* enough was looked at: a rule of th
 have data at least as many have judged as are still warming up. Four rows of a log pass neither test, whatever is in
 them. One function decides, for a replay, a report, a run's page and the line at a training's end.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/alerts/rules_judged | rules | rules
         Rules that have seen enough of their data to fire.

@@ -16,7 +16,7 @@ from rldk_tracking.health.watched import row_rules
 from rldk_tracking.history.handwritten import NAMES
 from rldk_tracking.history.reading import read
 from rldk_tracking.history.run_history import JUDGED, History
-from rldk_tracking.keys import lookup, misspelt
+from rldk_tracking.metrics.keys import lookup, misspelt
 from rldk_tracking.sources.aliases import ALIASES, EVALUATED, NAN_COUNTERS
 
 LOGGED = frozenset(

@@ -3,7 +3,7 @@
 transformers' callbacks join the run that is open, and so do ours: SFT and then GRPO in one notebook are one run, and
 each series has two values at a step. Nobody is stopped from that, but it is said, and the later rows are marked.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/system/training | trainings | host | max over ranks
         Which training a row is of, where several of one process write into one tracker's run; absent in the first.

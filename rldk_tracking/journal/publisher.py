@@ -3,7 +3,7 @@
 It lives until the process ends, to say how a run ended that nobody closed. So it knows neither the run nor the trainer:
 a training that was broken off must not keep its model in memory until then.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/system/tracker_errors | writes | host | lower | sum over ranks
         Writes that a tracker has not taken so far.

@@ -3,7 +3,7 @@
 The process that delivers a journal asks it about once a second. Reading (`Sight`, `Watchdog.look`) is apart from
 judging (`Watchdog.judge`), which needs no process and no file.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/run/silent_seconds | s | host | lower | max over ranks
         For how long nothing was heard of the training. Judged from outside, in no row of its own.

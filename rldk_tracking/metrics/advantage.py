@@ -1,6 +1,6 @@
 """What the loss weighs the completions with.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/advantage/mean | 1 | rollout
         Advantages as the loss uses them: whitened where the trainer whitens.

@@ -1,6 +1,6 @@
 """Whether completions repeat each other or themselves.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/diversity/unique_fraction | 1 | rollout | higher
         1 where no completion occurs twice.

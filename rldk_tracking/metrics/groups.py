@@ -1,6 +1,6 @@
 """Groups of completions of one prompt: which of their scores are the same, and at which end of the scale.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/reward/group_tied_fraction_all_max | 1 | rollout
         Share of groups tied at the highest score: solved prompts. The highest is the task's where it is stated, else

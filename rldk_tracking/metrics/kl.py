@@ -1,6 +1,6 @@
 """Divergence of the policy from its reference, over response tokens, in nats.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/kl/ref_k1 | nats per token | rollout | lower
         Drift of the policy from its reference; unbiased, may be negative in small batches.

@@ -5,7 +5,7 @@ tensors of a layer, over the shards of a tensor, over the ranks that hold the sh
 where an element of its tensor is not (or where the tensor's norm exceeds 1.8e19, beyond which float32 has no square:
 no optimizer survives that either, so it counts as not finite).
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/grad/layer/<layer> | 1 | optimizer
         Gradient of one of the few layers farthest from the rest, before clipping.

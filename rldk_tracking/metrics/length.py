@@ -1,6 +1,6 @@
 """How long completions are, in response tokens, and how they end.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/length/mean | tokens | rollout
         Tokens of a completion that the model wrote: without those of tools.

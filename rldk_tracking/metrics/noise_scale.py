@@ -1,6 +1,6 @@
 """The gradient noise scale: about the batch size at which a larger batch stops paying.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/grad/noise_scale | samples | optimizer
         Batch size above which larger batches bring little (McCandlish et al. 2018). Only at the level "full" and with

@@ -1,6 +1,6 @@
 """How large gradients and weights are, and which of them are not finite.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/nan/weights | tensors | optimizer | lower | max over ranks
         Weight tensors that hold a NaN or an infinity; 0 is a measured 0.

@@ -1,6 +1,6 @@
 """How sure of itself the policy is, and how far an optimiser step's policy is from the one that sampled.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/policy/entropy | nats per token | rollout
         How undecided the policy is. Exact on GRPO and RLOO, which compute it. On PPO an estimate from the sampled

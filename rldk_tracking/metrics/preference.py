@@ -1,6 +1,6 @@
 """What preference training (DPO, KTO, ORPO, CPO and relatives) does to chosen and rejected texts, from the logs.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/preference/margin | 1 | logs | higher
         Implicit reward of the chosen over the rejected text.

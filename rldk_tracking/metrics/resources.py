@@ -1,6 +1,6 @@
 """Memory and load of this process and its GPU.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/resources/gpu_memory_gib | GiB | host | lower | max over ranks
         GPU memory held by tensors, of the fullest rank.

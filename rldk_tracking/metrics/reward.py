@@ -1,6 +1,6 @@
 """What the completions were rewarded with, and whether groups of them tell good from bad.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/reward/mean | reward | rollout | higher
         What the optimizer is rewarded with, before any KL penalty.

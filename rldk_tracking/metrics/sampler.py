@@ -1,6 +1,6 @@
 """Whether the engine that samples and the model that trains agree on how likely each token was.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/sampler/logp_diff_mean | nats | rollout | lower
         Disagreement of the model that trains with the engine that samples.

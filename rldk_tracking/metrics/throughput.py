@@ -1,6 +1,6 @@
 """How fast training goes.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/throughput/step_seconds | s | host | lower | max over ranks
         Wall time of a step, of the slowest rank.

@@ -1,6 +1,6 @@
 """How far an optimizer step moves the weights: d is their change.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/update/ratio/{p10,p50,p90} | 1 | optimizer
         How far one optimizer step moves a layer, against its size. With LoRA, of the weights that it makes.

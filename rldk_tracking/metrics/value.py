@@ -1,6 +1,6 @@
 """How well the critic predicts returns.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/value/mean | reward | rollout
         The critic's predictions.

@@ -1,7 +1,7 @@
 """What is logged at the saves of a run: a row of numbers of each checkpoint, tables of checkpoints and layers, a
 heat-map; what the training holds in memory, and once what would make it less.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/checkpoint/step | steps | checkpoint | max over ranks
         Which checkpoint these numbers are of.

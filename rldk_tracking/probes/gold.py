@@ -1,6 +1,6 @@
 """A held-out judge of completions, to tell a reward that is earned from one that is hacked.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/reward/gold | reward | user | higher
         A held-out judge's score, which nothing is optimised for: the check on reward hacking.

@@ -13,9 +13,9 @@ from rldk_tracking.charts.spec import GRADIENTS, HEATMAP_TITLES
 from rldk_tracking.metrics.layers import FarthestLayers, series
 from rldk_tracking.metrics.updates import layer_ratios
 from rldk_tracking.probes.base import Probe, StepData, Training
+from rldk_tracking.probes.row import merge_scalars, weights_spread
 from rldk_tracking.probes.schedule import CHANGE_COLUMNS, Change, ScheduleImpact
 from rldk_tracking.ranks import Merged
-from rldk_tracking.row import merge_scalars, weights_spread
 from rldk_tracking.sources.optimizer import OptimizerSource
 
 CHANGES = 50

@@ -1,6 +1,6 @@
 """What each change of the learning rate did.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/lr/change | 1 | optimizer
         By what factor the schedule changed the learning rate.

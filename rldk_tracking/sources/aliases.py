@@ -1,6 +1,6 @@
 """Log names to catalogue keys, as data. The newest name of a trainer stands first.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/eval/reward | reward | logs | higher
         Reward on the evaluation set.

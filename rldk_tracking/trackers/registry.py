@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from typing import Any, TypeVar
 
-from rldk_tracking.entry_points import TRACKERS, extensions, leave_out, tried
+from rldk_tracking.messages.packages import TRACKERS, extensions, leave_out, tried
 from rldk_tracking.trackers.backend import Backend
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.jsonl import JsonlBackend

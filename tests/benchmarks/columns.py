@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rldk_tracking import row as module
 from rldk_tracking.metrics.columns import tail_of
+from rldk_tracking.probes import row as module
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
 GROUP = 8

@@ -25,13 +25,11 @@ import numpy as np
 import torch
 
 from rldk_tracking import ranks as module
-from rldk_tracking.keys import CATALOGUE
 from rldk_tracking.metrics import policy, reward
+from rldk_tracking.metrics.keys import CATALOGUE
 from rldk_tracking.metrics.table import Array
 from rldk_tracking.metrics.vector import Part, VectorLayout
-from rldk_tracking.ranks import Merged, Schema
-from rldk_tracking.rollout import PolicyUpdate, Rollout
-from rldk_tracking.row import (
+from rldk_tracking.probes.row import (
     ROLLOUT_COLUMNS,
     ROLLOUT_GROUPS,
     TAILS,
@@ -41,6 +39,8 @@ from rldk_tracking.row import (
     row_of,
     update_columns,
 )
+from rldk_tracking.ranks import Merged, Schema
+from rldk_tracking.rollout import PolicyUpdate, Rollout
 
 GROUP_ROWS = 8
 PROBE_LENGTH = 120

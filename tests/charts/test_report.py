@@ -19,7 +19,7 @@ from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.rule import Rule
 from rldk_tracking.health.verdict import Coverage
-from rldk_tracking.keys import CATALOGUE
+from rldk_tracking.metrics.keys import CATALOGUE
 
 markdown_it = pytest.importorskip("markdown_it", reason="the renderer that tests hold Markdown against")
 

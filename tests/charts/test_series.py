@@ -11,7 +11,7 @@ import pytest
 from rldk_tracking.charts.series import IN_EVERY_ROW, LIMIT_SERIES, MOST_POINTS, Earlier, Thinned, extremes, limits_of
 from rldk_tracking.health.goals import GOALS
 from rldk_tracking.health.presets import builtin_rules
-from rldk_tracking.keys import lookup
+from rldk_tracking.metrics.keys import lookup
 from rldk_tracking.monitors.ppo import PPOMonitor
 from rldk_tracking.rollout import Rollout
 from rldk_tracking.trackers.memory import InMemoryTracker

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rldk_tracking.charts.spec import SECTIONS, Chart, Section, charted, matching, sections, signature
-from rldk_tracking.keys import CATALOGUE, lookup
+from rldk_tracking.metrics.keys import CATALOGUE, lookup
 
 CHARTS = [chart for section in SECTIONS for chart in section.charts]
 NAMES = [name for c in CHARTS for name in (c.key, *c.beside, *([c.limit] if c.limit else ()))]

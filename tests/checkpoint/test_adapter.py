@@ -25,7 +25,7 @@ from rldk_tracking.checkpoint.scan import scan
 from rldk_tracking.checkpoint.score import parts, verdict
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import rules_for
-from rldk_tracking.keys import lookup
+from rldk_tracking.metrics.keys import lookup
 
 peft = pytest.importorskip("peft")
 Weights = dict[str, torch.Tensor]

@@ -18,7 +18,7 @@ from rldk_tracking.checkpoint import scan as scanning
 from rldk_tracking.checkpoint.scan import load_vectors, save_vectors, scan
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import rules_for
-from rldk_tracking.keys import lookup
+from rldk_tracking.metrics.keys import lookup
 
 
 def flat(folder: Path) -> torch.Tensor:

@@ -10,7 +10,7 @@ import pytest
 
 from rldk_tracking.cli import keys
 from rldk_tracking.cli.main import main
-from rldk_tracking.keys import CATALOGUE
+from rldk_tracking.metrics.keys import CATALOGUE
 
 
 def test_the_command_imports_no_torch() -> None:

@@ -114,7 +114,7 @@ def test_the_demo_in_a_base_install_names_its_extra(module: str) -> None:
 
 
 def test_an_import_that_no_extra_mends_is_a_fault() -> None:
-    result = command("sys.modules['rldk_tracking.keys'] = None", "keys")
+    result = command("sys.modules['rldk_tracking.metrics.keys'] = None", "keys")
     assert result.returncode == 1
     assert result.stderr.startswith("Traceback")
 

@@ -20,7 +20,7 @@ import rldk_tracking
 from rldk_tracking import RLDKCallback
 from rldk_tracking.charts.pictures import heatmap_svg
 from rldk_tracking.demo.trainers import grpo_trainer, ppo_trainer
-from rldk_tracking.keys import lookup
+from rldk_tracking.metrics.keys import lookup
 from rldk_tracking.trackers.slack import SlackNotifier
 
 pytestmark = pytest.mark.slow

@@ -4,7 +4,7 @@ import pytest
 
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.goals import GOALS, rules_of
-from rldk_tracking.keys import lookup
+from rldk_tracking.metrics.keys import lookup
 
 
 def test_a_target_is_told_once_when_it_is_reached() -> None:

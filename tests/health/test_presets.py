@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from rldk_tracking import entry_points
-from rldk_tracking.entry_points import Extension
 from rldk_tracking.health import presets
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import MAX_RULES, PRESETS, builtin_rules, rules_for
 from rldk_tracking.health.rule import Rule, RuleError
+from rldk_tracking.messages import packages
+from rldk_tracking.messages.packages import Extension
 
 RULES = builtin_rules()
 
@@ -200,7 +200,7 @@ def test_rules_of_other_packages_come_to_the_presets_and_bad_ones_do_not(
     )
     given: dict[str, Any] = {"a": file, "b": lambda: [quick], "c": [quick], "d": [5], "e": tmp_path / "none.yaml"}
     found = tuple(Extension(name, f"package-{name}", value) for name, value in given.items())
-    monkeypatch.setattr(presets, "extensions", lambda group: found if group == entry_points.RULES else ())
+    monkeypatch.setattr(presets, "extensions", lambda group: found if group == packages.RULES else ())
     presets.rules_of_packages.cache_clear()
     try:
         for preset in presets.PRESETS:

@@ -15,7 +15,7 @@ from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import builtin_rules, rules_for
 from rldk_tracking.health.rule import Rule
 from rldk_tracking.health.scores import score
-from rldk_tracking.keys import CATALOGUE
+from rldk_tracking.metrics.keys import CATALOGUE
 
 RULES = builtin_rules()
 

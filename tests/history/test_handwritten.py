@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rldk_tracking.history.handwritten import NAMES, plain, read
-from rldk_tracking.keys import CATALOGUE
+from rldk_tracking.metrics.keys import CATALOGUE
 from rldk_tracking.sources.aliases import ALIASES
 
 

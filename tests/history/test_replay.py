@@ -13,7 +13,7 @@ from rldk_tracking.health.watched import row_rules
 from rldk_tracking.history.handwritten import NAMES
 from rldk_tracking.history.replay import LOGGED, not_logged, replay
 from rldk_tracking.history.run_history import UnreadableSourceError, history, row_of
-from rldk_tracking.keys import lookup
+from rldk_tracking.metrics.keys import lookup
 from rldk_tracking.sources.aliases import ALIASES, EVALUATED
 
 

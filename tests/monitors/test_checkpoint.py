@@ -17,7 +17,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from rldk_tracking import CheckpointMetrics, CheckpointMonitor, InMemoryTracker, RLDKCallback
 from rldk_tracking.charts.pictures import heatmap_svg
-from rldk_tracking.keys import CATALOGUE, lookup
+from rldk_tracking.metrics.keys import CATALOGUE, lookup
 from rldk_tracking.probes.checkpoints import CheckpointProbe
 
 pytestmark = pytest.mark.slow

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from rldk_tracking.demo.trainers import rloo_trainer
-from rldk_tracking.keys import CATALOGUE
+from rldk_tracking.metrics.keys import CATALOGUE
 from rldk_tracking.monitors.group import GroupMonitor
 from rldk_tracking.trackers.memory import InMemoryTracker
 

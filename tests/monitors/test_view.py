@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 
 from rldk_tracking.callback import RLDKMetrics
-from rldk_tracking.keys import lookup
+from rldk_tracking.metrics.keys import lookup
 from rldk_tracking.monitors.checkpoint import CheckpointMetrics
 from rldk_tracking.monitors.ppo import PPOMetrics
 from rldk_tracking.monitors.view import Snapshot

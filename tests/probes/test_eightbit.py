@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from rldk_tracking import CheckpointMonitor, InMemoryTracker
-from rldk_tracking.keys import lookup
+from rldk_tracking.metrics.keys import lookup
 
 GIB = float(1 << 30)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import get_scheduler
 
-from rldk_tracking.keys import CATALOGUE
+from rldk_tracking.metrics.keys import CATALOGUE
 from rldk_tracking.probes.schedule import CHANGE_COLUMNS, RATE, SERIES, WINDOW, Change, ScheduleImpact
 
 LOSS, KL, GRADIENT = "rldk/train/loss", "rldk/kl/ref_k3", "rldk/grad/norm"

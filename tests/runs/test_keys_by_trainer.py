@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rldk_tracking.keys import CATALOGUE, lookup
+from rldk_tracking.metrics.keys import CATALOGUE, lookup
 from tests.runs.conftest import CONFIGURATIONS, PPO_CONFIGURATIONS, Ran
 
 

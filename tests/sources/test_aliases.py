@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rldk_tracking.keys import lookup
+from rldk_tracking.metrics.keys import lookup
 from rldk_tracking.sources.aliases import (
     _BY_KEY,
     ALIASES,

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from rldk_tracking import demo
-from rldk_tracking.keys import lookup
+from rldk_tracking.metrics.keys import lookup
 from rldk_tracking.rollout import Rollout
 from rldk_tracking.sources.logs import LogsSource, Observation, canonical, number
 

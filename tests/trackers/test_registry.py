@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rldk_tracking.entry_points import TRACKERS, Extension, leave_out
+from rldk_tracking.messages.packages import TRACKERS, Extension, leave_out
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers import registry
 from rldk_tracking.trackers.backend import Backend

@@ -1,6 +1,6 @@
 """Conditions on something that is heard of no more: a training, a reward function.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/run/limit_seconds | s | host | max over ranks
         For how long nothing may be heard in the phase that the training is in. Judged beside it, as the silence.

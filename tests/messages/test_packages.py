@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rldk_tracking.messages.extras import EXTRAS, advice
+from rldk_tracking.messages.packages import EXTRAS, advice
 
 tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib")
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,6 +1,6 @@
-"""What other packages bring: the objects under an entry point group of this package.
+"""Other packages: those that a part of this one needs, and those that bring something for it.
 
-A package declares, in its `pyproject.toml`,
+A package brings objects as entry points. It declares, in its `pyproject.toml`,
 
     [project.entry-points."rldk_tracking.trackers"]
     mine = "my_package.tracker:MyBackend"
@@ -69,3 +69,35 @@ def leave_out(package: str, name: str, why: str) -> None:
 
 def _package(entry: metadata.EntryPoint) -> str:
     return entry.dist.name if entry.dist is not None else entry.value.partition(":")[0]
+
+
+EXTRAS: dict[str, str] = {
+    "accelerate": "trl",
+    "datasets": "trl",
+    "matplotlib": "report",
+    "mlflow": "mlflow",
+    "tokenizers": "trl",
+    "torch": "trl",
+    "tqdm": "demo",
+    "transformers": "trl",
+    "trl": "trl",
+    "wandb": "wandb",
+    "wandb_workspaces": "wandb",
+}
+"""Module to extra."""
+
+
+def advice(subject: str, error: ImportError, extra: str | None = None) -> str | None:
+    """What to install, as a sentence; None where no package of an extra is missing.
+
+    Args:
+        subject: what needs it.
+        error: the failed import.
+        extra: the extra that brings all that the subject needs; by default the one of the missing package.
+    """
+    if not isinstance(error, ModuleNotFoundError):
+        return None
+    missing = (error.name or "").partition(".")[0]
+    if missing not in EXTRAS:
+        return None
+    return f"{subject} needs {missing}, which is not installed: pip install 'rldk-tracking[{extra or EXTRAS[missing]}]'"

@@ -2,7 +2,7 @@
 
 All groups that are computed from a `Rollout` or a `PolicyUpdate` stand here in one fixed order known to every rank.
 
-Keys, read by `rldk_tracking.keys`:
+Keys, read by `rldk_tracking.metrics.keys`:
 
     rldk/system/rank_spread/weights | 1 | optimizer | lower | max over ranks
         How far the ranks' copies of the weights have drifted apart; 0 while they are copies.

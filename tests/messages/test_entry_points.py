@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from rldk_tracking import entry_points
-from rldk_tracking.entry_points import TRACKERS, extensions, leave_out, tried
+from rldk_tracking.messages import packages as brought
+from rldk_tracking.messages.packages import TRACKERS, extensions, leave_out, tried
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def test_objects_come_by_package_and_name(monkeypatch: pytest.MonkeyPatch) -> No
         ("beta", "a", 1),
         ("beta", "b", 2),
     ]
-    assert extensions(entry_points.RULES) == ()
+    assert extensions(brought.RULES) == ()
 
 
 def test_one_that_cannot_be_imported_costs_one_warning_that_names_its_package(
@@ -153,7 +153,7 @@ def installed(folder: Path, name: str, source: str) -> Path:
 
 
 def python(packages: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join((str(packages), str(Path(__file__).parents[1])))
+    path = os.pathsep.join((str(packages), str(Path(__file__).parents[2])))
     return subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,

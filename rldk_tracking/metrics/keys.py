@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-MARK = "Keys, read by `rldk_tracking.keys`:"
+MARK = "Keys, read by `rldk_tracking.metrics.keys`:"
 
 Source = Literal["rollout", "update", "logs", "optimizer", "host", "rules", "checkpoint", "user"]
 """Where the number comes from.
@@ -148,7 +148,7 @@ def _family(key: Key) -> Iterator[Key]:
 
 def _read() -> list[Key]:
     found = []
-    root = Path(__file__).parent
+    root = Path(__file__).parents[1]
     for path in sorted(root.rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         if MARK in text:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rldk_tracking.metrics.table import Table
+from rldk_tracking.probes.row import merge_scalars, row_of, weights_spread
 from rldk_tracking.ranks import Merged
-from rldk_tracking.row import merge_scalars, row_of, weights_spread
 
 
 def test_ranks_are_merged_as_the_catalogue_says() -> None:
