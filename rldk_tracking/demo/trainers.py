@@ -92,7 +92,11 @@ def ppo_trainer(
     The reward model computes the task's reward from the tokens; the value model learns.
     """
     from transformers import Qwen2ForSequenceClassification, set_seed
-    from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+    try:
+        from trl.experimental.ppo import PPOConfig, PPOTrainer
+    except ModuleNotFoundError:  # TRL up to 0.25
+        from trl import PPOConfig, PPOTrainer
 
     settings = {
         **_common_settings(output_dir, report_to, seed),

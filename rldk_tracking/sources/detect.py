@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from rldk_tracking.sources.logs import LogsSource, Source
-from rldk_tracking.sources.loss_pass import LOGPROBS
+from rldk_tracking.sources.loss_pass import logprobs_of
 from rldk_tracking.sources.reward_functions import REWARDS
+from rldk_tracking.sources.scoring import logs_of
 from rldk_tracking.sources.trl_grpo import GroupSource
 from rldk_tracking.sources.trl_ppo import PPOSource
 from rldk_tracking.sources.wrapping import SCORING, local_variables
 
-CRITIC = {"padding_mask", "values"}
-"""Variables of a training loop that keeps a whole rollout with its critic's values, as PPO's."""
+LOOP = {"padding_mask", "ref_logprobs"}
+"""Variables of a training loop that keeps a whole rollout, as PPO's."""
 
 
 def source_for(trainer: Any) -> Source:
@@ -23,13 +23,12 @@ def source_for(trainer: Any) -> Source:
     """
     if _scores_completions(trainer):
         return GroupSource(trainer)
-    if local_variables(trainer, "train") >= CRITIC:
+    if local_variables(trainer, "train") >= LOOP:
         return PPOSource(trainer)
     return LogsSource(trainer)
 
 
 def _scores_completions(trainer: Any) -> bool:
     """Whether it has what is read of GRPO: completions that are sampled or trained on, and rewards of them."""
-    samples = any(callable(getattr(trainer, name, None)) for name in (SCORING, LOGPROBS))
-    logs = getattr(trainer, "_logs", None)
-    return samples and (callable(getattr(trainer, REWARDS, None)) or (isinstance(logs, Mapping) and "rewards" in logs))
+    samples = any(callable(getattr(trainer, name, None)) for name in (SCORING, logprobs_of(trainer)))
+    return samples and (callable(getattr(trainer, REWARDS, None)) or "rewards" in logs_of(trainer))

@@ -24,6 +24,9 @@ LOSSES = ("compute_loss", "_compute_loss")
 LOGPROBS = "_get_per_token_logps_and_entropies"
 """The method that gives log-probabilities, in the loss and before it."""
 
+OLDER_LOGPROBS = "_get_per_token_logps"
+"""The same in TRL up to 0.19: log-probabilities alone."""
+
 OF_COMPLETIONS = "old_logps"
 """In the batches of RLOO, (B,) log-probabilities of whole completions, where GRPO's have one of each token."""
 
@@ -43,6 +46,7 @@ class LossPass:
         generation: what it trains on, where that was seen.
         inputs: the micro-batch as the loss is given it.
         logprobs, entropy: (N, T), detached.
+        ref_logprobs: (N, T), where the loss asks the reference itself, as in TRL up to 0.18.
         selections: (N, T) or (N, 1), what the trainer's `SELECTIONS` gave: 0 at tokens whose ratios it does not weigh.
     """
 
@@ -51,6 +55,7 @@ class LossPass:
     inputs: Mapping[str, Any]
     logprobs: Tensor
     entropy: Tensor | None
+    ref_logprobs: Tensor | None = None
     selections: list[Tensor] = field(default_factory=list)
 
     @cached_property
@@ -109,7 +114,7 @@ class LossWatch:
         self._inputs: Any = None
         self._passes: list[LossPass] = []
         self._scored: list[tuple[Tensor, Tensor]] = []
-        around = dict.fromkeys(LOSSES, self._around_loss) | {LOGPROBS: self._around_logprobs}
+        around = dict.fromkeys(LOSSES, self._around_loss) | {logprobs_of(trainer): self._around_logprobs}
         around |= dict.fromkeys(SELECTIONS, self._around_selection)
         there = [name for name in around if callable(getattr(trainer, name, None))]
         self._wrapped = [Wrapped(trainer, name, around[name]) for name in there]
@@ -144,13 +149,13 @@ class LossWatch:
 
     def _around_logprobs(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
-        def get_per_token_logps_and_entropies(*args: Any, **kwargs: Any) -> Any:
+        def get_per_token_logps(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
             with self._shield.at("reading log-probabilities"):
                 self._keep_logprobs(result, kwargs.get("input_ids", args[1] if len(args) > 1 else None))
             return result
 
-        return get_per_token_logps_and_entropies
+        return get_per_token_logps
 
     def _around_selection(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -165,11 +170,13 @@ class LossWatch:
 
     def _keep_logprobs(self, result: Any, input_ids: Any) -> None:
         trainer = self._trainer()
-        logprobs = detached(result[0])
+        logprobs, entropy = map(detached, (result, None) if isinstance(result, Tensor) else result[:2])
         if not is_training(trainer) or logprobs is None:
             return
         if not torch.is_grad_enabled():
-            if isinstance(input_ids, Tensor):
+            if self._inputs is not None and self._passes:
+                self._passes[-1].ref_logprobs = logprobs
+            elif isinstance(input_ids, Tensor):
                 self._scored.append((row_keys(input_ids), logprobs))
             return
         self.is_called = True
@@ -179,8 +186,14 @@ class LossWatch:
             self._say(about, "rldk/policy/", "rldk/kl/")
             return
         step = int(trainer.state.global_step)
-        found = LossPass(step, self.generation, self._inputs, logprobs, detached(result[1]))
+        found = LossPass(step, self.generation, self._inputs, logprobs, entropy)
         self._passes = [p for p in self._passes if p.step == step] + [found]
+
+
+def logprobs_of(trainer: Any) -> str:
+    """The name of the trainer's method that gives log-probabilities; the newest, where it has none."""
+    is_older = not hasattr(trainer, LOGPROBS) and callable(getattr(trainer, OLDER_LOGPROBS, None))
+    return OLDER_LOGPROBS if is_older else LOGPROBS
 
 
 def is_training(trainer: Any) -> bool:

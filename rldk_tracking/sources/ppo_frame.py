@@ -103,7 +103,7 @@ class UpdateWatch:
         if trainer is None:
             return
         found = train_variables(trainer, NAMES)
-        if len(found) < len(NAMES):
+        if len(found) < len(NAMES) or found["new_logprobs"].ndim < 2:  # RLOO's up to TRL 0.21 are of completions
             return
         new, old, advantages = (found[name].detach() for name in NAMES)
         if len(self._micro_batches) >= self._capacity:

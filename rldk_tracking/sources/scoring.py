@@ -26,6 +26,12 @@ NOT_SCORED = (
 )
 
 
+def logs_of(trainer: Any) -> Mapping[str, Any]:
+    """Texts, rewards and advantages that the trainer keeps; empty where it keeps none."""
+    logs = getattr(trainer, "_logs", getattr(trainer, "_textual_logs", None))  # the latter up to TRL 0.19
+    return logs if isinstance(logs, Mapping) else {}
+
+
 def with_rewards(generation: Generation, trainer: Any, batches: Sequence[Scored]) -> str | None:
     """Fill in rewards, groups and texts of a rank's completions.
 
@@ -166,11 +172,11 @@ def _groups(batches: Sequence[Scored], rows: Sequence[Sequence[int]], num_genera
 
 def _from_logs(generation: Generation, trainer: Any) -> str | None:
     """What `_logs` hold, which are gathered over ranks: they end with all ranks' rows of this batch, in order."""
-    logs, rows = getattr(trainer, "_logs", None), len(generation.token_ids)
+    logs, rows = logs_of(trainer), len(generation.token_ids)
     first = int(trainer.accelerator.process_index) * rows
     if generation.num_generations:
         generation.group_ids = torch.arange(first, first + rows) // generation.num_generations
-    if not isinstance(logs, Mapping):
+    if not logs:
         return None
     _texts_from_logs(generation, trainer)
     decoded = _decoded(generation, trainer)
@@ -192,9 +198,7 @@ def _from_logs(generation: Generation, trainer: Any) -> str | None:
 
 def _texts_from_logs(generation: Generation, trainer: Any) -> None:
     """The last rows' texts, where the logs have as many."""
-    logs, rows = getattr(trainer, "_logs", None), len(generation.token_ids)
-    if not isinstance(logs, Mapping):
-        return
+    logs, rows = logs_of(trainer), len(generation.token_ids)
     first, all_rows = int(trainer.accelerator.process_index) * rows, generation.all_rows
     for name, attribute in zip(("prompt", "completion"), TEXTS, strict=True):
         texts = logs.get(name) or ()

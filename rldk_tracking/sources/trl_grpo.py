@@ -32,9 +32,9 @@ from rldk_tracking.isolation import Shield
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 from rldk_tracking.sources.generation import Generation, align, at_sampling, joined, keys_of, stacked, what_lacks
 from rldk_tracking.sources.logs import Kind, Observation, canonical
-from rldk_tracking.sources.loss_pass import LOGPROBS, OF_COMPLETIONS, LossPass, LossWatch, is_training, update_of
+from rldk_tracking.sources.loss_pass import OF_COMPLETIONS, LossPass, LossWatch, is_training, logprobs_of, update_of
 from rldk_tracking.sources.reward_functions import REWARDS, RewardWatch, Scored
-from rldk_tracking.sources.scoring import NOT_SCORED, with_rewards
+from rldk_tracking.sources.scoring import NOT_SCORED, logs_of, with_rewards
 from rldk_tracking.sources.wrapping import SCORING, Wrapped
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,8 @@ MEASURED = ("rldk/reward/", "rldk/kl/", "rldk/length/", "rldk/policy/", "rldk/sa
 """Groups that are measured for the one step, where the logs hold means over several."""
 CLIPPING = "rldk/policy/clip_fraction"
 NO_ROLLOUT = "no rldk/advantage/, rldk/diversity/, and of rewards, lengths and KL the logs' alone"
-GOES_AROUND = f"its loss does not call {LOGPROBS} (no rldk/policy/ ratios, no rldk/kl/ beyond the logs')"
+GOES_AROUND = "its loss does not call {} (no rldk/policy/ ratios, no rldk/kl/ beyond the logs')"
+NO_ENTROPY = "its {} gives no entropies (no rldk/policy/entropy)"
 
 
 class GroupSource:
@@ -114,12 +115,14 @@ class GroupSource:
         if self._generation is None:
             generations = self._trained_on_first(trainer, passes)
         if not is_called and lack_of_loss(trainer) is None:
-            self._say(GOES_AROUND, "rldk/policy/", "rldk/kl/")
+            self._say(GOES_AROUND.format(logprobs_of(trainer)), "rldk/policy/", "rldk/kl/")
+        if passes and all(p.entropy is None for p in passes):
+            self._say(NO_ENTROPY.format(logprobs_of(trainer)))
 
         def read_tensors() -> tuple[Rollout | None, PolicyUpdate | None]:
             return rollout_of(generations, passes), update_of(trainer, passes) if passes else None
 
-        logged = canonical(logs, self._kind, reward_std_within_groups=False)
+        logged = canonical(logs, self._kind)
         if is_aligned(trainer):
             logged = {key: value for key, value in logged.items() if not key.startswith(CLIPPING)}
         measured = tuple(group for group in MEASURED if group not in self._logged)
@@ -202,6 +205,9 @@ def rollout_of(generations: list[Generation], passes: list[LossPass]) -> Rollout
         first = [] if kept else [p for p in passes if p.generation is generation and p.is_first]
         keys, logprobs, entropy = [p.keys for p in first], [p.logprobs for p in first], [p.entropy for p in first]
         logprobs_then, entropy_then = at_sampling(generation, keys, logprobs, entropy)
+        own = [p for p in passes if p.generation is generation]
+        if generation.ref_logprobs is None and all(p.ref_logprobs is not None for p in own):
+            (generation.ref_logprobs,) = at_sampling(generation, [p.keys for p in own], [p.ref_logprobs for p in own])
         if all(p.entropy is None for p in passes):
             # What is sampled would be taken for an estimate of it, and the key would have two meanings.
             entropy_then = torch.full_like(generation.mask, math.nan, dtype=torch.float32)
@@ -213,9 +219,10 @@ def rollout_of(generations: list[Generation], passes: list[LossPass]) -> Rollout
 def what_is_missing(trainer: Any) -> list[str]:
     """What of this trainer cannot be read, each with the keys that will lack."""
     missing = []
-    if not callable(getattr(trainer, SCORING, None)) and not callable(getattr(trainer, LOGPROBS, None)):
-        return [f"it has neither {SCORING} nor {LOGPROBS}, so only the logs' keys will be there"]
-    if not callable(getattr(trainer, REWARDS, None)) and "rewards" not in (getattr(trainer, "_logs", None) or {}):
+    logprobs = logprobs_of(trainer)
+    if not callable(getattr(trainer, SCORING, None)) and not callable(getattr(trainer, logprobs, None)):
+        return [f"it has neither {SCORING} nor {logprobs}, so only the logs' keys will be there"]
+    if not callable(getattr(trainer, REWARDS, None)) and "rewards" not in logs_of(trainer):
         missing.append(f"it has neither {REWARDS} nor _logs['rewards'] (no rldk/reward/ keys beyond the logs')")
     loss = lack_of_loss(trainer)
     return missing if loss is None else [*missing, loss]
@@ -223,8 +230,8 @@ def what_is_missing(trainer: Any) -> list[str]:
 
 def lack_of_loss(trainer: Any) -> str | None:
     """Why what the loss computes cannot be read, with the keys that will lack; None where it can."""
-    if not callable(getattr(trainer, LOGPROBS, None)):
-        return f"it has no {LOGPROBS} (no rldk/policy/ ratios and entropy beyond the logs')"
+    if not callable(getattr(trainer, logprobs_of(trainer), None)):
+        return f"it has no {logprobs_of(trainer)} (no rldk/policy/ ratios and entropy beyond the logs')"
     if getattr(trainer, "use_liger_kernel", False) and hasattr(trainer, "liger_loss"):
         return "its fused loss never computes log-probabilities (no rldk/policy/ ratios, no rldk/kl/ on-policy)"
     return None

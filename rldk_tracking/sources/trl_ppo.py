@@ -1,4 +1,4 @@
-"""PPO of `trl.experimental.ppo` (TRL up to 1.12), and loops like it: read from the variables of its running `train`.
+"""TRL's PPO (up to 1.12) and RLOO up to 0.21, and loops like them: read from the variables of the running `train`.
 
 That trainer keeps its rollout in local variables, which are all still there when it calls `on_log`. They are taken by
 reference, because it drops them afterwards without changing them; its statistics, which it overwrites in place, are
@@ -125,7 +125,7 @@ class PPOSource:
         if any(name in NEEDED for name in names):
             lack = "only the logs' keys will be there"
         else:
-            lack = "rldk/value/, rldk/advantage/ and the ratios of rldk/policy/ will be missing or incomplete"
+            lack = "of rldk/value/, rldk/advantage/, rldk/policy/ and rldk/train/ what needs them will be missing"
         self.missing.append(f"its train() has no local variables {', '.join(names)}, so {lack}")
         logger.warning("rldk: %s cannot be read whole: %s.", type(trainer).__name__, self.missing[-1])
 
@@ -145,14 +145,25 @@ def rollout_of(trainer: Any, found: Mapping[str, Tensor]) -> Rollout:
         value_mask=None if value_padding is None else ~value_padding,
         advantages=found.get("advantages"),
         raw_advantages=None if values is None or returns is None else returns - values,
-        non_score_rewards=None if non_score is None else non_score.sum(dim=1),
+        non_score_rewards=non_score.sum(dim=1) if non_score is not None and non_score.ndim > 1 else non_score,
+        group_ids=groups(trainer, found["scores"]),
         truncated=truncated(trainer, found["postprocessed_responses"]),
     )
 
 
+def groups(trainer: Any, scores: Tensor) -> Tensor | None:
+    """(B,) numbers of the prompts where each is answered several times, as by RLOO: all of them once, then again."""
+    times = getattr(trainer.args, "rloo_k", None)
+    if not times:
+        return None
+    prompts = len(scores) // int(times)
+    rows = torch.arange(len(scores), device=scores.device)
+    return rows % prompts + prompts * int(trainer.accelerator.process_index)
+
+
 def truncated(trainer: Any, responses: Tensor) -> Tensor | None:
     """(B,) True where the stop token never came. None without a stop token: then every response has full length."""
-    stop = getattr(trainer, "stop_token_id", None)
+    stop = getattr(trainer, "stop_token_id", getattr(trainer.args, "stop_token_id", None))
     return None if stop is None else ~(responses == stop).any(dim=1)
 
 

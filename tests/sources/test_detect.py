@@ -25,8 +25,8 @@ class Loop:
     args = ARGS
 
     def train(self) -> tuple[Any, Any]:
-        padding_mask, values = torch.zeros(2, 3), torch.zeros(2, 3)
-        return padding_mask, lambda: values  # which makes one of them a cell
+        padding_mask, ref_logprobs = torch.zeros(2, 3), torch.zeros(2, 3)
+        return padding_mask, lambda: ref_logprobs  # which makes one of them a cell
 
 
 class Started(Loop):
@@ -56,6 +56,9 @@ def test_a_name_decides_nothing(name: str) -> None:
         (("_generate_and_score_completions",), {}, LogsSource),
         # As those that keep what they have scored in their logs.
         (("_calculate_rewards",), {"_logs": {"rewards": {}}}, GroupSource),
+        # TRL up to 0.18, which scores in the method that samples, and calls its logs otherwise.
+        (("_calculate_rewards",), {"_textual_logs": {"rewards": {}}}, GroupSource),
+        (("_generate_and_score_completions",), {"_get_per_token_logps": print}, GroupSource),
         # As TRL's DistillationTrainer, which samples and has no rewards.
         (("_calculate_rewards",), {"_logs": {"prompt": []}}, LogsSource),
         (("_calculate_rewards",), {}, LogsSource),
@@ -72,13 +75,13 @@ def test_the_variables_of_a_loop_decide(loop: type, kind: type) -> None:
     assert type(source_for(loop())) is kind
 
 
-def test_a_loop_without_a_critic_is_read_by_its_logs() -> None:
-    class Critical:
+def test_a_loop_without_a_rollout_is_read_by_its_logs() -> None:
+    class Padded:
         def train(self) -> Any:
             padding_mask = torch.zeros(2, 3)
             return padding_mask.sum()
 
-    assert type(source_for(Critical())) is LogsSource
+    assert type(source_for(Padded())) is LogsSource
 
 
 def test_real_trainers(tmp_path: Path) -> None:

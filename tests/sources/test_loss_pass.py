@@ -147,6 +147,35 @@ def test_each_pass_has_the_micro_batch_of_its_loss() -> None:
     assert not {"compute_loss", "_compute_loss"} & set(vars(trainer))
 
 
+class Older:
+    """As GRPO of TRL up to 0.18: log-probabilities alone, and the reference is asked in the loss."""
+
+    def __init__(self) -> None:
+        self.model, self.state = SimpleNamespace(training=True), SimpleNamespace(global_step=3)
+
+    def _compute_loss(self, model: Any, inputs: Any) -> None:
+        self._get_per_token_logps(model, IDS)
+        with torch.no_grad():
+            self._get_per_token_logps("reference", IDS)
+
+    def _get_per_token_logps(self, model: Any, input_ids: Any) -> torch.Tensor:
+        return LOGPROBS - float(model == "reference")
+
+
+def test_a_loss_that_asks_the_reference_itself() -> None:
+    trainer, batch = Older(), {"prompt_ids": IDS[:, :1], "completion_ids": IDS[:, 1:], "completion_mask": IDS[:, 1:]}
+    watch = LossWatch(trainer, Shield(strict=True), lambda what, *groups: pytest.fail(what))
+    with torch.no_grad():
+        trainer._get_per_token_logps("policy", IDS)  # while it samples
+    trainer._compute_loss("policy", batch)
+    ((keys, sampled),), (found,) = watch.take_scored(), watch.take()
+    assert torch.equal(sampled, LOGPROBS) and torch.equal(keys, found.keys)
+    assert torch.equal(found.logprobs, LOGPROBS) and found.entropy is None
+    assert found.ref_logprobs is not None and torch.equal(found.ref_logprobs, LOGPROBS - 1)
+    watch.detach()
+    assert "_get_per_token_logps" not in vars(trainer)
+
+
 ROWS, TOKENS = 12, 9
 OPTIONS = {
     "epsilon_low": 0.2,

@@ -75,6 +75,13 @@ def test_from_the_logs_a_rank_has_its_own_rows_of_the_last_batch(rank: int, rank
     assert (made.all_rows, made.groups) == (2 * ranks, ranks)
 
 
+def test_the_logs_by_their_older_name() -> None:
+    older, made = trainer(), generation()
+    older._textual_logs = vars(older).pop("_logs")
+    assert with_rewards(made, older, []) is None
+    assert made.rewards["a"].tolist() == [0.0, 1.0] and made.prompts == ("p0", "p1")
+
+
 def test_logs_that_hold_too_little_give_nothing() -> None:
     made = generation()
     with_rewards(made, trainer(_logs={"rewards": {"a": [1.0]}, "prompt": ["x"]}), [])

@@ -7,6 +7,7 @@ import logging
 import sys
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from torch import Tensor
 from rldk_tracking import demo
 from rldk_tracking.isolation import Shield
 from rldk_tracking.sources.ppo_frame import UpdateWatch
-from rldk_tracking.sources.trl_ppo import PPOSource
+from rldk_tracking.sources.trl_ppo import PPOSource, rollout_of
 
 pytestmark = pytest.mark.slow
 
@@ -328,3 +329,23 @@ def test_a_trainer_whose_loop_is_another_is_read_from_its_logs(
         "rldk/policy/clip_fraction": pytest.approx(0.2),
         "rldk/update/learning_rate": 1e-3,
     }
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_loop_without_a_critic_whose_prompts_are_answered_several_times(rank: int) -> None:
+    """RLOO of TRL up to 0.21: one advantage and one penalty a completion, and no stop token but in its arguments."""
+    args = SimpleNamespace(rloo_k=3, stop_token_id=9)
+    trainer = SimpleNamespace(args=args, accelerator=SimpleNamespace(process_index=rank))
+    responses = torch.tensor([[5, 9], [5, 6]] * 3)
+    found = {
+        "padding_mask": torch.zeros(6, 2, dtype=torch.bool),
+        "postprocessed_responses": responses,
+        **dict.fromkeys(("logprobs", "ref_logprobs"), torch.zeros(6, 2)),
+        **dict.fromkeys(("scores", "advantages", "non_score_reward"), torch.arange(6.0)),
+    }
+    rollout = rollout_of(trainer, found)
+    assert rollout.group_ids is not None and rollout.truncated is not None
+    assert rollout.group_ids.tolist() == [2 * rank, 2 * rank + 1] * 3
+    assert rollout.truncated.tolist() == [False, True] * 3
+    assert rollout.non_score_rewards is found["non_score_reward"] and rollout.advantages is found["advantages"]
+    assert rollout.values is None and rollout.raw_advantages is None
