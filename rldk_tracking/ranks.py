@@ -27,8 +27,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rldk_tracking.metrics import process_group
+from rldk_tracking.metrics.columns import Array, Table
 from rldk_tracking.metrics.keys import lookup
-from rldk_tracking.metrics.table import Array, Table
 from rldk_tracking.metrics.vector import Part, Schema, VectorLayout
 
 __all__ = ["Merged", "Part", "Ranks", "Schema", "Transfer"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rldk_tracking.journal.judge import SAVE, STOP, Judge
-from rldk_tracking.metrics.table import Table
+from rldk_tracking.metrics.columns import Table
 from rldk_tracking.monitors import training as monitors_training
 from rldk_tracking.probes.base import Probe, Training
 from rldk_tracking.ranks import Merged, Part, Schema

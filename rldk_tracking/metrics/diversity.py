@@ -47,9 +47,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rldk_tracking.metrics.columns import precise
-from rldk_tracking.metrics.groups import Groups
-from rldk_tracking.metrics.table import Array, Table
+from rldk_tracking.metrics.advantage import Groups
+from rldk_tracking.metrics.columns import Array, Table, precise
 from rldk_tracking.rollout import Rollout
 
 SIGNATURE = tuple(f"diversity/min_hash_{index:02d}" for index in range(16))

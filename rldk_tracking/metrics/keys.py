@@ -167,7 +167,11 @@ _TEMPLATES = [
 
 
 def lookup(name: str) -> Key | None:
-    """The entry of a key, also of one that a template such as `rldk/reward/function/<name>/mean` stands for."""
+    """The entry of a key, also of one that a template such as `rldk/reward/function/<name>/mean` stands for.
+
+    >>> lookup("rldk/reward/function/judge/mean").name
+    'rldk/reward/function/<name>/mean'
+    """
     if name in CATALOGUE:
         return CATALOGUE[name]
     return next((key for pattern, key in _TEMPLATES if pattern.fullmatch(name)), None)

@@ -34,8 +34,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from rldk_tracking.metrics.columns import precise, square_sum, where_masked
-from rldk_tracking.metrics.table import Array, Table, finite
+from rldk_tracking.metrics.columns import Array, Table, finite, precise, square_sum, where_masked
 from rldk_tracking.rollout import Rollout
 
 COLUMNS = ("kl/k1", "kl/k2", "kl/k3")

@@ -33,9 +33,8 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from rldk_tracking.metrics.columns import count_of, precise
+from rldk_tracking.metrics.columns import Table, count_of, precise
 from rldk_tracking.metrics.statistics import quantiles
-from rldk_tracking.metrics.table import Table
 from rldk_tracking.rollout import Rollout
 
 COLUMNS = ("length/tokens", "length/truncated")

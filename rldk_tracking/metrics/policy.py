@@ -66,8 +66,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rldk_tracking.metrics.columns import count_of, highest, masked_sum, precise, square_sum, where_masked
-from rldk_tracking.metrics.table import Array, Table, finite
+from rldk_tracking.metrics.columns import (
+    Array,
+    Table,
+    count_of,
+    finite,
+    highest,
+    masked_sum,
+    precise,
+    square_sum,
+    where_masked,
+)
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
 COLUMNS = ("policy/entropy", "policy/surprise_max")

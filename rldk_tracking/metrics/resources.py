@@ -1,4 +1,4 @@
-"""Memory and load of this process and its GPU.
+"""Memory and load of this process and its GPU, and how fast its training goes.
 
 Keys, read by `rldk_tracking.metrics.keys`:
 
@@ -26,6 +26,18 @@ Keys, read by `rldk_tracking.metrics.keys`:
     rldk/resources/host_rss_slope_gib_per_100_steps | GiB per 100 steps | host | lower | max over ranks
         Trend of the resident memory; lastingly above 0 something leaks.
         = resistant line through the last steps (Tukey 1977)
+    rldk/throughput/step_seconds | s | host | lower | max over ranks
+        Wall time of a step, of the slowest rank.
+        = from the end of one step to that of the next, without evaluation and saving
+    rldk/throughput/tokens_per_second | 1/s | host | higher | sum over ranks
+        Response tokens of all ranks.
+        = tokens / time of the step
+    rldk/throughput/samples_per_second | 1/s | host | higher | sum over ranks
+        Completions of all ranks.
+        = completions / time of the step
+    rldk/throughput/rollout_fraction | 1 | host
+        Share of the step that goes into sampling and scoring.
+        = time of sampling and scoring / time of the step
 
 The GPU's `memory_fraction` and `utilisation` are its driver's, which is asked as a step begins and beside the training.
 It and the machine are asked at most once a second; in between their last values are repeated.
@@ -33,9 +45,7 @@ It and the machine are asked at most once a second; in between their last values
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,48 +53,13 @@ from typing import Any
 
 import psutil
 import torch
+from torch import Tensor
+
+from rldk_tracking.metrics.statistics import ResistantSlope
 
 GIB = float(1 << 30)
 INTERVAL_SECONDS = 1.0
 MOUNT, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-
-
-class ResistantSlope:
-    """Slope through the medians of the first and the last third of a window (Tukey 1977, Exploratory Data Analysis).
-
-    A single jump, such as the first batch of the longest length, moves it only while it lies within the window.
-
-    Args:
-        window: points that are kept.
-        least: points below which there is no slope.
-
-    >>> slope = ResistantSlope()
-    >>> for step in range(30):
-    ...     slope.add(step, 2.0 * step + (100.0 if step == 15 else 0.0))
-    >>> slope.value()
-    2.0
-    """
-
-    def __init__(self, window: int = 99, least: int = 21) -> None:
-        self._points: deque[tuple[float, float]] = deque(maxlen=window)
-        self._least = least
-
-    def add(self, x: float, y: float) -> None:
-        """A further point; x must not decrease (where it does, as after a restart, the window begins anew)."""
-        if self._points and x < self._points[-1][0]:
-            self._points.clear()
-        self._points.append((x, y))
-
-    def value(self) -> float | None:
-        """Change of y per unit of x; None with too few points, or where x stood still."""
-        count = len(self._points)
-        if count < self._least:
-            return None
-        points, third = list(self._points), count // 3
-        left, right = zip(*points[:third], strict=True), zip(*points[-third:], strict=True)
-        x0, y0 = (statistics.median(values) for values in left)
-        x1, y1 = (statistics.median(values) for values in right)
-        return (y1 - y0) / (x1 - x0) if x1 > x0 else None
 
 
 class ResourceMeter:
@@ -267,3 +242,47 @@ def _number(path: Path) -> int | None:
         return int(path.read_text())
     except (OSError, ValueError):  # "max" is no limit
         return None
+
+
+class ThroughputMeter:
+    """Measures from one reading to the next; the first reading yields nothing.
+
+    >>> meter = ThroughputMeter()
+    >>> meter.read(1, 10.0)
+    {}
+    >>> meter.read(2, 12.0, tokens=100)
+    {'rldk/throughput/step_seconds': 2.0, 'rldk/throughput/tokens_per_second': 50.0}
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[int, float] | None = None
+
+    def read(
+        self,
+        step: int,
+        now: float,
+        *,
+        tokens: float | Tensor | None = None,
+        samples: float | None = None,
+        rollout_seconds: float | None = None,
+    ) -> dict[str, float | Tensor]:
+        """The keys of the steps since the last reading.
+
+        Args:
+            step: the present global step. Where it has not advanced, or has gone back, the clock starts anew.
+            now: when it ended, in seconds of a clock that never goes back. It may stand still in what shall not count.
+            tokens, samples: how many this rank worked on since the last reading.
+            rollout_seconds: how long this rank sampled and scored since the last reading.
+        """
+        last, self._last = self._last, (step, now)
+        if last is None or step <= last[0] or now <= last[1]:
+            return {}
+        seconds = now - last[1]
+        metrics: dict[str, float | Tensor] = {"rldk/throughput/step_seconds": seconds / (step - last[0])}
+        if tokens is not None:
+            metrics["rldk/throughput/tokens_per_second"] = tokens / seconds
+        if samples is not None:
+            metrics["rldk/throughput/samples_per_second"] = samples / seconds
+        if rollout_seconds is not None:
+            metrics["rldk/throughput/rollout_fraction"] = min(1.0, rollout_seconds / seconds)
+        return metrics

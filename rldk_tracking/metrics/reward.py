@@ -87,10 +87,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rldk_tracking.metrics.columns import precise
-from rldk_tracking.metrics.groups import Groups, merge_near_ties
+from rldk_tracking.metrics.advantage import Groups, merge_near_ties
+from rldk_tracking.metrics.columns import Array, Table, finite, precise
 from rldk_tracking.metrics.statistics import QUANTILES, grouped_spearman, pearson, quantiles
-from rldk_tracking.metrics.table import Array, Table, finite
 from rldk_tracking.rollout import Rollout
 
 MAX_FUNCTIONS = 16

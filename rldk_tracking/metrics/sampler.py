@@ -32,8 +32,7 @@ import math
 import numpy as np
 from torch import Tensor
 
-from rldk_tracking.metrics.columns import count_of, highest, precise, square_sum, where_masked
-from rldk_tracking.metrics.table import Table, finite
+from rldk_tracking.metrics.columns import Table, count_of, finite, highest, precise, square_sum, where_masked
 from rldk_tracking.rollout import Rollout
 
 COLUMNS = (

@@ -9,6 +9,8 @@ denominator) in every group, as TRL logs its own.
 from __future__ import annotations
 
 import math
+import statistics
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rldk_tracking.metrics.table import Array, Labels, Table, moment_names
+from rldk_tracking.metrics.columns import Array, Labels, Table, moment_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,3 +235,41 @@ def _centred(values: Array, labels: Labels) -> Array:
         scaled = (values - lowest[labels]) / (highest - lowest)[labels]
         means = np.bincount(labels, weights=scaled) / counts
     return np.where((highest > lowest)[labels], scaled - means[labels], 0.0)
+
+
+class ResistantSlope:
+    """Slope through the medians of the first and the last third of a window (Tukey 1977, Exploratory Data Analysis).
+
+    A single jump, such as the first batch of the longest length, moves it only while it lies within the window.
+
+    Args:
+        window: points that are kept.
+        least: points below which there is no slope.
+
+    >>> slope = ResistantSlope()
+    >>> for step in range(30):
+    ...     slope.add(step, 2.0 * step + (100.0 if step == 15 else 0.0))
+    >>> slope.value()
+    2.0
+    """
+
+    def __init__(self, window: int = 99, least: int = 21) -> None:
+        self._points: deque[tuple[float, float]] = deque(maxlen=window)
+        self._least = least
+
+    def add(self, x: float, y: float) -> None:
+        """A further point; x must not decrease (where it does, as after a restart, the window begins anew)."""
+        if self._points and x < self._points[-1][0]:
+            self._points.clear()
+        self._points.append((x, y))
+
+    def value(self) -> float | None:
+        """Change of y per unit of x; None with too few points, or where x stood still."""
+        count = len(self._points)
+        if count < self._least:
+            return None
+        points, third = list(self._points), count // 3
+        left, right = zip(*points[:third], strict=True), zip(*points[-third:], strict=True)
+        x0, y0 = (statistics.median(values) for values in left)
+        x1, y1 = (statistics.median(values) for values in right)
+        return (y1 - y0) / (x1 - x0) if x1 > x0 else None

@@ -33,9 +33,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rldk_tracking.metrics.columns import moment_columns, precise
+from rldk_tracking.metrics.columns import Table, finite, moment_columns, moment_names, precise
 from rldk_tracking.metrics.statistics import merge_moments, pearson
-from rldk_tracking.metrics.table import Table, finite, moment_names
 from rldk_tracking.rollout import Rollout
 
 COLUMNS = (*moment_names("value/value"), *moment_names("value/return"), *moment_names("value/error"))

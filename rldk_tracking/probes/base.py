@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rldk_tracking.isolation import Shield
-from rldk_tracking.metrics.table import finite
+from rldk_tracking.metrics.columns import finite
 from rldk_tracking.ranks import Merged
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics import advantage, diversity, kl, length, policy, reward, sampler, value
-from rldk_tracking.metrics.table import Table, finite
+from rldk_tracking.metrics.columns import Table, finite
 from rldk_tracking.ranks import Merged, Part, one_of
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 

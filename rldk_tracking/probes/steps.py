@@ -10,9 +10,8 @@ from typing import Any
 from rldk_tracking.charts.binning import Distribution
 from rldk_tracking.charts.heatmap import LiveHeatmap
 from rldk_tracking.charts.spec import HEATMAP_TITLES, REWARDS
-from rldk_tracking.metrics.groups import RewardRange
-from rldk_tracking.metrics.resources import ResourceMeter
-from rldk_tracking.metrics.throughput import ThroughputMeter
+from rldk_tracking.metrics.advantage import RewardRange
+from rldk_tracking.metrics.resources import ResourceMeter, ThroughputMeter
 from rldk_tracking.probes.base import Probe, StepData, Training
 from rldk_tracking.probes.samples import SampleTable
 from rldk_tracking.ranks import Merged

@@ -15,9 +15,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from rldk_tracking.metrics import reward
-from rldk_tracking.metrics.columns import tail_of
-from rldk_tracking.metrics.groups import RewardRange
-from rldk_tracking.metrics.table import Table, merge_tails
+from rldk_tracking.metrics.advantage import RewardRange
+from rldk_tracking.metrics.columns import Table, merge_tails, tail_of
 from rldk_tracking.probes import row as module
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rldk_tracking.metrics import length
-from rldk_tracking.metrics.table import Table
+from rldk_tracking.metrics.columns import Table
 from rldk_tracking.rollout import Rollout
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rldk_tracking.metrics import policy
-from rldk_tracking.metrics.table import Table
+from rldk_tracking.metrics.columns import Table
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
 

@@ -17,8 +17,8 @@ from rldk_tracking.metrics.resources import (
     GIB,
     Group,
     HostMemory,
-    ResistantSlope,
     ResourceMeter,
+    ThroughputMeter,
     groups,
 )
 
@@ -70,32 +70,6 @@ def test_memory_of_a_gpu_that_others_use_too(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: pytest.fail("asked twice within a second"))
     meter.ask_driver()
     assert meter.read(2)["rldk/resources/gpu_memory_fraction"] == pytest.approx(60 / 80)
-
-
-def test_slope_of_a_leak_beside_noise_and_one_jump() -> None:
-    slope = ResistantSlope()
-    noise = np.random.default_rng(0).normal(0, 0.01, 99)
-    for step in range(99):
-        slope.add(step, 3.0 + 0.02 * step + noise[step] + (5.0 if step == 50 else 0.0))
-    assert slope.value() == pytest.approx(0.02, rel=0.05)
-
-
-def test_slope_needs_points_and_survives_a_restart() -> None:
-    slope = ResistantSlope(least=21)
-    for step in range(20):
-        slope.add(step, step)
-    assert slope.value() is None
-    slope.add(20, 20)
-    assert slope.value() == pytest.approx(1.0)
-    slope.add(3, 0.0)
-    assert slope.value() is None
-
-
-def test_slope_without_progress_is_unknown() -> None:
-    slope = ResistantSlope()
-    for _ in range(40):
-        slope.add(7, 1.0)
-    assert slope.value() is None
 
 
 def test_memory_does_not_grow_and_reading_is_quick() -> None:
@@ -173,3 +147,24 @@ def test_it_is_read_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert memory.fraction() == pytest.approx(0.97)
     now[0] += 0.2
     assert memory.fraction() == pytest.approx(0.99)
+
+
+def test_speeds() -> None:
+    meter = ThroughputMeter()
+    assert meter.read(4, 100.0) == {}
+    found = meter.read(9, 110.0, tokens=5000, samples=40, rollout_seconds=7.5)
+    assert found == {
+        "rldk/throughput/step_seconds": pytest.approx(2.0),
+        "rldk/throughput/tokens_per_second": pytest.approx(500.0),
+        "rldk/throughput/samples_per_second": pytest.approx(4.0),
+        "rldk/throughput/rollout_fraction": pytest.approx(0.75),
+    }
+    assert meter.read(10, 111.0) == {"rldk/throughput/step_seconds": pytest.approx(1.0)}
+
+
+def test_a_step_that_does_not_advance_starts_anew() -> None:
+    meter = ThroughputMeter()
+    meter.read(5, 0.0)
+    assert meter.read(5, 3.0) == {}
+    assert meter.read(2, 4.0) == {}
+    assert meter.read(3, 6.0) == {"rldk/throughput/step_seconds": pytest.approx(2.0)}

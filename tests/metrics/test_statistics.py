@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import pearsonr, rankdata, spearmanr
 
-from rldk_tracking.metrics.columns import moment_columns
+from rldk_tracking.metrics.columns import Table, moment_columns, moment_names
 from rldk_tracking.metrics.statistics import (
     SMALL_GROUP,
     Moments,
+    ResistantSlope,
     grouped_pearson,
     grouped_ranks,
     grouped_spearman,
@@ -28,7 +29,6 @@ from rldk_tracking.metrics.statistics import (
     spearman,
     spread,
 )
-from rldk_tracking.metrics.table import Table, moment_names
 
 
 def table_of(values: torch.Tensor, mask: torch.Tensor) -> Table:
@@ -172,3 +172,29 @@ def test_no_correlation_is_beyond_1() -> None:
         x = np.random.default_rng(seed).normal(size=9)
         found = pearson(x, 3.7 * x + 0.1)
         assert found is not None and found <= 1.0
+
+
+def test_slope_of_a_leak_beside_noise_and_one_jump() -> None:
+    slope = ResistantSlope()
+    noise = np.random.default_rng(0).normal(0, 0.01, 99)
+    for step in range(99):
+        slope.add(step, 3.0 + 0.02 * step + noise[step] + (5.0 if step == 50 else 0.0))
+    assert slope.value() == pytest.approx(0.02, rel=0.05)
+
+
+def test_slope_needs_points_and_survives_a_restart() -> None:
+    slope = ResistantSlope(least=21)
+    for step in range(20):
+        slope.add(step, step)
+    assert slope.value() is None
+    slope.add(20, 20)
+    assert slope.value() == pytest.approx(1.0)
+    slope.add(3, 0.0)
+    assert slope.value() is None
+
+
+def test_slope_without_progress_is_unknown() -> None:
+    slope = ResistantSlope()
+    for _ in range(40):
+        slope.add(7, 1.0)
+    assert slope.value() is None

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rldk_tracking.isolation import Shield
-from rldk_tracking.metrics.table import Table
+from rldk_tracking.metrics.columns import Table
 from rldk_tracking.probes.base import Probe, ProbeSet, StepData, Training, is_number
 from rldk_tracking.probes.checkpoints import CheckpointProbe
 from rldk_tracking.probes.optimizer import OptimizerProbe

@@ -15,7 +15,7 @@ import torch
 
 from rldk_tracking.charts.spec import GRADIENTS
 from rldk_tracking.isolation import Shield
-from rldk_tracking.metrics.table import Table
+from rldk_tracking.metrics.columns import Table
 from rldk_tracking.probes.base import StepData, Training
 from rldk_tracking.probes.optimizer import HEATMAP_SAVES, OptimizerProbe
 from rldk_tracking.ranks import Merged

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from rldk_tracking.metrics.table import Table
+from rldk_tracking.metrics.columns import Table
 from rldk_tracking.probes.row import merge_scalars, row_of, weights_spread
 from rldk_tracking.ranks import Merged
 

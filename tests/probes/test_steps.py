@@ -18,8 +18,8 @@ import torch
 from rldk_tracking.charts.spec import REWARDS
 from rldk_tracking.demo.trainers import grpo_trainer
 from rldk_tracking.isolation import Shield
+from rldk_tracking.metrics.columns import Table
 from rldk_tracking.metrics.resources import ResourceMeter
-from rldk_tracking.metrics.table import Table
 from rldk_tracking.monitors.group import GroupMonitor
 from rldk_tracking.probes import steps
 from rldk_tracking.probes.base import StepData, Training

@@ -18,7 +18,7 @@ from trl.experimental.gmpo import GMPOTrainer
 
 from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics import policy
-from rldk_tracking.metrics.table import Table
+from rldk_tracking.metrics.columns import Table
 from rldk_tracking.sources.generation import Generation
 from rldk_tracking.sources.loss_pass import LossPass, LossWatch, clip_range, detached, update_of
 from rldk_tracking.sources.trl_grpo import GroupSource

@@ -23,7 +23,7 @@ from rldk_tracking.demo.task import ASK
 from rldk_tracking.history.unweighted import unweighted_score
 from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics import reward
-from rldk_tracking.metrics.table import Table
+from rldk_tracking.metrics.columns import Table
 from rldk_tracking.sources.generation import keys_of
 from rldk_tracking.sources.trl_grpo import GroupSource, generation_of, stop_ids
 
