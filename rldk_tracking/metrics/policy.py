@@ -135,15 +135,10 @@ def compute(table: Table) -> dict[str, float]:
 
 def compute_update(rollout: Table, update: Table) -> dict[str, float]:
     """The keys for which the optimiser step is needed, and the entropy, where either table has one."""
-    return compute_ratios(update) | entropy(rollout, update)
-
-
-def entropy(rollout: Table, update: Table) -> dict[str, float]:
-    """The entropy, where either table has one."""
-    found = _mean_over_passes(update)
-    if found is None:
-        found = rollout.ratio("policy/entropy", "length/tokens")
-    return {} if found is None else {"rldk/policy/entropy": found}
+    entropy = _mean_over_passes(update)
+    if entropy is None:
+        entropy = rollout.ratio("policy/entropy", "length/tokens")
+    return compute_ratios(update) | ({} if entropy is None else {"rldk/policy/entropy": entropy})
 
 
 def _mean_over_passes(update: Table) -> float | None:
