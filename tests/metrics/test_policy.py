@@ -18,6 +18,10 @@ from rldk_tracking.metrics.columns import Table
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
 
+def entropy_of(rollout: Table, update: Table) -> dict[str, float]:
+    return {key: value for key, value in policy.compute_update(rollout, update).items() if key == "rldk/policy/entropy"}
+
+
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_equals_plain_loops(data: st.DataObject, a_rollout: Any, tabulate: Any, same: Any, tokens_of: Any) -> None:
@@ -29,7 +33,7 @@ def test_equals_plain_loops(data: st.DataObject, a_rollout: Any, tabulate: Any, 
     if exact is not None:
         entropy = [value for row in tokens_of(exact, rollout.mask) for value in row]
     same(policy.compute(table), {"rldk/policy/logprob_min": min(logprobs)} if logprobs else {})
-    same(policy.entropy(table, Table()), {"rldk/policy/entropy": statistics.fmean(entropy)} if entropy else {})
+    same(entropy_of(table, Table()), {"rldk/policy/entropy": statistics.fmean(entropy)} if entropy else {})
 
 
 @settings(max_examples=40, deadline=None)
@@ -41,11 +45,11 @@ def test_the_updates_entropy_equals_plain_loops(
     rows = tokens_of(update.entropy, update.mask) if update.entropy is not None else []
     numbers = torch.tensor([data.draw(st.integers(0, 2)) for _ in range(len(update.mask))], dtype=torch.long)
     flat = [value for row in rows for value in row]
-    found = policy.entropy(Table(), tabulate_updates(update))
+    found = entropy_of(Table(), tabulate_updates(update))
     same(found, {"rldk/policy/entropy": statistics.fmean(flat)} if flat else {})
     passes = [[v for row, n in zip(rows, numbers, strict=False) if n == one for v in row] for one in range(3)]
     means = [statistics.fmean(values) for values in passes if values]
-    found = policy.entropy(Table(), tabulate_updates(replace(update, micro_batch=numbers)))
+    found = entropy_of(Table(), tabulate_updates(replace(update, micro_batch=numbers)))
     same(found, {"rldk/policy/entropy": statistics.fmean(means)} if means else {})
 
 
@@ -54,7 +58,7 @@ def test_the_mean_is_over_passes_of_each_ones_mean_over_tokens(tabulate_updates:
     entropy = torch.tensor([[1.0, 2.0, 3.0], [5.0, 9.0, 9.0], [0.5, 0.7, 9.0]])
     update = PolicyUpdate(mask, torch.zeros(3, 3), entropy=entropy, micro_batch=torch.tensor([0, 0, 1]))
     expected = ((1.0 + 2.0 + 3.0 + 5.0) / 4 + (0.5 + 0.7) / 2) / 2
-    assert policy.entropy(Table(), tabulate_updates(update)) == {"rldk/policy/entropy": pytest.approx(expected)}
+    assert entropy_of(Table(), tabulate_updates(update)) == {"rldk/policy/entropy": pytest.approx(expected)}
 
 
 def test_which_entropy_a_step_has(tabulate: Any, tabulate_updates: Any) -> None:
@@ -62,7 +66,7 @@ def test_which_entropy_a_step_has(tabulate: Any, tabulate_updates: Any) -> None:
 
     def entropy(rollout: Rollout | None, update: PolicyUpdate | None) -> float | None:
         tables = tabulate(rollout) if rollout else Table(), tabulate_updates(update) if update else Table()
-        return policy.entropy(*tables).get("rldk/policy/entropy")
+        return policy.compute_update(*tables).get("rldk/policy/entropy")
 
     mask, logprobs, old = torch.ones(1, 2), torch.full((1, 2), -3.0), torch.full((1, 2), -2.5)
     estimated = Rollout(mask, logprobs=logprobs)
@@ -85,8 +89,8 @@ def test_sampled_tokens_estimate_the_exact_entropy(tabulate: Any) -> None:
     tokens = torch.distributions.Categorical(logits=logits).sample()
     exact = -(logps.exp() * logps).sum(-1)
     sampled = Rollout(torch.ones(64, 256), logprobs=logps.gather(-1, tokens[..., None]).squeeze(-1))
-    estimate = policy.entropy(tabulate(sampled), Table())["rldk/policy/entropy"]
-    truth = policy.entropy(tabulate(replace(sampled, entropy=exact)), Table())["rldk/policy/entropy"]
+    estimate = entropy_of(tabulate(sampled), Table())["rldk/policy/entropy"]
+    truth = entropy_of(tabulate(replace(sampled, entropy=exact)), Table())["rldk/policy/entropy"]
     assert truth == pytest.approx(float(exact[0, 0]))
     assert estimate == pytest.approx(truth, rel=0.03)
 
@@ -94,12 +98,12 @@ def test_sampled_tokens_estimate_the_exact_entropy(tabulate: Any) -> None:
 def test_exact_entropy_needs_no_log_probabilities(tabulate: Any) -> None:
     table = tabulate(Rollout(torch.ones(1, 2), entropy=torch.tensor([[1.0, 2.0]])))
     assert policy.compute(table) == {}
-    assert policy.entropy(table, Table()) == {"rldk/policy/entropy": 1.5}
+    assert entropy_of(table, Table()) == {"rldk/policy/entropy": 1.5}
 
 
 def test_an_impossible_token_has_no_finite_log_probability(tabulate: Any) -> None:
     table = tabulate(Rollout(torch.ones(1, 2), logprobs=torch.tensor([[-1.0, -torch.inf]])))
-    assert policy.compute(table) == policy.entropy(table, Table()) == {}
+    assert policy.compute(table) == entropy_of(table, Table()) == {}
 
 
 def sample_size(weights: list[float]) -> float:
