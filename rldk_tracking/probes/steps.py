@@ -16,7 +16,7 @@ from rldk_tracking.probes.base import Probe, StepData, Training
 from rldk_tracking.probes.samples import SampleTable
 from rldk_tracking.ranks import Merged
 from rldk_tracking.sources.detect import source_for
-from rldk_tracking.sources.logs import Source, named
+from rldk_tracking.sources.logs import LogsSource, Source, named
 from rldk_tracking.sources.wrapping import BESIDE_STEPS, EXCHANGES, Stopwatch
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,9 @@ class RolloutProbe(Probe):
         self._rows += 1
         self._has_rollouts = self._has_rollouts or bool(merged.rollout.columns)
         at, withheld = self._withheld
-        if self._has_rollouts or self._rows < SETTLED_ROWS or at != step or self._source is None:
+        if self._has_rollouts or self._rows < SETTLED_ROWS or at != step:
+            return {}
+        if self._source is None or isinstance(self._source, LogsSource):  # from which no completions are expected
             return {}
         if self._rows == SETTLED_ROWS and not self._source.missing:
             logger.warning(

@@ -139,7 +139,9 @@ def canonical(
     trained = {name: value for name, value in names.items() if not name.startswith(("eval_", "eval/"))}
     if reward_std_within_groups is None:
         reward_std_within_groups = "step_time" not in names
-    row = _translated(trained, kind, num_mini_batches, reward_std_within_groups)
+    # An evaluation of LLaMA-Factory's KTO logs its `kl` without `eval_`.
+    preference = any(name in PREFERENCE for name in (*trained, *evaluated))
+    row = _translated(trained, kind, num_mini_batches, reward_std_within_groups, preference)
     return row | _evaluation(evaluated)
 
 
@@ -200,10 +202,9 @@ def _plain(name: str) -> str:
 
 
 def _translated(
-    names: Mapping[str, Any], kind: Kind | None, num_mini_batches: int, within_groups: bool
+    names: Mapping[str, Any], kind: Kind | None, num_mini_batches: int, within_groups: bool, preference: bool
 ) -> dict[str, float]:
     row: dict[str, float] = {}
-    preference = any(name in names for name in PREFERENCE)
     # Where several names stand for one key, the one that aliases name first comes last and wins.
     for name, raw in sorted(names.items(), key=lambda item: -PLACES.get(item[0], 0)):
         key, value = _key(name, names, kind, within_groups, preference), number(raw)

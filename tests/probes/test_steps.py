@@ -132,6 +132,15 @@ def test_logs_stand_for_completions_that_do_not_come(
     assert probe.derive(1, {}, merged()) == {}, "another training"
 
 
+def test_of_a_trainer_that_samples_nothing_no_completions_are_expected(caplog: pytest.LogCaptureFixture) -> None:
+    probe = RolloutProbe()
+    probe.begin(Training(SimpleNamespace()))
+    for step in range(1, 5):
+        probe.collect(StepData(step, logs={"loss": 0.5}))
+        assert probe.derive(step, {}, merged()) == {}
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("first", [1, 2, 3])
 def test_once_completions_come_they_are_waited_for(source: Source, first: int) -> None:
     probe = RolloutProbe()

@@ -120,6 +120,8 @@ def test_numbers_are_found_in_whatever_a_log_holds(value: Any, expected: float |
         # An entropy that is not of a policy in reinforcement learning.
         ({"loss": 2.0, "entropy": 1.0, "mean_token_accuracy": 0.6}, {"rldk/train/loss": 2.0}),
         ({"rewards/margins": 0.2, "entropy": 1.0}, {"rldk/preference/margin": 0.2}),
+        # LLaMA-Factory's KTO, whose evaluation logs its kl without `eval_`.
+        ({"eval_loss": 0.5, "eval_runtime": 1.0, "eval_rewards/chosen": 0.1, "kl": 0.1}, {"rldk/eval/loss": 0.5}),
     ],
 )  # fmt: skip
 def test_names_old_and_new(logs: dict[str, Any], expected: dict[str, float]) -> None:
