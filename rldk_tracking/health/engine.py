@@ -1,4 +1,23 @@
-"""Judges a run row by row: the same object live and in replay. The `Engine` decides between the rules' `Watch`es."""
+"""Judges a run row by row: the same object live and in replay. The `Engine` decides between the rules' `Watch`es.
+
+Keys, read by `rldk_tracking.metrics.keys`:
+
+    rldk/alerts/rules_judged | rules | rules
+        Rules that have seen enough of their data to fire.
+        = count of rules past their warm-up
+    rldk/alerts/rules_warming_up | rules | rules
+        Rules that have data, but too little of it yet to fire.
+        = count of rules with data that are within their warm-up
+    rldk/alerts/rules_without_data | rules | rules
+        Rules whose data never came.
+        = count of rules of whose keys no row had one
+    rldk/alerts/core_rules_judged | rules | rules
+        Of the rules that have judged, those on how learning goes; with none the run's health is unknown.
+        = count over the families reward, kl, policy, entropy, value, advantage, preference, grad, update and own ones
+    rldk/alerts/firing | alerts | rules | lower | max over ranks
+        Alerts that are open.
+        = count
+"""
 
 from __future__ import annotations
 
@@ -8,7 +27,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from rldk_tracking.health.alert import Alert, Severity, add_alert
-from rldk_tracking.health.rule import Rule
+from rldk_tracking.health.rule import Rule, is_core
 from rldk_tracking.health.scores import Scores
 from rldk_tracking.health.watch import Watch
 from rldk_tracking.isolation import Shield
@@ -138,6 +157,19 @@ class Engine:
     def scores(self) -> dict[str, float]:
         """`rldk/health/...` as of the last row; a score without data is absent."""
         return self._scores.read(self._working)
+
+    def coverage(self) -> dict[str, float]:
+        """`rldk/alerts/...` as of the last row; see `health.verdict` for what follows from how much was judged."""
+        watches = self._working.values()
+        judged = [watch for watch in watches if watch.has_judged]
+        known = sum(watch.known for watch in watches)
+        return {
+            "rldk/alerts/rules_judged": float(len(judged)),
+            "rldk/alerts/rules_warming_up": float(known - len(judged)),
+            "rldk/alerts/rules_without_data": float(len(watches) - known),
+            "rldk/alerts/core_rules_judged": float(sum(is_core(watch.rule.family) for watch in judged)),
+            "rldk/alerts/firing": float(len(self.firing)),
+        }
 
     @property
     def convergence(self) -> str | None:

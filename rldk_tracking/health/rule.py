@@ -23,6 +23,8 @@ FAMILIES = (
     "run", "tools", "async",
 )  # fmt: skip
 """The families of the built-in rules, in the order in which they are judged. A user's own rule may have another."""
+CORE = ("reward", "kl", "policy", "entropy", "value", "advantage", "preference", "grad", "update")
+"""Those that say how learning goes, as against the machine, the files, single values and the start."""
 
 
 REQUIRED = {
@@ -271,3 +273,8 @@ def _first_problem(error: ValidationError, fields: Mapping[str, Any]) -> tuple[t
     wanted = PLAIN_WORDS.get((field, kind)) or problem["msg"].replace("Input should be", "must be")
     got = "" if field == "actions" else f", got {shown(problem['input'])}"
     return path, f"{field} {wanted}{got}."
+
+
+def is_core(family: str) -> bool:
+    """Whether rules of a family say how learning goes, as those of a family of the user's own do."""
+    return family in CORE or family not in FAMILIES

@@ -59,10 +59,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rldk_tracking.health.alert import SEVERITIES, Severity
+from rldk_tracking.health.conditions.base import REWARD_MEAN
 from rldk_tracking.health.detectors import Stateful, remembered
-from rldk_tracking.health.detectors.baseline import Baseline
-from rldk_tracking.health.progress import REWARD_MEAN
-from rldk_tracking.health.trend import RunTrend
+from rldk_tracking.health.detectors.baseline import Baseline, RunTrend
 
 if TYPE_CHECKING:
     from rldk_tracking.health.watch import Watch

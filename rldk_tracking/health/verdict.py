@@ -3,24 +3,6 @@
 A run is healthy where nothing is wrong *and* enough was looked at: a rule of the core has judged, and of the rules that
 have data at least as many have judged as are still warming up. Four rows of a log pass neither test, whatever is in
 them. One function decides, for a replay, a report, a run's page and the line at a training's end.
-
-Keys, read by `rldk_tracking.metrics.keys`:
-
-    rldk/alerts/rules_judged | rules | rules
-        Rules that have seen enough of their data to fire.
-        = count of rules past their warm-up
-    rldk/alerts/rules_warming_up | rules | rules
-        Rules that have data, but too little of it yet to fire.
-        = count of rules with data that are within their warm-up
-    rldk/alerts/rules_without_data | rules | rules
-        Rules whose data never came.
-        = count of rules of whose keys no row had one
-    rldk/alerts/core_rules_judged | rules | rules
-        Of the rules that have judged, those on how learning goes; with none the run's health is unknown.
-        = count over the families reward, kl, policy, entropy, value, advantage, preference, grad, update and own ones
-    rldk/alerts/firing | alerts | rules | lower | max over ranks
-        Alerts that are open.
-        = count
 """
 
 from __future__ import annotations
@@ -30,18 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from rldk_tracking.health.alert import Severity
-from rldk_tracking.health.rule import FAMILIES
+from rldk_tracking.health.rule import is_core
 
 if TYPE_CHECKING:
     from rldk_tracking.health.engine import Engine
-    from rldk_tracking.health.watch import Watch
 
 Verdict = Literal["critical", "warning", "healthy", "unknown"]
 EXIT_CODES: dict[Verdict, int] = {"healthy": 0, "warning": 1, "critical": 2, "unknown": 4}
 """3 is what cannot be read."""
-CORE = ("reward", "kl", "policy", "entropy", "value", "advantage", "preference", "grad", "update")
-"""Families that say how learning goes, as against the machine, the files, single values and the start. A family of the
-user's own belongs to them."""
 _KEYS = {
     "judged": "rldk/alerts/rules_judged",
     "warming_up": "rldk/alerts/rules_warming_up",
@@ -73,10 +51,6 @@ class Coverage:
             return None
         return cls(**{name: int(row[key]) for name, key in _KEYS.items()})
 
-    def row(self) -> dict[str, float]:
-        """The series `rldk/alerts/rules_judged` and so on."""
-        return {key: float(getattr(self, name)) for name, key in _KEYS.items()}
-
     @property
     def is_enough(self) -> bool:
         """Whether silence means health."""
@@ -107,8 +81,8 @@ class Judged:
         """As of the last row."""
         watches = [watch for watch in engine.watches if watch.rule.id not in engine.failed]
         return cls(
-            tuple(watch.rule.id for watch in watches if has_judged(watch)),
-            tuple(watch.rule.id for watch in watches if watch.known and not has_judged(watch)),
+            tuple(watch.rule.id for watch in watches if watch.has_judged),
+            tuple(watch.rule.id for watch in watches if watch.known and not watch.has_judged),
             tuple(watch.rule.id for watch in watches if not watch.known),
             tuple(engine.failed),
         )
@@ -116,14 +90,8 @@ class Judged:
     @property
     def coverage(self) -> Coverage:
         """Their numbers."""
-        core = sum(_is_core(rule.partition(".")[0]) for rule in self.judged)
+        core = sum(is_core(rule.partition(".")[0]) for rule in self.judged)
         return Coverage(len(self.judged), len(self.warming_up), len(self.without_data), core)
-
-
-def has_judged(watch: Watch) -> bool:
-    """Whether a rule could have fired by now: it has judged, and has enough observations past its warm-up."""
-    needed, _ = watch.rule.persistence
-    return watch.judged and watch.samples - watch.rule.warm_up_samples >= needed
 
 
 def verdict_of(severities: Iterable[Severity], is_enough: bool) -> Verdict:
@@ -139,7 +107,3 @@ def verdict_of(severities: Iterable[Severity], is_enough: bool) -> Verdict:
     if "warning" in found:
         return "warning"
     return "healthy" if is_enough else "unknown"
-
-
-def _is_core(family: str) -> bool:
-    return family in CORE or family not in FAMILIES

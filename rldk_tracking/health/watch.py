@@ -57,11 +57,18 @@ class Watch(Stateful):
         """Whether the data of this rule ever came."""
         return self.samples > 0
 
+    @property
+    def has_judged(self) -> bool:
+        """Whether it could have fired by now: it has judged, and has enough observations past its warm-up."""
+        return self.judged and self.samples - self.rule.warm_up_samples >= self.rule.persistence[0]
+
     def look(self, step: int, row: Row) -> None:
         """Judge a row. A row without this rule's data changes nothing."""
         if self.begin is None:
             self.begin = step
-        finding = self.finding = self.condition.judge(step, row)
+        condition = self.condition
+        is_idle = condition.needs_key and condition.key is None and row.keys().isdisjoint(condition.keys)
+        finding = self.finding = None if is_idle else condition.judge(step, row)
         if finding is None:
             return
         self.samples += 1

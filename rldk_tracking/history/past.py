@@ -14,7 +14,6 @@ from rldk_tracking.health.alert import Alert, add_alert
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import rules_for
 from rldk_tracking.health.rule import Rule
-from rldk_tracking.health.verdict import Judged
 from rldk_tracking.health.watched import row_rules
 from rldk_tracking.history.reading import (
     Candidate,
@@ -105,8 +104,7 @@ def _judged(history: History, rules: Iterable[Rule]) -> Past:
     for entry in history.entries:
         for alert in engine.update(entry.step, entry.row):
             add_alert(alerts, alert)
-        found = {"rldk/alerts/firing": float(len(engine.firing))} | engine.scores() | Judged.by(engine).coverage.row()
-        rows.append((entry.step, found | entry.row))
+        rows.append((entry.step, engine.coverage() | engine.scores() | entry.row))
     unknown = tuple(engine.unknown())
     return Past(history.source, rows, alerts, settings=history.settings, unknown=unknown, notes=history.notes)
 

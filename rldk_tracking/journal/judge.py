@@ -15,7 +15,6 @@ from rldk_tracking.health.actions import Call, Function, Webhook
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.rule import Rule
-from rldk_tracking.health.verdict import Judged
 from rldk_tracking.health.watched import row_rules, watched_rules
 from rldk_tracking.isolation import Shield
 from rldk_tracking.journal.settings import Settings
@@ -70,8 +69,7 @@ class Judge:
         alerts = self.engine.update(step, row)
         if not is_late:
             row.update(self.engine.scores())
-            row.update(Judged.by(self.engine).coverage.row())
-            row["rldk/alerts/firing"] = float(len(self.engine.firing))
+            row.update(self.engine.coverage())
             row.update(self._limits)
         return alerts
 

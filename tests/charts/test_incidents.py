@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import astuple
 
 import pytest
 
@@ -11,6 +12,11 @@ from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.verdict import Coverage
 
 Make = Callable[..., Alert]
+
+
+def row_of(coverage: Coverage) -> dict[str, float]:
+    names = ("rules_judged", "rules_warming_up", "rules_without_data", "core_rules_judged")
+    return {f"rldk/alerts/{name}": float(n) for name, n in zip(names, astuple(coverage), strict=True)}
 
 
 def test_an_alert_and_its_end_are_one_incident(make_alert: Make) -> None:
@@ -90,19 +96,19 @@ def test_without_alerts(status: str, row: dict[str, float], expected: str) -> No
 
 def test_too_little_judged_is_unknown_and_not_silence(make_alert: Make) -> None:
     few, enough = Coverage(5, 12, 29, 1), Coverage(12, 5, 29, 3)
-    row = HEALTHY | few.row()
+    row = HEALTHY | row_of(few)
     said = "Unknown: too little was judged to call it healthy (judged 5, warming up 12, no data 29)."
     assert verdict("finished", 4, row, []) == f"Finished, step 4. {said}"
-    assert verdict("finished", 4, HEALTHY | enough.row(), []) == "Finished, step 4. No alert so far."
+    assert verdict("finished", 4, HEALTHY | row_of(enough), []) == "Finished, step 4. No alert so far."
     nothing = "Finished, step 4. Nothing is known about its health: no rule had data."
-    assert verdict("finished", 4, Coverage(0, 0, 46, 0).row(), []) == nothing
+    assert verdict("finished", 4, row_of(Coverage(0, 0, 46, 0)), []) == nothing
     alerts = [make_alert()]
     assert verdict("finished", 4, row, incidents_of(alerts)) == "Finished, step 4. Warning: kl.high since step 10."
     assert verdict_word(row, incidents_of(alerts)) == "warning"
     assert verdict_word(row, []) == "unknown"
-    assert verdict_word(HEALTHY | enough.row(), []) == verdict_word(HEALTHY, []) == "healthy"
+    assert verdict_word(HEALTHY | row_of(enough), []) == verdict_word(HEALTHY, []) == "healthy"
     over = incidents_of([*alerts, make_alert(state="resolved", step=30)])
-    assert verdict_word(HEALTHY | enough.row(), over) == "healthy"
+    assert verdict_word(HEALTHY | row_of(enough), over) == "healthy"
 
 
 def test_with_alerts(make_alert: Make) -> None:

@@ -89,9 +89,11 @@ def test_the_machine_alone_makes_no_run_healthy(rule: str, is_core: bool) -> Non
     assert Judged.by(watched).coverage.is_enough == is_core
 
 
-def test_the_numbers_come_with_the_row_and_back() -> None:
-    coverage = Coverage(12, 8, 26, 5)
-    assert Coverage.of_row({"rldk/reward/mean": 1.0, **coverage.row()}) == coverage
+def test_a_row_has_the_numbers() -> None:
+    watched = Engine(row_rules(rules_for("safe")))
+    for step in range(1, 40):
+        watched.update(step, {"rldk/reward/mean": 0.1 * step, "rldk/grad/norm": 1.0, "rldk/value/loss": 1.0})
+        assert Coverage.of_row(watched.coverage()) == Judged.by(watched).coverage
     assert Coverage.of_row({"rldk/alerts/rules_judged": 1.0}) is None
 
 

@@ -21,11 +21,15 @@ from rldk_tracking.health.conditions.base import (
 from rldk_tracking.health.detectors import remembered
 from rldk_tracking.health.expression import Expression, ExpressionError
 
+NAME = "<name>"
+"""In a key, for the name of a reward function."""
+
 
 @condition("level")
 class Level(Condition):
     """Breached where the value, or its exponential mean over `span` observations, is beyond `threshold`."""
 
+    needs_key = True
     threshold: Annotated[float, "the limit; the value itself is still good"]
     direction: Annotated[Literal["above", "below"], "the bad side"] = "above"
     clear: Annotated[float | None, "where the breach ends; the threshold by default"] = None
@@ -238,3 +242,41 @@ def _parsed(name: str, text: str) -> Expression:
         return Expression(text)
     except ExpressionError as error:
         raise ExpressionError(f"{name}: {error}") from error
+
+
+@condition("silent_function")
+class SilentFunction(Condition):
+    """Breached where a reward function has scored nothing in so many rollouts in a row.
+
+    Its series is the share of completions that a function did not score, with `<name>` for the function's name.
+    """
+
+    rollouts: Annotated[
+        int, "how many in a row. A function that belongs to a part of the data has none of it in some of them"
+    ] = 20
+    silent: dict[str, float] = remembered(dict)
+    """Function to the rollouts since it scored something."""
+
+    def judge(self, step: int, row: Row) -> Finding | None:
+        """Count on for each function of the row."""
+        before, _, after = self.keys[0].partition(NAME)
+        shares = {
+            key[len(before) : -len(after)]: share
+            for key, share in row.items()
+            if key.startswith(before) and key.endswith(after)
+        }
+        if not shares:
+            return None
+        for name, share in shares.items():
+            self.silent[name] = self.silent.get(name, 0.0) + 1.0 if share >= 1.0 else 0.0
+        name = max(self.silent, key=lambda one: self.silent[one])
+        longest = self.silent[name]
+        functions = ", ".join(one for one, count in self.silent.items() if count >= self.rollouts)
+        return Finding(
+            breached=longest >= self.rollouts,
+            clear=longest < self.rollouts,
+            value=longest,
+            threshold=float(self.rollouts),
+            evidence={"functions": functions or name},
+            key=f"{before}{name}{after}",
+        )

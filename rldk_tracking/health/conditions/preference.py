@@ -16,7 +16,7 @@ from rldk_tracking.health.conditions.base import (
     condition,
 )
 from rldk_tracking.health.detectors import remembered
-from rldk_tracking.health.trend import RunTrend
+from rldk_tracking.health.detectors.baseline import RunTrend
 
 MARGIN, RATE = "rldk/preference/margin", "rldk/update/learning_rate"
 REWARDS = {
@@ -38,6 +38,7 @@ class NothingLearned(Condition):
     rate still rises. Pairs whose margin is 0 row after row are no pairs: the texts are the same, or nothing is trained.
     """
 
+    needs_key = True
     minimum: Annotated[Count, "rows before anything is judged"] = 20
     steps: Annotated[int, Range(0), "trainer steps since the learning rate has reached its highest value"] = 200
     same: Annotated[Count, "rows in a row without any margin after which the texts count as the same"] = 20
@@ -56,11 +57,11 @@ class NothingLearned(Condition):
     def judge(self, step: int, row: Row) -> Finding | None:
         """Follow accuracy and margin."""
         accuracy, margin = self.read(row), row.get(MARGIN)
+        if accuracy is None or margin is None:
+            return None
         rate = row.get(RATE, 0.0)
         if self.begin is None or rate > self.rate:
             self.begin, self.rate = step, max(rate, self.rate)
-        if accuracy is None or margin is None:
-            return None
         self.margin.add(step, margin)
         self.in_a_row = self.in_a_row + 1 if abs(margin) <= SAME and accuracy <= 0.5 else 0
         self.count += 1
@@ -104,6 +105,7 @@ class ReferenceApart(Condition):
     both rewards are the same multiple of their log-probabilities.
     """
 
+    needs_key = True
     limit: Annotated[NonNegative, "reward beyond which it is not 0; rounding of bfloat16 leaves some hundredths"] = 0.2
     steady: Annotated[NonNegative, "share by which the second mean may differ from the first"] = 0.25
     latest: Annotated[int, Range(0), "the last step whose value still tells of the beginning"] = 50

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Annotated
 
 from rldk_tracking.health.conditions.base import (
+    REWARD_MEAN,
+    REWARD_SPREADS,
     AtLeastOne,
     Condition,
     Correlation,
     Count,
     Finding,
     NonNegative,
+    Progress,
     Row,
     Share,
     Span,
@@ -19,7 +22,6 @@ from rldk_tracking.health.conditions.base import (
 )
 from rldk_tracking.health.detectors import remembered
 from rldk_tracking.health.detectors.baseline import Change
-from rldk_tracking.health.progress import REWARD_MEAN, REWARD_SPREADS, Progress
 
 PRIOR_ROWS, PRIOR_TIED = 4.0, 1.0
 """What is believed of a run before its first row: one row in four is all tied."""

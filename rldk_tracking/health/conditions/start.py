@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from rldk_tracking.health.conditions.base import (
+    REWARD_MEAN,
+    REWARD_SPREADS,
     AtLeastOne,
     Condition,
     Count,
     Direction,
     Finding,
     NonNegative,
+    Progress,
     Range,
     Row,
     Share,
@@ -24,7 +27,6 @@ from rldk_tracking.health.conditions.base import (
 )
 from rldk_tracking.health.detectors import Stateful, remembered
 from rldk_tracking.health.detectors.baseline import Change, median_of_sorted
-from rldk_tracking.health.progress import REWARD_MEAN, REWARD_SPREADS, Progress
 
 
 @dataclass(eq=False)

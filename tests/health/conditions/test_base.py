@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from rldk_tracking.health.conditions.base import Condition, Finding, Row, sign_of
+from rldk_tracking.health.conditions.base import REWARD_MEAN, TIED_AT_TOP, Condition, Finding, Progress, Row, sign_of
 
 
 @dataclass(eq=False)
@@ -40,3 +40,80 @@ def test_zeros_count_once_something_else_was_seen() -> None:
 def test_direction_is_checked() -> None:
     with pytest.raises(ValueError, match="sideways"):
         sign_of("sideways")
+
+
+STD = "rldk/reward/std"
+
+
+def fed(rows: list[dict[str, float]], **options: float) -> Progress:
+    progress = Progress(**options)
+    for row in rows:
+        progress.add(row)
+    return progress
+
+
+def climb(last: float = 1.0, steps: int = 60) -> list[dict[str, float]]:
+    return [{REWARD_MEAN: 0.2 + (last - 0.2) * i / steps, STD: 0.3} for i in range(steps)] + [
+        {REWARD_MEAN: last, STD: 0.05}
+    ] * 10
+
+
+def test_a_climb_that_stays_at_its_best_is_solved() -> None:
+    progress = fed(climb())
+    assert progress.climbed and progress.at_best and progress.solved and progress.excuses
+    assert not progress.at_lowest
+
+
+def test_not_where_the_ties_are_below_the_top() -> None:
+    assert not fed([{**row, TIED_AT_TOP: 0.1} for row in climb()]).solved
+    assert fed([{**row, TIED_AT_TOP: 0.9} for row in climb()]).solved
+
+
+def test_a_rise_within_the_spread_of_single_rewards_is_no_climb() -> None:
+    progress = fed(climb(last=0.4))
+    assert not progress.climbed and not progress.solved and not progress.excuses
+
+
+def test_a_fall_ends_it() -> None:
+    progress = fed(climb() + [{REWARD_MEAN: 0.3}] * 10)
+    assert progress.climbed and not progress.at_best and not progress.solved
+    assert fed(climb() + [{REWARD_MEAN: 0.0}] * 30).at_lowest
+
+
+def test_a_known_ceiling_decides() -> None:
+    assert not fed(climb(), ceiling=2.0).solved
+    assert fed(climb(last=1.95), ceiling=2.0).solved
+
+
+def test_a_reward_that_has_stopped_below_the_top_excuses_nothing() -> None:
+    stuck = climb() + [{REWARD_MEAN: 0.9, TIED_AT_TOP: 0.0}] * 40
+    assert not fed(stuck).excuses
+
+
+def test_near_the_ceiling_follows_from_mean_and_spread() -> None:
+    assert fed([{REWARD_MEAN: 0.9, STD: 0.3}] * 10).near_ceiling
+    assert not fed([{REWARD_MEAN: 0.1, STD: 0.3}] * 10).near_ceiling
+    assert not fed([{REWARD_MEAN: 0.5, STD: 0.0}] * 10).near_ceiling, "a constant tells nothing"
+    assert not fed([{REWARD_MEAN: -0.5, STD: 0.1}] * 10).near_ceiling
+
+
+def test_nothing_is_claimed_without_rewards() -> None:
+    progress = fed([{STD: 0.3}])
+    assert not (progress.solved or progress.excuses or progress.near_ceiling or progress.at_best)
+
+
+def test_a_new_best_gives_the_reward_time_to_rise_further() -> None:
+    climbing = [{REWARD_MEAN: 0.2 + 0.02 * i, STD: 0.3, TIED_AT_TOP: 0.0} for i in range(40)]
+    progress = fed(climbing)
+    assert progress.since_best == 0 and not progress.solved and progress.excuses
+    assert fed(climbing + [climbing[-1]] * 18).since_best > 0
+
+
+def test_a_low_reward_of_few_large_ones_may_be_near_the_ceiling() -> None:
+    assert fed([{REWARD_MEAN: 0.1, STD: 0.05}] * 10).near_ceiling, "0.125 or nothing: four fifths get it"
+
+
+def test_the_share_of_ties_at_the_top_is_a_mean_over_some_rows() -> None:
+    progress = fed([{TIED_AT_TOP: 1.0}] * 20 + [{TIED_AT_TOP: 0.0}])
+    assert progress.all_max == pytest.approx(0.8)
+    assert fed([{TIED_AT_TOP: 0.0}] * 20 + [{TIED_AT_TOP: 1.0}] * 2).all_max == pytest.approx(0.36)

@@ -6,8 +6,10 @@ import random
 import statistics
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rldk_tracking.health.conditions.shifts import Growth, Shift, Slowdown
+from rldk_tracking.health.conditions.shifts import Cusum, Growth, Shift, Slowdown, inflation
 
 
 def autoregression(n: int, correlation: float, seed: int) -> list[float]:
@@ -215,3 +217,36 @@ def test_growth_over_so_many_blocks_needs_one_to_grow_from(findings) -> None:
     found = findings(Growth(("x",), block=2, blocks=3), [float(t) for t in range(1, 12)])
     assert [f.judged for f in found].index(True) == 7, "four blocks of two rows"
     assert found[7].evidence["rows"] == 6.0
+
+
+STANDARDISED = st.lists(st.floats(-4, 4), max_size=80)
+
+
+@given(STANDARDISED)
+def test_cusum_is_the_largest_excess_over_any_past(values: list[float]) -> None:
+    chart = Cusum(shift=1.0, limit=1e9)
+    for value in values:
+        chart.add(value)
+    excess = [value - 0.5 for value in values]
+    assert chart.total == pytest.approx(max([0.0, *(sum(excess[i:]) for i in range(len(values)))]), abs=1e-9)
+
+
+def test_a_shift_is_seen() -> None:
+    draw = random.Random(0)
+    watching = Cusum()
+    before = [watching.add(draw.gauss(0, 1)) for _ in range(100)]
+    after = [watching.add(draw.gauss(3, 1)) for _ in range(30)]
+    assert not any(before)
+    assert after.index(True) <= 10
+
+
+def test_the_cusum_ends_as_fast_as_it_began() -> None:
+    chart = Cusum(limit=5.0)
+    assert [chart.add(4.0) for _ in range(1000)].count(True) == 999
+    assert chart.total == 10.0
+    assert [chart.add(-1.0) for _ in range(10)].count(True) == 3
+
+
+@pytest.mark.parametrize(("correlation", "factor"), [(0.0, 1.0), (-0.5, 1.0), (0.6, 2.0), (1.0, 39**0.5)])
+def test_inflation(correlation: float, factor: float) -> None:
+    assert inflation(correlation) == pytest.approx(factor)
