@@ -60,7 +60,8 @@ class Run:
         self.info = info if info is not None else RunInfo()
         self.shield = Shield(settings.strict)
         self.publisher = Publisher(settings.strict, settings.close_timeout_s)
-        self.training = replace(training or Training(), shield=self.shield, publish=self.publisher.publish)
+        publish, report = self.publisher.publish, self.report
+        self.training = replace(training or Training(), shield=self.shield, publish=publish, report=report)
         self.probes = ProbeSet(self.shield)
         self.should_stop = self._should_save = self._has_ended = False
         self._find_trackers = find_trackers
@@ -68,11 +69,8 @@ class Run:
         self._ranks: Ranks | None = None
         self._pending: tuple[int, Transfer] | None = None
         self._resume: tuple[dict[str, Any], int | None] = ({}, None)
-        self._urgent: dict[str, float] = {}
-        self._flags = self._step = 0
+        self._urgent, self._flags, self._step = dict[str, float](), 0, 0
         self._heartbeat: Heartbeat | None = None
-
-    # Its beginning.
 
     def adopt(self, settings: Settings) -> None:
         """A further monitor takes part, with wishes of its own. Those of them that are rules count until `open`."""
@@ -188,10 +186,7 @@ class Run:
     def extra_row(self, step: int, scalars: Mapping[str, float], override: bool = True) -> None:
         """Something that was known only after the step's row, or cannot wait for the next one. Rank 0 alone writes.
 
-        Args:
-            step: the global step.
-            scalars: key to number.
-            override: False keeps the numbers that the step's row has already.
+        Where `override` is False, the numbers that the step's row has already stay.
         """
         ranks, _ = self.open()
         self.complete()
@@ -201,6 +196,11 @@ class Run:
             self._write(step, scalars)
         if ranks.job_size == 1:  # else it is acted on in the next step, in which all ranks agree
             self._act()
+
+    def report(self, scalars: Mapping[str, float]) -> None:
+        """Numbers that cannot wait for the step that is under way, on rank 0; before the first row they are dropped."""
+        if self._pending is None and self.latest_step is not None:  # else the other ranks would be waited for
+            self.extra_row(self.latest_step, scalars)
 
     def _collect(self, data: StepData, ranks: Ranks) -> Part:
         """What this rank knows of the step. What cannot be read is missing, and no fault keeps it from the exchange."""

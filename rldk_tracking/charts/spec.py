@@ -146,6 +146,16 @@ SECTIONS: tuple[Section, ...] = (
         ),
     ),
     Section(
+        "Sampling beside the training",
+        (
+            Chart("rldk/async/staleness/mean", "Age of the samples", beside=("rldk/async/staleness/max",)),
+            Chart("rldk/async/stale_fraction", "Thrown away as stale", bounds=SHARE),
+            Chart("rldk/async/wait_fraction", "The trainer waits", bounds=SHARE),
+            Chart("rldk/async/queue_length", "Completions in the queue"),
+            Chart("rldk/async/sync_seconds", "Seconds to send the weights"),
+        ),
+    ),
+    Section(
         "Value and advantage",
         (
             Chart("rldk/value/explained_variance", "Explained variance", trainers=PPO),

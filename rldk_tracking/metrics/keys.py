@@ -49,7 +49,7 @@ they are computed from all ranks' completions at once."""
 
 _COUNTS = {
     *("tensors", "steps", "completions", "layers", "samples", "s", "1/s", "files", "problems", "checkpoints"),
-    *("alerts", "rules", "writes", "trackers", "tokens", "GiB", "reward^2"),
+    *("alerts", "rules", "writes", "trackers", "tokens", "GiB", "reward^2", "versions"),
 }
 _SHARE = re.compile(r"(_|/)(fraction|accuracy)(_\w+)?$")
 _MAGNITUDE = re.compile(

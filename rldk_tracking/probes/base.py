@@ -40,6 +40,7 @@ class Training:
         device: where the model is; None where it is not known.
         shield: keeps faults in hooks of a probe from the trainer's methods in which they happen.
         publish: shows tables, pictures and checkpoints.
+        report: takes numbers that cannot wait for the end of the step that is under way.
     """
 
     trainer: Any = None
@@ -49,6 +50,7 @@ class Training:
     device: torch.device | None = None
     shield: Shield = field(default_factory=Shield)
     publish: Publish = lambda method, *args: None
+    report: Callable[[Mapping[str, float]], None] = lambda scalars: None
 
 
 @dataclass

@@ -17,6 +17,7 @@ from rldk_tracking.probes.samples import SampleTable
 from rldk_tracking.ranks import Merged
 from rldk_tracking.sources.detect import source_for
 from rldk_tracking.sources.logs import LogsSource, Source, named
+from rldk_tracking.sources.trl_async import AsyncSource
 from rldk_tracking.sources.wrapping import BESIDE_STEPS, EXCHANGES, Stopwatch
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ class RolloutProbe(Probe):
         if training.trainer is None:
             return
         self._source = source_for(training.trainer)
+        if isinstance(self._source, AsyncSource):
+            self._source.report = training.report
         self._source.attach(training.trainer, training.shield)
         self.rows_per_rank = self._source.rows_per_rank
         self.honours_stop = self._source.honours_stop

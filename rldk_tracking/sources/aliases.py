@@ -51,7 +51,7 @@ _BY_KEY: dict[str, tuple[str, ...]] = {
     "rldk/train/loss": ("loss", "actor/pg_loss", "policy_loss", "ppo/loss/total"),
     "rldk/grad/norm": ("grad_norm", "actor/grad_norm", "actor_grad_norm"),
     "rldk/update/learning_rate": ("learning_rate", "lr", "actor/lr", "actor_lr", "ppo/learning_rate"),
-    "rldk/throughput/step_seconds": ("step_time", "timing_s/step"),
+    "rldk/throughput/step_seconds": ("step_time", "timing_s/step", "perf/step_s"),
     "rldk/reward/mean": ("reward", "objective/scores", "critic/score/mean", "ppo/mean_scores", "env/reward_mean"),
     "rldk/reward/std": ("env/reward_std", "ppo/std_scores"),
     "rldk/reward/min": ("critic/score/min",),
@@ -93,6 +93,12 @@ _BY_KEY: dict[str, tuple[str, ...]] = {
     ),
     "rldk/sampler/logp_diff_mean": ("sampling/sampling_logp_difference/mean",),
     "rldk/sampler/logp_diff_max": ("sampling/sampling_logp_difference/max",),
+    "rldk/async/staleness/mean": ("sample/staleness_mean",),
+    "rldk/async/staleness/max": ("sample/staleness_max",),
+    "rldk/async/dropped": ("sample/dropped_stale_total",),
+    "rldk/async/queue_length": ("sample/rollout_queue_size",),
+    "rldk/async/wait_seconds": ("perf/rollout_wait_s",),
+    "rldk/async/sync_seconds": ("perf/weight_sync_s",),
     **{key: (name,) for name, key in PREFERENCE.items()},
 }
 
@@ -113,6 +119,12 @@ EVALUATED: dict[str, str] = {
 
 OF_REWARD_MODEL: dict[str, str] = {"accuracy": "rldk/preference/accuracy", "margin": "rldk/preference/margin"}
 """What TRL's RewardTrainer logs of pairs. Either name alone may be anything."""
+
+OF_ASYNC: dict[str, str] = {"kl": "rldk/sampler/k3", "ratio": "rldk/policy/ratio_mean"}
+"""What TRL's AsyncGRPOTrainer logs of the trained policy and the one that sampled; it has no reference."""
+
+WAITED, STEP_TIME = "perf/rollout_wait_s", "perf/step_s"
+"""Its time in the queue, and its time from one step's end to the next one's."""
 
 NAN_COUNTERS: dict[str, str] = {
     "rldk/train/loss": "rldk/nan/loss",

@@ -8,12 +8,15 @@ from rldk_tracking.sources.logs import LogsSource, Source
 from rldk_tracking.sources.loss_pass import logprobs_of
 from rldk_tracking.sources.reward_functions import REWARDS
 from rldk_tracking.sources.scoring import logs_of
+from rldk_tracking.sources.trl_async import AsyncSource
 from rldk_tracking.sources.trl_grpo import GroupSource
 from rldk_tracking.sources.trl_ppo import PPOSource
 from rldk_tracking.sources.wrapping import SCORING, local_variables
 
 LOOP = {"padding_mask", "ref_logprobs"}
 """Variables of a training loop that keeps a whole rollout, as PPO's."""
+QUEUED = ("rollout_queue", "model_version")
+"""What a trainer has that takes completions from a queue, and knows which of its weights sampled them."""
 
 
 def source_for(trainer: Any) -> Source:
@@ -23,6 +26,8 @@ def source_for(trainer: Any) -> Source:
     """
     if _scores_completions(trainer):
         return GroupSource(trainer)
+    if all(hasattr(trainer, name) for name in QUEUED) and "old_log_probs" in local_variables(trainer, "compute_loss"):
+        return AsyncSource(trainer)
     if local_variables(trainer, "train") >= LOOP:
         return PPOSource(trainer)
     return LogsSource(trainer)

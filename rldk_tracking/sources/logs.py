@@ -6,8 +6,8 @@ preference trainers), transformers, verl and OpenRLHF, with or without a `train/
 
 Not translated, because the number is not what its key would promise: `val/ratio` of TRL's PPO (divided by the number
 of minibatches), `objective/entropy` (a sum over a response), verl's `actor/ppo_kl` and `critic/rewards/mean`
-(penalised), `sampling/importance_sampling_ratio/*` (after truncation), `kl` of TRL's AsyncGRPOTrainer (of the policy
-from the sampler: it stands beside `ratio`, which is that of the two).
+(penalised), `sampling/importance_sampling_ratio/*` (after truncation), `kl` beside a `ratio` and nothing that says
+which two policies both are of.
 """
 
 from __future__ import annotations
@@ -28,9 +28,12 @@ from rldk_tracking.sources.aliases import (
     DIVIDED_BY_MINIBATCHES,
     EVALUATED,
     NAN_COUNTERS,
+    OF_ASYNC,
     OF_FUNCTION,
     OF_REWARD_MODEL,
     PLACES,
+    STEP_TIME,
+    WAITED,
 )
 
 if TYPE_CHECKING:
@@ -219,12 +222,17 @@ def _translated(
         elif counter is not None:
             row[counter] = 1.0
             row.pop(key, None)
+    waited, seconds = number(names.get(WAITED)), number(names.get(STEP_TIME))
+    if waited is not None and seconds:
+        row["rldk/async/wait_fraction"] = min(1.0, waited / seconds)
     return row
 
 
 def _key(name: str, names: Mapping[str, Any], kind: Kind | None, within_groups: bool, preference: bool) -> str | None:
+    if name in OF_ASYNC and WAITED in names:
+        return OF_ASYNC[name]
     if name == "kl":
-        # KTO's baseline: a sum over a text, of pairs that do not belong together. AsyncGRPOTrainer has no reference.
+        # KTO's baseline is a sum over a text, of pairs that do not belong together. A trainer may have no reference.
         if preference or "ratio" in names:
             return None
         # OpenRLHF, which logs no `loss`; GRPO with an entropy bonus logs both.

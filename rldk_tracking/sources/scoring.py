@@ -70,8 +70,8 @@ def with_rewards(generation: Generation, trainer: Any, batches: Sequence[Scored]
         _texts_from_logs(generation, trainer)
     else:
         prompts, completions = ([text for batch in batches for text in getattr(batch, name)] for name in TEXTS)
-        generation.prompts = tuple(_text(prompts[place]) for place in places)
-        generation.completions = tuple(_text(completions[place]) for place in places)
+        generation.prompts = tuple(text_of(prompts[place]) for place in places)
+        generation.completions = tuple(text_of(completions[place]) for place in places)
     return None
 
 
@@ -204,7 +204,7 @@ def _texts_from_logs(generation: Generation, trainer: Any) -> None:
         texts = logs.get(name) or ()
         if len(texts) >= all_rows:
             own = list(texts)[-all_rows:][first : first + rows]
-            setattr(generation, attribute, tuple(_text(text) for text in own))
+            setattr(generation, attribute, tuple(text_of(text) for text in own))
 
 
 def _decoded(generation: Generation, trainer: Any) -> tuple[str, ...] | None:
@@ -223,7 +223,7 @@ def _weights(trainer: Any, names: Sequence[str]) -> dict[str, float]:
     return {name: float(weight) for name, weight in zip(names, weights, strict=True)}
 
 
-def _text(message: Any) -> str:
+def text_of(message: Any) -> str:
     """A text, or the last turn of a conversation."""
     if isinstance(message, list) and message:
         message = message[-1]

@@ -29,6 +29,7 @@ def test_the_sections_are_those_that_a_run_is_read_by() -> None:
         "Health and alerts",
         "Rollouts",
         "KL and policy",
+        "Sampling beside the training",
         "Value and advantage",
         "Length and diversity",
         "Gradients and updates",

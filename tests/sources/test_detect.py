@@ -12,6 +12,7 @@ import torch
 from rldk_tracking import demo
 from rldk_tracking.sources.detect import source_for
 from rldk_tracking.sources.logs import LogsSource
+from rldk_tracking.sources.trl_async import AsyncSource
 from rldk_tracking.sources.trl_grpo import GroupSource
 from rldk_tracking.sources.trl_ppo import PPOSource
 
@@ -96,13 +97,37 @@ def test_a_real_ppo_trainer() -> None:
     assert type(source_for(made)) is PPOSource
 
 
-def test_a_trainer_that_samples_beside_the_training_is_read_by_its_logs() -> None:
-    """TRL's AsyncGRPOTrainer: its loss sees the sampler's log-probabilities, and there is no reference."""
+class Queued:
+    """As TRL's AsyncGRPOTrainer: completions come from a queue, and the loss sees the sampler's log-probabilities."""
+
+    args = SimpleNamespace(**vars(ARGS), world_size=1)
+    rollout_queue, model_version = None, 1
+
+    def compute_loss(self, model: Any, inputs: Any) -> Any:
+        old_log_probs = inputs["old_log_probs"]
+        return model(inputs) - old_log_probs
+
+
+class Distilled:
+    """As TRL's AsyncDistillationTrainer, whose loss knows nothing of the sampler."""
+
+    rollout_queue, model_version = None, 1
+
+    def compute_loss(self, model: Any, inputs: Any) -> Any:
+        return model(inputs)
+
+
+@pytest.mark.parametrize(("kind", "source"), [(Queued, AsyncSource), (Distilled, LogsSource)])
+def test_a_trainer_that_samples_beside_the_training(kind: type, source: type) -> None:
+    assert type(source_for(kind())) is source
+
+
+def test_the_real_trainers_that_sample_beside_the_training() -> None:
     asynchronous = pytest.importorskip("trl.experimental.async_grpo", reason="this TRL has none")
-    source = source_for(object.__new__(asynchronous.AsyncGRPOTrainer))
-    assert type(source) is LogsSource
-    seen = source.read(1, {"kl": 0.3, "ratio": 1.1, "entropy": 0.7, "reward": 0.5}).scalars
-    assert seen == {"rldk/policy/entropy": 0.7, "rldk/reward/mean": 0.5}
+    trainer = object.__new__(asynchronous.AsyncGRPOTrainer)
+    assert type(source_for(trainer)) is LogsSource, "nothing of it has been made"
+    trainer.args, trainer.rollout_queue, trainer.model_version = Queued.args, None, 0
+    assert type(source_for(trainer)) is AsyncSource
 
 
 def test_trainers_without_rewards_are_read_by_their_logs() -> None:
@@ -112,7 +137,7 @@ def test_trainers_without_rewards_are_read_by_their_logs() -> None:
         assert type(source_for(object.__new__(kind))) is LogsSource
 
 
-@pytest.mark.parametrize("trainer", [with_attributes(**SCORES), Loop(), with_attributes(args=ARGS)])
+@pytest.mark.parametrize("trainer", [with_attributes(**SCORES), Loop(), Queued(), with_attributes(args=ARGS)])
 def test_every_source_has_what_the_protocol_asks_for(trainer: Any) -> None:
     source = source_for(trainer)
     assert source.rows_per_rank >= 1

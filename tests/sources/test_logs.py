@@ -113,8 +113,16 @@ def test_numbers_are_found_in_whatever_a_log_holds(value: Any, expected: float |
             "rldk/preference/accuracy": 0.6, "rldk/preference/margin": 0.2,
         }),
         ({"accuracy": 0.6}, {}),
-        # TRL's AsyncGRPOTrainer, whose kl is that of the policy from the sampler.
+        # A kl of nobody knows what: TRL's AsyncGRPOTrainer, of early versions, has no reference.
         ({"kl": 0.1, "ratio": 1.0, "entropy": 0.5}, {"rldk/policy/entropy": 0.5}),
+        # Of later versions: kl and ratio are those of the policy and the one that sampled.
+        ({"kl": 0.1, "ratio": 1.2, "perf/rollout_wait_s": 3.0, "perf/step_s": 4.0, "sample/staleness_mean": 2.0}, {
+            "rldk/sampler/k3": 0.1, "rldk/policy/ratio_mean": 1.2, "rldk/async/wait_seconds": 3.0,
+            "rldk/async/wait_fraction": 0.75, "rldk/throughput/step_seconds": 4.0, "rldk/async/staleness/mean": 2.0,
+        }),
+        ({"perf/rollout_wait_s": 3.0, "perf/weight_sync_s": 1.5, "sample/dropped_stale_total": 7}, {
+            "rldk/async/wait_seconds": 3.0, "rldk/async/sync_seconds": 1.5, "rldk/async/dropped": 7.0,
+        }),
         ({"train_runtime": 9.0, "train_loss": 0.3, "loss": 0.1}, {}),
         ({"reward": None, "kl": None, "anything": 1.0}, {}),
         # An entropy that is not of a policy in reinforcement learning.
