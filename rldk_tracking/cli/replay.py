@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sources",
         nargs="+",
         metavar="SOURCE",
-        help="an output folder, a journal or other JSON lines, CSV, a TensorBoard folder, a trainer_state.json, "
-        + ", ".join(backend.sources for backend in able(Backend.read).values()),
+        help="an output folder, a journal or other JSON lines, CSV, what a trainer printed (.log, .txt), a TensorBoard "
+        "folder, a trainer_state.json, " + ", ".join(backend.sources for backend in able(Backend.read).values()),
     )
     parser.add_argument("--rules", default="safe", help="safe, strict, quiet, or a YAML file of your own")
     parser.add_argument("--format", choices=FORMATS, default="text")

@@ -1,12 +1,16 @@
-"""Log files as entries: JSON lines, JSON, CSV, TensorBoard. Whatever a file holds, an error says which file and why.
+"""Log files as entries: JSON lines, JSON, CSV, what a trainer printed, TensorBoard.
+
+Whatever a file holds, an error says which file and why.
 
 Only regular files are opened: a pipe would be waited for, and a device such as `/dev/zero` has no end.
 """
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +25,14 @@ LONGEST_LINE_BYTES = 1 << 26
 LONGEST_CELL_CHARACTERS = 1 << 24
 SETTINGS = ("max_steps", "num_train_epochs", "train_batch_size")
 """What a `trainer_state.json` says of the configuration."""
+
+WITHIN = ("data", "metrics", "logs")
+"""Under which loggers write a step's numbers together: verl's file has `{"step": 1, "data": {...}}`."""
+VERL = re.compile(r"\bstep:(?P<step>\d+) - (?P<metrics>.*)")
+VERL_METRIC = re.compile(r"(?P<name>\S+?):(?:np\.\w+\()?(?P<value>[-+.\w]+)\)?")
+TRANSFORMERS = re.compile(r"\{'[^{}]*\}")
+NOT_FINITE = re.compile(r"(?<=: )(?:nan|-?inf)\b")
+"""What is printed of a step: `step:1 - actor/lr:1e-06 - ...`, and `{'loss': 0.5, ...}`."""
 
 Entries = list[Mapping[str, Any]]
 
@@ -47,7 +59,7 @@ def read_log(path: Path) -> Log:
         UnreadableSourceError: it is no regular file, its suffix is not known, or its content is not what that says.
         OSError: it cannot be opened.
     """
-    readers = {".jsonl": _json_lines, ".json": _json, ".csv": _csv}
+    readers = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".log": _printed, ".txt": _printed}
     if not path.exists():
         raise UnreadableSourceError(f"{path}: no such file or folder.")
     if not path.is_file():
@@ -117,8 +129,31 @@ def _json_lines(path: Path) -> Log:
             elif entry["type"] == "metrics":
                 skipped += 1
         else:
-            entries.append(entry)
+            entries.append(_flat(entry))
     return Log(entries, settings, skipped)
+
+
+def _flat(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    inner = next((entry[name] for name in WITHIN if isinstance(entry.get(name), dict)), None)
+    return entry if inner is None else {**inner, **entry}
+
+
+def _printed(path: Path) -> Log:
+    """What verl's console logger and transformers' trainers print, whatever stands between."""
+    entries: Entries = []
+    for _, raw in _lines(path):
+        line = raw.decode("utf-8", "replace")
+        if found := VERL.search(line):
+            metrics = VERL_METRIC.finditer(found["metrics"])
+            entries.append({"step": int(found["step"]), **{one["name"]: one["value"] for one in metrics}})
+        for printed in TRANSFORMERS.findall(line):
+            try:
+                entries.append(ast.literal_eval(NOT_FINITE.sub(r"'\g<0>'", printed)))
+            except (ValueError, SyntaxError):  # another program's words
+                continue
+    if not entries:
+        raise UnreadableSourceError(f"{path}: no line like `step:1 - loss:0.5` or `{{'loss': 0.5}}`.")
+    return Log(entries, {})
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

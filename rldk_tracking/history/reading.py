@@ -5,6 +5,7 @@
 | a folder | the first of the kinds below that is in it and can be read, in this order |
 | a journal, `run.jsonl`, in the folder, in `_rldk` or in `rldk` | its rows, as they are; the latest training's |
 | other `*.jsonl`, also `*.json` and `*.csv` where named | log entries |
+| `*.log`, `*.txt` where named | what verl's console logger and transformers' trainers print |
 | TensorBoard files (`events.out.tfevents.*`), also below | scalars, see `rldk_tracking.history.files.read_events` |
 | a `trainer_state.json`, also inside `checkpoint-*`: the latest | its log history |
 | TRL's completions (`completions/*.parquet`) | rewards and ties, see `rldk_tracking.history.completions` |

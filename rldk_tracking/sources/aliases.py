@@ -44,6 +44,15 @@ from rldk_tracking.metrics.preference import LOGGED as PREFERENCE
 OF_FUNCTION = re.compile(r"rewards/(?P<function>(?!chosen$|rejected$).+?)(/(?P<statistic>mean|std))?")
 """One reward function of TRL's GRPO: `rewards/<name>/mean` and `/std`, up to 0.16 `rewards/<name>`."""
 
+OF_VALIDATION = re.compile(r"val-(?:core|aux)/(?P<set>.+)/(?P<what>acc|reward)/mean(?:@|_at_)\d+")
+"""verl's, and as it is written into MLflow; a set may be called `openai/gsm8k`."""
+
+OF_PASSES = re.compile(r"(?P<set>.+)_pass1")
+"""OpenRLHF's mean reward of an evaluation set, without its `eval_`."""
+
+LOG_RATIO = "logprobs_diff"
+"""OpenRLHF's log-ratio to the reference. It logs 0 where there is none, and a `kl` of any estimator beside it."""
+
 DIVIDED_BY_MINIBATCHES = ("policy/approxkl_avg", "policy/clipfrac_avg", "loss/value_avg", "val/clipfrac_avg")
 """TRL's PPO averages over gradient_accumulation_steps slots, of which 1 / num_mini_batches are filled."""
 
@@ -52,14 +61,22 @@ _BY_KEY: dict[str, tuple[str, ...]] = {
     "rldk/grad/norm": ("grad_norm", "actor/grad_norm", "actor_grad_norm"),
     "rldk/update/learning_rate": ("learning_rate", "lr", "actor/lr", "actor_lr", "ppo/learning_rate"),
     "rldk/throughput/step_seconds": ("step_time", "timing_s/step", "perf/step_s"),
-    "rldk/reward/mean": ("reward", "objective/scores", "critic/score/mean", "ppo/mean_scores", "env/reward_mean"),
-    "rldk/reward/std": ("env/reward_std", "ppo/std_scores"),
+    "rldk/reward/mean": (
+        "rollout/reward_mean",
+        "reward",
+        "objective/scores",
+        "critic/score/mean",
+        "ppo/mean_scores",
+        "env/reward_mean",
+    ),
+    "rldk/reward/std": ("rollout/reward_std", "env/reward_std", "ppo/std_scores"),
     "rldk/reward/min": ("critic/score/min",),
     "rldk/reward/max": ("critic/score/max",),
+    "rldk/reward/group_std_mean": ("group_reward_std",),
     "rldk/reward/group_tied_fraction": ("frac_reward_zero_std",),
     "rldk/kl/ref_per_sequence": ("objective/kl",),
     "rldk/kl/ref_k3": ("actor/kl_loss",),
-    "rldk/kl/ref_k1": ("actor/reward_kl_penalty", "critic/kl"),
+    "rldk/kl/ref_k1": ("actor/reward_kl_penalty", "critic/kl", LOG_RATIO),
     "rldk/policy/entropy": ("entropy", "policy/entropy_avg", "actor/entropy", "actor/entropy_loss", "entropy_loss"),
     "rldk/policy/clip_fraction": (
         "clip_ratio/region_mean",
@@ -72,6 +89,7 @@ _BY_KEY: dict[str, tuple[str, ...]] = {
     "rldk/policy/clip_fraction_low": ("clip_ratio/low_mean",),
     "rldk/policy/clip_fraction_high": ("clip_ratio/high_mean",),
     "rldk/policy/approx_kl": ("policy/approxkl_avg", "ppo/policy/approxkl"),
+    "rldk/value/mean": ("critic/values/mean", "ppo/val/mean"),
     "rldk/value/loss": ("loss/value_avg", "critic/vf_loss", "critic_loss", "ppo/loss/value"),
     "rldk/value/clip_fraction": ("val/clipfrac_avg", "critic/vf_clipfrac", "ppo/val/clipfrac"),
     "rldk/value/explained_variance": ("critic/vf_explained_var", "ppo/val/var_explained"),
@@ -80,6 +98,7 @@ _BY_KEY: dict[str, tuple[str, ...]] = {
         "completions/mean_length",
         "completion_length",
         "response_length/mean",
+        "rollout/response_length_mean",
         "response_length",
         "tokens/responses_len_mean",
     ),
@@ -89,12 +108,14 @@ _BY_KEY: dict[str, tuple[str, ...]] = {
     "rldk/length/truncated_fraction": (
         "completions/clipped_ratio",
         "response_length/clip_ratio",
+        "rollout/truncated_rate",
         "response_clip_ratio",
     ),
     "rldk/sampler/logp_diff_mean": ("sampling/sampling_logp_difference/mean",),
+    "rldk/sampler/k3": ("rollout_corr/k3_kl",),
     "rldk/sampler/logp_diff_max": ("sampling/sampling_logp_difference/max",),
-    "rldk/async/staleness/mean": ("sample/staleness_mean",),
-    "rldk/async/staleness/max": ("sample/staleness_max",),
+    "rldk/async/staleness/mean": ("sample/staleness_mean", "training/off_policy/trajectory_staleness/mean"),
+    "rldk/async/staleness/max": ("sample/staleness_max", "training/off_policy/trajectory_staleness/max"),
     "rldk/async/dropped": ("sample/dropped_stale_total",),
     "rldk/async/queue_length": ("sample/rollout_queue_size",),
     "rldk/async/wait_seconds": ("perf/rollout_wait_s",),
@@ -117,8 +138,15 @@ EVALUATED: dict[str, str] = {
 }
 """What an evaluation logs, without the `eval_`."""
 
-OF_REWARD_MODEL: dict[str, str] = {"accuracy": "rldk/preference/accuracy", "margin": "rldk/preference/margin"}
-"""What TRL's RewardTrainer logs of pairs. Either name alone may be anything."""
+OF_REWARD_MODEL: tuple[dict[str, str], ...] = (
+    {"accuracy": "rldk/preference/accuracy", "margin": "rldk/preference/margin"},
+    {
+        "acc_mean": "rldk/preference/accuracy",
+        "chosen_reward": "rldk/preference/reward_chosen",
+        "reject_reward": "rldk/preference/reward_rejected",
+    },
+)
+"""What TRL's RewardTrainer logs of pairs, and OpenRLHF's trainers. One of the names alone may be anything."""
 
 OF_ASYNC: dict[str, str] = {"kl": "rldk/sampler/k3", "ratio": "rldk/policy/ratio_mean"}
 """What TRL's AsyncGRPOTrainer logs of the trained policy and the one that sampled; it has no reference."""

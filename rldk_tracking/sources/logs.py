@@ -5,9 +5,10 @@ preference trainers), transformers, verl and OpenRLHF, with or without a `train/
 `eval_<name>`, loss, reward and accuracy are taken; of one of several sets, `eval_<set>_<name>`, under the set's name.
 
 Not translated, because the number is not what its key would promise: `val/ratio` of TRL's PPO (divided by the number
-of minibatches), `objective/entropy` (a sum over a response), verl's `actor/ppo_kl` and `critic/rewards/mean`
-(penalised), `sampling/importance_sampling_ratio/*` (after truncation), `kl` beside a `ratio` and nothing that says
-which two policies both are of.
+of minibatches), `objective/entropy` (a sum over a response), verl's `actor/ppo_kl`, `critic/rewards/mean` (penalised)
+and `training/rollout_probs_diff_*` (of probabilities), `sampling/importance_sampling_ratio/*` (after truncation), `kl`
+beside a `ratio` and nothing that says which two policies both are of, and OpenRLHF's `kl` (of an estimator that the
+log does not name: the `logprobs_diff` beside it is read).
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ from rldk_tracking.sources.aliases import (
     ALIASES,
     DIVIDED_BY_MINIBATCHES,
     EVALUATED,
+    LOG_RATIO,
     NAN_COUNTERS,
     OF_ASYNC,
     OF_FUNCTION,
+    OF_PASSES,
     OF_REWARD_MODEL,
+    OF_VALIDATION,
     PLACES,
     STEP_TIME,
     WAITED,
@@ -162,6 +166,8 @@ def _evaluation(logged: Mapping[str, Any]) -> dict[str, float]:
             continue
         own = next((one for one in sets if name.startswith(f"{one}_")), sets[0] if len(sets) == 1 else None)
         key = EVALUATED.get(name if own is None else name.removeprefix(f"{own}_"))
+        if match := OF_PASSES.fullmatch(name):
+            key, own = "rldk/eval/reward", match["set"].removeprefix("eval_")
         if key is not None:
             row[key if own is None else key.replace("rldk/eval/", f"rldk/eval/{own}/")] = value
     return row
@@ -211,7 +217,7 @@ def _translated(
     # Where several names stand for one key, the one that aliases name first comes last and wins.
     for name, raw in sorted(names.items(), key=lambda item: -PLACES.get(item[0], 0)):
         key, value = _key(name, names, kind, within_groups, preference), number(raw)
-        if key is None or value is None:
+        if key is None or value is None or (name == LOG_RATIO and value == 0):
             continue
         counter = NAN_COUNTERS.get(key)
         if math.isfinite(value):
@@ -233,13 +239,17 @@ def _key(name: str, names: Mapping[str, Any], kind: Kind | None, within_groups: 
         return OF_ASYNC[name]
     if name == "kl":
         # KTO's baseline is a sum over a text, of pairs that do not belong together. A trainer may have no reference.
-        if preference or "ratio" in names:
+        if preference or "ratio" in names or LOG_RATIO in names:
             return None
         # OpenRLHF, which logs no `loss`; GRPO with an entropy bonus logs both.
         is_k1 = kind == "rloo" or ("policy_loss" in names and "loss" not in names)
         return "rldk/kl/ref_k1" if is_k1 else "rldk/kl/ref_k3"
-    if name in OF_REWARD_MODEL and names.keys() >= OF_REWARD_MODEL.keys():
-        return OF_REWARD_MODEL[name]
+    for of_pairs in OF_REWARD_MODEL:
+        if name in of_pairs and names.keys() >= of_pairs.keys():
+            return of_pairs[name]
+    if match := OF_VALIDATION.fullmatch(name):
+        what = "accuracy" if match["what"] == "acc" else "reward"
+        return f"rldk/eval/{match['set'].replace('/', '_')}/{what}"
     if name == "reward_std":
         return "rldk/reward/group_std_mean" if within_groups else "rldk/reward/std"
     if name == "entropy" and (preference or "mean_token_accuracy" in names):

@@ -33,6 +33,7 @@ def written(path: Path, content: str | bytes) -> Path:
         ("x.jsonl", '{"step": ' + "9" * 5000 + "}\n", "x.jsonl:1: not JSON"),
         ("x.jsonl", "\x00\x00\x00\n", "x.jsonl:1: not JSON"),
         ("x.csv", b"step,reward\n1,\xff\n", "not CSV .not UTF-8"),
+        ("x.log", "Loading weights\n{'a': [}\n", "no line like"),
         ("x.parquet", "", "known are .jsonl, .json, .csv"),
         ("mlflow.db", "SQLite format 3", "MLFLOW_TRACKING_URI=sqlite:///.*mlflow.db"),
     ],
@@ -130,3 +131,26 @@ def test_a_file_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "events.out.tfevents.1").write_bytes(b"\x00garbage\xff" * 100)
     with pytest.raises(UnreadableSourceError, match="0 entries"):
         read(tmp_path)
+
+
+def test_numbers_that_a_logger_writes_together(tmp_path: Path) -> None:
+    """verl's file."""
+    path = written(tmp_path / "verl.jsonl", '{"step": 7, "data": {"actor/lr": 1e-06, "critic/score/mean": 0.5}}\n')
+    assert [(entry.step, entry.row) for entry in read(path).entries] == [
+        (7, {"rldk/update/learning_rate": 1e-06, "rldk/reward/mean": 0.5})
+    ]
+
+
+def test_what_trainers_print(tmp_path: Path) -> None:
+    """verl's console under Ray, and transformers' between a bar and a warning."""
+    text = (
+        "(TaskRunner pid=17) step:3 - actor/lr:1e-06 - critic/score/mean:np.float64(-0.25) - actor/grad_norm:nan\n"
+        " 25%|##5  | 1/4 [00:00<00:00]{'loss': 0.5, 'grad_norm': nan, 'reward': '0.75'}\r 50%|{'a': 1} {x}\n"
+        "{'loss': inf, 'epoch': 0.5}\n"
+    )
+    found = read(written(tmp_path / "train.log", text)).entries
+    assert [(entry.step, entry.row) for entry in found] == [
+        (3, {"rldk/update/learning_rate": 1e-06, "rldk/reward/mean": -0.25, "rldk/nan/gradients": 1.0}),
+        (1, {"rldk/train/loss": 0.5, "rldk/nan/gradients": 1.0, "rldk/reward/mean": 0.75}),
+        (3, {"rldk/nan/loss": 1.0}),
+    ]

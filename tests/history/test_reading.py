@@ -86,7 +86,7 @@ def test_a_file_that_is_being_written_is_read_up_to_its_last_whole_line(tmp_path
         ("x.json", "{", "not JSON"),
         ("x.json", '{"a": 1}', "neither a trainer_state"),
         ("x.jsonl", "", "0 entries.*nothing"),
-        ("x.txt", "hello", "known are"),
+        ("x.md", "hello", "known are"),
     ],
 )
 def test_what_cannot_be_read_says_why(tmp_path, name: str, text: str, message: str) -> None:

@@ -128,6 +128,27 @@ def test_numbers_are_found_in_whatever_a_log_holds(value: Any, expected: float |
         # An entropy that is not of a policy in reinforcement learning.
         ({"loss": 2.0, "entropy": 1.0, "mean_token_accuracy": 0.6}, {"rldk/train/loss": 2.0}),
         ({"rewards/margins": 0.2, "entropy": 1.0}, {"rldk/preference/margin": 0.2}),
+        # verl: what of a validation set is logged, also in MLflow's spelling, and how far the sampler is.
+        ({"val-core/openai/gsm8k/acc/mean@8": 0.6, "val-aux/gsm8k/reward/mean_at_2": 0.4, "val-aux/a/acc/std@2": 1}, {
+            "rldk/eval/openai_gsm8k/accuracy": 0.6, "rldk/eval/gsm8k/reward": 0.4,
+        }),
+        ({"rollout_corr/k3_kl": 0.01, "rollout_corr/kl": 0.02, "critic/values/mean": 0.3}, {
+            "rldk/sampler/k3": 0.01, "rldk/value/mean": 0.3,
+        }),
+        # OpenRLHF: its kl is of any estimator, the log-ratio beside it is known; 0 without a reference.
+        ({"policy_loss": 0.1, "kl": 0.2, "logprobs_diff": 0.3, "group_reward_std": 0.4}, {
+            "rldk/train/loss": 0.1, "rldk/kl/ref_k1": 0.3, "rldk/reward/group_std_mean": 0.4,
+        }),
+        ({"policy_loss": 0.1, "kl": 0.0, "logprobs_diff": 0.0}, {"rldk/train/loss": 0.1}),
+        ({"reward": 0.4, "rollout/reward_mean": 0.5, "rollout/truncated_rate": 0.1, "rollout/reward_std": 0.2}, {
+            "rldk/reward/mean": 0.5, "rldk/length/truncated_fraction": 0.1, "rldk/reward/std": 0.2,
+        }),
+        ({"eval/eval_math_pass1": 0.3, "eval/eval_math_pass4": 0.6}, {"rldk/eval/math/reward": 0.3}),
+        ({"acc": 0.5, "acc_mean": 0.6, "chosen_reward": 0.2, "reject_reward": 0.1}, {
+            "rldk/preference/accuracy": 0.6, "rldk/preference/reward_chosen": 0.2,
+            "rldk/preference/reward_rejected": 0.1,
+        }),
+        ({"acc_mean": 0.6}, {}),
         # LLaMA-Factory's KTO, whose evaluation logs its kl without `eval_`.
         ({"eval_loss": 0.5, "eval_runtime": 1.0, "eval_rewards/chosen": 0.1, "kl": 0.1}, {"rldk/eval/loss": 0.5}),
     ],
