@@ -18,9 +18,6 @@ from torch import Tensor
 
 from rldk_tracking.rollout import Rollout
 
-BY_ROW = ("prompt_ids", "completion_ids", "completion_mask")
-"""Of a trainer's batch, (B, ...) each: what a rollout cannot be without."""
-
 PER_ROW = (
     *("mask", "token_ids", "logprobs", "ref_logprobs", "sampler_logprobs", "entropy", "scores", "non_score_rewards"),
     *("advantages", "group_ids", "truncated"),
@@ -115,7 +112,13 @@ class Generation:
 
     @cached_property
     def truncated(self) -> Tensor | None:
-        """(B,) bool. The last token neither ends a completion nor is padding, as TRL's `completions/clipped_ratio`."""
+        """(B,) bool. The last token neither ends a completion nor is padding, as TRL's `completions/clipped_ratio`.
+
+        Where the trainer says it itself, as ms-swift's, what it says.
+        """
+        known: Tensor | None = self.output.get("truncated_mask")
+        if known is not None:
+            return known.bool()
         if not self.stop_ids or self.token_ids.shape[1] == 0:
             return None
         lengths = self.present.sum(dim=1)
@@ -266,14 +269,6 @@ def pad_right(tensor: Tensor, length: int) -> Tensor:
     """(B, T) with zeros appended up to (B, length); tensors of one dimension stay as they are."""
     missing = length - tensor.shape[-1]
     return tensor if tensor.ndim < 2 or missing <= 0 else torch.nn.functional.pad(tensor, (0, missing))
-
-
-def what_lacks(parts: Sequence[Any]) -> str:
-    """What keeps batches of a trainer's from being read, in words; empty where nothing does."""
-    if not parts or not all(isinstance(part, Mapping) for part in parts):
-        return "that holds no tensors by name"
-    names = [name for name in BY_ROW if not all(isinstance(part.get(name), Tensor) for part in parts)]
-    return f"without {', '.join(names)}" if names else ""
 
 
 def stacked(batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

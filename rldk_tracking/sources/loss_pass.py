@@ -15,7 +15,8 @@ from torch import Tensor
 
 from rldk_tracking.isolation import Shield
 from rldk_tracking.rollout import PolicyUpdate
-from rldk_tracking.sources.generation import Generation, align, keys_of, row_keys, stack_rows, what_lacks
+from rldk_tracking.sources.batches import batch_of, completion_columns, what_lacks
+from rldk_tracking.sources.generation import Generation, align, keys_of, row_keys, stack_rows
 from rldk_tracking.sources.wrapping import Wrapped, local_variables
 
 LOSSES = ("compute_loss", "_compute_loss")
@@ -111,7 +112,7 @@ class LossWatch:
         self.is_called = False
         self._trainer: Callable[[], Any] = weakref.ref(trainer)
         self._shield, self._say = shield, say
-        self._inputs: Any = None
+        self._given: tuple[Any, ...] = ()
         self._passes: list[LossPass] = []
         self._scored: list[tuple[Tensor, Tensor]] = []
         around = dict.fromkeys(LOSSES, self._around_loss) | {logprobs_of(trainer): self._around_logprobs}
@@ -139,11 +140,11 @@ class LossWatch:
     def _around_loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def compute_loss(*args: Any, **kwargs: Any) -> Any:
-            before, self._inputs = self._inputs, kwargs.get("inputs", args[1] if len(args) > 1 else None)
+            before, self._given = self._given, (kwargs.get("inputs", args[1] if len(args) > 1 else None), *self._given)
             try:
                 return original(*args, **kwargs)
             finally:
-                self._inputs = before
+                self._given = before
 
         return compute_loss
 
@@ -171,22 +172,34 @@ class LossWatch:
     def _keep_logprobs(self, result: Any, input_ids: Any) -> None:
         trainer = self._trainer()
         logprobs, entropy = map(detached, (result, None) if isinstance(result, Tensor) else result[:2])
-        if not is_training(trainer) or logprobs is None:
+        if not is_training(trainer):
             return
         if not torch.is_grad_enabled():
-            if self._inputs is not None and self._passes:
+            if self._given and self._passes:
                 self._passes[-1].ref_logprobs = logprobs
-            elif isinstance(input_ids, Tensor):
+            elif isinstance(input_ids, Tensor) and logprobs is not None:
                 self._scored.append((row_keys(input_ids), logprobs))
             return
         self.is_called = True
-        lacks = what_lacks([self._inputs])
+        # The inner loss may be given a part only of what the outer one was given, as ms-swift's.
+        batches = [batch_of(given, trainer) for given in self._given] or [None]
+        inputs = next((batch for batch in batches if not what_lacks([batch])), batches[0])
+        lacks = what_lacks([inputs])
         if lacks:
-            about = f"its loss is given a {type(self._inputs).__name__} {lacks} (no rldk/policy/ ratios)"
+            about = f"its loss is given a {type(inputs).__name__} {lacks} (no rldk/policy/ ratios)"
             self._say(about, "rldk/policy/", "rldk/kl/")
             return
+        if logprobs is None:
+            self._say(
+                "its loss computes log-probabilities where they cannot be seen (no rldk/policy/ ratios and entropy, "
+                "no rldk/kl/ beyond the logs')",
+                "rldk/policy/",
+                "rldk/kl/",
+            )
+            return
+        logprobs, entropy = completion_columns(inputs, logprobs), completion_columns(inputs, entropy)
         step = int(trainer.state.global_step)
-        found = LossPass(step, self.generation, self._inputs, logprobs, entropy)
+        found = LossPass(step, self.generation, inputs, logprobs, entropy)
         self._passes = [p for p in self._passes if p.step == step] + [found]
 
 

@@ -23,6 +23,8 @@ from rldk_tracking.sources.wrapping import Wrapped
 logger = logging.getLogger(__name__)
 
 REWARDS = "_calculate_rewards"
+OF_SAMPLES = "_compute_rewards_per_func"
+"""ms-swift's in its place, whose trainer inherits the other and does not call it."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Scored:
 class RewardWatch:
     """Stands around a trainer's `_calculate_rewards`, and around its reward functions while that runs, until `detach`.
 
+    Or around ms-swift's `_compute_rewards_per_func`, which is given one object a completion.
+
     Functions of one name, which the trainer's logs mix, are said once.
 
     Functions are called as before, and what they return is handed on; an iterator, which can be read once, as a list.
@@ -64,8 +68,9 @@ class RewardWatch:
         self._trainer = weakref.ref(trainer)
         self._shield = shield
         self._batches: list[Scored] = []
-        has_method = callable(getattr(trainer, REWARDS, None))
-        self._wrapped = Wrapped(trainer, REWARDS, self._around) if has_method else None
+        method = OF_SAMPLES if callable(getattr(trainer, OF_SAMPLES, None)) else REWARDS
+        has_method = callable(getattr(trainer, method, None))
+        self._wrapped = Wrapped(trainer, method, self._around) if has_method else None
         names = [str(name) for name in getattr(trainer, "reward_func_names", ())]
         if has_method and len(set(names)) < len(names):
             logger.warning(
@@ -114,6 +119,8 @@ class RewardWatch:
         self, trainer: Any, functions: list[Any], answers: dict[int, Any], result: Any, arguments: dict[str, Any]
     ) -> None:
         names = ("prompts", "completions", "completion_ids_list")
+        if "samples" in arguments:
+            arguments = _of_samples(arguments["samples"])
         if any(arguments.get(name) is None for name in names):
             return
         prompts, completions, token_ids = (list(arguments[name]) for name in names)
@@ -128,11 +135,23 @@ class RewardWatch:
         self._batches.append(Scored(prompts, completions, token_ids, rewards, known, first, all_rows))
 
 
+def _of_samples(samples: Sequence[Any]) -> dict[str, Any]:
+    """What ms-swift's samples hold, as TRL's method is given it. The tokens of several turns follow each other."""
+    turns = [sample.response_token_ids for sample in samples]
+    return {
+        "prompts": [sample.messages[:-1] for sample in samples],
+        "completions": [sample.messages[-1:] for sample in samples],
+        "completion_ids_list": [
+            [token for part in ids for token in (part if isinstance(part, Sequence) else [part])] for ids in turns
+        ],
+    }
+
+
 def _observer(function: Any, answers: dict[int, Any], index: int) -> Any:
     """The function, with its answer noted; a reward model as it is."""
     if isinstance(function, torch.nn.Module):
         return function
-    if inspect.iscoroutinefunction(function):
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
 
         @functools.wraps(function)
         async def scored_later(*args: Any, **kwargs: Any) -> Any:

@@ -30,7 +30,8 @@ from torch import Tensor
 
 from rldk_tracking.isolation import Shield
 from rldk_tracking.rollout import PolicyUpdate, Rollout
-from rldk_tracking.sources.generation import Generation, align, at_sampling, joined, keys_of, stacked, what_lacks
+from rldk_tracking.sources.batches import batch_of, what_lacks
+from rldk_tracking.sources.generation import Generation, align, at_sampling, joined, keys_of, stacked
 from rldk_tracking.sources.logs import Kind, Observation, canonical
 from rldk_tracking.sources.loss_pass import OF_COMPLETIONS, LossPass, LossWatch, is_training, logprobs_of, update_of
 from rldk_tracking.sources.reward_functions import REWARDS, RewardWatch, Scored
@@ -153,6 +154,7 @@ class GroupSource:
         if not is_training(trainer):
             return
         parts = list(output) if isinstance(output, (list, tuple)) else [output]  # ms-swift's are micro-batches
+        parts = [batch_of(part, trainer) for part in parts]
         lacks = what_lacks(parts)
         if lacks:
             self._say(f"its {SCORING} returns a {type(output).__name__} {lacks} ({NO_ROLLOUT})", *MEASURED)

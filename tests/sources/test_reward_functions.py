@@ -90,6 +90,45 @@ def test_none_is_told_from_nan_in_functions_of_every_kind() -> None:
     assert watch.take() == []
 
 
+class SlowJudge:
+    """As ms-swift's AsyncORM: called it gives what is waited for."""
+
+    async def __call__(self, completions: list[str]) -> list[float | None]:
+        await asyncio.sleep(0)
+        return ANSWER
+
+
+class SwiftTrainer(Trainer):
+    """Asks its functions as ms-swift's does; the inherited method is not called."""
+
+    def _compute_rewards_per_func(self, samples: list[Any]) -> torch.Tensor:
+        completions = [sample.messages[-1]["content"] for sample in samples]
+        table = torch.zeros(len(samples), len(self.reward_funcs))
+        for index, function in enumerate(self.reward_funcs):
+            is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(function.__call__)
+            answer = asyncio.run(function(completions)) if is_async else function(completions)
+            table[:, index] = torch.tensor([math.nan if value is None else value for value in answer])
+        return table
+
+
+def test_samples_are_read_too() -> None:
+    trainer = SwiftTrainer(SlowJudge(), lambda completions: [float(len(text)) for text in completions])
+    watch = RewardWatch(trainer, Shield(strict=True))
+    user, texts = {"role": "user", "content": "p"}, ("a", "bb", "ccc")
+    messages = [[user, {"role": "assistant", "content": text}] for text in texts]
+    ids: list[Any] = [[1], [[2], [3, 4]], []]
+    samples = [SimpleNamespace(messages=m, response_token_ids=i) for m, i in zip(messages, ids, strict=True)]
+    trainer._compute_rewards_per_func(samples)
+    (batch,) = watch.take()
+    assert batch.rewards[:, 1].tolist() == [1.0, 2.0, 3.0]
+    assert batch.abstained == {0: [True, False, False], 1: [False] * 3}
+    assert batch.token_ids == [[1], [2, 3, 4], []]
+    assert batch.prompts == [[user]] * 3
+    assert [last["content"] for (last,) in batch.completions] == list(texts)
+    watch.detach()
+    assert "_compute_rewards_per_func" not in vars(trainer)
+
+
 def test_functions_are_those_of_the_user_before_and_after() -> None:
     model = Model()
     trainer, watch = watched(plain, judged, model)
