@@ -518,8 +518,7 @@ def test_a_rollout_in_another_form_is_said_once_and_the_logs_are_taken(
     trainer.model.train()
     with caplog.at_level(logging.WARNING, logger="rldk_tracking"):
         for _ in range(2):
-            # As ms-swift's, whose rows are prompts and completions together.
-            source._keep_generation([{"input_ids": torch.ones(2, 3), "completion_mask": torch.ones(2, 2)}] * 2)
+            source._keep_generation([{"tokens": torch.ones(2, 3), "completion_mask": torch.ones(2, 2)}] * 2)
     (said,) = [record.getMessage() for record in caplog.records]
     assert "_generate_and_score_completions returns a list without prompt_ids, completion_ids (no rldk/adv" in said
     assert source.read(1, {"reward": 0.5}).scalars["rldk/reward/mean"] == 0.5
