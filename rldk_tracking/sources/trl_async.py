@@ -194,7 +194,8 @@ class AsyncSource:
         """One micro-batch of this rank: its update, and on the main rank the completions of all ranks."""
         rows = self._batches.popleft() if self._batches else []
         self._flow.staleness += [float(trainer.model_version - sample.model_version) for row in rows for sample in row]
-        logprobs, entropy = (detached(getattr(output, name, None)) for name in ("log_probs", "entropy"))
+        named = output if isinstance(output, Mapping) else {}
+        logprobs, entropy = (detached(named.get(name)) for name in ("log_probs", "entropy"))
         if logprobs is None or not isinstance(inputs.get("old_log_probs"), Tensor):
             self._say(NO_LOSS)
             return
@@ -221,10 +222,10 @@ def loss_terms(inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         (M,) their places in the model's output, a bool mask of them in the inputs of the loss, and (M,) the number of
         the completion that each belongs to.
     """
-    if "token_index" in inputs:  # rows are prefix trees, from TRL 1.16 on
+    if "token_index" in inputs:  # rows are prefix trees, as in TRL 1.16
         known: Tensor = inputs["token_index"] >= 0
         return inputs["token_index"][known], known, inputs["segment_id"][known]
-    # Completions lie end to end, and what predicts a token stands before it.
+    # Completions lie end to end, as in TRL 1.12, and what predicts a token stands before it.
     known = inputs["attention_mask"].bool() & inputs["completion_mask"].bool()
     known[:, 0] = False
     owners = (inputs["position_ids"] == 0).cumsum(dim=1) - 1

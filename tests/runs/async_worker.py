@@ -2,8 +2,7 @@
 
 What needs a server or a GPU has another in its place. The worker samples in this process, from a copy of the model that
 gets its weights from the trainer's own synchronisation, and puts `RolloutSample`s on the trainer's queue. The attention
-of packed rows is computed segment by segment in plain PyTorch, not by FlashAttention's kernel, and the GPU's speed is
-not known.
+of packed rows is computed in plain PyTorch, not by FlashAttention's kernel, and the GPU's speed is not known.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -171,12 +171,10 @@ class Attention:
 def async_trainer(
     folder: Path, engine: Engine, callbacks: Sequence[Any], patch: pytest.MonkeyPatch, **settings: Any
 ) -> Any:
-    """The trainer with the engine in the place of a server. Skips where TRL has none that packs rows so."""
-    packing = pytest.importorskip(
-        "trl.experimental.async_grpo.packing", reason="AsyncGRPOTrainer packs its rows as trees from TRL 1.16 on"
-    )
+    """The trainer with the engine in the place of a server. Skips where TRL has none."""
+    asynchronous = pytest.importorskip("trl.experimental.async_grpo", reason="this TRL has no AsyncGRPOTrainer")
     from datasets import Dataset
-    from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer, async_grpo_trainer
+    from transformers import AutoModelForCausalLM
 
     path = folder / "model"
     copy.deepcopy(tiny_model(0)).save_pretrained(path)
@@ -194,11 +192,19 @@ def async_trainer(
         "bf16": False,
         "gradient_checkpointing": False,
     }
-    patch.setattr(packing, "_flash_attn", lambda: Attention)
-    patch.setattr(async_grpo_trainer, "get_peak_flops_per_device", lambda *_: None)
-    return AsyncGRPOTrainer(
+    module = asynchronous.async_grpo_trainer
+    if hasattr(module, "AutoModelForCausalLM"):  # as TRL 1.12: completions lie end to end
+
+        def from_pretrained(path: str, **options: Any) -> Any:
+            return AutoModelForCausalLM.from_pretrained(path, **{**options, "attn_implementation": "eager"})
+
+        patch.setattr(module, "AutoModelForCausalLM", SimpleNamespace(from_pretrained=from_pretrained))
+    else:
+        patch.setattr("trl.experimental.async_grpo.packing._flash_attn", lambda: Attention)
+        patch.setattr(module, "get_peak_flops_per_device", lambda *_: None)
+    return asynchronous.AsyncGRPOTrainer(
         model=str(path),
-        args=AsyncGRPOConfig(output_dir=str(folder), **{**defaults, **settings}),
+        args=asynchronous.AsyncGRPOConfig(output_dir=str(folder), **{**defaults, **settings}),
         train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts(64)]),
         processing_class=tiny_tokenizer(),
         callbacks=list(callbacks),
