@@ -150,7 +150,10 @@ PPO_CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 def train_ppo(name: str, folder: Path, **options: Any) -> Ran:
     """Train once. `options` are the callback's."""
-    from trl.experimental.ppo import ppo_trainer as module
+    try:
+        from trl.experimental.ppo import ppo_trainer as module
+    except ModuleNotFoundError:  # TRL up to 0.25
+        from trl.trainer import ppo_trainer as module
 
     tracker, spy = InMemoryTracker(), PPOSpy(module.selective_log_softmax)
     callback = RLDKCallback(trackers=[tracker], **{"strict": True, **options})

@@ -76,11 +76,9 @@ class GroupSpy(TrainerCallback):
             rank, ranks = self.trainer.accelerator.process_index, self.trainer.accelerator.num_processes
             # Every rank logs all ranks' rows, in the order of the ranks.
             mine = slice(rank * rows, (rank + 1) * rows)
-            logs = {
-                name: list(self.trainer._logs[name])[-rows * ranks :][mine]
-                for name in ("prompt", "completion", "advantages")
-            }
-            logs["rewards"] = {n: list(v)[-rows * ranks :][mine] for n, v in self.trainer._logs["rewards"].items()}
+            kept = self.trainer._logs if hasattr(self.trainer, "_logs") else self.trainer._textual_logs  # TRL 0.19
+            logs = {name: list(kept[name])[-rows * ranks :][mine] for name in ("prompt", "completion", "advantages")}
+            logs["rewards"] = {name: list(v)[-rows * ranks :][mine] for name, v in kept["rewards"].items()}
             self._latest = Sampled(self._generations, rank * rows, list(buffer), logs, step.weights)
             self._generations += 1
             step.sampled.append(self._latest)
@@ -138,7 +136,7 @@ class Reader:
         # A range says nothing where no step lies between sampling and any of the losses.
         if all(row.is_first for row in rows):
             low = high = None
-        geometric_mean = not self.is_rloo and self.args.importance_sampling_level == "sequence"
+        geometric_mean = getattr(self.args, "importance_sampling_level", None) == "sequence"
         capped = not self.is_rloo and self.args.loss_type == "cispo"
         return update_keys(rows, low, high, self.is_rloo or geometric_mean, geometric_mean, capped)
 
@@ -147,7 +145,7 @@ class Reader:
         rows = []
         for number, (batch, sampled) in enumerate(step.micro):
             first = step.weights is sampled.weights
-            keeps_old = self.is_rloo or "old_per_token_logps" in batch
+            keeps_old = self.is_rloo or batch.get("old_per_token_logps") is not None
             for row in range(len(batch["completion_ids"])):
                 prompt, tokens, trained = self._tokens(batch, row)
                 if not trained:

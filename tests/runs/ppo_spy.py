@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,8 +72,8 @@ class PPOSpy(TrainerCallback):
         self._update, self._stepped = Update(), False
 
 
-def rollout(batch: list[Completion]) -> dict[str, float]:
-    return rollout_keys(batch, {}) | {"rldk/policy/entropy": mean(-p for c in batch for p in c.logprobs or ())}
+def rollout(batch: list[Completion], earlier: Sequence[float] = ()) -> dict[str, float]:
+    return rollout_keys(batch, {}, earlier) | {"rldk/policy/entropy": mean(-p for c in batch for p in c.logprobs or ())}
 
 
 def completions(update: Update, has_stop_token: bool) -> list[Completion]:

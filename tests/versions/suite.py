@@ -1,0 +1,258 @@
+"""The small suite of one TRL release: every number against what the trainer computed, a run in MLflow, an alert.
+
+`python -m tests.versions` runs it with each release of `requirements/`. Its name keeps it out of the other tests, which
+run more of the same with two releases. What it found it writes into the folder that `RLDK_VERSION_RESULTS` names.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import inspect
+import json
+import logging
+import os
+import platform
+import re
+from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trl
+from packaging.requirements import Requirement
+from transformers import TrainerCallback
+
+from rldk_tracking.callback import RLDKCallback
+from rldk_tracking.cli.doctor import has_ppo
+from rldk_tracking.demo.model import tiny_model, tiny_tokenizer
+from rldk_tracking.demo.trainers import DigitReward, grpo_trainer
+from rldk_tracking.trackers.memory import InMemoryTracker
+from tests.forks.result import stored
+from tests.runs import ppo_spy
+from tests.runs import test_keys_by_trainer as contract
+from tests.runs.conftest import PREFERENCE_STEPS, STEPS, Ran, train_group, train_on_texts, train_ppo
+from tests.runs.group_spy import GroupSpy, Reader
+from tests.runs.slow import Completion, overlap
+from tests.runs.test_configurations import ESTIMATED, computed
+from tests.runs.test_preference import SHOWN
+from tests.versions.result import Training
+
+Numbers = dict[str, float]
+Series = Mapping[str, Mapping[int, float]]
+
+OF_ITS_TIME = ("trl", "transformers", "accelerate", "datasets", "peft", "tokenizers", "huggingface-hub")
+
+HAS_OLDER_RLOO = "reward_funcs" not in inspect.signature(trl.RLOOTrainer.__init__).parameters
+"""TRL up to 0.21: a loop of its own, as PPO's."""
+
+
+@pytest.fixture(scope="session")
+def found() -> Iterator[dict[str, Training]]:
+    """Trainer to what was found, written down at the end."""
+    trainings: dict[str, Training] = {}
+    yield trainings
+    if folder := os.environ.get("RLDK_VERSION_RESULTS"):
+        versions = {name: metadata.version(name) for name in (*OF_ITS_TIME, "torch")}
+        versions["Python"] = platform.python_version()
+        rows = {name: vars(training) for name, training in trainings.items()}
+        result = {"date": str(datetime.date.today()), "versions": versions, "trainings": rows}
+        path = Path(folder) / f"{versions['trl']}.json"
+        path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+Check = Callable[[str, Series, Mapping[int, Numbers], set[str]], None]
+
+
+@pytest.fixture
+def check(found: dict[str, Training], caplog: pytest.LogCaptureFixture) -> Check:
+    """`check(trainer, series, expected, contract)`: no number differs, and what is missing was said by name."""
+    caplog.set_level(logging.WARNING, logger="rldk_tracking")
+
+    def check(name: str, series: Series, expected: Mapping[int, Numbers], promised: set[str]) -> None:
+        warnings = [r.getMessage() for r in caplog.records if r.name.startswith("rldk_tracking")]
+        said = [text for text in dict.fromkeys(warnings) if not text.startswith("rldk warning: kl.high")]
+        words = [word for sentence in said for word in re.findall(r"rldk/[\w/]+", sentence)]
+        missing = sorted(promised - set(series))
+        unsaid = [key for key in missing if not key.startswith(tuple(words))] if words else missing
+        numbers, differing = 0, []
+        for step, row in expected.items():
+            for key, value in row.items():
+                if key in missing:
+                    continue
+                numbers += 1
+                shown = series.get(key, {}).get(step)
+                margin = {"abs": 0.12} if key == ESTIMATED else {"rel": 1e-5, "abs": 2e-6}
+                if shown != pytest.approx(value, **margin):
+                    differing.append(f"{key} at step {step} is {shown}, the trainer's {value}")
+        own = {key: points for key, points in series.items() if key in computed(dict.fromkeys(series, 0.0))}
+        differing += [
+            f"{key} at step {step}, which the trainer does not have"
+            for key, points in own.items()
+            for step in points
+            if key not in expected.get(step, {})
+        ]
+        found[name] = Training(len(series), numbers, differing, missing, said)
+        assert differing == [] and unsaid == [] and numbers > 0
+
+    return check
+
+
+@pytest.mark.parametrize("package", OF_ITS_TIME)
+def test_the_packages_are_what_they_ask_of_each_other(package: str) -> None:
+    for asked in map(Requirement, metadata.requires(package) or ()):
+        if asked.marker is None or asked.marker.evaluate({"extra": ""}):
+            assert asked.specifier.contains(metadata.version(asked.name), prereleases=True), asked
+
+
+def of(run: Ran) -> Series:
+    return {key: dict(points) for key, points in run.tracker.series.items()}
+
+
+def expected_of_groups(spy: GroupSpy, trainer: Any) -> dict[int, Numbers]:
+    reader, rows = Reader(spy), {}
+    for number, step in spy.steps.items():
+        row = reader.rollout(step) | reader.update(step) | weights(trainer, step.weights, step.weights_after)
+        row |= {"rldk/train/loss": step.logs["loss"], "rldk/grad/norm": step.logs["grad_norm"]}
+        if step.sampled and (similar := reader.overlap(step)) is not None:
+            row[ESTIMATED] = similar
+        rows[number] = row
+    return rows
+
+
+def weights(trainer: Any, before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]) -> Numbers:
+    names = [name for name, _ in trainer.model.named_parameters()]
+    whole = torch.cat([after[name].double().flatten() for name in names])
+    moved = whole - torch.cat([before[name].double().flatten() for name in names])
+    return {
+        "rldk/update/learning_rate": trainer.args.learning_rate,
+        "rldk/update/effective_lr": moved.square().mean().sqrt().item(),
+        "rldk/weight/norm": whole.norm().item(),
+    }
+
+
+GRPO = ("plain", "iterations")
+LOW_LIMIT = {"kl.high": {"threshold": 0.0, "persistence": (1, 1), "warm_up_steps": 0}}
+
+
+@pytest.mark.parametrize("name", GRPO)
+def test_grpo(name: str, tmp_path: Path, check: Check) -> None:
+    run = train_group("grpo", name, tmp_path)
+    promised = contract.GROUP_TRAINER | contract.GRPO_KEYS[name]
+    check(f"GRPO, {name}", of(run), expected_of_groups(run.spy, run.trainer), promised)
+
+
+def test_grpo_in_mlflow_with_an_alert(
+    tmp_path: Path, check: Check, found: dict[str, Training], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.chdir(tmp_path)
+    spy, callback = GroupSpy(), RLDKCallback(overrides=LOW_LIMIT)
+    trainer = grpo_trainer(tmp_path / "out", report_to=["mlflow"], max_steps=STEPS, callbacks=[callback, spy])
+    spy.trainer = trainer
+    trainer.train()
+    promised = contract.GROUP_TRAINER | contract.GRPO_KEYS["plain"]
+    series = stored(tmp_path / "mlflow.db")
+    assert set(series.pop("rldk/kl/limit").values()) == {0.0}, "drawn beside the series"
+    check("GRPO, in MLflow's store", series, expected_of_groups(spy, trainer), promised)
+    from mlflow import MlflowClient
+
+    (run,) = MlflowClient().search_runs([e.experiment_id for e in MlflowClient().search_experiments()])
+    assert run.data.tags["rldk.alerts.open"] == "kl.high" == callback.alerts[0].rule
+    found["GRPO, in MLflow's store"].alerts = [alert.message for alert in callback.alerts]
+
+
+@pytest.mark.skipif(HAS_OLDER_RLOO, reason="this TRL has the older RLOO")
+@pytest.mark.parametrize("name", GRPO)
+def test_rloo(name: str, tmp_path: Path, check: Check) -> None:
+    run = train_group("rloo", name, tmp_path)
+    promised = contract.GROUP_TRAINER | contract.RLOO_KEYS[name]
+    check(f"RLOO, {name}", of(run), expected_of_groups(run.spy, run.trainer), promised)
+
+
+class OlderRLOOSpy(TrainerCallback):
+    """Copies of what the loop of the older RLOO holds when it logs."""
+
+    def __init__(self) -> None:
+        self.steps: dict[int, dict[str, Any]] = {}
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        (frame,) = [i.frame for i in inspect.stack() if i.function == "train" and "ref_logprobs" in i.frame.f_locals]
+        names = "logprobs ref_logprobs padding_mask advantages scores postprocessed_responses contain_eos_token"
+        self.steps[state.global_step] = {
+            name: frame.f_locals[name].tolist() for name in (*names.split(), "non_score_reward")
+        }
+
+
+@pytest.mark.skipif(not HAS_OLDER_RLOO, reason="this TRL has the newer RLOO")
+def test_older_rloo(tmp_path: Path, check: Check) -> None:
+    from rldk_tracking.demo.trainers import _common_settings, _tokenized
+
+    tracker, spy, policy = InMemoryTracker(), OlderRLOOSpy(), tiny_model(0)
+    settings = {**_common_settings(tmp_path, "none", 0), "learning_rate": 1e-3, "total_episodes": 32 * STEPS}
+    settings |= {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "num_mini_batches": 2}
+    settings |= {"response_length": 10, "stop_token": "eos", "num_sample_generations": 0, "rloo_k": 4}
+    trainer = trl.RLOOTrainer(
+        config=trl.RLOOConfig(**settings),
+        processing_class=tiny_tokenizer(),
+        policy=policy,
+        ref_policy=copy.deepcopy(policy),
+        reward_model=DigitReward(),
+        train_dataset=_tokenized(0),
+        callbacks=[RLDKCallback(trackers=[tracker], strict=True), spy],
+    )
+    trainer.train()
+    expected, earlier = {}, list[float]()
+    for step, seen in spy.steps.items():
+        prompts = len(seen["scores"]) // 4
+        batch = []
+        for row, padding in enumerate(seen["padding_mask"]):
+            kept = {
+                name: [x for x, padded in zip(seen[name][row], padding, strict=True) if not padded]
+                for name in ("postprocessed_responses", "logprobs", "ref_logprobs")
+            }
+            batch.append(
+                Completion(
+                    tokens=kept["postprocessed_responses"],
+                    score=seen["scores"][row],
+                    group=row % prompts,
+                    advantages=[seen["advantages"][row]],
+                    truncated=not seen["contain_eos_token"][row],
+                    logprobs=kept["logprobs"],
+                    ref_logprobs=kept["ref_logprobs"],
+                    penalty=seen["non_score_reward"][row],
+                )
+            )
+        row = ppo_spy.rollout(batch, earlier)
+        if (similar := overlap(batch)) is not None:
+            row[ESTIMATED] = similar
+        expected[step], earlier = row, earlier + seen["scores"]
+    promised = (contract.PPO - contract.VALUE - contract.RAW_ADVANTAGE) | contract.GROUPS | contract.ENDING
+    check("RLOO, of TRL up to 0.21", {k: dict(v) for k, v in tracker.series.items()}, expected, promised)
+
+
+@pytest.mark.skipif(not has_ppo(), reason="PPOTrainer was removed from TRL in 1.13")
+@pytest.mark.parametrize("name", ["minibatches"])
+def test_ppo(name: str, tmp_path: Path, check: Check) -> None:
+    run = train_ppo(name, tmp_path)
+    args, expected = run.trainer.args, {}
+    for number, update in run.spy.steps.items():
+        batch = ppo_spy.completions(update, has_stop_token=True)
+        row = ppo_spy.rollout(batch) | ppo_spy.policy(ppo_spy.trained(update), args.cliprange)
+        expected[number] = row | ppo_spy.losses(update, args)
+    check("PPO", of(run), expected, contract.PPO | contract.PPO_KEYS[name])
+
+
+def test_dpo(tmp_path: Path, check: Check) -> None:
+    run = train_on_texts("dpo", tmp_path)
+    assert len(run.spy.steps) == PREFERENCE_STEPS
+    expected = {}
+    for step, logs in run.spy.steps.items():
+        row = {key: logs[name] for key, name in SHOWN.items()}
+        for side in ("chosen", "rejected"):
+            row[f"rldk/preference/{side}_logps_drift"] = logs[f"rewards/{side}"] / run.trainer.beta
+        expected[step] = row
+    promised = contract.TRAINING | contract.NORM_CLIPPING | contract.PREFERENCE | contract.DRIFT
+    check("DPO", of(run), expected, promised | {"rldk/throughput/step_seconds"})
