@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import textwrap
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -19,6 +20,8 @@ from rldk_tracking.trackers.registry import ask
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft")
 """Those of trainers; each backend names its own."""
+TESTED = ("0.18.2", "0.19.1", "0.24.0", "0.29.1", "1.0.0", "1.9.0", "1.12.0", "1.16.0")
+"""Releases of TRL that this package is tested with, see docs/trainers/versions.md."""
 NEWEST_PPO = "1.12"
 """The last minor release of TRL that has PPOTrainer."""
 NEXT = "next: `rldk-tracking demo` shows a healthy and a broken run; in a trainer of yours, callbacks=[RLDKCallback()]"
@@ -82,6 +85,7 @@ def trainers(versions: dict[str, str | None]) -> list[Finding]:
     found.append(Finding("transformers Trainer", True, "loss, gradients, weights, resources, rules on logs"))
     if versions["trl"] is None:
         return [*found, Finding("TRL", False, "pip install 'rldk-tracking[trl]'")]
+    found.append(Finding("TRL", True, tested(versions["trl"])))
     found.append(Finding("GRPOTrainer, RLOOTrainer", True, "rollouts, gradients, weights, logs"))
     found.append(Finding("DPO and relatives", True, "gradients, weights, logs"))
     if has_ppo():
@@ -90,6 +94,24 @@ def trainers(versions: dict[str, str | None]) -> list[Finding]:
         why = f"TRL {versions['trl']} has none; it was removed after {NEWEST_PPO}: pip install 'trl=={NEWEST_PPO}.*'"
         found.append(Finding("PPOTrainer", False, why))
     return found
+
+
+def tested(version: str) -> str:
+    """What is known of a release of TRL, in words."""
+    if version in TESTED:
+        return f"{version} is one of the releases that are tested"
+    own = _numbers(version)
+    before = [known for known in TESTED if _numbers(known) < own]
+    after = [known for known in TESTED if _numbers(known) > own]
+    if not before:
+        return f"{version} is older than {TESTED[0]}, the oldest that is tested: what cannot be read is said"
+    if not after:
+        return f"{version} is newer than {TESTED[-1]}, the newest that is tested: what cannot be read is said"
+    return f"{version} lies between {before[-1]} and {after[0]}, which are tested"
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
 
 def has_ppo() -> bool:

@@ -62,7 +62,7 @@ def rloo_trainer(
     seed: int = 0,
     **config: Any,
 ) -> Trainer:
-    """RLOO with 32 completions a step, 8 for each of 4 prompts."""
+    """RLOO with 32 completions a step, 8 for each of 4 prompts. Needs TRL 0.22 or newer."""
     from trl import RLOOConfig, RLOOTrainer
 
     settings = {"beta": 0.02, **_group_settings(output_dir, report_to, max_steps, seed), **config}

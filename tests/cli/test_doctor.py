@@ -49,6 +49,21 @@ def test_a_missing_package_names_the_extra() -> None:
     assert not by_topic(without_trl)["TRL"].usable
 
 
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        (doctor.TESTED[0], "one of the releases that are tested"),
+        ("0.17.0", f"older than {doctor.TESTED[0]}"),
+        ("0.25.1", "between 0.24.0 and 0.29.1"),
+        ("1.10.0", "between 1.9.0 and 1.12.0"),
+        ("99.0.0.dev0", f"newer than {doctor.TESTED[-1]}"),
+    ],
+)
+def test_a_release_of_trl_is_tested_or_not(version: str, words: str) -> None:
+    found = doctor.trainers({**ALL_MISSING, "torch": "2.13.0", "transformers": "5.0", "trl": version})
+    assert words in by_topic(found)["TRL"].detail and by_topic(found)["TRL"].usable
+
+
 @pytest.mark.parametrize(("version", "views"), [("3.14.9", False), ("3.15.0", True), ("3.17.2", True), ("4.0", True)])
 def test_saved_views_depend_on_the_version(version: str, views: bool) -> None:
     detail = by_topic(doctor.trackers({**ALL_MISSING, "mlflow": version}))["MLflow"].detail
