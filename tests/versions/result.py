@@ -75,6 +75,8 @@ def tables(found: list[Result]) -> str:
             compared = (str(training.compared), str(len(training.differing)), one.date)
             rows.append((one.versions["trl"], one.versions["transformers"], name, *counts, *compared))
     lines = ["| " + " | ".join(row) + " |" for row in rows]
+    under = {f"Python {one.versions['Python']} and torch {one.versions['torch']}" for one in found}
+    lines += ["", f"With {', '.join(sorted(under))}."]
     lines += ["", "What was said:", ""] if sentences else []
     lines += [f"{i}. “{sentence}” ({'; '.join(where)})" for i, (sentence, where) in enumerate(sentences.items(), 1)]
     return "\n".join(lines)

@@ -11,7 +11,8 @@ from tests.versions.result import PAGE, Result, Training, page, results, tables
 WHOLE = Training(97, 208, [], [], [])
 LACKS = Training(96, 204, [], ["rldk/policy/entropy"], ["no rldk/policy/entropy"])
 SILENT = Training(95, 200, ["rldk/kl/ref_k1 at step 1 is 2, the trainer's 1"], ["rldk/policy/entropy"], [])
-FOUND = Result("2026-11-28", {"trl": "0.19.1", "transformers": "4.53.1"}, {"PPO": WHOLE, "GRPO": LACKS, "DPO": SILENT})
+VERSIONS = {"trl": "0.19.1", "transformers": "4.53.1", "Python": "3.11.7", "torch": "2.13.0"}
+FOUND = Result("2026-11-28", VERSIONS, {"PPO": WHOLE, "GRPO": LACKS, "DPO": SILENT})
 
 
 def test_the_page_is_made_from_the_result_files() -> None:
@@ -35,6 +36,7 @@ def test_tables() -> None:
     assert "| 0.19.1 | 4.53.1 | PPO | 97 | 0 | none needed | 208 | 0 | 2026-11-28 |" in text
     assert "| 0.19.1 | 4.53.1 | GRPO | 96 | 1 | (1) | 204 | 0 | 2026-11-28 |" in text
     assert "| 0.19.1 | 4.53.1 | DPO | 95 | 1 | none | 200 | 1 | 2026-11-28 |" in text
+    assert "With Python 3.11.7 and torch 2.13.0." in text
     assert "1. “no rldk/policy/entropy” (TRL 0.19.1, GRPO)" in text
     assert "What was said" not in tables([Result(FOUND.date, FOUND.versions, {"PPO": WHOLE})])
 
