@@ -1,11 +1,11 @@
-"""Numbers over the steps of a run of any length in a bounded number of bins: of steps, and of values or layers."""
+"""Numbers over the steps of a run of any length in a bounded number of bins, and when their heat-map is shown."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,6 +18,8 @@ MOST_COLUMNS = 48
 FINEST_SHARE = 2.0**-20
 """Of the largest value: a narrower bin would tell rounding errors apart."""
 LAYER_ROWS = 48
+FIRST_ROWS, EVERY_ROWS = 5, 25
+"""Before the first picture, and between two."""
 
 
 @dataclass
@@ -205,3 +207,71 @@ class LayersOverSteps:
         for layer in layers:
             if layer not in self._row_of and len(set(self._row_of.values())) < self._most:
                 self._row_of[layer] = layer
+
+
+class Cadence:
+    """When to make pictures anew: early, so that a short run has them, and then ever less often.
+
+    A backend keeps every version, or has to be sent the whole picture, so their number must not grow with the run.
+
+    Args:
+        first: the row with which the first version comes.
+        every: rows between two versions; later on a tenth of the rows so far.
+    """
+
+    def __init__(self, first: int = FIRST_ROWS, every: int = EVERY_ROWS) -> None:
+        self._every = every
+        self._rows = 0
+        self._next = self._soonest = first
+
+    def count(self) -> None:
+        """A row has come."""
+        self._rows += 1
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a version."""
+        return self._rows >= self._next
+
+    @property
+    def possible(self) -> bool:
+        """Whether a version may come before its time, because there is news that should not wait."""
+        return self._rows >= self._soonest
+
+    def done(self) -> None:
+        """A version was made."""
+        self._soonest = self._rows + self._every
+        self._next = max(self._soonest, self._rows + self._rows // 10)
+
+
+class LiveHeatmap:
+    """Publishes a heat-map at a cadence, and once more at the end.
+
+    Args:
+        key: its series.
+        figure: collects the numbers.
+        publish: has it shown, `publish("log_heatmap", key, heatmap, step)`.
+    """
+
+    def __init__(self, key: str, figure: Distribution | LayersOverSteps, publish: Callable[..., None]) -> None:
+        self._key = key
+        self._figure = figure
+        self._publish = publish
+        self._cadence = Cadence()
+        self._unseen_step: int | None = None
+
+    def add(self, step: int, values: Any) -> None:
+        """What a step brought, see the figure's `add`."""
+        self._figure.add(step, values)
+        self._unseen_step = step
+        self._cadence.count()
+        if self._cadence.due:
+            self.show()
+
+    def show(self) -> None:
+        """Publish what has come since the last time."""
+        step, self._unseen_step = self._unseen_step, None
+        heatmap = None if step is None else self._figure.heatmap()
+        if heatmap is not None:
+            self._cadence.done()
+            self._publish("log_heatmap", self._key, heatmap, step)

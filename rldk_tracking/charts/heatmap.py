@@ -1,13 +1,10 @@
-"""Rows by steps as data, and when those that grow with the run are shown."""
+"""Rows by steps as data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
-
-FIRST_ROWS = 5
-EVERY_ROWS = 25
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,81 +68,3 @@ class Heatmap:
 
 def _floats(values: Sequence[Any]) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
-
-
-class Cadence:
-    """When to make pictures anew: early, so that a short run has them, and then ever less often.
-
-    A backend keeps every version, or has to be sent the whole picture, so their number must not grow with the run.
-
-    Args:
-        first: the row with which the first version comes.
-        every: rows between two versions; later on a tenth of the rows so far.
-    """
-
-    def __init__(self, first: int = FIRST_ROWS, every: int = EVERY_ROWS) -> None:
-        self._every = every
-        self._rows = 0
-        self._next = self._soonest = first
-
-    def count(self) -> None:
-        """A row has come."""
-        self._rows += 1
-
-    @property
-    def due(self) -> bool:
-        """Whether it is time for a version."""
-        return self._rows >= self._next
-
-    @property
-    def possible(self) -> bool:
-        """Whether a version may come before its time, because there is news that should not wait."""
-        return self._rows >= self._soonest
-
-    def done(self) -> None:
-        """A version was made."""
-        self._soonest = self._rows + self._every
-        self._next = max(self._soonest, self._rows + self._rows // 10)
-
-
-class GrowingFigure(Protocol):
-    """`Distribution` and `LayersOverSteps`: memory that does not grow with the run."""
-
-    def add(self, step: int, values: Any, /) -> None:
-        """What a step brought."""
-
-    def heatmap(self) -> Heatmap | None:
-        """The picture so far; None before there is anything."""
-
-
-class LiveHeatmap:
-    """Publishes a heat-map at a cadence, and once more at the end.
-
-    Args:
-        key: its series.
-        figure: collects the numbers.
-        publish: has it shown, `publish("log_heatmap", key, heatmap, step)`.
-    """
-
-    def __init__(self, key: str, figure: GrowingFigure, publish: Callable[..., None]) -> None:
-        self._key = key
-        self._figure = figure
-        self._publish = publish
-        self._cadence = Cadence()
-        self._unseen_step: int | None = None
-
-    def add(self, step: int, values: Any) -> None:
-        """What a step brought, see the figure's `add`."""
-        self._figure.add(step, values)
-        self._unseen_step = step
-        self._cadence.count()
-        if self._cadence.due:
-            self.show()
-
-    def show(self) -> None:
-        """Publish what has come since the last time."""
-        step, self._unseen_step = self._unseen_step, None
-        heatmap = None if step is None else self._figure.heatmap()
-        if heatmap is not None:
-            self._cadence.done()
-            self._publish("log_heatmap", self._key, heatmap, step)

@@ -27,7 +27,8 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from rldk_tracking.charts.announce import announce
-from rldk_tracking.charts.heatmap import Cadence, Heatmap
+from rldk_tracking.charts.binning import Cadence
+from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.incidents import incidents_of, worst_open
 from rldk_tracking.charts.mlflow import (
     View,

@@ -20,8 +20,9 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from rldk_tracking.charts.binning import Cadence
 from rldk_tracking.charts.drawing import OVERVIEW, REPORT, Drawing
-from rldk_tracking.charts.heatmap import Cadence, Heatmap
+from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.incidents import by_weight, incidents_of, overview_charts
 from rldk_tracking.charts.report import Report
 from rldk_tracking.charts.series import Thinned

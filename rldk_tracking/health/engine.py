@@ -27,7 +27,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from rldk_tracking.health.alert import Alert, Severity, add_alert
-from rldk_tracking.health.rule import Rule, is_core
+from rldk_tracking.health.rule import Rule
 from rldk_tracking.health.scores import Scores
 from rldk_tracking.health.watch import Watch
 from rldk_tracking.isolation import Shield
@@ -167,7 +167,7 @@ class Engine:
             "rldk/alerts/rules_judged": float(len(judged)),
             "rldk/alerts/rules_warming_up": float(known - len(judged)),
             "rldk/alerts/rules_without_data": float(len(watches) - known),
-            "rldk/alerts/core_rules_judged": float(sum(is_core(watch.rule.family) for watch in judged)),
+            "rldk/alerts/core_rules_judged": float(sum(watch.is_core for watch in judged)),
             "rldk/alerts/firing": float(len(self.firing)),
         }
 

@@ -11,7 +11,7 @@ from typing import Any
 from rldk_tracking.health.alert import SEVERITIES, Alert, Severity
 from rldk_tracking.health.conditions.base import Condition, Finding, Row
 from rldk_tracking.health.detectors import Stateful, remembered
-from rldk_tracking.health.rule import Rule
+from rldk_tracking.health.rule import Rule, is_core
 
 QUIET, BREACHED, CRITICAL = 0, 1, 2
 
@@ -51,6 +51,7 @@ class Watch(Stateful):
         self.finding: Finding | None = None
         self.part = f"rldk/health/{self.rule.family}"
         """The series of the family's score."""
+        self.is_core = is_core(self.rule.family)
 
     @property
     def known(self) -> bool:

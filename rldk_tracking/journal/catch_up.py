@@ -19,7 +19,7 @@ from rldk_tracking.journal.watchdog import Watchdog
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.backend import Backend
 from rldk_tracking.trackers.base import RejectedError, UnavailableError
-from rldk_tracking.trackers.jsonl import LineFile, try_lock
+from rldk_tracking.trackers.lines import LineFile, try_lock
 from rldk_tracking.trackers.records import decode, encode
 from rldk_tracking.trackers.registry import able, backends, resumed, tracker_class
 

@@ -22,8 +22,8 @@ from rldk_tracking.journal.reader import FileLines, JournalLines, Lines, MemoryL
 from rldk_tracking.journal.sender import Sender
 from rldk_tracking.journal.watchdog import Watchdog
 from rldk_tracking.trackers.base import Tracker
-from rldk_tracking.trackers.jsonl import LineFile
-from rldk_tracking.trackers.records import dumps, encode
+from rldk_tracking.trackers.lines import LineFile, line_of
+from rldk_tracking.trackers.records import encode
 from rldk_tracking.trackers.slack import SlackNotifier
 
 AFTER_THE_TRAINER_S = 6 * 3600.0
@@ -259,4 +259,4 @@ def append_alerts(journal: Path, alerts: Sequence[Alert]) -> None:
 
 def alert_lines(alerts: Sequence[Alert]) -> bytes:
     """Alerts as lines of a journal."""
-    return "".join(dumps(encode("alert", (alert,), time.time())) + "\n" for alert in alerts).encode()
+    return b"".join(line_of(encode("alert", (alert,), time.time())) for alert in alerts)

@@ -34,6 +34,7 @@ class Delivery:
         is_over: whether the training has ended, and nobody waits.
         is_handed_over: whether the courier's process was told to leave it to this one.
         is_unserved: whether this process serves it and has no thread for it.
+        errors, down: calls that failed so far, and destinations that do not answer, as of the last look.
     """
 
     journal: Journal
@@ -47,6 +48,8 @@ class Delivery:
     is_over: bool = False
     is_handed_over: bool = False
     is_unserved: bool = False
+    errors: int = 0
+    down: int = 0
 
     def read(self, name: str) -> Offset:
         """The offset of a destination as it is now: a thread's own, or that in the file."""
@@ -68,6 +71,11 @@ class Delivery:
         if name in self.offsets:
             return self.offsets[name].down_since is not None
         return time.monotonic() - self.since > SILENT_S
+
+    def count(self) -> None:
+        """Have `errors` and `down` as they are now."""
+        self.errors = sum(offset.errors for offset in self.offsets.values())
+        self.down = sum(self.is_down(name) for name in self.destinations)
 
     def is_answering(self, name: str) -> bool:
         """Whether it is worth while to wait for a destination."""

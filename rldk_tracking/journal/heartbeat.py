@@ -187,8 +187,11 @@ class Heartbeat:
         if self._limit is not None:
             due = now + max(self._limit - STACKS_EARLY_S, self._limit / 2)
             dump = PlannedDump(due, now, self._events, f"phase {self._phase} of step {self._step}")
+        self._stacks.planned = dump
+        if dump is None or self._stacks.is_started:
+            return
         try:
-            self._stacks.plan(dump)
+            self._stacks.start()
         except RuntimeError as error:  # no thread is to be had
             self._stacks = None
             logger.debug("rldk: where the threads stand in a hang will not be known: %s", error)

@@ -24,8 +24,8 @@ from rldk_tracking.journal.contents import Earlier
 from rldk_tracking.journal.reader import KEPT_LINES, MemoryLines
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import Tracker
-from rldk_tracking.trackers.jsonl import LineFile
-from rldk_tracking.trackers.records import VERSION, dumps, encode, end_record, row_record
+from rldk_tracking.trackers.lines import LineFile, end_record, line_of, row_record
+from rldk_tracking.trackers.records import VERSION, encode
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ class Journal:
         if os.getpid() != self._pid:
             return
         try:
-            data = _line(record)
+            data = line_of(record)
             if self.memory is None:
                 if self._is_gone or self._file.is_gone:
                     self._make_anew()
@@ -232,7 +232,7 @@ class Journal:
         self._reopen_at = now + _REOPEN_S
         self._file.close()
         self._file.try_lock()
-        self._file.append(b"".join(map(_line, self._head)))
+        self._file.append(b"".join(map(line_of, self._head)))
         self._is_gone = False
 
     def _say(self, error: Exception) -> None:
@@ -266,10 +266,6 @@ def journals_in(folder: Path) -> list[Path]:
     """The journals of a folder, the oldest first."""
     found = [(int(match[1] or 1), path) for path in folder.glob("run*.jsonl") if (match := _NAME.fullmatch(path.name))]
     return [path for _, path in sorted(found)]
-
-
-def _line(record: Mapping[str, Any]) -> bytes:
-    return (dumps(record) + "\n").encode()
 
 
 def _new_file(folder: Path) -> LineFile:

@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 
 _DEATHS = 3
 _DEATHS_WITHIN_S = 60.0
-_LOOK_S = 2.0
-"""Seconds between two looks at the offsets of one journal."""
+LOOK_S = 2.0
+"""Seconds between two looks at the courier, and at the offsets of one journal."""
 
 
 class CourierProcess:
@@ -78,7 +78,7 @@ class CourierProcess:
             self._send(self._message(delivery, destinations))
 
     def check(self) -> None:
-        """Once a step: start the courier again where it died, take over what it cannot do, print what it announced."""
+        """Now and then: start the courier again where it died, take over what it cannot do, print what it announced."""
         if not self._is_ours() or not self._deliveries:
             return
         if self._process is not None and self._process.poll() is not None:
@@ -88,7 +88,7 @@ class CourierProcess:
         now = time.monotonic()
         if now < self._look_at:
             return
-        self._look_at = now + _LOOK_S
+        self._look_at = now + LOOK_S
         for path, delivery in list(self._deliveries.items()):
             if delivery.journal.memory is not None or self._uses_threads:
                 self._take_over(delivery)
@@ -101,9 +101,10 @@ class CourierProcess:
         delivery = self._deliveries.get(journal.path)
         if delivery is None or not delivery.destinations:
             return {}
-        down = sum(delivery.is_down(name) for name in delivery.destinations)
-        errors = sum(offset.errors for offset in delivery.offsets.values())
-        return {"rldk/system/tracker_errors": float(errors), "rldk/system/trackers_down": float(down)}
+        return {
+            "rldk/system/tracker_errors": float(delivery.errors),
+            "rldk/system/trackers_down": float(delivery.down),
+        }
 
     def release(self, journal: Journal) -> None:
         """The journal has its end record, and nobody waits for its delivery before the process ends."""
@@ -267,6 +268,7 @@ class CourierProcess:
             if offset.refused and name not in delivery.threads:
                 self._say(f"{name} takes no credentials of the courier's: a thread of the training serves it instead.")
                 self._in_thread(delivery, [destination], holds_lock=False)
+        delivery.count()
 
 
 _courier: CourierProcess | None = None

@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from rldk_tracking.journal.exits import TrainCall
 from rldk_tracking.journal.joined_runs import Trainings, say_never_a_run, say_no_run
 from rldk_tracking.journal.journal import Journal, journal_number
 from rldk_tracking.journal.offset import named
-from rldk_tracking.journal.process import Destination, courier
+from rldk_tracking.journal.process import LOOK_S, Destination, courier
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import Tracker
 
@@ -83,6 +84,8 @@ class Publisher:
         self._run_rules: Mapping[str, Mapping[str, Any]] = {}
         self._trainings = Trainings()
         self._status, self._is_open = "", False
+        self._look_at = 0.0
+        self._delivery: Mapping[str, float] = {}
 
     def open(
         self,
@@ -186,9 +189,8 @@ class Publisher:
         """What the trackers do at present; rank 0's own affair, and no reason for a stop."""
         if not self._in_process and not self._sent and not self._joining:
             return {}
-        found = courier().health(self.journal) if self.journal is not None and self._sent else {}
-        errors = found.get("rldk/system/tracker_errors", 0.0) + self.shield.faults
-        down = found.get("rldk/system/trackers_down", 0.0) + len(self._joining)  # those without a run
+        errors = self._delivery.get("rldk/system/tracker_errors", 0.0) + self.shield.faults
+        down = self._delivery.get("rldk/system/trackers_down", 0.0) + len(self._joining)  # those without a run
         return {"rldk/system/trackers_down": down, "rldk/system/tracker_errors": errors, **self._trainings.marks}
 
     def row(self, step: int, row: Mapping[str, float], alerts: Iterable[Alert], status: str = "running") -> list[Alert]:
@@ -208,8 +210,10 @@ class Publisher:
             announce_alert(alert)
         if self.journal is not None:
             self.journal.row(step, row, alerts)
-            if self._sent:
+            if self._sent and time.monotonic() >= self._look_at:
+                self._look_at = time.monotonic() + LOOK_S
                 courier().check()
+                self._delivery = courier().health(self.journal)
         for tracker, last in self._in_process:
             with self.shield.at(f"writing to {tracker.name}"):
                 if row and tracker.takes_rows and step > last:

@@ -58,25 +58,24 @@ class StacksWriter:
     Args:
         path: the file.
         is_over: whether the training has ended.
+
+    Attributes:
+        planned: what is to be written when; None for nothing.
     """
 
     def __init__(self, path: Path, is_over: Callable[[], bool] = lambda: False) -> None:
         self._path = path
         self._is_over = is_over
-        self._planned: PlannedDump | None = None
+        self.planned: PlannedDump | None = None
+        self.is_started = False
         self._closed = threading.Event()
-        self._thread: threading.Thread | None = None
 
-    def plan(self, dump: PlannedDump | None) -> None:
-        """Replace what was planned before; None for nothing. The first plan starts the thread.
-
-        Raises:
-            RuntimeError: no thread can be started.
-        """
-        self._planned = dump
-        if self._thread is None and dump is not None:
-            self._thread = threading.Thread(target=self._run, name="rldk-stacks", daemon=True)
-            self._thread.start()
+    def start(self) -> None:
+        """Begin to look whether a plan is due; further calls do nothing. RuntimeError: no thread can be started."""
+        if not self.is_started:
+            thread = threading.Thread(target=self._run, name="rldk-stacks", daemon=True)
+            thread.start()
+            self.is_started = True
 
     def close(self) -> None:
         """Let the thread end."""
@@ -85,7 +84,7 @@ class StacksWriter:
     def _run(self) -> None:
         written: PlannedDump | None = None
         while not self._closed.wait(CHECK_S) and not self._is_over():
-            dump = self._planned
+            dump = self.planned
             if dump is None or dump is written or time.monotonic() < dump.due:
                 continue
             written = dump

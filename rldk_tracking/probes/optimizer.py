@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from rldk_tracking.charts.binning import LayersOverSteps
-from rldk_tracking.charts.heatmap import Heatmap, LiveHeatmap
+from rldk_tracking.charts.binning import LayersOverSteps, LiveHeatmap
+from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.spec import GRADIENTS, HEATMAP_TITLES
 from rldk_tracking.metrics.layers import FarthestLayers, series
 from rldk_tracking.metrics.updates import layer_ratios

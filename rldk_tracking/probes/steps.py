@@ -7,8 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from rldk_tracking.charts.binning import Distribution
-from rldk_tracking.charts.heatmap import LiveHeatmap
+from rldk_tracking.charts.binning import Distribution, LiveHeatmap
 from rldk_tracking.charts.spec import HEATMAP_TITLES, REWARDS
 from rldk_tracking.metrics.advantage import RewardRange
 from rldk_tracking.metrics.resources import ResourceMeter, ThroughputMeter

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,116 +14,11 @@ from rldk_tracking.messages.arguments import text
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.backend import Backend, DemoStore
 from rldk_tracking.trackers.base import Row, Tracker
-from rldk_tracking.trackers.records import dumps, encode, parsed
-
-try:
-    import fcntl
-except ImportError:  # Windows has none of these; there two processes for one file are not kept apart.
-    fcntl = None  # type: ignore[assignment]
+from rldk_tracking.trackers.lines import LineFile, line_of
+from rldk_tracking.trackers.records import encode, parsed
 
 FILE_NAME = "run.jsonl"
-_TAKEN = (errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN)
 _TAIL_BYTES = 256 * 1024
-
-
-def try_lock(descriptor: int) -> bool:
-    """Lock an open file, until it is closed. False where another process holds it.
-
-    True also on a file system that has no locks: a training must not stop for that.
-    """
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno not in _TAKEN
-    return True
-
-
-class LineFile:
-    """An append-only file that always consists of whole lines, readable by its owner only.
-
-    It is made at the first line. Safe to use from several threads.
-
-    Args:
-        path: where it is; its folder is made where it is missing.
-
-    Raises (all methods):
-        OSError: the disk does. What was half written is taken back.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock = threading.Lock()
-        self._descriptor: int | None = None
-        self._torn = False
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the file was deleted since it was opened."""
-        return self._descriptor is not None and os.fstat(self._descriptor).st_nlink == 0
-
-    def open(self) -> int:
-        """Open the file where it is not open yet, and end the line that a killed process left torn."""
-        if self._descriptor is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-            try:
-                _prepare(descriptor)
-            except OSError:
-                os.close(descriptor)
-                raise
-            self._descriptor = descriptor
-        return self._descriptor
-
-    def try_lock(self) -> bool:
-        """Lock the file, open or not, until it is closed; a crash releases it. False where another process has it.
-
-        True also where it cannot be opened: a training must not stop for that.
-        """
-        try:
-            return try_lock(self.open())
-        except OSError:
-            return True
-
-    def append(self, data: bytes) -> None:
-        """Hand whole lines to the operating system, in one write."""
-        with self._lock:
-            descriptor = self.open()
-            if self._torn:
-                data = b"\n" + data
-            written = os.write(descriptor, data)
-            if written < len(data):
-                self._complete(descriptor, data, written)
-            self._torn = False
-
-    def close(self) -> None:
-        """Close the file; a later `append` opens it again."""
-        with self._lock:
-            if self._descriptor is not None:
-                os.close(self._descriptor)
-                self._descriptor = None
-
-    def abandon(self) -> None:
-        """In a forked child, whose parent may have been writing in another thread: close the child's descriptor."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    def _complete(self, descriptor: int, data: bytes, written: int) -> None:
-        """Write the rest, or take back what a full disk took of it."""
-        end = os.lseek(descriptor, 0, os.SEEK_CUR)
-        start = end - written
-        try:
-            while written < len(data):
-                written += os.write(descriptor, data[written:])
-        except OSError:
-            end = os.lseek(descriptor, 0, os.SEEK_CUR)
-            if os.fstat(descriptor).st_size == end:
-                os.ftruncate(descriptor, start)
-            else:  # another process has appended its own line behind ours
-                self._torn = True
-            raise
 
 
 class JsonlTracker(Tracker):
@@ -203,7 +96,7 @@ class JsonlTracker(Tracker):
         if self._file is None:
             raise RuntimeError("JsonlTracker without a path must be opened before it is written to")
         record = encode(method, args, time.time() if now is None else now)
-        self._file.append((dumps(record) + "\n").encode())
+        self._file.append(line_of(record))
 
 
 class JsonlStore(DemoStore):
@@ -255,14 +148,3 @@ def tail(path: Path, size: int = _TAIL_BYTES) -> list[dict[str, Any]]:
 
 def _file(path: Path) -> Path:
     return path if path.suffix == ".jsonl" else path / FILE_NAME
-
-
-def _prepare(descriptor: int) -> None:
-    if hasattr(os, "fchmod"):
-        os.fchmod(descriptor, 0o600)
-    size = os.fstat(descriptor).st_size
-    if size:
-        # A process that was killed may have left half a line: what follows must not be glued to it.
-        os.lseek(descriptor, size - 1, os.SEEK_SET)
-        if os.read(descriptor, 1) != b"\n":
-            os.write(descriptor, b"\n")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rldk_tracking.trackers.base import UnavailableError
-from rldk_tracking.trackers.records import dumps
+from rldk_tracking.trackers.lines import dumps
 
 LONGEST_NAME = 250
 ORIGIN_TAG = "rldk.origin"

@@ -19,7 +19,6 @@ Each has `type` and `time` (seconds since the epoch).
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
@@ -45,18 +44,6 @@ def encode(method: str, args: tuple[Any, ...], time: float) -> dict[str, Any]:
     kind = _KINDS[method]
     fields = zip(_CALLS[kind][1], args, strict=True)
     return {"time": time, "type": kind} | {name: _data(value) for name, value in fields}
-
-
-def row_record(step: int, metrics: Mapping[str, float], alerts: Iterable[Alert], time: float) -> dict[str, Any]:
-    """The record of one step: its row, and what was found in it."""
-    record: dict[str, Any] = {"type": "metrics", "time": time, "step": step, "metrics": dict(metrics)}
-    found = [alert.as_dict() for alert in alerts]
-    return record | {"alerts": found} if found else record
-
-
-def end_record(status: str, step: int, exception: str | None, time: float) -> dict[str, Any]:
-    """The record of a run's end: "finished", "stopped" or "crashed", with the last lines of the exception."""
-    return {"type": "end", "time": time, "status": status, "step": step, "exception": exception}
 
 
 def calls(record: Mapping[str, Any]) -> list[Call]:
@@ -132,14 +119,6 @@ def parsed(lines: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
             yield parse(line)
         except ValueError:
             continue
-
-
-def dumps(record: Mapping[str, Any]) -> str:
-    """One line of strict JSON: non-finite numbers become the strings "nan", "inf", "-inf", other objects their str."""
-    try:
-        return json.dumps(record, allow_nan=False, default=_plain)
-    except ValueError:
-        return json.dumps(_finite(record), allow_nan=False, default=_plain)
 
 
 def _refuse(constant: str) -> float:
@@ -250,19 +229,3 @@ def _data(value: Any) -> Any:
     if isinstance(value, Heatmap):
         return value.as_dict()
     return dict(value) if isinstance(value, Mapping) else value
-
-
-def _plain(value: Any) -> Any:
-    """A number or an array of a library, as Python's own; of anything else the words."""
-    plain = getattr(value, "tolist", None)
-    return _finite(plain()) if callable(plain) else str(value)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value

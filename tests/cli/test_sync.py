@@ -19,7 +19,7 @@ from rldk_tracking.journal.journal import Journal
 from rldk_tracking.journal.offset import Offset, offset_path
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import Tracker
-from rldk_tracking.trackers.jsonl import LineFile
+from rldk_tracking.trackers.lines import LineFile
 from rldk_tracking.trackers.mlflow import MLflowTracker
 from rldk_tracking.trackers.slack import SlackNotifier
 from tests.journal.conftest import an_alert

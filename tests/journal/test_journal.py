@@ -18,7 +18,7 @@ import pytest
 
 from rldk_tracking.journal.journal import Journal, journals_in
 from rldk_tracking.journal.reader import FileLines, JournalLines, read_all
-from rldk_tracking.trackers.jsonl import LineFile
+from rldk_tracking.trackers.lines import LineFile
 from rldk_tracking.trackers.memory import InMemoryTracker
 from tests.journal.conftest import INFO, ROOT, an_alert, row, started
 

@@ -20,7 +20,7 @@ from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers import registry
 from rldk_tracking.trackers.backend import Backend
 from rldk_tracking.trackers.base import RefusedError, Tracker
-from rldk_tracking.trackers.jsonl import LineFile
+from rldk_tracking.trackers.lines import LineFile
 from rldk_tracking.trackers.mlflow import MLflowTracker
 from rldk_tracking.trackers.slack import SlackNotifier
 from tests.journal.conftest import an_alert, eventually, row, started, steps_in
@@ -255,6 +255,7 @@ def test_health(service: CourierProcess, no_process: None, tmp_path: Path, monke
     service.follow(journal, [Destination("distant", tracker)], {})
     assert service.health(journal)["rldk/system/trackers_down"] == 0.0
     time.sleep(0.3)
+    service.check()
     assert service.health(journal)["rldk/system/trackers_down"] == 1.0, "nothing was ever heard of it"
     Offset(offset_path(journal.path, "distant"), errors=3, down_since=12.0).save()
     service._deliveries[journal.path].threads.clear()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rldk_tracking.journal.reader import FileLines, JournalLines, MemoryLines, entry_of, read, read_all
-from rldk_tracking.trackers.records import dumps, row_record
+from rldk_tracking.trackers.lines import dumps, row_record
 
 WHOLE = [(dumps(row_record(step, {"a": float(step)}, [], 1.0)) + "\n").encode() for step in range(5)]
 

@@ -73,6 +73,11 @@ def threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "rldk-stacks"]
 
 
+def plan(writer: StacksWriter, dump: PlannedDump) -> None:
+    writer.planned = dump
+    writer.start()
+
+
 def test_every_thread_but_the_writer_is_there_with_the_main_thread_first(waiting_thread) -> None:
     text = ""
 
@@ -95,11 +100,11 @@ def test_every_thread_but_the_writer_is_there_with_the_main_thread_first(waiting
 
 def test_they_are_written_when_due_and_once(tmp_path: Path, writer: StacksWriter) -> None:
     path = tmp_path / "run.stacks.txt"
-    writer.plan(planned(0.2))
+    plan(writer, planned(0.2))
     assert "=== event 1 of " in within(5, path)
     time.sleep(2.5 * CHECK_S)
     assert path.read_text().count("=== event") == 1
-    writer.plan(planned(0.0, events=2))
+    plan(writer, planned(0.0, events=2))
     end = time.monotonic() + 5
     while path.read_text().count("=== event") < 2 and time.monotonic() < end:
         time.sleep(0.05)
@@ -109,17 +114,17 @@ def test_they_are_written_when_due_and_once(tmp_path: Path, writer: StacksWriter
 
 def test_what_goes_on_is_not_written(tmp_path: Path, writer: StacksWriter) -> None:
     for events in range(12):
-        writer.plan(planned(2.0, events))
+        plan(writer, planned(2.0, events))
         time.sleep(0.25)
-    writer.plan(None)
+    writer.planned = None
     time.sleep(2 * CHECK_S)
     assert not (tmp_path / "run.stacks.txt").exists()
 
 
-def test_the_thread_begins_with_the_first_plan_and_ends(writer: StacksWriter) -> None:
-    writer.plan(None)
+def test_the_thread_begins_once_and_ends(writer: StacksWriter) -> None:
     assert threads() == []
-    writer.plan(planned(60.0))
+    plan(writer, planned(60.0))
+    writer.start()
     (thread,) = threads()
     assert thread.daemon
     writer.close()
@@ -132,10 +137,10 @@ def test_a_folder_that_is_gone_is_no_fault(tmp_path: Path) -> None:
     gone.mkdir()
     writer = StacksWriter(gone / "run.stacks.txt")
     gone.rmdir()
-    writer.plan(planned(0.0))
+    plan(writer, planned(0.0))
     time.sleep(2.5 * CHECK_S)
     gone.mkdir()
-    writer.plan(planned(0.0, events=2))
+    plan(writer, planned(0.0, events=2))
     assert "=== event 2 of " in within(5, gone / "run.stacks.txt")
     writer.close()
     threads()[0].join(5)
@@ -176,8 +181,8 @@ def test_a_forked_child_ends_while_the_thread_waits(tmp_path: Path, end: str) ->
     # With a timer of faulthandler it does not: its end waits for a thread that only its parent has.
     code = (
         "import os, sys, time\nfrom pathlib import Path\n"
-        "from rldk_tracking.journal.stacks import PlannedDump, StacksWriter\n"
-        f"StacksWriter(Path({str(tmp_path / 's.txt')!r})).plan(PlannedDump(time.monotonic() + 60, 0.0, 1, ''))\n"
+        "from rldk_tracking.journal.stacks import StacksWriter\n"
+        f"StacksWriter(Path({str(tmp_path / 's.txt')!r})).start()\n"
         "pid = os.fork()\n"
         f"if pid == 0:\n    {end}\n"
         "else:\n    sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
@@ -211,7 +216,7 @@ def test_a_timer_that_the_user_armed_is_left_alone(tmp_path: Path) -> None:
         "from rldk_tracking.journal.stacks import PlannedDump, StacksWriter\n"
         f"faulthandler.dump_traceback_later(0.75, file=open({str(tmp_path / 'mine.txt')!r}, 'wb'))\n"
         f"writer = StacksWriter(Path({str(tmp_path / 'run.stacks.txt')!r}))\n"
-        "writer.plan(PlannedDump(time.monotonic(), 0.0, 1, ''))\n"
+        "writer.planned = PlannedDump(time.monotonic(), 0.0, 1, '')\nwriter.start()\n"
         "time.sleep(1.25)\nwriter.close()\n"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60, env=os.environ).returncode == 0
@@ -222,7 +227,7 @@ def test_a_timer_that_the_user_armed_is_left_alone(tmp_path: Path) -> None:
 def test_where_the_training_is_over_the_thread_ends_by_itself(tmp_path: Path) -> None:
     over: list[bool] = []
     writer = StacksWriter(tmp_path / "run.stacks.txt", lambda: bool(over))
-    writer.plan(planned(60.0))
+    plan(writer, planned(60.0))
     (thread,) = threads()
     time.sleep(1.5 * CHECK_S)
     assert thread.is_alive()

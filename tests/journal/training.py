@@ -25,8 +25,8 @@ from rldk_tracking.health.watched import as_data, watched_rules
 from rldk_tracking.journal.journal import Journal
 from rldk_tracking.journal.process import Destination, courier
 from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.lines import dumps, row_record
 from rldk_tracking.trackers.mlflow import MLflowTracker
-from rldk_tracking.trackers.records import dumps, row_record
 from rldk_tracking.trackers.slack import SlackNotifier
 from tests.journal.conftest import an_alert, row
 
