@@ -22,7 +22,7 @@ from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of
 from rldk_tracking.journal.settings import Settings, needs_journal
 from rldk_tracking.metrics.keys import CATALOGUE
 from rldk_tracking.probes.base import Probe, ProbeSet, StepData, Training
-from rldk_tracking.probes.row import ROLLOUT_COLUMNS, TAILS, UPDATE_COLUMNS, part_of, row_of
+from rldk_tracking.probes.steps import ROLLOUT_COLUMNS, TAILS, UPDATE_COLUMNS, part_of, row_of
 from rldk_tracking.ranks import SPREAD, Part, Ranks, Schema, Transfer
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.sources.wrapping import Phase

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from rldk_tracking import ranks as module
 from rldk_tracking.metrics import process_group, reward
 from rldk_tracking.metrics.keys import CATALOGUE
-from rldk_tracking.probes.row import (
+from rldk_tracking.probes.steps import (
     ROLLOUT_COLUMNS,
     TAILS,
     UPDATE_COLUMNS,

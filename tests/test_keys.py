@@ -15,7 +15,7 @@ from rldk_tracking.metrics import preference
 from rldk_tracking.metrics.advantage import RewardRange
 from rldk_tracking.metrics.columns import Table, merge_tails, tail_of
 from rldk_tracking.metrics.keys import CATALOGUE, MARK, Direction, Key, Reduce, Source, documented, lookup, misspelt
-from rldk_tracking.probes import row as module
+from rldk_tracking.probes import steps as module
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
 PACKAGE = Path(module.__file__).parents[1]

@@ -56,8 +56,7 @@ DRAWING_SHARE = 0.005
 REFRESH_SECONDS = 60.0
 STATUS_SECONDS, AN_ALERT_SECONDS = 2.0, 0.05
 """Between two notes where the run's state changes again and again: at least so much, and so much for each alert."""
-LOCAL = "http://127.0.0.1:5000"
-"""Where `mlflow ui` serves a local store."""
+LOCAL = "http://127.0.0.1:5000"  # where `mlflow ui` serves a local store
 PICTURES = {"rldk/charts/reward_distribution": "Rewards", "rldk/charts/layer_gradients": "Gradients by layer"}
 """Heat-maps to how the note calls them."""
 ENDED = ("finished", "stopped", "crashed")

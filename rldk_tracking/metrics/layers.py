@@ -1,4 +1,4 @@
-"""Which parameter belongs to which layer, sums over layers, and which few layers get a series of their own.
+"""Which parameter belongs to which layer, how large gradients and weights are by layer, and which are not finite.
 
 Everything is kept as *squares of norms of single tensors*, (P,) for P parameters, because these add up: over the
 tensors of a layer, over the shards of a tensor, over the ranks that hold the shards. One square is not finite exactly
@@ -7,24 +7,35 @@ no optimizer survives that either, so it counts as not finite).
 
 Keys, read by `rldk_tracking.metrics.keys`:
 
-    rldk/grad/layer/<layer> | 1 | optimizer
-        Gradient of one of the few layers farthest from the rest, before clipping.
-        = Euclidean norm, mean over the optimizer steps; of the layers with the largest running mean of |log(norm /
-        median over layers)|
-    rldk/update/layer_ratio/<layer> | 1 | optimizer
-        How far one optimizer step moves one of the few layers farthest from the rest.
-        = |change| / |weights|, as of rldk/update/ratio
-
-A hundred layers as a hundred series help nobody, and those farthest from the rest would be different ones in each step.
-So a layer that is shown stays shown: FIRST layers are chosen once SETTLED measurements have been seen, and the rest of
-the SHOWN places is kept for layers that go astray later. All layers are in the quantiles, and in the pictures that go
-with each checkpoint. Dots in names become underscores, since a dot is a path to W&B.
+    rldk/nan/weights | tensors | optimizer | lower | max over ranks
+        Weight tensors that hold a NaN or an infinity; 0 is a measured 0.
+        = tensors whose norm is not finite, after the worst of the row's optimizer steps
+    rldk/nan/gradients | tensors | optimizer | lower | max over ranks
+        Gradient tensors that hold a NaN or an infinity.
+        = tensors whose norm is not finite, in the worst of the row's optimizer steps
+    rldk/grad/norm | 1 | optimizer
+        Length of the gradient, before clipping.
+        = Euclidean norm over all parameters, mean over the optimizer steps
+    rldk/grad/norm_clipped_fraction | 1 | optimizer | lower
+        Share of optimizer steps whose gradient was shortened.
+        = steps with a norm above max_grad_norm / steps
+    rldk/grad/layer_norm/{p10,p50,p90,max,min} | 1 | optimizer
+        Gradient of a layer.
+        = {stat}, interpolated linearly, over layers of the norm before clipping, a mean over the optimizer steps
+    rldk/grad/layers_without | layers | optimizer | lower | max over ranks
+        Layers that are trained but get no gradient.
+        = layers whose norm is exactly 0 in all of the row's optimizer steps
+    rldk/weight/norm | 1 | optimizer
+        Size of the trained weights, after the step.
+        = Euclidean norm over all parameters, mean over the optimizer steps
+    rldk/weight/layer_norm/{p10,p50,p90,max,min} | 1 | optimizer
+        Size of a layer, after the step.
+        = {stat}, interpolated linearly, over layers of the norm, a mean over the optimizer steps
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +44,7 @@ from torch import Tensor
 
 from rldk_tracking.metrics.columns import precise
 from rldk_tracking.metrics.layer_names import layer_of, plain_name
+from rldk_tracking.metrics.statistics import spread
 
 EXTRA = 3
 """Numbers before the layers' norms in a summary: steps measured, tensors not finite, total norm."""
@@ -217,62 +229,53 @@ def _copies(tensor: Tensor) -> float:
     return copies
 
 
-SHOWN, FIRST = 8, 4
-"""Places, and those that are taken at the beginning."""
-SETTLED = 5
-"""Measurements before the first are chosen: in the first step half of an adapter has no gradient yet."""
-MEMORY = 0.8
-"""Weight of the past in a layer's distance."""
-FARTHEST = 20.0
-"""Distance of a layer at 0, and the largest that counts: e^20."""
-ASTRAY = math.log(4.0)
-"""How much farther than a layer that is shown another must be to take one of the places that are left."""
+def gradient_squares(parameters: Sequence[Tensor]) -> Tensor:
+    """(P,) squares of the norms of the parameters' gradients; 0 where there is none.
 
-
-class FarthestLayers:
-    """Chooses layers by the running mean of |log(value / median over layers)|. Memory: one number a layer.
-
-    >>> layers = FarthestLayers()
-    >>> for _ in range(SETTLED):
-    ...     shown = layers.take({str(number): 1.0 for number in range(20)} | {"20": 9.0})
-    >>> "20" in shown, len(shown)
-    (True, 4)
+    >>> import torch
+    >>> weights = torch.ones(2, requires_grad=True)
+    >>> (weights * torch.tensor([3.0, 4.0])).sum().backward()
+    >>> gradient_squares([weights]).tolist()
+    [25.0]
     """
-
-    def __init__(self) -> None:
-        self._distances: dict[str, float] = {}
-        self._seen = 0
-        self.shown: list[str] = []
-
-    def take(self, values: Mapping[str, float]) -> dict[str, float]:
-        """What is shown of one measurement: layer to value. A value that is not a number >= 0 is left out."""
-        known = {layer: value for layer, value in values.items() if math.isfinite(value) and value >= 0}
-        positive = [value for value in known.values() if value > 0]
-        if not positive:
-            return {layer: known[layer] for layer in self.shown if layer in known}
-        middle = math.log(statistics.median(positive))
-        for layer, value in known.items():
-            distance = min(FARTHEST, abs(math.log(value) - middle)) if value > 0 else FARTHEST
-            before = self._distances.get(layer, distance)
-            self._distances[layer] = MEMORY * before + (1 - MEMORY) * distance
-        self._seen += 1
-        if self._seen >= SETTLED:
-            self._choose()
-        return {layer: known[layer] for layer in self.shown if layer in known}
-
-    def _choose(self) -> None:
-        by_distance = sorted(self._distances, key=lambda layer: -self._distances[layer])
-        if len(by_distance) <= SHOWN:
-            self.shown = list(self._distances)
-        elif not self.shown:
-            self.shown = by_distance[:FIRST]
-        else:
-            least = min(self._distances[layer] for layer in self.shown)
-            astray = [layer for layer in by_distance if self._distances[layer] > least + ASTRAY]
-            new = [layer for layer in astray if layer not in self.shown]
-            self.shown += new[: SHOWN - len(self.shown)]
+    return squares([parameter.grad for parameter in parameters])
 
 
-def series(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
-    """Layer to value as keys."""
-    return {f"{prefix}/{layer.replace('.', '_')}": value for layer, value in values.items()}
+def read_gradients(values: Sequence[float], layout: Layout) -> dict[str, float]:
+    """The keys of a summary of gradients; empty where no step was measured."""
+    summary = Summary.read(values, layout)
+    if summary is None:
+        return {}
+    metrics = {
+        "rldk/nan/gradients": float(summary.not_finite),
+        "rldk/grad/layers_without": float(sum(norm == 0 for norm in summary.layers.values())),
+    }
+    if summary.total is not None:
+        metrics["rldk/grad/norm"] = summary.total
+    return metrics | spread("rldk/grad/layer_norm", summary.layers.values())
+
+
+def weight_squares(parameters: Sequence[Tensor]) -> Tensor:
+    """(P,) squares of the parameters' norms."""
+    return squares([parameter if has_norm(parameter) else None for parameter in parameters])
+
+
+def read_weights(values: Sequence[float], layout: Layout) -> dict[str, float]:
+    """The keys of a summary of weights; empty where no step was measured."""
+    summary = Summary.read(values, layout)
+    if summary is None:
+        return {}
+    metrics = {"rldk/nan/weights": float(summary.not_finite)}
+    if summary.total is not None:
+        metrics["rldk/weight/norm"] = summary.total
+    return metrics | spread("rldk/weight/layer_norm", summary.layers.values())
+
+
+def not_finite(parameters: Sequence[Tensor]) -> Tensor:
+    """Number of tensors with a NaN or an infinity, a scalar on their device.
+
+    >>> import torch
+    >>> not_finite([torch.tensor([1.0, float("nan")]), torch.ones(3)]).item()
+    1
+    """
+    return (~weight_squares(parameters).isfinite()).sum()

@@ -1,8 +1,25 @@
-"""Gradients, weights and updates, seen at the optimizer's own step, and what each change of the learning rate did."""
+"""Gradients, weights and updates, seen at the optimizer's own step, and what each change of the learning rate did.
+
+Keys, read by `rldk_tracking.metrics.keys`:
+
+    rldk/grad/layer/<layer> | 1 | optimizer
+        Gradient of one of the few layers farthest from the rest, before clipping.
+        = Euclidean norm, mean over the optimizer steps; of the layers with the largest running mean of |log(norm /
+        median over layers)|
+    rldk/update/layer_ratio/<layer> | 1 | optimizer
+        How far one optimizer step moves one of the few layers farthest from the rest.
+        = |change| / |weights|, as of rldk/update/ratio
+
+A hundred layers as a hundred series help nobody, and those farthest from the rest would be different ones in each step.
+So a layer that is shown stays shown: FIRST layers are chosen once SETTLED measurements have been seen, and the rest of
+the SHOWN places is kept for layers that go astray later. All layers are in the quantiles, and in the pictures that go
+with each checkpoint. Dots in names become underscores, since a dot is a path to W&B.
+"""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -10,11 +27,10 @@ from typing import Any, Literal
 from rldk_tracking.charts.binning import LayersOverSteps, LiveHeatmap
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.spec import GRADIENTS, HEATMAP_TITLES
-from rldk_tracking.metrics.layers import FarthestLayers, series
 from rldk_tracking.metrics.updates import layer_ratios
 from rldk_tracking.probes.base import Probe, StepData, Training
-from rldk_tracking.probes.row import merge_scalars, weights_spread
 from rldk_tracking.probes.schedule import CHANGE_COLUMNS, Change, ScheduleImpact
+from rldk_tracking.probes.steps import merge_scalars, weights_spread
 from rldk_tracking.ranks import Merged
 from rldk_tracking.sources.optimizer import OptimizerSource
 
@@ -22,6 +38,67 @@ CHANGES = 50
 """Rows of the table of changes of the learning rate, the latest."""
 HEATMAP_SAVES = 60
 """Columns of the picture of gradients at each save, the latest."""
+
+
+SHOWN, FIRST = 8, 4
+"""Places, and those that are taken at the beginning."""
+SETTLED = 5
+"""Measurements before the first are chosen: in the first step half of an adapter has no gradient yet."""
+MEMORY = 0.8
+"""Weight of the past in a layer's distance."""
+FARTHEST = 20.0
+"""Distance of a layer at 0, and the largest that counts: e^20."""
+ASTRAY = math.log(4.0)
+"""How much farther than a layer that is shown another must be to take one of the places that are left."""
+
+
+class FarthestLayers:
+    """Chooses layers by the running mean of |log(value / median over layers)|. Memory: one number a layer.
+
+    >>> layers = FarthestLayers()
+    >>> for _ in range(SETTLED):
+    ...     shown = layers.take({str(number): 1.0 for number in range(20)} | {"20": 9.0})
+    >>> "20" in shown, len(shown)
+    (True, 4)
+    """
+
+    def __init__(self) -> None:
+        self._distances: dict[str, float] = {}
+        self._seen = 0
+        self.shown: list[str] = []
+
+    def take(self, values: Mapping[str, float]) -> dict[str, float]:
+        """What is shown of one measurement: layer to value. A value that is not a number >= 0 is left out."""
+        known = {layer: value for layer, value in values.items() if math.isfinite(value) and value >= 0}
+        positive = [value for value in known.values() if value > 0]
+        if not positive:
+            return {layer: known[layer] for layer in self.shown if layer in known}
+        middle = math.log(statistics.median(positive))
+        for layer, value in known.items():
+            distance = min(FARTHEST, abs(math.log(value) - middle)) if value > 0 else FARTHEST
+            before = self._distances.get(layer, distance)
+            self._distances[layer] = MEMORY * before + (1 - MEMORY) * distance
+        self._seen += 1
+        if self._seen >= SETTLED:
+            self._choose()
+        return {layer: known[layer] for layer in self.shown if layer in known}
+
+    def _choose(self) -> None:
+        by_distance = sorted(self._distances, key=lambda layer: -self._distances[layer])
+        if len(by_distance) <= SHOWN:
+            self.shown = list(self._distances)
+        elif not self.shown:
+            self.shown = by_distance[:FIRST]
+        else:
+            least = min(self._distances[layer] for layer in self.shown)
+            astray = [layer for layer in by_distance if self._distances[layer] > least + ASTRAY]
+            new = [layer for layer in astray if layer not in self.shown]
+            self.shown += new[: SHOWN - len(self.shown)]
+
+
+def series(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
+    """Layer to value as keys."""
+    return {f"{prefix}/{layer.replace('.', '_')}": value for layer, value in values.items()}
 
 
 class OptimizerProbe(Probe):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rldk_tracking.isolation import Shield
-from rldk_tracking.metrics import norms, updates
+from rldk_tracking.metrics import layers, updates
 from rldk_tracking.metrics.layers import Layout, Summary, on, over_ranks, summarise_all
 from rldk_tracking.metrics.noise_scale import NoiseScale
 from rldk_tracking.metrics.process_group import world_size
@@ -145,8 +145,8 @@ class OptimizerSource:
         if len(values) < len(HEADER):
             return {}
         parts = self._parts(values)
-        metrics = norms.read_gradients(parts["gradients"], self.layout)
-        metrics |= norms.read_weights(parts["weights"], self.layout) | updates.read_updates(parts, self.layout)
+        metrics = layers.read_gradients(parts["gradients"], self.layout)
+        metrics |= layers.read_weights(parts["weights"], self.layout) | updates.read_updates(parts, self.layout)
         return metrics | {key: value for key, value in zip(HEADER, values, strict=False) if math.isfinite(value)}
 
     def layers(self, values: Sequence[float]) -> dict[str, dict[str, float]]:
@@ -162,7 +162,7 @@ class OptimizerSource:
         """Number of tensors of the whole model, frozen ones too, that are not finite: a scalar on the device."""
         model = self._model()
         parameters = list(model.parameters()) if model is not None else self._parameters
-        return norms.not_finite(parameters)
+        return layers.not_finite(parameters)
 
     def observe_micro_gradient(self) -> None:
         """A backward pass is over and no optimizer step follows: for the noise scale, at the level "full".
@@ -172,7 +172,7 @@ class OptimizerSource:
         if self._noise is None:
             return
         with self._shield.at("a backward pass"):
-            self._noise.micro(lambda: norms.gradient_squares(self._parameters).sum())
+            self._noise.micro(lambda: layers.gradient_squares(self._parameters).sum())
 
     def detach(self) -> None:
         """Take out every hook, and let go of the model: whoever keeps the callback does not keep that."""
@@ -217,14 +217,14 @@ class OptimizerSource:
 
     def _look_after(self, optimizer: torch.optim.Optimizer) -> None:
         if self.level != "light":
-            self._queue["weights"].append(norms.weight_squares(self._parameters))
+            self._queue["weights"].append(layers.weight_squares(self._parameters))
         if self._measures_updates():
             self._measure_updates(optimizer)
         self._snapshot = None
         self._steps += 1
 
     def _gradient_squares(self, scale: Tensor | None) -> Tensor:
-        squares = norms.gradient_squares(self._parameters)
+        squares = layers.gradient_squares(self._parameters)
         return squares if scale is None else squares / scale.to(squares).square()
 
     def _measure_updates(self, optimizer: torch.optim.Optimizer) -> None:

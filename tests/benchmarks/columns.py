@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rldk_tracking.metrics.columns import tail_of
-from rldk_tracking.probes import row as module
+from rldk_tracking.probes import steps as module
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
 GROUP = 8

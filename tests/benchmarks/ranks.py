@@ -29,7 +29,7 @@ from rldk_tracking.metrics import policy, reward
 from rldk_tracking.metrics.columns import Array
 from rldk_tracking.metrics.keys import CATALOGUE
 from rldk_tracking.metrics.vector import Part, VectorLayout
-from rldk_tracking.probes.row import (
+from rldk_tracking.probes.steps import (
     ROLLOUT_COLUMNS,
     ROLLOUT_GROUPS,
     TAILS,

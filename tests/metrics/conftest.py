@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from rldk_tracking.metrics import reward
 from rldk_tracking.metrics.advantage import RewardRange
 from rldk_tracking.metrics.columns import Table, merge_tails, tail_of
-from rldk_tracking.probes import row as module
+from rldk_tracking.probes import steps as module
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
 DTYPES = (torch.float32, torch.float32, torch.bfloat16, torch.float16, torch.float64)

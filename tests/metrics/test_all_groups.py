@@ -16,7 +16,7 @@ from torch import Tensor
 from rldk_tracking import metrics
 from rldk_tracking.metrics import reward
 from rldk_tracking.metrics.columns import Table
-from rldk_tracking.probes import row as module
+from rldk_tracking.probes import steps as module
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -11,20 +10,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rldk_tracking.metrics.keys import lookup
 from rldk_tracking.metrics.layers import (
     EXTRA,
-    FIRST,
-    SETTLED,
-    SHOWN,
-    FarthestLayers,
     Layout,
     Summary,
+    gradient_squares,
+    not_finite,
     over_ranks,
-    series,
+    read_gradients,
+    read_weights,
     squares,
     summarise,
     summarise_all,
+    weight_squares,
 )
 
 
@@ -125,54 +123,68 @@ def test_squares_of_shards_are_summed_over_ranks_in_one_exchange(monkeypatch: py
     assert found["updates"].tolist() == [[12.0, 4.0]]
 
 
-def noisy(generator: np.random.Generator, layers: int = 40, **changed: float) -> dict[str, float]:
-    """Norms that scatter by a factor of e around 1, times what the test says."""
-    values = {f"layers.{n}": float(np.exp(generator.normal(0.0, 0.5))) for n in range(layers)}
-    return values | {name.replace("_", "."): values[name.replace("_", ".")] * by for name, by in changed.items()}
+def network() -> torch.nn.Module:
+    torch.manual_seed(1)
+    return torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 3), torch.nn.Linear(3, 2))
 
 
-def test_the_farthest_are_shown_and_the_cap_holds() -> None:
-    generator, farthest = np.random.default_rng(0), FarthestLayers()
-    seen: list[set[str]] = []
-    for _ in range(500):
-        shown = farthest.take(noisy(generator, layers_3=1e3, layers_30=1e-3))
-        seen.append(set(shown))
-    assert all(not shown for shown in seen[: SETTLED - 1])
-    assert {"layers.3", "layers.30"} <= seen[SETTLED]
-    assert all(before <= after for before, after in itertools.pairwise(seen))  # nothing that is shown ends
-    assert len(seen[-1]) <= SHOWN
+def keys(model: torch.nn.Module) -> dict[str, float]:
+    layout = Layout.of(model.named_parameters())
+    squares = gradient_squares(list(model.parameters()))
+    return read_gradients(summarise(squares[None], layout).tolist(), layout)
 
 
-def test_noise_alone_chooses_once() -> None:
-    generator, farthest = np.random.default_rng(1), FarthestLayers()
-    shown = [set(farthest.take(noisy(generator))) for _ in range(300)]
-    assert len(shown[SETTLED]) == FIRST
-    assert len(shown[-1]) <= FIRST + 1
+def test_norms() -> None:
+    model = network()
+    model(torch.randn(4, 5)).square().sum().backward()
+    found = keys(model)
+    by_layer = {}
+    for name, parameter in model.named_parameters():
+        by_layer.setdefault(name.split(".")[0], []).append(np.square(parameter.grad.double().numpy()).sum())
+    norms = [math.sqrt(sum(parts)) for parts in by_layer.values()]
+    assert found["rldk/grad/norm"] == pytest.approx(math.sqrt(sum(norm**2 for norm in norms)), rel=1e-5)
+    assert found["rldk/grad/layer_norm/p50"] == pytest.approx(np.quantile(norms, 0.5), rel=1e-5)
+    assert found["rldk/grad/layer_norm/max"] == pytest.approx(max(norms), rel=1e-5)
+    assert found["rldk/grad/layers_without"] == 0
+    assert found["rldk/nan/gradients"] == 0
 
 
-@pytest.mark.parametrize("factor", [1e4, 1e-4, 0.0])
-def test_a_layer_that_goes_astray_later_is_shown(factor: float) -> None:
-    generator, farthest = np.random.default_rng(2), FarthestLayers()
-    for _ in range(50):
-        farthest.take(noisy(generator))
-    before = set(farthest.shown)
-    astray = next(f"layers_{n}" for n in range(40) if f"layers.{n}" not in before)
-    for _ in range(5):
-        farthest.take(noisy(generator, **{astray: factor}))
-    assert set(farthest.shown) >= {*before, astray.replace("_", ".")}
+def test_layers_without_gradient() -> None:
+    model = network()
+    model[0](torch.randn(4, 5)).sum().backward()
+    model[2].weight.grad = torch.zeros_like(model[2].weight)
+    assert keys(model)["rldk/grad/layers_without"] == 2
 
 
-def test_few_layers_are_all_shown_and_what_is_no_number_is_not() -> None:
-    farthest = FarthestLayers()
-    for _ in range(SETTLED):
-        found = farthest.take({"a": 1.0, "b": math.nan, "c": 2.0, "d": math.inf})
-    assert found == {"a": 1.0, "c": 2.0}
-    assert farthest.take({"a": 0.0, "c": 0.0}) == {"a": 0.0, "c": 0.0}
-    assert FarthestLayers().take({}) == {}
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_one_element_that_is_no_number(value: float) -> None:
+    model = network()
+    model(torch.randn(4, 5)).sum().backward()
+    model[2].weight.grad[1, 2] = value
+    found = keys(model)
+    assert found["rldk/nan/gradients"] == 1
+    assert "rldk/grad/norm" not in found
+    assert all(math.isfinite(number) for number in found.values())
 
 
-@pytest.mark.parametrize("prefix", ["rldk/grad/layer", "rldk/update/layer_ratio"])
-def test_the_names_are_documented_and_without_dots(prefix: str) -> None:
-    ((name, value),) = series(prefix, {"model.layers.3": 2.0}).items()
-    assert (name, value) == (f"{prefix}/model_layers_3", 2.0)
-    assert lookup(name) is not None and lookup(name).name == f"{prefix}/<layer>"  # type: ignore[union-attr]
+def test_absent_where_nothing_was_measured() -> None:
+    layout = Layout.of(network().named_parameters())
+    assert read_gradients([math.nan] * layout.width, layout) == {}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_norm(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(9, 8), torch.nn.Linear(8, 7)).to(dtype)
+    layout = Layout.of(model.named_parameters())
+    found = read_weights(summarise(weight_squares(list(model.parameters()))[None], layout).tolist(), layout)
+    want = math.sqrt(sum(np.square(p.detach().double().numpy()).sum() for p in model.parameters()))
+    assert found["rldk/weight/norm"] == pytest.approx(want, rel=1e-5)
+    assert found["rldk/nan/weights"] == 0
+
+
+def test_tensors_that_are_no_numbers_are_counted() -> None:
+    good, packed = torch.ones(3), torch.ones(4, dtype=torch.int8)
+    bad, worse = torch.tensor([1.0, math.nan]), torch.tensor([math.inf], dtype=torch.bfloat16)
+    assert int(not_finite([good, bad, packed, worse])) == 2
+    assert int(not_finite([good, packed])) == 0
