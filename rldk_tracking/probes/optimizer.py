@@ -22,6 +22,7 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from rldk_tracking.charts.binning import LayersOverSteps, LiveHeatmap
@@ -29,7 +30,7 @@ from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.spec import GRADIENTS, HEATMAP_TITLES
 from rldk_tracking.metrics.updates import layer_ratios
 from rldk_tracking.probes.base import Probe, StepData, Training
-from rldk_tracking.probes.schedule import CHANGE_COLUMNS, Change, ScheduleImpact
+from rldk_tracking.probes.schedule import CHANGE_COLUMNS, JUMPS, LEAST, SERIES, WINDOW, Change, Kind, Side
 from rldk_tracking.probes.steps import merge_scalars, weights_spread
 from rldk_tracking.ranks import Merged
 from rldk_tracking.sources.optimizer import OptimizerSource
@@ -40,6 +41,11 @@ HEATMAP_SAVES = 60
 """Columns of the picture of gradients at each save, the latest."""
 
 
+RATE = "rldk/update/learning_rate"
+JUMP, STEEPER = 0.1, 3.0
+"""Share of the larger rate, and multiple of the last move, beyond which a move is a jump."""
+GENTLE_RISES = 2
+"""Rows in which the rate rose before its standstill ends a warm-up."""
 SHOWN, FIRST = 8, 4
 """Places, and those that are taken at the beginning."""
 SETTLED = 5
@@ -99,6 +105,66 @@ class FarthestLayers:
 def series(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
     """Layer to value as keys."""
     return {f"{prefix}/{layer.replace('.', '_')}": value for layer, value in values.items()}
+
+
+class ScheduleImpact:
+    """Follows the rows of a run, in memory that does not grow."""
+
+    def __init__(self) -> None:
+        self._recent: dict[str, deque[tuple[int, float]]] = {name: deque(maxlen=2 * WINDOW) for name in SERIES}
+        self._rate: float | None = None
+        self._move: float | None = None
+        self._rises = 0
+        self._highest = 0.0
+        self._since = 0
+        self._pending: Change | None = None
+
+    def observe(self, step: int, row: Mapping[str, float]) -> Change | None:
+        """A row of the run; gives back a change once enough rows have followed it, or the next change has come."""
+        rate = row.get(RATE)
+        before, kind = self._rate, None if rate is None else self._kind(rate)
+        if rate is None or before is None or kind is None:
+            for name, keys in SERIES.items():
+                value = next((row[key] for key in keys if key in row), None)
+                if value is not None and math.isfinite(value):
+                    self._recent[name].append((step, value))
+            self._since += 1
+            return self.finish() if self._since >= WINDOW else None
+        finished = self.finish()
+        self._pending = Change(step, kind, before, rate, self._sides(step, 2 if kind in JUMPS else 1), {})
+        for values in self._recent.values():
+            values.clear()
+        self._highest, self._since, self._rises = rate, 0, 0
+        return finished
+
+    def finish(self) -> Change | None:
+        """The change that waits for more rows, as far as it is known; None without one."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return None
+        return replace(pending, after=self._sides(pending.step))
+
+    def _sides(self, change: int, windows: int = 1) -> dict[str, Side]:
+        latest = {name: list(points)[-windows * WINDOW :] for name, points in self._recent.items()}
+        return {name: Side.of(points, change) for name, points in latest.items() if len(points) >= LEAST}
+
+    def _kind(self, rate: float) -> Kind | None:
+        """Whether the rate that follows those so far is a change."""
+        before, last_move, rises = self._rate, self._move, self._rises
+        self._rate, self._highest = rate, max(self._highest, rate)
+        if before is None:
+            return None
+        move = self._move = rate - before
+        self._rises = rises + 1 if move > 0 else 0
+        if last_move is None:
+            return None
+        if abs(move) > JUMP * max(rate, before) and abs(move) > STEEPER * abs(last_move):
+            return "rise" if move > 0 else "drop" if rate > 0 else "zero"
+        if rises >= GENTLE_RISES and move <= 0:
+            return "warm_up_end"
+        if move < 0 and rate <= self._highest / 2 and self._since >= WINDOW:
+            return "halved" if rate > 0 else "zero"
+        return None
 
 
 class OptimizerProbe(Probe):

@@ -37,12 +37,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
-RATE = "rldk/update/learning_rate"
 SERIES = {
     "loss": ("rldk/train/loss",),
     "kl": ("rldk/kl/ref_k3", "rldk/kl/ref_k1"),
@@ -53,10 +51,6 @@ WINDOW = 10
 """Rows on each side of a change; of a trend that is followed beyond it, twice as many before."""
 LEAST = 5
 """Rows without which a side has no line with a scatter about it."""
-JUMP, STEEPER = 0.1, 3.0
-"""Share of the larger rate, and multiple of the last move, beyond which a move is a jump."""
-GENTLE_RISES = 2
-"""Rows in which the rate rose before its standstill ends a warm-up."""
 
 Kind = Literal["rise", "drop", "warm_up_end", "halved", "zero"]
 JUMPS = ("rise", "drop")
@@ -147,63 +141,3 @@ CHANGE_COLUMNS = (
     *(f"{name} {what}" for name in SERIES for what in ("before", "after", "response")),
 )
 """Of the table of changes."""
-
-
-class ScheduleImpact:
-    """Follows the rows of a run, in memory that does not grow."""
-
-    def __init__(self) -> None:
-        self._recent: dict[str, deque[tuple[int, float]]] = {name: deque(maxlen=2 * WINDOW) for name in SERIES}
-        self._rate: float | None = None
-        self._move: float | None = None
-        self._rises = 0
-        self._highest = 0.0
-        self._since = 0
-        self._pending: Change | None = None
-
-    def observe(self, step: int, row: Mapping[str, float]) -> Change | None:
-        """A row of the run; gives back a change once enough rows have followed it, or the next change has come."""
-        rate = row.get(RATE)
-        before, kind = self._rate, None if rate is None else self._kind(rate)
-        if rate is None or before is None or kind is None:
-            for name, keys in SERIES.items():
-                value = next((row[key] for key in keys if key in row), None)
-                if value is not None and math.isfinite(value):
-                    self._recent[name].append((step, value))
-            self._since += 1
-            return self.finish() if self._since >= WINDOW else None
-        finished = self.finish()
-        self._pending = Change(step, kind, before, rate, self._sides(step, 2 if kind in JUMPS else 1), {})
-        for values in self._recent.values():
-            values.clear()
-        self._highest, self._since, self._rises = rate, 0, 0
-        return finished
-
-    def finish(self) -> Change | None:
-        """The change that waits for more rows, as far as it is known; None without one."""
-        pending, self._pending = self._pending, None
-        if pending is None:
-            return None
-        return replace(pending, after=self._sides(pending.step))
-
-    def _sides(self, change: int, windows: int = 1) -> dict[str, Side]:
-        latest = {name: list(points)[-windows * WINDOW :] for name, points in self._recent.items()}
-        return {name: Side.of(points, change) for name, points in latest.items() if len(points) >= LEAST}
-
-    def _kind(self, rate: float) -> Kind | None:
-        """Whether the rate that follows those so far is a change."""
-        before, last_move, rises = self._rate, self._move, self._rises
-        self._rate, self._highest = rate, max(self._highest, rate)
-        if before is None:
-            return None
-        move = self._move = rate - before
-        self._rises = rises + 1 if move > 0 else 0
-        if last_move is None:
-            return None
-        if abs(move) > JUMP * max(rate, before) and abs(move) > STEEPER * abs(last_move):
-            return "rise" if move > 0 else "drop" if rate > 0 else "zero"
-        if rises >= GENTLE_RISES and move <= 0:
-            return "warm_up_end"
-        if move < 0 and rate <= self._highest / 2 and self._since >= WINDOW:
-            return "halved" if rate > 0 else "zero"
-        return None

@@ -12,7 +12,8 @@ import torch
 from transformers import get_scheduler
 
 from rldk_tracking.metrics.keys import CATALOGUE
-from rldk_tracking.probes.schedule import CHANGE_COLUMNS, RATE, SERIES, WINDOW, Change, ScheduleImpact
+from rldk_tracking.probes.optimizer import RATE, ScheduleImpact
+from rldk_tracking.probes.schedule import CHANGE_COLUMNS, SERIES, WINDOW, Change
 
 LOSS, KL, GRADIENT = "rldk/train/loss", "rldk/kl/ref_k3", "rldk/grad/norm"
 
