@@ -19,7 +19,8 @@ from rldk_tracking.probes.checkpoints import CheckpointProbe
 from rldk_tracking.probes.gold import GoldProbe, GoldScore
 from rldk_tracking.probes.optimizer import OptimizerProbe
 from rldk_tracking.probes.preference import PreferenceProbe
-from rldk_tracking.probes.steps import ResourceProbe, RolloutProbe
+from rldk_tracking.probes.rollouts import RolloutProbe
+from rldk_tracking.probes.steps import ResourceProbe
 from rldk_tracking.run import Run
 from rldk_tracking.trackers.base import Tracker
 

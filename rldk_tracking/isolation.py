@@ -48,6 +48,7 @@ class Shield:
 
     Attributes:
         faults: how many exceptions were kept from the trainer.
+        failed: the place and the kind of each of them, once.
         seconds: time spent inside so far, nested contexts counted once.
     """
 
@@ -57,7 +58,7 @@ class Shield:
         self.seconds = 0.0
         self._places: list[str] = []
         self._entered = 0.0
-        self._seen: set[tuple[str, str]] = set()
+        self.failed: list[tuple[str, str]] = []
         self._taken = (time.perf_counter(), 0.0)
 
     def at(self, place: str) -> Shield:
@@ -98,8 +99,8 @@ class Shield:
             return False
         self.faults += 1
         seen = (place, type(error).__name__)
-        if seen not in self._seen:
-            self._seen.add(seen)
+        if seen not in self.failed:
+            self.failed.append(seen)
             logger.error(
                 "rldk: a diagnostic failed in %s and is skipped; training goes on. Further %s here stay silent.",
                 place,

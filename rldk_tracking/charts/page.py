@@ -42,6 +42,7 @@ from rldk_tracking.charts.mlflow import (
 )
 from rldk_tracking.charts.report import Report, note
 from rldk_tracking.charts.series import Earlier, Thinned
+from rldk_tracking.charts.spec import COVERAGE_TAG
 from rldk_tracking.health.alert import Alert, Severity
 from rldk_tracking.rollout import RunInfo
 
@@ -183,9 +184,8 @@ class RunPage:
 
     def links(self) -> dict[str, str]:
         """Text to address below the server's, for the note."""
-        found = {}
-        if self._view is not None and self._view.there:
-            found["Charts of all runs"] = view_path(self._experiment_id)
+        there = self._view is not None and self._view.there
+        found = {"Charts of all runs": view_path(self._experiment_id)} if there else {}
         found["Charts of this run"] = run_path(self._experiment_id, self._run_id, "model-metrics")
         if self._alerts:
             found["Alerts"] = self._artifact("rldk/alerts.json")
@@ -250,10 +250,10 @@ class RunPage:
         wanted: dict[str, str] = {}
         present = tags.get(NOTE, "")
         if not present.strip() or tags.get(NOTE_MARK) == _digest(present):
-            text = note(self._status, self._past.step, self._past.row, incidents, self.links(), self._picture())
+            shown = (incidents, self.links(), self._picture(), tags.get(COVERAGE_TAG, ""))
+            text = note(self._status, self._past.step, self._past.row, *shown)
             wanted |= {NOTE: text, NOTE_MARK: _digest(text)}
-        ours = {shade for shades in RUN_COLOURS.values() for shade in shades}
-        if tags.get(COLOUR_TAG, "") in {"", *ours}:
+        if tags.get(COLOUR_TAG, "") in {"", *(shade for shades in RUN_COLOURS.values() for shade in shades)}:
             wanted[COLOUR_TAG] = run_colour(worst_open(incidents), self._run_id)
         changed = [self._tag(key, value) for key, value in wanted.items() if tags.get(key) != value]
         if changed:

@@ -218,6 +218,7 @@ def note(
     incidents: Sequence[Incident],
     links: Mapping[str, str],
     picture: str = "",
+    coverage: str = "",
 ) -> str:
     """A run's health on one page, for the note of its page: verdict, links, alerts, last values.
 
@@ -227,6 +228,7 @@ def note(
         status, step, row, incidents: see `verdict`.
         links: text to address, made here and not by strangers.
         picture: address of the picture of what broke; empty for none.
+        coverage: a sentence on how much of the trainer is read; empty where all of it is.
     """
     values = []
     for key in QUOTED_SERIES:
@@ -241,6 +243,7 @@ def note(
             gravest=next((e for e in sorted_ if e.ended is None and e.severity != "info"), None),
             links=links,
             picture=picture,
+            coverage=coverage,
             shown=sorted_[:count],
             more=len(sorted_) - count,
             values=values,

@@ -19,6 +19,8 @@ VIEW_NAME = "RL health (rldk)"
 
 REWARDS = "rldk/charts/reward_distribution"
 GRADIENTS = "rldk/charts/layer_gradients"
+COVERAGE, COVERAGE_TAG = "rldk/system/coverage", "rldk.coverage"
+"""The series of how much of a trainer is read, the table that says what is not, and its sentence in a run's tags."""
 """Keys of the heat-maps."""
 HEATMAP_TITLES = {
     REWARDS: "Rewards of the completions",
@@ -240,6 +242,7 @@ SECTIONS: tuple[Section, ...] = (
             Chart("rldk/throughput/tokens_per_second", "Tokens a second"),
             Chart("rldk/throughput/rollout_fraction", "Share of the rollout", bounds=SHARE),
             Chart("rldk/system/overhead_fraction", "Cost of the diagnostics"),
+            Chart(COVERAGE, "Share of the trainer's series that came"),
             Chart("rldk/system/tracker_errors", "Writes not taken"),
         ),
     ),

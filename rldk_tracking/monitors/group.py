@@ -8,7 +8,7 @@ from typing import Any
 from rldk_tracking.messages.arguments import flag
 from rldk_tracking.monitors.base import Monitor
 from rldk_tracking.probes.base import Probe
-from rldk_tracking.probes.steps import RolloutProbe
+from rldk_tracking.probes.rollouts import RolloutProbe
 
 
 class GroupMonitor(Monitor):

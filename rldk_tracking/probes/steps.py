@@ -1,4 +1,4 @@
-"""What is seen of any training, its rollouts and logs, memory and speed; what a rank delivers of a step, and its row.
+"""What is seen of any training: memory and speed; what a rank delivers of a step, and its row.
 
 Keys, read by `rldk_tracking.metrics.keys`:
 
@@ -12,25 +12,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from rldk_tracking.charts.binning import Distribution, LiveHeatmap
-from rldk_tracking.charts.spec import HEATMAP_TITLES, REWARDS
 from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics import advantage, diversity, kl, length, policy, reward, sampler, value
-from rldk_tracking.metrics.advantage import RewardRange
 from rldk_tracking.metrics.columns import Table, finite
 from rldk_tracking.metrics.resources import ResourceMeter, ThroughputMeter
 from rldk_tracking.probes.base import Probe, StepData, Training
-from rldk_tracking.probes.samples import SampleTable
 from rldk_tracking.ranks import Merged, Part, one_of
 from rldk_tracking.rollout import PolicyUpdate, Rollout
-from rldk_tracking.sources.detect import source_for
-from rldk_tracking.sources.logs import LogsSource, Source, named
-from rldk_tracking.sources.trl_async import AsyncSource
 from rldk_tracking.sources.wrapping import BESIDE_STEPS, EXCHANGES, Stopwatch
 
 
@@ -147,97 +140,6 @@ def weights_spread(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 logger = logging.getLogger(__name__)
-
-SCORES = "reward/score"
-"""The column that the distribution of rewards is drawn from."""
-SETTLED_ROWS = 2
-"""Rows after which a source that has brought no completions is not waited for."""
-
-
-class RolloutProbe(Probe):
-    """Hands on the rollout of a step, the optimiser's view of it and the trainer's logs; says where groups are tied.
-
-    Args:
-        log_samples: log the best and worst completions now and then as a table.
-    """
-
-    def __init__(self, *, log_samples: bool = False) -> None:
-        self.log_samples = log_samples
-        self._samples = SampleTable() if log_samples else None
-        self._source: Source | None = None
-        self._training = Training()
-        self._rewards: LiveHeatmap | None = None
-        self._range = RewardRange()
-        self._withheld: tuple[int, Mapping[str, float]] = (0, {})
-        self._rows = 0
-        self._has_rollouts = False
-
-    def begin(self, training: Training) -> None:
-        self._training = training
-        self._range = RewardRange()
-        self._rows, self._has_rollouts = 0, False
-        self._rewards = LiveHeatmap(REWARDS, Distribution(HEATMAP_TITLES[REWARDS]), training.publish)
-        if training.trainer is None:
-            return
-        self._source = source_for(training.trainer)
-        if isinstance(self._source, AsyncSource):
-            self._source.report = training.report
-        self._source.attach(training.trainer, training.shield)
-        self.rows_per_rank = self._source.rows_per_rank
-        self.honours_stop = self._source.honours_stop
-
-    def collect(self, data: StepData) -> None:
-        if self._source is None:  # a loop of the user's own, or events of something that is no transformers trainer
-            data.add(named(data.logs), override=False)
-        else:
-            seen = self._source.read(data.step, data.logs)
-            data.add(seen.scalars)
-            self._withheld = data.step, seen.withheld
-            data.rollout_seconds = self._source.rollout_seconds
-            with self._training.shield.at("reading a rollout"):
-                data.rollout, data.update = seen.rollout, seen.update
-        if self._samples is not None:
-            self._samples.offer(self._training.publish, data.rollout, data.step)
-
-    def derive(self, step: int, row: Mapping[str, float], merged: Merged) -> Mapping[str, float]:
-        scores = merged.rollout.get(SCORES)
-        if scores is not None and self._rewards is not None:
-            self._rewards.add(step, scores)
-        return {**self._from_logs(step, row, merged), **self._range.shares(merged.rollout)}
-
-    def _from_logs(self, step: int, row: Mapping[str, float], merged: Merged) -> Mapping[str, float]:
-        """What the trainer logged of that which completions say better, while none have come in any row."""
-        self._rows += 1
-        self._has_rollouts = self._has_rollouts or bool(merged.rollout.columns)
-        at, withheld = self._withheld
-        if self._has_rollouts or self._rows < SETTLED_ROWS or at != step:
-            return {}
-        if self._source is None or isinstance(self._source, LogsSource):  # from which no completions are expected
-            return {}
-        if self._rows == SETTLED_ROWS and not self._source.missing:
-            logger.warning(
-                "rldk: %s has the methods of a trainer that is known, but no completions came of it in %d steps: its "
-                "logs are all there is, so no rldk/advantage/, rldk/diversity/, no rewards by completion.",
-                type(self._training.trainer).__name__,
-                SETTLED_ROWS,
-            )
-        return {key: value for key, value in withheld.items() if key not in row}
-
-    def state(self) -> Mapping[str, Any]:
-        return self._range.state()
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        self._range.load_state(state)
-
-    def end(self) -> Mapping[str, float]:
-        if self._rewards is not None:
-            self._rewards.show()
-            self._rewards = None
-        if self._source is not None:
-            self._source.detach()
-            self._source = None
-        self._training = Training()
-        return {}
 
 
 class ResourceProbe(Probe):

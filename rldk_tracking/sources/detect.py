@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from typing import Any
 
+from rldk_tracking.sources.contract import contract_of
 from rldk_tracking.sources.logs import LogsSource, Source
 from rldk_tracking.sources.loss_pass import logprobs_of
 from rldk_tracking.sources.reward_functions import REWARDS
@@ -30,10 +32,21 @@ def source_for(trainer: Any) -> Source:
         return AsyncSource(trainer)
     if local_variables(trainer, "train") >= LOOP:
         return PPOSource(trainer)
-    return LogsSource(trainer)
+    return LogsSource(trainer, contract_of(trainer))
 
 
 def _scores_completions(trainer: Any) -> bool:
     """Whether it has what is read of GRPO: completions that are sampled or trained on, and rewards of them."""
     samples = any(callable(getattr(trainer, name, None)) for name in (SCORING, logprobs_of(trainer)))
     return samples and (callable(getattr(trainer, REWARDS, None)) or "rewards" in logs_of(trainer))
+
+
+def package_of(trainer: Any) -> str:
+    """The package that its class, or the nearest one above it, comes from, with its version."""
+    for kind in type(trainer).__mro__:
+        package = kind.__module__.partition(".")[0]
+        try:
+            return f"{package} {importlib.metadata.version(package)}"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "of no package"

@@ -13,7 +13,6 @@ log does not name: the `logprobs_diff` beside it is read).
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -44,9 +43,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rldk_tracking.rollout import PolicyUpdate, Rollout
+    from rldk_tracking.sources.contract import Contract
 
-
-logger = logging.getLogger(__name__)
 
 ReadTensors = Callable[[], "tuple[Rollout | None, PolicyUpdate | None]"]
 """Builds the rollout and the update of a step."""
@@ -57,20 +55,14 @@ class Observation:
     """What a source saw of one step on this rank.
 
     Attributes:
-        scalars: canonical keys to numbers that the trainer alone knows; tensors are 0-dimensional, on any device.
-        read_tensors: builds the rollout and the update. A fault in it costs them and leaves the scalars.
-        withheld: canonical keys to numbers of the trainer's logs of which the tensors say more; for where none come.
+        scalars: canonical keys to numbers that were measured; tensors are 0-dimensional, on any device.
+        read_tensors: builds the rollout and the update. A fault in it costs them and leaves the numbers.
+        logged: canonical keys to numbers of the trainer's logs. What tensors say better stands for them.
     """
 
     scalars: Mapping[str, float | Tensor] = field(default_factory=dict)
     read_tensors: ReadTensors = lambda: (None, None)
-    withheld: Mapping[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def without(cls, measured: tuple[str, ...], logged: Mapping[str, float], read_tensors: ReadTensors) -> Observation:
-        """Of logs whose keys that begin like `measured` are withheld."""
-        withheld = {key: value for key, value in logged.items() if key.startswith(measured)}
-        return cls({k: v for k, v in logged.items() if k not in withheld}, read_tensors, withheld)
+    logged: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def rollout(self) -> Rollout | None:
@@ -94,12 +86,14 @@ class Source(Protocol):
         rows_per_rank: the most completions that a rank delivers in a step; the same on all ranks.
         honours_stop: whether the trainer obeys `control.should_training_stop`.
         rollout_seconds: how long this rank sampled and scored for the step that was read last, None where not known.
-        missing: what cannot be read from this trainer and which keys will lack, in words; said once as a warning.
+        contract: what this trainer should bring.
+        missing: why something of it cannot be read, in words, as far as that is known by now.
     """
 
     rows_per_rank: int
     honours_stop: bool
     rollout_seconds: float | None
+    contract: Contract
     missing: list[str]
 
     def attach(self, trainer: Any, shield: Shield) -> None:
@@ -262,31 +256,23 @@ def _key(name: str, names: Mapping[str, Any], kind: Kind | None, within_groups: 
     return known
 
 
-SAMPLES = ("reward_funcs", "rollout_worker", "generation_config", "_generate_and_score_completions", "_generate")
-"""What a trainer that samples completions has, in TRL and its relatives."""
-
-
 class LogsSource:
     """Any trainer that is not known: its logs are all there is. See `Source`."""
 
     honours_stop = True
     rows_per_rank = 1
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Any, contract: Contract) -> None:
+        self.contract = contract
         self.missing: list[str] = []
         self.rollout_seconds: float | None = None
 
     def attach(self, trainer: Any, shield: Shield) -> None:
-        """Nothing is installed; of a trainer that samples it is said once what its logs do not hold."""
-        signs = [name for name in SAMPLES if getattr(trainer, name, None) not in (None, [])]
-        if not signs:
-            return
-        self.missing = [
-            f"it samples completions (it has {', '.join(signs)}) but not as a trainer that is known, so it is read by "
-            "its logs only: no rldk/advantage/, rldk/diversity/, rldk/sampler/, no ratios in rldk/policy/, no rewards "
-            "by completion (rldk/nan/reward, ties and spread of groups), no tables of samples and no rldk/reward/gold"
-        ]
-        logger.warning("rldk: %s cannot be read whole: %s.", type(trainer).__name__, self.missing[0])
+        """Nothing is installed."""
+        if self.contract.rollout:
+            self.missing = [
+                "it samples completions, but not as a trainer that is known, so that its logs are all there is"
+            ]
 
     def detach(self) -> None:
         """Nothing was installed."""
@@ -294,4 +280,4 @@ class LogsSource:
     def read(self, step: int, logs: Mapping[str, Any]) -> Observation:
         """The logs under canonical keys, but for the speed, which is measured."""
         found = canonical(logs, "other", reward_std_within_groups=False)
-        return Observation(scalars={key: value for key, value in found.items() if "/throughput/" not in key})
+        return Observation({key: value for key, value in found.items() if "/throughput/" not in key})

@@ -17,7 +17,7 @@ from rldk_tracking.isolation import Shield
 from rldk_tracking.rollout import PolicyUpdate
 from rldk_tracking.sources.batches import batch_of, completion_columns, what_lacks
 from rldk_tracking.sources.generation import Generation, align, keys_of, row_keys, stack_rows
-from rldk_tracking.sources.wrapping import Wrapped, local_variables
+from rldk_tracking.sources.wrapping import SCORING, Wrapped, local_variables
 
 LOSSES = ("compute_loss", "_compute_loss")
 """Methods that are given a micro-batch, the inner one where a trainer has it."""
@@ -99,7 +99,7 @@ class LossWatch:
     Args:
         trainer: one without a method is left without it.
         shield: keeps faults of the reading from the trainer.
-        say: takes what cannot be read, and the groups of keys that lack by it.
+        say: takes what cannot be read.
 
     Attributes:
         generation: what is trained on, set by whoever knows it.
@@ -107,7 +107,7 @@ class LossWatch:
             could not be read.
     """
 
-    def __init__(self, trainer: Any, shield: Shield, say: Callable[..., None]) -> None:
+    def __init__(self, trainer: Any, shield: Shield, say: Callable[[str], None]) -> None:
         self.generation: Generation | None = None
         self.is_called = False
         self._trainer: Callable[[], Any] = weakref.ref(trainer)
@@ -186,16 +186,10 @@ class LossWatch:
         inputs = next((batch for batch in batches if not what_lacks([batch])), batches[0])
         lacks = what_lacks([inputs])
         if lacks:
-            about = f"its loss is given a {type(inputs).__name__} {lacks} (no rldk/policy/ ratios)"
-            self._say(about, "rldk/policy/", "rldk/kl/")
+            self._say(f"its loss is given a {type(inputs).__name__} {lacks}")
             return
         if logprobs is None:
-            self._say(
-                "its loss computes log-probabilities where they cannot be seen (no rldk/policy/ ratios and entropy, "
-                "no rldk/kl/ beyond the logs')",
-                "rldk/policy/",
-                "rldk/kl/",
-            )
+            self._say("its loss computes log-probabilities where they cannot be seen")
             return
         logprobs, entropy = completion_columns(inputs, logprobs), completion_columns(inputs, entropy)
         step = int(trainer.state.global_step)
@@ -244,6 +238,11 @@ def update_of(trainer: Any, passes: Sequence[LossPass]) -> PolicyUpdate | None:
         excluded=~mask.any(dim=1) if getattr(trainer, "mask_truncated_completions", False) else None,
         first_epoch=first,
     )
+
+
+def is_rloo(trainer: Any) -> bool:
+    """Whether its loss has one ratio of each completion, the product over its tokens, as RLOO's."""
+    return any(OF_COMPLETIONS in local_variables(trainer, method) for method in (SCORING, *LOSSES))
 
 
 def clips_logarithms(trainer: Any) -> bool:

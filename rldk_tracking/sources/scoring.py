@@ -19,10 +19,9 @@ from rldk_tracking.sources.reward_functions import Scored
 Tokens = tuple[int, ...]
 
 TEXTS = ("prompts", "completions")
-LACK = "no rldk/reward/ keys beyond the logs', and no groups"
 NOT_SCORED = (
     "it trains on completions that are not those its reward functions have just scored, and which score is whose "
-    f"cannot be told ({LACK})"
+    "cannot be told"
 )
 
 
@@ -64,7 +63,7 @@ def with_rewards(generation: Generation, trainer: Any, batches: Sequence[Scored]
     own = rewards if is_whole else rewards[torch.tensor(places, device=rewards.device)]
     generation.rewards = {name: own[:, index] for index, name in enumerate(names)}
     generation.abstained = _abstentions(batches, places, names)
-    generation.weights = _weights(trainer, names)
+    generation.weights = weights_of(trainer, names)
     generation.group_ids = _groups(batches, rows, generation.num_generations)
     if is_whole:
         _texts_from_logs(generation, trainer)
@@ -186,12 +185,12 @@ def _from_logs(generation: Generation, trainer: Any) -> str | None:
         return NOT_SCORED
     names = list(getattr(trainer, "reward_func_names", ()))
     if len(set(names)) < len(names):
-        return f"two of its reward functions have one name, and its logs hold one series for both ({LACK})"
+        return "two of its reward functions have one name, and its logs hold one series for both"
     for name, values in (logs.get("rewards") or {}).items():
         if len(values) >= generation.all_rows:
             own = list(values)[-generation.all_rows :][first : first + rows]
             generation.rewards[name] = torch.tensor(own, dtype=torch.float32)
-    weights = _weights(trainer, names)
+    weights = weights_of(trainer, names)
     generation.weights = {name: weights[name] for name in generation.rewards if name in weights}
     return None
 
@@ -213,7 +212,7 @@ def _decoded(generation: Generation, trainer: Any) -> tuple[str, ...] | None:
     return None if decode is None else tuple(decode(generation.token_ids, skip_special_tokens=True))
 
 
-def _weights(trainer: Any, names: Sequence[str]) -> dict[str, float]:
+def weights_of(trainer: Any, names: Sequence[str]) -> dict[str, float]:
     """Each function's weight; empty where the trainer has not one for each."""
     weights = getattr(trainer, "reward_weights", None)
     if isinstance(weights, Tensor):

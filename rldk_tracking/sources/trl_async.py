@@ -15,7 +15,6 @@ log-probabilities in it are those of the main rank's; the update is of all.
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import time
 import weakref
@@ -30,17 +29,15 @@ from torch.nn.utils.rnn import pad_sequence
 from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics.asynchronous import Flow, compute
 from rldk_tracking.rollout import PolicyUpdate, Rollout
+from rldk_tracking.sources.contract import LOSS, Contract, stop_ids
 from rldk_tracking.sources.generation import joined
 from rldk_tracking.sources.logs import Observation, canonical
-from rldk_tracking.sources.loss_pass import LossPass, detached, is_training, update_of
+from rldk_tracking.sources.loss_pass import LossPass, clip_range, detached, is_training, update_of
 from rldk_tracking.sources.scoring import text_of
-from rldk_tracking.sources.trl_grpo import MEASURED, stop_ids
 from rldk_tracking.sources.wrapping import Wrapped
 
-logger = logging.getLogger(__name__)
-
-NO_ORDER = "completions cannot be told apart in its batches (no rldk/advantage/, rldk/diversity/, rldk/sampler/)"
-NO_LOSS = "its loss is given no old_log_probs, or its model returns no log_probs (no rldk/policy/ ratios)"
+NO_ORDER = "completions cannot be told apart in its batches"
+NO_LOSS = "its loss is given no old_log_probs, or its model returns no log_probs"
 
 REPORTS = 5
 """How often it is said within a step that a step's worth of completions was too stale: enough for async.stale."""
@@ -52,6 +49,7 @@ class AsyncSource:
     honours_stop = True
 
     def __init__(self, trainer: Any) -> None:
+        self.contract = contract_of(trainer)
         self.missing: list[str] = []
         self.rollout_seconds: float | None = None
         self.rows_per_rank = rows_per_rank(trainer)
@@ -71,7 +69,7 @@ class AsyncSource:
         self._rollouts: list[Rollout] = []
 
     def attach(self, trainer: Any, shield: Shield) -> None:
-        """Wrap the methods; say once what is not there."""
+        """Wrap the methods that are there."""
         self.detach()
         self._trainer, self._shield = weakref.ref(trainer), shield
         self._flow = self._new_flow()
@@ -107,20 +105,17 @@ class AsyncSource:
         def read_tensors() -> tuple[Rollout | None, PolicyUpdate | None]:
             return joined(rollouts) if rollouts else None, update_of(trainer, passes) if passes else None
 
-        seen = Observation.without(() if self.missing else MEASURED, canonical(logs, "grpo"), read_tensors)
-        if trainer is None or trainer.rollout_queue is None:
-            return seen
-        came = compute(flow, self._read_at[1] - begin, max(1, step - before))
-        return Observation({**seen.scalars, **came}, read_tensors, seen.withheld)
+        is_main = trainer is not None and trainer.rollout_queue is not None
+        came = compute(flow, self._read_at[1] - begin, max(1, step - before)) if is_main else {}
+        return Observation(came, read_tensors, canonical(logs, "grpo"))
 
     def _new_flow(self) -> Flow:
         return Flow(dropped=None if limit_of(self._trainer()) is None else 0)
 
     def _say(self, what: str) -> None:
-        """Say once what cannot be read; the logs' numbers take its place."""
+        """Of what cannot be read."""
         if what not in self.missing:
             self.missing.append(what)
-            logger.warning("rldk: %s cannot be read whole: %s.", type(self._trainer()).__name__, what)
 
     # Around the trainer's methods.
 
@@ -213,6 +208,17 @@ class AsyncSource:
         self._passes.append(LossPass(int(trainer.state.global_step), None, told, logprobs, entropy))
         for number, row in enumerate(rows):
             self._rollouts.append(rollout_of(row, stop_ids(trainer), mask.device, None if number else logprobs))
+
+
+def contract_of(trainer: Any) -> Contract:
+    """Of a trainer whose policy is compared with the one that sampled; what rewards it gets its queue alone knows."""
+    rollout = {"mask", "token_ids", "logprobs", "sampler_logprobs", "scores", "advantages", "group_ids"}
+    sides = dict(zip(("clip_low", "clip_high"), clip_range(trainer), strict=True))
+    return Contract(
+        frozenset({*rollout, *(("truncated",) if stop_ids(trainer) else ())}),
+        frozenset({"old_logprobs", "entropy", *(side for side, limit in sides.items() if limit is not None)}),
+        frozenset({LOSS}),
+    )
 
 
 def loss_terms(inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:

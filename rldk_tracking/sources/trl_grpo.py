@@ -18,7 +18,6 @@ those of the completions that were scored last. Without both only the logs are l
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import time
 import weakref
@@ -31,21 +30,13 @@ from torch import Tensor
 from rldk_tracking.isolation import Shield
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 from rldk_tracking.sources.batches import batch_of, what_lacks
+from rldk_tracking.sources.contract import accumulated, micro_batches_between, of_completions, stop_ids
 from rldk_tracking.sources.generation import Generation, align, at_sampling, joined, keys_of, stacked
 from rldk_tracking.sources.logs import Kind, Observation, canonical
-from rldk_tracking.sources.loss_pass import OF_COMPLETIONS, LossPass, LossWatch, is_training, logprobs_of, update_of
+from rldk_tracking.sources.loss_pass import LossPass, LossWatch, is_rloo, is_training, logprobs_of, update_of
 from rldk_tracking.sources.reward_functions import REWARDS, RewardWatch, Scored
 from rldk_tracking.sources.scoring import NOT_SCORED, logs_of, with_rewards
 from rldk_tracking.sources.wrapping import SCORING, Wrapped
-
-logger = logging.getLogger(__name__)
-
-MEASURED = ("rldk/reward/", "rldk/kl/", "rldk/length/", "rldk/policy/", "rldk/sampler/", "rldk/throughput/")
-"""Groups that are measured for the one step, where the logs hold means over several."""
-CLIPPING = "rldk/policy/clip_fraction"
-NO_ROLLOUT = "no rldk/advantage/, rldk/diversity/, and of rewards, lengths and KL the logs' alone"
-GOES_AROUND = "its loss does not call {} (no rldk/policy/ ratios, no rldk/kl/ beyond the logs')"
-NO_ENTROPY = "its {} gives no entropies (no rldk/policy/entropy)"
 
 
 class GroupSource:
@@ -54,11 +45,12 @@ class GroupSource:
     honours_stop = True
 
     def __init__(self, trainer: Any) -> None:
+        self.contract = of_completions(trainer)
         self.missing: list[str] = []
         self._shield = Shield()
         self.rows_per_rank = rows_per_rank(trainer)
         self.rollout_seconds: float | None = None
-        self._kind: Kind = "grpo"
+        self._kind: Kind = "rloo" if is_rloo(trainer) else "grpo"
         self._trainer: Callable[[], Any] = lambda: None
         self._scoring: Wrapped | None = None
         self._generation: Generation | None = None
@@ -68,28 +60,21 @@ class GroupSource:
         self._trained_on: list[weakref.ref[Tensor]] = []
         self._rewards: RewardWatch | None = None
         self._last_scored: list[Scored] = []
-        self._logged: tuple[str, ...] = ()
-        """Groups of which the logs' numbers are taken, because they cannot all be measured."""
 
     def attach(self, trainer: Any, shield: Shield) -> None:
-        """Wrap the methods; say once what is not there."""
+        """Wrap the methods that are there."""
         self.detach()
         self._trainer, self._shield = weakref.ref(trainer), shield
         self.missing = what_is_missing(trainer)
-        self._logged = MEASURED if self.missing else ()
         self._rewards = RewardWatch(trainer, shield)
         self._losses = LossWatch(trainer, shield, self._say)
         if callable(getattr(trainer, SCORING, None)):
             self._scoring = Wrapped(trainer, SCORING, self._around_scoring)
-        if self.missing:
-            logger.warning("rldk: %s cannot be read whole: %s.", type(trainer).__name__, "; ".join(self.missing))
 
-    def _say(self, what: str, *groups: str) -> None:
-        """Say once what shows in training only that it cannot be read; the logs' numbers take its place."""
+    def _say(self, what: str) -> None:
+        """Of what shows in training only that it cannot be read."""
         if what not in self.missing:
             self.missing.append(what)
-            self._logged += groups
-            logger.warning("rldk: %s cannot be read whole: %s.", type(self._trainer()).__name__, what)
 
     def detach(self) -> None:
         """Unwrap, and let go of the last step's tensors."""
@@ -107,7 +92,7 @@ class GroupSource:
         """The rollout if it was sampled for this step, what the step's loss saw, and what only the logs say."""
         trainer = self._trainer()
         if trainer is None or self._losses is None:
-            return Observation(scalars=canonical(logs, self._kind))
+            return Observation(logged=canonical(logs, self._kind))
         generations = [g for g in self._generations if g.step == step - 1]
         is_called = self._losses.is_called
         passes = [p for p in self._losses.take() if p.step == step - 1]
@@ -116,18 +101,14 @@ class GroupSource:
         if self._generation is None:
             generations = self._trained_on_first(trainer, passes)
         if not is_called and lack_of_loss(trainer) is None:
-            self._say(GOES_AROUND.format(logprobs_of(trainer)), "rldk/policy/", "rldk/kl/")
+            self._say(f"its loss does not call {logprobs_of(trainer)}")
         if passes and all(p.entropy is None for p in passes):
-            self._say(NO_ENTROPY.format(logprobs_of(trainer)))
+            self._say(f"its {logprobs_of(trainer)} gives no entropies")
 
         def read_tensors() -> tuple[Rollout | None, PolicyUpdate | None]:
             return rollout_of(generations, passes), update_of(trainer, passes) if passes else None
 
-        logged = canonical(logs, self._kind)
-        if is_aligned(trainer):
-            logged = {key: value for key, value in logged.items() if not key.startswith(CLIPPING)}
-        measured = tuple(group for group in MEASURED if group not in self._logged)
-        return Observation.without(measured, logged, read_tensors)
+        return Observation({}, read_tensors, canonical(logs, self._kind))
 
     # Around the trainer's methods.
 
@@ -157,10 +138,9 @@ class GroupSource:
         parts = [batch_of(part, trainer) for part in parts]
         lacks = what_lacks(parts)
         if lacks:
-            self._say(f"its {SCORING} returns a {type(output).__name__} {lacks} ({NO_ROLLOUT})", *MEASURED)
+            self._say(f"its {SCORING} returns a {type(output).__name__} {lacks}")
             return
         generation = generation_of(trainer, int(trainer.state.global_step), parts)
-        self._kind = "rloo" if OF_COMPLETIONS in generation.output else "grpo"
         if self._kind == "rloo" and scored:
             # TRL keeps the sums of these only: the policy's come first, the reference's second.
             policy, *reference = [align(keys, logprobs, generation.keys) for keys, logprobs in scored[:2]]
@@ -169,7 +149,7 @@ class GroupSource:
                 generation.ref_logprobs, generation.kl_penalty = reference[0], float(trainer.beta)
         obstacle = with_rewards(generation, trainer, batches)
         if obstacle is not None:
-            self._say(obstacle, "rldk/reward/")
+            self._say(obstacle)
         self._generations = [g for g in self._generations if g.step == generation.step] + [generation]
         self._generation = self._losses.generation = generation
 
@@ -186,7 +166,7 @@ class GroupSource:
         generation = generation_of(trainer, passes[0].step, parts)
         obstacle = with_rewards(generation, trainer, self._last_scored) if self._last_scored else NOT_SCORED
         if obstacle is not None:
-            self._say(obstacle, "rldk/reward/")
+            self._say(obstacle)
         return [generation]
 
 
@@ -219,23 +199,23 @@ def rollout_of(generations: list[Generation], passes: list[LossPass]) -> Rollout
 
 
 def what_is_missing(trainer: Any) -> list[str]:
-    """What of this trainer cannot be read, each with the keys that will lack."""
+    """What this trainer lacks of what is read."""
     missing = []
     logprobs = logprobs_of(trainer)
     if not callable(getattr(trainer, SCORING, None)) and not callable(getattr(trainer, logprobs, None)):
-        return [f"it has neither {SCORING} nor {logprobs}, so only the logs' keys will be there"]
+        return [f"it has neither {SCORING} nor {logprobs}"]
     if not callable(getattr(trainer, REWARDS, None)) and "rewards" not in logs_of(trainer):
-        missing.append(f"it has neither {REWARDS} nor _logs['rewards'] (no rldk/reward/ keys beyond the logs')")
+        missing.append(f"it has neither {REWARDS} nor _logs['rewards']")
     loss = lack_of_loss(trainer)
     return missing if loss is None else [*missing, loss]
 
 
 def lack_of_loss(trainer: Any) -> str | None:
-    """Why what the loss computes cannot be read, with the keys that will lack; None where it can."""
+    """Why what the loss computes cannot be read; None where it can."""
     if not callable(getattr(trainer, logprobs_of(trainer), None)):
-        return f"it has no {logprobs_of(trainer)} (no rldk/policy/ ratios and entropy beyond the logs')"
+        return f"it has no {logprobs_of(trainer)}"
     if getattr(trainer, "use_liger_kernel", False) and hasattr(trainer, "liger_loss"):
-        return "its fused loss never computes log-probabilities (no rldk/policy/ ratios, no rldk/kl/ on-policy)"
+        return "its fused loss never computes log-probabilities"
     return None
 
 
@@ -243,26 +223,6 @@ def rows_per_rank(trainer: Any) -> int:
     """Most completions of a rank in one step: those that are sampled or those that are trained on."""
     args = trainer.args
     micro = int(getattr(args, "train_batch_size", None) or args.per_device_train_batch_size)
-    accumulated = int(args.gradient_accumulation_steps)
-    steps = int(getattr(args, "steps_per_generation", None) or accumulated)
-    period = steps * int(getattr(trainer, "num_iterations", 1))
-    generations = -(-accumulated // period)
-    return micro * max(accumulated, generations * steps)
-
-
-def is_aligned(trainer: Any) -> bool:
-    """Whether no optimiser step ever lies between sampling and the loss, so that nothing can be clipped."""
-    args = trainer.args
-    steps = getattr(args, "steps_per_generation", None)
-    if steps is None:
-        return False
-    return int(args.gradient_accumulation_steps) % (int(steps) * int(getattr(trainer, "num_iterations", 1))) == 0
-
-
-def stop_ids(trainer: Any) -> tuple[int, ...]:
-    """Tokens that say a completion has ended: those that end it, and at the end the padding token."""
-    tokenizer = getattr(trainer, "_tokenizer", None) or getattr(trainer, "processing_class", None)
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
-    ends = getattr(trainer, "eos_token_ids", None) or [getattr(tokenizer, "eos_token_id", None)]
-    padding = getattr(tokenizer, "pad_token_id", None)
-    return () if padding is None else (*(int(token) for token in ends if token is not None), int(padding))
+    steps = int(getattr(args, "steps_per_generation", None) or accumulated(trainer))
+    generations = -(-accumulated(trainer) // micro_batches_between(trainer))
+    return micro * max(accumulated(trainer), generations * steps)

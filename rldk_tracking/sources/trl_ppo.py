@@ -27,10 +27,8 @@ every completion once, so this is undone exactly.
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,10 +37,10 @@ from torch import Tensor
 from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics.columns import precise
 from rldk_tracking.rollout import PolicyUpdate, Rollout
+from rldk_tracking.sources.contract import Contract
 from rldk_tracking.sources.logs import Observation, canonical
 from rldk_tracking.sources.ppo_frame import UpdateWatch, first_ratio, micro_batches, train_variables, update_of
-
-logger = logging.getLogger(__name__)
+from rldk_tracking.sources.wrapping import local_variables
 
 NEEDED = ("padding_mask", "postprocessed_responses", "logprobs", "ref_logprobs", "scores")
 CRITIC = ("values", "returns", "advantages", "padding_mask_p1", "non_score_reward")
@@ -54,15 +52,8 @@ STATISTICS = (
     "vf_clipfrac_stats",
     "ratio_stats",
 )
-MEASURED = (
-    "rldk/reward/",
-    "rldk/kl/",
-    "rldk/policy/",
-    "rldk/value/",
-    "rldk/train/",
-    "rldk/length/",
-    "rldk/throughput/",
-)
+NUMBERS = ("rldk/train/loss", "rldk/value/loss", "rldk/value/clip_fraction", "rldk/policy/first_epoch_ratio")
+"""What no tensors of the rollout have."""
 
 
 class PPOSource:
@@ -71,6 +62,7 @@ class PPOSource:
     honours_stop = False
 
     def __init__(self, trainer: Any) -> None:
+        self.contract = contract_of(trainer)
         self.missing: list[str] = []
         self.rollout_seconds: float | None = None
         args = trainer.args
@@ -79,7 +71,6 @@ class PPOSource:
         self.rows_per_rank = int(getattr(args, "local_batch_size", None) or size) * epochs
         self._trainer: Callable[[], Any] = lambda: None
         self._watch: UpdateWatch | None = None
-        self._warned = False
 
     def attach(self, trainer: Any, shield: Shield) -> None:
         """Wrap `accelerator.backward`. The rollout needs nothing: the frame is looked up when it is read."""
@@ -99,14 +90,15 @@ class PPOSource:
         """The rollout and the update that the trainer is logging. To be called inside its `on_log`."""
         trainer = self._trainer()
         if trainer is None:
-            return Observation(scalars=canonical(logs, "ppo"))
+            return Observation(logged=canonical(logs, "ppo"))
         batches = self._watch.take() if self._watch is not None else []
         names = (*NEEDED, *CRITIC, *STATISTICS)
         found = train_variables(trainer, names)
-        self._say_what_is_missing(trainer, [name for name in names if name not in found])
+        lacks = [name for name in names if name not in found]
+        self.missing = [f"its train() has no local variables {', '.join(lacks)}"] if lacks else []
         logged = canonical(logs, "ppo", num_mini_batches=int(getattr(trainer.args, "num_mini_batches", 1)))
         if not all(name in found for name in NEEDED):
-            return Observation(scalars=logged)
+            return Observation(logged=logged)
         scalars: dict[str, float | Tensor] = {**statistics(trainer, found, ~found["padding_mask"])}
         if batches:
             scalars = {key: value for key, value in scalars.items() if not key.startswith("rldk/policy/")}
@@ -115,19 +107,37 @@ class PPOSource:
         def read_tensors() -> tuple[Rollout | None, PolicyUpdate | None]:
             return rollout_of(trainer, found), update_of(trainer, batches) if batches else None
 
-        seen = Observation.without(MEASURED, logged, read_tensors)
-        return replace(seen, scalars={**seen.scalars, **scalars})
+        return Observation(scalars, read_tensors, logged)
 
-    def _say_what_is_missing(self, trainer: Any, names: list[str]) -> None:
-        if not names or self._warned:
-            return
-        self._warned = True
-        if any(name in NEEDED for name in names):
-            lack = "only the logs' keys will be there"
-        else:
-            lack = "of rldk/value/, rldk/advantage/, rldk/policy/ and rldk/train/ what needs them will be missing"
-        self.missing.append(f"its train() has no local variables {', '.join(names)}, so {lack}")
-        logger.warning("rldk: %s cannot be read whole: %s.", type(trainer).__name__, self.missing[-1])
+
+def contract_of(trainer: Any) -> Contract:
+    """Of a trainer that keeps its rollout in its loop, with a critic or without, as RLOO up to TRL 0.21."""
+    args = trainer.args
+    rollout = {
+        **dict.fromkeys(("mask", "token_ids", "logprobs", "ref_logprobs", "scores", "non_score_rewards"), True),
+        **dict.fromkeys(("values", "returns", "value_mask", "raw_advantages"), has_critic(trainer)),
+        "advantages": True,
+        "group_ids": bool(getattr(args, "rloo_k", None)),
+        "truncated": stop_token(trainer) is not None,
+    }
+    # An update of one optimiser step can clip nothing.
+    may_clip = not hasattr(args, "local_mini_batch_size") or micro_batches(args) > int(args.gradient_accumulation_steps)
+    return Contract(
+        frozenset(field for field, is_there in rollout.items() if is_there),
+        frozenset({"old_logprobs", *(("clip_low", "clip_high") if may_clip else ())}),
+        frozenset(key for key in NUMBERS if has_critic(trainer) or "/value/" not in key),
+    )
+
+
+def has_critic(trainer: Any) -> bool:
+    """Whether its loop has values of a critic."""
+    return "values" in local_variables(trainer, "train")
+
+
+def stop_token(trainer: Any) -> int | None:
+    """The token that ends a response; None where there is none."""
+    token: int | None = getattr(trainer, "stop_token_id", getattr(trainer.args, "stop_token_id", None))
+    return token
 
 
 def rollout_of(trainer: Any, found: Mapping[str, Tensor]) -> Rollout:
@@ -163,7 +173,7 @@ def groups(trainer: Any, scores: Tensor) -> Tensor | None:
 
 def truncated(trainer: Any, responses: Tensor) -> Tensor | None:
     """(B,) True where the stop token never came. None without a stop token: then every response has full length."""
-    stop = getattr(trainer, "stop_token_id", getattr(trainer.args, "stop_token_id", None))
+    stop = stop_token(trainer)
     return None if stop is None else ~(responses == stop).any(dim=1)
 
 

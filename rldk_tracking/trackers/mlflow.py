@@ -8,7 +8,7 @@
 | note, colour, report, the experiment's charts | see `rldk_tracking.charts.page` |
 | checkpoints | external models of the run, with the checkpoint's numbers as their metrics |
 | heat-maps | artifacts `<key>.svg`, always the latest, drawn as `rldk_tracking.charts.page` says |
-| tables, figures | artifacts `<key>/step-<step>.json`, `.svg` |
+| tables, figures | artifacts `<key>/step-<step>.json`, `.svg`; what is not read is a tag too, `rldk.coverage` |
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rldk_tracking.charts.spec import COVERAGE, COVERAGE_TAG
 from rldk_tracking.trackers.base import UnavailableError
 from rldk_tracking.trackers.lines import dumps
 
@@ -115,12 +116,14 @@ def last_step(client: Any, run_id: str) -> int | None:
 
 
 def write_table(client: Any, run_id: str, path: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write a table in the place of an earlier one of its path.
+    """Write a table in the place of an earlier one of its path; the one on coverage is a tag as well, for the note.
 
     Raises:
         MlflowException: the store does not take it.
     """
     client.log_text(run_id, dumps({"columns": list(columns), "data": [list(row) for row in rows]}), path)
+    if path.startswith(COVERAGE):
+        write_tags(client, run_id, {COVERAGE_TAG: rows[0][0]})
     known = _listed(client, run_id)
     entry = {"path": path, "type": "table"}
     tag = json.dumps([*known, entry])

@@ -264,6 +264,13 @@ def test_verdict_links_alerts_and_values(make_alert: Make) -> None:
     assert "ref_k2" not in page
 
 
+def test_how_much_of_the_trainer_is_read_stands_before_the_tables(make_alert: Make) -> None:
+    alerts = incidents_of([make_alert()])
+    text = note("warning", 40, ROW, alerts, LINKS, "", "Read: 4 of 5 series of this trainer; not: rldk/kl/ref_k1.")
+    assert 0 < text.index("Read&#58; 4 of 5 series") < text.index("| alert")
+    assert "Read" not in note("warning", 40, ROW, alerts, LINKS)
+
+
 def test_the_picture_comes_before_the_tables(make_alert: Make) -> None:
     page = NOTE_RENDERER.render(
         note("warning", 40, ROW, incidents_of([make_alert()]), LINKS, "get-artifact?path=a.svg&step=40")

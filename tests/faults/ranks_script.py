@@ -20,7 +20,7 @@ from rldk_tracking.callback import RLDKCallback
 from rldk_tracking.demo.trainers import grpo_trainer, ppo_trainer
 from rldk_tracking.isolation import TrainingStopped
 from rldk_tracking.monitors.base import Monitor
-from rldk_tracking.probes.steps import RolloutProbe
+from rldk_tracking.probes.rollouts import RolloutProbe
 from rldk_tracking.ranks import Ranks
 from rldk_tracking.trackers.jsonl import JsonlTracker
 from rldk_tracking.trackers.memory import InMemoryTracker

@@ -4,7 +4,7 @@ import pytest
 
 from rldk_tracking.monitors.ppo import AdvancedPPOMonitor, PPOMonitor
 from rldk_tracking.probes.optimizer import OptimizerProbe
-from rldk_tracking.probes.steps import RolloutProbe
+from rldk_tracking.probes.rollouts import RolloutProbe
 from rldk_tracking.trackers.memory import InMemoryTracker
 
 

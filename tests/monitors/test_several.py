@@ -12,7 +12,7 @@ from rldk_tracking import CheckpointMonitor, RLDKCallback
 from rldk_tracking.demo.trainers import grpo_trainer
 from rldk_tracking.monitors.ppo import PPOMonitor
 from rldk_tracking.probes.optimizer import OptimizerProbe
-from rldk_tracking.probes.steps import RolloutProbe
+from rldk_tracking.probes.rollouts import RolloutProbe
 from rldk_tracking.trackers.memory import InMemoryTracker
 from tests.monitors.test_base import NAN, Told, Watching, small_trainer
 

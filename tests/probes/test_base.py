@@ -14,7 +14,7 @@ from rldk_tracking.metrics.columns import Table
 from rldk_tracking.probes.base import Probe, ProbeSet, StepData, Training, is_number
 from rldk_tracking.probes.checkpoints import CheckpointProbe
 from rldk_tracking.probes.optimizer import OptimizerProbe
-from rldk_tracking.probes.steps import RolloutProbe
+from rldk_tracking.probes.rollouts import RolloutProbe
 from rldk_tracking.ranks import Merged
 
 

@@ -1,14 +1,11 @@
-"""What the probes hand on of a rollout and of logs."""
+"""Memory and speed of a step, and the row that the ranks' parts become."""
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import time
-from collections.abc import Mapping
-from pathlib import Path
-from types import MappingProxyType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,226 +13,12 @@ import psutil
 import pytest
 import torch
 
-from rldk_tracking.charts.spec import REWARDS
-from rldk_tracking.demo.trainers import grpo_trainer
-from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics.columns import Table
 from rldk_tracking.metrics.resources import ResourceMeter
-from rldk_tracking.monitors.group import GroupMonitor
-from rldk_tracking.probes import steps
 from rldk_tracking.probes.base import StepData, Training
-from rldk_tracking.probes.steps import SCORES, ResourceProbe, RolloutProbe, merge_scalars, row_of, weights_spread
+from rldk_tracking.probes.steps import ResourceProbe, merge_scalars, row_of, weights_spread
 from rldk_tracking.ranks import Merged
-from rldk_tracking.rollout import PolicyUpdate, Rollout
-from rldk_tracking.sources.logs import Observation
-from rldk_tracking.trackers.memory import InMemoryTracker
-from tests.probes.conftest import Published
-
-ROLLOUT = Rollout(
-    mask=torch.ones(2, 3, dtype=torch.bool),
-    scores=torch.tensor([0.5, 2.0]),
-    prompts=("p", "q"),
-    completions=("good", "better"),
-)
-UPDATE = PolicyUpdate(mask=torch.ones(2, 3, dtype=torch.bool), new_logprobs=torch.zeros(2, 3))
-
-
-class Source:
-    """Sees a rollout and an update in every step, unless it is broken."""
-
-    rows_per_rank, honours_stop, rollout_seconds = 48, False, 0.25
-    is_broken = False
-    missing: tuple[str, ...] = ()
-    withheld: Mapping[str, float] = MappingProxyType({})
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-
-    def attach(self, trainer: Any, shield: Shield) -> None:
-        self.calls.append(("attach", trainer, shield))
-
-    def detach(self) -> None:
-        self.calls.append(("detach",))
-
-    def read(self, step: int, logs: Mapping[str, Any]) -> Observation:
-        self.calls.append(("read", step, logs))
-
-        def read_tensors() -> tuple[Rollout, PolicyUpdate]:
-            if self.is_broken:
-                raise LookupError("no tensors")
-            return ROLLOUT, UPDATE
-
-        return Observation({"rldk/train/loss": 0.5}, read_tensors, self.withheld)
-
-
-@pytest.fixture
-def source(monkeypatch: pytest.MonkeyPatch) -> Source:
-    made = Source()
-    monkeypatch.setattr(steps, "source_for", lambda trainer: made)
-    return made
-
-
-def merged(*scores: float) -> Merged:
-    return Merged(Table({SCORES: np.array(scores)} if scores else {}), Table(), {}, [])
-
-
-def test_what_the_trainers_source_saw_is_the_steps(source: Source) -> None:
-    trainer, shield = SimpleNamespace(), Shield()
-    probe = RolloutProbe()
-    assert (probe.rows_per_rank, probe.honours_stop) == (0, True)
-    probe.begin(Training(trainer, shield=shield))
-    assert source.calls == [("attach", trainer, shield)]
-    assert (probe.rows_per_rank, probe.honours_stop) == (48, False)
-    data = StepData(3, logs={"loss": 0.5})
-    data.add({"rldk/train/loss": 9.0})
-    probe.collect(data)
-    assert source.calls[-1] == ("read", 3, {"loss": 0.5})
-    assert data.rollout is ROLLOUT and data.update is UPDATE
-    assert data.scalars == {"rldk/train/loss": 0.5} and data.rollout_seconds == 0.25
-    assert probe.end() == {} and source.calls[-1] == ("detach",)
-    assert probe.end() == {} and source.calls.count(("detach",)) == 1
-
-
-def test_tensors_that_cannot_be_read_cost_nothing_else(source: Source, caplog: pytest.LogCaptureFixture) -> None:
-    shield = Shield()
-    probe = RolloutProbe()
-    probe.begin(Training(SimpleNamespace(), shield=shield))
-    source.is_broken = True
-    with caplog.at_level(logging.ERROR):
-        for step in (1, 2):
-            data = StepData(step)
-            probe.collect(data)
-            assert data.scalars == {"rldk/train/loss": 0.5} and data.rollout is None and data.update is None
-    assert shield.faults == 2 and len(caplog.records) == 1
-
-
-LOGGED = {"rldk/reward/mean": 0.5, "rldk/length/mean": 7.0}
-
-
-@pytest.mark.parametrize("missing", [(), ("it has no such method",)])
-def test_logs_stand_for_completions_that_do_not_come(
-    source: Source, caplog: pytest.LogCaptureFixture, missing: tuple[str, ...]
-) -> None:
-    probe = RolloutProbe()
-    probe.begin(Training(SimpleNamespace()))
-    source.withheld, source.missing = LOGGED, missing
-    found = []
-    for step, row in enumerate([{}, {"rldk/reward/mean": 9.0}, {}], start=1):
-        probe.collect(StepData(step))
-        found.append(probe.derive(step, row, merged()))
-    assert found == [{}, {"rldk/length/mean": 7.0}, LOGGED], "what the row has stands"
-    said = [record for record in caplog.records if "no completions came of it in 2 steps" in record.getMessage()]
-    assert len(said) == (not missing)
-    probe.collect(StepData(4))
-    assert probe.derive(9, {}, merged()) == {}, "of another step"
-    probe.begin(Training(SimpleNamespace()))
-    probe.collect(StepData(1))
-    assert probe.derive(1, {}, merged()) == {}, "another training"
-
-
-def test_of_a_trainer_that_samples_nothing_no_completions_are_expected(caplog: pytest.LogCaptureFixture) -> None:
-    probe = RolloutProbe()
-    probe.begin(Training(SimpleNamespace()))
-    for step in range(1, 5):
-        probe.collect(StepData(step, logs={"loss": 0.5}))
-        assert probe.derive(step, {}, merged()) == {}
-    assert caplog.records == []
-
-
-@pytest.mark.parametrize("first", [1, 2, 3])
-def test_once_completions_come_they_are_waited_for(source: Source, first: int) -> None:
-    probe = RolloutProbe()
-    probe.begin(Training(SimpleNamespace()))
-    source.withheld = LOGGED
-    for step in range(1, 6):
-        probe.collect(StepData(step))
-        found = probe.derive(step, {}, merged(1.0) if step == first else merged())
-        assert "rldk/length/mean" not in found or 2 <= step < first
-
-
-def test_a_loop_of_the_users_own_is_known_by_its_logs() -> None:
-    probe = RolloutProbe()
-    probe.begin(Training())
-    data = StepData(1, logs={"loss": 0.5, "rldk/own": 3.0, "note": "x"}, rollout=ROLLOUT)
-    data.add({"rldk/train/loss": 0.25})
-    probe.collect(data)
-    assert data.scalars == {"rldk/train/loss": 0.25, "rldk/own": 3.0}, "what the user said stands"
-    assert data.rollout is ROLLOUT
-    probe.end()
-
-
-def test_the_distribution_of_rewards_grows_and_is_shown_at_the_end(published: Published) -> None:
-    probe = RolloutProbe()
-    probe.begin(Training(publish=published))
-    assert probe.derive(1, {}, merged(0.0, 1.0, 1.0)) == {}
-    probe.derive(2, {}, merged())
-    probe.derive(3, {}, merged(0.5))
-    assert published.calls == []
-    probe.end()
-    ((heatmap, step),) = published.of("log_heatmap", REWARDS)
-    assert step == 3 and heatmap.steps == (1, 3)
-    assert sum(value for at, _, value in heatmap.cells() if at == 1) == pytest.approx(1.0)
-    probe.end()
-    assert len(published.calls) == 1
-
-
-def test_where_groups_are_tied_is_told_by_the_whole_run_also_after_a_resume() -> None:
-    def row(probe: RolloutProbe, *scores: float) -> Mapping[str, float]:
-        table = Table({SCORES: np.array(scores), "reward/group": np.zeros(len(scores))})
-        return probe.derive(1, {}, Merged(table, Table(), {}, []))
-
-    too_hard = {"rldk/reward/group_tied_fraction_all_max": 0.0, "rldk/reward/group_tied_fraction_all_min": 1.0}
-    probe, resumed, fresh = RolloutProbe(), RolloutProbe(), RolloutProbe()
-    for one in (probe, resumed, fresh):
-        one.begin(Training())
-    assert row(probe, 0.0, 1.0) == dict.fromkeys(too_hard, 0.0)
-    assert row(probe, 0.0, 0.0) == too_hard
-    resumed.load_state(probe.state())
-    assert row(resumed, 0.0, 0.0) == too_hard and row(fresh, 0.0, 0.0) == {}
-    probe.begin(Training())
-    assert row(probe, 0.0, 0.0) == {}, "another training"
-
-
-def test_it_is_shown_while_the_run_goes_on(published: Published) -> None:
-    probe = RolloutProbe()
-    probe.begin(Training(publish=published))
-    for step in range(1, 31):
-        probe.derive(step, {}, merged(0.0, float(step)))
-    assert [step for _, step in published.of("log_heatmap", REWARDS)] == [5, 30]
-    probe.end()
-    assert len(published.calls) == 2, "there is nothing new"
-
-
-@pytest.mark.parametrize("asked", [True, False])
-def test_texts_are_shown_only_where_they_are_asked_for(source: Source, published: Published, asked: bool) -> None:
-    probe = RolloutProbe(log_samples=asked)
-    probe.begin(Training(SimpleNamespace(), publish=published))
-    for step in range(1, 28):
-        probe.collect(StepData(step))
-    tables = published.of("log_table", "rldk/samples")
-    assert [step for *_, step in tables] == ([1, 26] if asked else [])
-    assert ("better" in str(published.calls)) == asked
-
-
-def test_samples_of_a_real_training(tmp_path: Path) -> None:
-    tracker = InMemoryTracker()
-    monitor = GroupMonitor(trackers=[tracker], strict=True, log_samples=True)
-    grpo_trainer(tmp_path, max_steps=2, callbacks=[monitor]).train()
-    ((step, columns, rows),) = tracker.tables["rldk/samples"]
-    assert step == 1
-    scores = [row[columns.index("score")] for row in rows]
-    assert max(scores) == pytest.approx(dict(tracker.series["rldk/reward/max"])[1])
-    assert min(scores) == pytest.approx(dict(tracker.series["rldk/reward/min"])[1])
-    assert all(isinstance(row[columns.index("completion")], str) for row in rows)
-    assert tracker.heatmaps[REWARDS].steps[0] == 1
-
-
-def test_nothing_is_left_on_the_trainer(tmp_path: Path) -> None:
-    trainer = grpo_trainer(tmp_path, max_steps=1, callbacks=[GroupMonitor(trackers=[InMemoryTracker()], strict=True)])
-    before = set(vars(trainer))
-    trainer.train()
-    left = {name for name in set(vars(trainer)) - before if callable(getattr(trainer, name))}
-    assert left <= {"model_wrapped", "deepspeed"}
+from rldk_tracking.rollout import Rollout
 
 
 def collected(probe: ResourceProbe, step: int, **fields: Any) -> StepData:

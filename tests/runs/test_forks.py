@@ -83,9 +83,18 @@ def test_micro_batches_of_another_form_leave_what_the_log_holds(
         assert set(logged(trainer, name)) == {1, 2, 3}
     assert "rldk/policy/clip_fraction" not in tracker.series, "which the log has as 0, since nothing can be clipped"
     sentences = [line for line in said(caplog) if "cannot be read whole" in line]
-    assert len(sentences) == 2
-    assert "returns a list without prompt_ids, completion_ids (no rldk/advantage/" in sentences[0]
-    assert "its loss is given a dict without prompt_ids, completion_ids, completion_mask" in sentences[1]
+    assert len(sentences) == 1
+    assert sentences[0].startswith(
+        "rldk: Swift (trl 1.12.0) cannot be read whole: its _generate_and_score_completions "
+    )
+    assert (
+        "returns a list without prompt_ids, completion_ids; its loss is given a dict without prompt_ids, "
+        in sentences[0]
+    )
+    assert (
+        "Read: 13 of 48 series of this trainer, 12 of them from its logs; not: rldk/advantage/ (all 5), "
+        in sentences[0]
+    )
 
 
 def test_what_fails_in_every_step_leaves_what_the_log_holds(
@@ -97,9 +106,10 @@ def test_what_fails_in_every_step_leaves_what_the_log_holds(
     with caplog.at_level(logging.WARNING, logger="rldk_tracking"):
         tracker, trainer = trained(tmp_path)
     for key in ("rldk/reward/mean", "rldk/length/mean", "rldk/kl/ref_k3"):
-        expected = {step: value for step, value in logged(trainer, LOGGED[key]).items() if step >= 2}
-        assert dict(tracker.series[key]) == pytest.approx(expected), key
-    assert sum("no completions came of it in 2 steps" in line for line in said(caplog)) == 1
+        assert dict(tracker.series[key]) == pytest.approx(logged(trainer, LOGGED[key])), key
+    assert (
+        sum("cannot be read whole: reading a rollout failed (KeyError). Read: 13" in line for line in said(caplog)) == 1
+    )
 
 
 def test_a_buffer_that_is_used_up_is_no_fault(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

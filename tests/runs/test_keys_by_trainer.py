@@ -11,6 +11,8 @@ from collections.abc import Callable
 import pytest
 
 from rldk_tracking.metrics.keys import CATALOGUE, lookup
+from rldk_tracking.probes.contract import ContractWatch
+from rldk_tracking.sources.detect import source_for
 from tests.runs.conftest import CONFIGURATIONS, PPO_CONFIGURATIONS, Ran
 
 
@@ -129,6 +131,11 @@ def check(run: Ran, expected: set[str]) -> None:
     assert [key for key in run.tracker.series if lookup(key) is None] == [], "not documented"
     for key in ("rldk/health/score", "rldk/alerts/firing", "rldk/resources/host_rss_gib"):
         assert key in run.tracker.series
+    contract = ContractWatch(source_for(run.trainer).contract).series
+    promised = {key for key in expected if getattr(lookup(key), "source", None) in ("rollout", "update")} - SAMPLER
+    by_chance = {"rldk/reward/function/never/mean", "rldk/reward/function/never/std", *PAIRS}
+    assert promised <= contract <= expected | by_chance, "the contract is what comes of such a trainer"
+    assert {value for _, value in run.tracker.series["rldk/system/coverage"]} == {1.0}
 
 
 @pytest.mark.parametrize(("kind", "name"), CONFIGURATIONS)

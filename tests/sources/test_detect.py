@@ -142,5 +142,6 @@ def test_every_source_has_what_the_protocol_asks_for(trainer: Any) -> None:
     source = source_for(trainer)
     assert source.rows_per_rank >= 1
     assert source.honours_stop is not isinstance(trainer, Loop)
+    assert source.contract.period >= 1 and bool(source.contract.rollout) == (source.rows_per_rank > 1)
     assert source.missing == [] and source.rollout_seconds is None
     assert all(callable(getattr(source, method)) for method in ("attach", "detach", "read"))

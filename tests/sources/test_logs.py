@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from rldk_tracking import demo
 from rldk_tracking.metrics.keys import lookup
 from rldk_tracking.rollout import Rollout
+from rldk_tracking.sources.contract import Contract
 from rldk_tracking.sources.logs import LogsSource, Observation, canonical, number
 
 
@@ -221,7 +221,7 @@ def test_what_a_real_trainer_logs_is_known(kind: str, tmp_path: Path, reader: An
 
 
 def test_an_unknown_trainer_has_its_logs(caplog: pytest.LogCaptureFixture) -> None:
-    source = LogsSource(object())
+    source = LogsSource(object(), Contract())
     with caplog.at_level(logging.DEBUG):
         source.attach(object(), None)
         observation = source.read(1, {"loss": 2.0, "grad_norm": 1.0, "step_time": 0.5, "reward_std": 0.1})
@@ -237,28 +237,8 @@ def test_an_unknown_trainer_has_its_logs(caplog: pytest.LogCaptureFixture) -> No
     assert source.missing == [] and not caplog.records
 
 
-class OnlineTrainer:
-    """Samples, in a way of its own."""
-
-    reward_funcs = (len,)
-
-    def _generate(self) -> None:
-        """A batch of completions."""
-
-
-def test_a_trainer_that_samples_in_a_way_of_its_own_is_told_what_lacks(caplog: pytest.LogCaptureFixture) -> None:
-    source, trainer = LogsSource(OnlineTrainer()), OnlineTrainer()
-    with caplog.at_level(logging.WARNING, logger="rldk_tracking"):
-        source.attach(trainer, None)
-    (said,) = [record.getMessage() for record in caplog.records]
-    assert said.startswith(
-        "rldk: OnlineTrainer cannot be read whole: it samples completions (it has reward_funcs, _gen"
-    )
-    assert "rldk/advantage/" in said and "rldk/reward/gold" in said and source.missing[0] in said
-
-
-@pytest.mark.parametrize("fields", [{}, {"reward_funcs": []}, {"reward_funcs": None, "generation_config": None}])
-def test_a_trainer_that_samples_nothing_lacks_nothing(fields: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
-    source = LogsSource(None)
-    source.attach(SimpleNamespace(**fields), None)
-    assert caplog.records == [] and source.missing == []
+@pytest.mark.parametrize(("fields", "lacks"), [((), 0), (("mask", "scores"), 1)])
+def test_of_a_trainer_that_samples_something_lacks(fields: tuple[str, ...], lacks: int) -> None:
+    source = LogsSource(None, Contract(frozenset(fields)))
+    source.attach(None, None)
+    assert len(source.missing) == lacks

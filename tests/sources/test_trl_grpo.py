@@ -24,8 +24,9 @@ from rldk_tracking.history.unweighted import unweighted_score
 from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics import reward
 from rldk_tracking.metrics.columns import Table
+from rldk_tracking.sources.contract import stop_ids
 from rldk_tracking.sources.generation import keys_of
-from rldk_tracking.sources.trl_grpo import GroupSource, generation_of, stop_ids
+from rldk_tracking.sources.trl_grpo import GroupSource, generation_of
 
 pytestmark = pytest.mark.slow
 
@@ -420,9 +421,7 @@ def test_parts_of_different_widths_keep_their_keys() -> None:
     assert made.token_ids.tolist() == [[4, 5, 6], [7, 0, 0]] and made.completion_mask.sum(dim=1).tolist() == [3, 1]
 
 
-def test_completions_of_another_way_that_nothing_scored_have_the_logs_rewards(
-    tmp_path: Path, reader: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_completions_of_another_way_that_nothing_scored_have_no_rewards(tmp_path: Path, reader: Any) -> None:
     trainer = demo.grpo_trainer(tmp_path, max_steps=2, beta=0.0, **ALIGNED)
     base = type(trainer)
 
@@ -440,13 +439,12 @@ def test_completions_of_another_way_that_nothing_scored_have_the_logs_rewards(
                 vars(self).update(seen)
 
     trainer.__class__ = Apart
-    with caplog.at_level(logging.WARNING, logger="rldk_tracking"):
-        reader.watch(trainer).train()
-    (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("rldk_tracking")]
-    assert "which score is whose" in said and "no rldk/reward/ keys beyond the logs'" in said
+    reader.watch(trainer).train()
+    (why,) = reader.source.missing
+    assert "which score is whose cannot be told" in why
     for step, seen in reader.observations.items():
         assert seen.rollout.scores is None and seen.rollout.group_ids is None
-        assert seen.scalars["rldk/reward/mean"] == reader.logs[step]["reward"]
+        assert seen.logged["rldk/reward/mean"] == reader.logs[step]["reward"]
         assert float(seen.rollout.mask.sum(dim=1).float().mean()) == pytest.approx(
             reader.logs[step]["completions/mean_length"]
         )
@@ -489,7 +487,7 @@ def test_a_rollout_in_parts_is_read_whole(tmp_path: Path, reader: Any, kind: str
         assert observation.update.first_epoch and observation.update.sequence_level == (kind == "rloo")
 
 
-def test_a_trainer_that_has_nothing_is_read_from_its_logs(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_trainer_that_has_nothing_is_read_from_its_logs() -> None:
     class Arguments:
         per_device_train_batch_size = 4
         gradient_accumulation_steps = 2
@@ -500,28 +498,23 @@ def test_a_trainer_that_has_nothing_is_read_from_its_logs(caplog: pytest.LogCapt
     trainer = GRPOTrainer()
     source = GroupSource(trainer)
     assert source.rows_per_rank == 8
-    with caplog.at_level(logging.WARNING, logger="rldk_tracking"):
-        source.attach(trainer, Shield())
-        seen = [source.read(step, {"reward": 0.5, "kl": 0.1}) for step in (1, 2)]
-    assert len(caplog.records) == 1
+    source.attach(trainer, Shield())
+    seen = [source.read(step, {"reward": 0.5, "kl": 0.1}) for step in (1, 2)]
+    assert len(source.missing) == 1
     assert all(observation.rollout is None and observation.update is None for observation in seen)
-    assert seen[0].scalars == {"rldk/reward/mean": 0.5, "rldk/kl/ref_k3": 0.1}
+    assert seen[0].logged == {"rldk/reward/mean": 0.5, "rldk/kl/ref_k3": 0.1}
     source.detach()
 
 
-def test_a_rollout_in_another_form_is_said_once_and_the_logs_are_taken(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_rollout_in_another_form_is_told_once(tmp_path: Path) -> None:
     trainer = demo.grpo_trainer(tmp_path, max_steps=1, beta=0.0, **ALIGNED)
     source = GroupSource(trainer)
     source.attach(trainer, Shield())
     trainer.model.train()
-    with caplog.at_level(logging.WARNING, logger="rldk_tracking"):
-        for _ in range(2):
-            source._keep_generation([{"tokens": torch.ones(2, 3), "completion_mask": torch.ones(2, 2)}] * 2)
-    (said,) = [record.getMessage() for record in caplog.records]
-    assert "_generate_and_score_completions returns a list without prompt_ids, completion_ids (no rldk/adv" in said
-    assert source.read(1, {"reward": 0.5}).scalars["rldk/reward/mean"] == 0.5
+    for _ in range(2):
+        source._keep_generation([{"tokens": torch.ones(2, 3), "completion_mask": torch.ones(2, 2)}] * 2)
+    assert source.missing == ["its _generate_and_score_completions returns a list without prompt_ids, completion_ids"]
+    assert source.read(1, {"reward": 0.5}).logged["rldk/reward/mean"] == 0.5
     source.detach()
 
 

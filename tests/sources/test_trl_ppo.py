@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import sys
 import weakref
 from pathlib import Path
@@ -249,7 +248,7 @@ def test_logged_averages_that_mislead_are_not_repeated(tmp_path: Path, reader: A
     train(tmp_path, reader, 1, **CONFIGURATIONS["two minibatches of two micro-batches, k3"])
     assert reader.logs[1]["val/ratio"] == pytest.approx(0.5, abs=0.05)
     assert float(reader.observations[1].scalars["rldk/policy/first_epoch_ratio"]) == pytest.approx(1.0, abs=1e-4)
-    assert reader.observations[1].scalars["rldk/update/learning_rate"] == reader.logs[1]["lr"]
+    assert reader.observations[1].logged["rldk/update/learning_rate"] == reader.logs[1]["lr"]
 
 
 def test_reading_leaves_the_training_as_it_is(tmp_path: Path, reader: Any) -> None:
@@ -311,20 +310,16 @@ def test_a_stop_token_of_the_users_own_ends_a_response(tmp_path: Path, reader: A
     assert reader.observations[1].rollout.truncated.tolist() == [not end for end in ended]
 
 
-def test_a_trainer_whose_loop_is_another_is_read_from_its_logs(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_trainer_whose_loop_is_another_is_read_from_its_logs(tmp_path: Path) -> None:
     trainer = demo.ppo_trainer(tmp_path, max_steps=1, **TWO_AND_TWO)
     source = PPOSource(trainer)
     source.attach(trainer, Shield())
-    with caplog.at_level(logging.WARNING, logger="rldk_tracking"):
-        logs = {"objective/kl": 1.5, "policy/clipfrac_avg": 0.1, "val/ratio": 0.5, "lr": 1e-3}
-        seen = [source.read(step, logs) for step in (1, 2)]
+    logs = {"objective/kl": 1.5, "policy/clipfrac_avg": 0.1, "val/ratio": 0.5, "lr": 1e-3}
+    seen = [source.read(step, logs) for step in (1, 2)]
     source.detach()
-    warnings = [record.getMessage() for record in caplog.records]
-    assert len(warnings) == 1 and "padding_mask" in warnings[0] and "logs" in warnings[0]
-    assert source.missing and seen[0].rollout is None and seen[0].update is None
-    assert seen[1].scalars == {
+    assert len(source.missing) == 1 and "has no local variables padding_mask, " in source.missing[0]
+    assert seen[0].rollout is None and seen[0].update is None
+    assert seen[1].logged == {
         "rldk/kl/ref_per_sequence": 1.5,
         "rldk/policy/clip_fraction": pytest.approx(0.2),
         "rldk/update/learning_rate": 1e-3,

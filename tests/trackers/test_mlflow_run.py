@@ -94,6 +94,12 @@ def test_a_table_is_listed_once_and_others_stay(store: Any) -> None:
     assert client.load_table(store.experiment_id, "ours.json", run_ids=[run_id])["a"].tolist() == [2]
 
 
+def test_how_much_of_a_trainer_is_read_is_a_tag_as_well(store: Any) -> None:
+    run_id = store.client.create_run(store.experiment_id).info.run_id
+    write_table(store.client, run_id, "rldk/system/coverage/step-00000002.json", ["read"], [["Read: 4 of 5 series."]])
+    assert store.client.get_run(run_id).data.tags["rldk.coverage"] == "Read: 4 of 5 series."
+
+
 @pytest.mark.slow
 def test_one_model_for_each_checkpoint(tmp_path: Path) -> None:
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/store.db")

@@ -1,0 +1,131 @@
+"""What trainers should bring: the fields of a `Rollout` and a `PolicyUpdate` that they have as they are configured.
+
+The series of a trainer's contract are those that a batch with these fields has, and single numbers that only the
+trainer knows. What its configuration rules out is no part of it: a divergence with beta = 0, a clip fraction where no
+optimiser step lies between sampling and the loss, a correlation of one reward function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rldk_tracking.metrics.preference import DRIFTS
+from rldk_tracking.metrics.preference import LOGGED as PREFERENCE
+from rldk_tracking.sources.loss_pass import clip_range, is_rloo
+from rldk_tracking.sources.scoring import reward_names, weights_of
+
+SAMPLES = ("reward_funcs", "rollout_worker", "generation_config", "_generate_and_score_completions", "_generate")
+"""What a trainer that samples completions has, in TRL and its relatives."""
+LOSS = "rldk/train/loss"
+ACCURACY, MARGIN = "rldk/preference/accuracy", "rldk/preference/margin"
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a trainer should bring as it is configured.
+
+    Attributes:
+        rollout: fields of a `Rollout`; empty where it samples nothing.
+        update: fields of a `PolicyUpdate`, beside those that every loss has.
+        numbers: keys of numbers that only the trainer knows.
+        functions: its reward functions' names to their weights, None where that is not known.
+        period: optimiser steps from one rollout to the next.
+        hides_truncated: whether it takes truncated completions out of the loss, so that a batch may have nothing left.
+    """
+
+    rollout: frozenset[str] = frozenset()
+    update: frozenset[str] = frozenset()
+    numbers: frozenset[str] = frozenset()
+    functions: Mapping[str, float | None] = field(default_factory=dict)
+    period: int = 1
+    hides_truncated: bool = False
+
+
+def contract_of(trainer: Any) -> Contract:
+    """Of a trainer of which no more is known than what it has."""
+    if signs_of_sampling(trainer):
+        return of_completions(trainer)
+    return Contract(numbers=frozenset({LOSS, *_of_texts(trainer)}))
+
+
+def signs_of_sampling(trainer: Any) -> list[str]:
+    """Which of `SAMPLES` it has."""
+    return [name for name in SAMPLES if getattr(trainer, name, None) not in (None, [])]
+
+
+def of_completions(trainer: Any) -> Contract:
+    """Of a trainer that samples completions, and learns from rewards of them."""
+    functions = getattr(trainer, "reward_funcs", None) or ()
+    names = reward_names(trainer, len(functions) if isinstance(functions, (list, tuple)) else 1)
+    weights = weights_of(trainer, names)
+    beta = getattr(trainer, "beta", getattr(getattr(trainer, "args", None), "beta", None))
+    is_product, aligned = is_rloo(trainer), is_aligned(trainer)
+    rollout = {
+        "mask": True,
+        "token_ids": True,
+        "logprobs": True,
+        "ref_logprobs": bool(beta),
+        "sampler_logprobs": all(
+            getattr(trainer, name, False) for name in ("use_vllm", "vllm_importance_sampling_correction")
+        ),
+        "scores": bool(weights),
+        "rewards": bool(names),
+        "non_score_rewards": is_product and bool(beta),
+        "advantages": bool(names),
+        "group_ids": (getattr(trainer, "num_generations", None) or 1) > 1,
+        "truncated": bool(stop_ids(trainer)),
+    }
+    low, high = clip_range(trainer)
+    update = {
+        "old_logprobs": is_product or not aligned,
+        "clip_low": low is not None and not aligned,
+        "clip_high": high is not None and not aligned,
+    }
+    return Contract(
+        rollout=frozenset(name for name, is_there in rollout.items() if is_there),
+        update=frozenset(name for name, is_there in update.items() if is_there),
+        numbers=frozenset({LOSS}),
+        functions={name: weights.get(name) for name in names},
+        period=-(-micro_batches_between(trainer) // accumulated(trainer)),
+        hides_truncated=bool(getattr(trainer, "mask_truncated_completions", False)),
+    )
+
+
+def _of_texts(trainer: Any) -> set[str]:
+    """The numbers of preference training, of a trainer whose texts are chosen and rejected, or labelled so."""
+    columns = getattr(getattr(trainer, "train_dataset", None), "column_names", None) or ()
+    compares = all(any(name.startswith(word) for name in columns) for word in ("chosen", "rejected"))
+    if not isinstance(getattr(trainer, "beta", None), (int, float)):
+        return {ACCURACY, MARGIN} if compares else set()
+    if not compares and "label" not in columns:
+        return set()
+    has_reference = hasattr(trainer, "ref_model") and not getattr(trainer, "reference_free", False)
+    found = {*PREFERENCE.values(), *(DRIFTS.values() if has_reference else ())}
+    return found if compares else found - {ACCURACY}
+
+
+def accumulated(trainer: Any) -> int:
+    """Micro-batches of an optimiser step."""
+    return int(getattr(getattr(trainer, "args", None), "gradient_accumulation_steps", None) or 1)
+
+
+def micro_batches_between(trainer: Any) -> int:
+    """Micro-batches from one rollout of GRPO or RLOO to the next."""
+    steps = getattr(getattr(trainer, "args", None), "steps_per_generation", None) or accumulated(trainer)
+    return int(steps) * int(getattr(trainer, "num_iterations", None) or 1)
+
+
+def is_aligned(trainer: Any) -> bool:
+    """Whether no optimiser step ever lies between sampling and the loss, so that nothing can be clipped."""
+    return accumulated(trainer) % micro_batches_between(trainer) == 0
+
+
+def stop_ids(trainer: Any) -> tuple[int, ...]:
+    """Tokens that say a completion has ended: those that end it, and at the end the padding token."""
+    tokenizer = getattr(trainer, "_tokenizer", None) or getattr(trainer, "processing_class", None)
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    ends = getattr(trainer, "eos_token_ids", None) or [getattr(tokenizer, "eos_token_id", None)]
+    padding = getattr(tokenizer, "pad_token_id", None)
+    return () if padding is None else (*(int(token) for token in ends if token is not None), int(padding))
