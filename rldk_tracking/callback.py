@@ -71,6 +71,7 @@ class RLDKCallback(Monitor):
     |---|---|
     | reward, advantage, value | what completions are worth: scores, what the loss weighs with, the critic |
     | kl, policy, sampler | the policy: far from its reference, from the one that sampled, from the engine that did |
+    | async | sampling beside training: how old completions are, who waits for whom |
     | length, diversity | the completions themselves |
     | preference, train, eval | what the trainer logs of itself |
     | grad, update, weight, lr, nan | optimization, from gradients to what a change of the learning rate did |
