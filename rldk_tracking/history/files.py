@@ -11,6 +11,7 @@ import ast
 import csv
 import json
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,14 @@ def read_log(path: Path) -> Log:
         UnreadableSourceError: it is no regular file, its suffix is not known, or its content is not what that says.
         OSError: it cannot be opened.
     """
-    readers = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".log": _printed, ".txt": _printed}
+    readers = {
+        ".jsonl": _json_lines,
+        ".json": _json,
+        ".csv": _csv,
+        ".log": _printed,
+        ".txt": _printed,
+        ".wandb": _wandb,
+    }
     if not path.exists():
         raise UnreadableSourceError(f"{path}: no such file or folder.")
     if not path.is_file():
@@ -154,6 +162,51 @@ def _printed(path: Path) -> Log:
     if not entries:
         raise UnreadableSourceError(f"{path}: no line like `step:1 - loss:0.5` or `{{'loss': 0.5}}`.")
     return Log(entries, {})
+
+
+def _wandb(path: Path) -> Log:
+    """What W&B keeps of a run on this machine, also of one that was never sent: a row for each call of its `log`.
+
+    Raises:
+        ImportError: wandb is not installed.
+    """
+    try:
+        from wandb.proto.wandb_internal_pb2 import Record
+    except ImportError as error:
+        raise ImportError("Reading W&B's files needs wandb: pip install wandb.") from error
+    content = path.read_bytes()
+    if content[:4] != b":W&B":
+        raise UnreadableSourceError(f"{path}: not W&B's.")
+    entries: Entries = []
+    for data in _records(content):
+        record = Record.FromString(data)
+        if record.HasField("history"):
+            items = record.history.item
+            entries.append({one.key or "/".join(one.nested_key): json.loads(one.value_json) for one in items})
+    return Log(entries, {})
+
+
+BLOCK_BYTES, HEADER = 1 << 15, struct.Struct("<IHB")
+FULL, FIRST, LAST = 1, 2, 4
+
+
+def _records(content: bytes) -> Iterator[bytes]:
+    """Records of a file in the format of LevelDB's log, whole ones: a kill may tear the last.
+
+    Blocks of 32 KiB; a record is in one piece or in several, each after a checksum, its length and which piece it is.
+    """
+    place, pieces = HEADER.size, b""
+    while place < len(content):
+        left = BLOCK_BYTES - place % BLOCK_BYTES
+        if left < HEADER.size or place + HEADER.size > len(content):
+            place += left
+            continue
+        _, length, piece = HEADER.unpack_from(content, place)
+        place += HEADER.size
+        pieces = content[place : place + length] if piece in (FULL, FIRST) else pieces + content[place : place + length]
+        place += length
+        if piece in (FULL, LAST) and place <= len(content):
+            yield pieces
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

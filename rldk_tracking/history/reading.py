@@ -6,6 +6,7 @@
 | a journal, `run.jsonl`, in the folder, in `_rldk` or in `rldk` | its rows, as they are; the latest training's |
 | other `*.jsonl`, also `*.json` and `*.csv` where named | log entries |
 | `*.log`, `*.txt` where named | what verl's console logger and transformers' trainers print |
+| W&B's own file (`run-*.wandb`), as in `wandb/offline-run-*` | metrics |
 | TensorBoard files (`events.out.tfevents.*`), also below | scalars, see `rldk_tracking.history.files.read_events` |
 | a `trainer_state.json`, also inside `checkpoint-*`: the latest | its log history |
 | TRL's completions (`completions/*.parquet`) | rewards and ties, see `rldk_tracking.history.completions` |
@@ -130,8 +131,8 @@ def first_readable(source: str | Path, reader: Callable[[Candidate], Found]) -> 
     if first_error is not None:
         raise first_error
     raise UnreadableSourceError(
-        f"{source}: no trainer_state.json, checkpoint-*, run.jsonl or other *.jsonl, events.out.tfevents.* or "
-        f"completions/*.parquet.{_runs_below(path)}"
+        f"{source}: no trainer_state.json, checkpoint-*, run.jsonl or other *.jsonl, run-*.wandb, "
+        f"events.out.tfevents.* or completions/*.parquet.{_runs_below(path)}"
     )
 
 
@@ -144,6 +145,7 @@ def candidates_of(path: Path) -> Iterator[Candidate]:
     yield from (Candidate("file", journal) for journal in journals)
     others = [other for other in sorted(path.glob("*.jsonl")) if other.is_file() and other not in journals]
     yield from (Candidate("file", other) for other in others)
+    yield from (Candidate("file", run) for run in sorted(path.glob("run-*.wandb")))
     if any(events.is_file() for events in path.rglob("events.out.tfevents.*")):
         yield Candidate("tensorboard", path)
     states = [path / "trainer_state.json", *path.glob("checkpoint-*/trainer_state.json")]

@@ -12,7 +12,7 @@ from rldk_tracking.history.unweighted import KEY as UNWEIGHTED
 from rldk_tracking.history.unweighted import unweighted_score
 from rldk_tracking.sources.logs import canonical, number
 
-STEP_NAMES = ("step", "global_step", "train/global_step", "_step", "Step", "iteration")
+STEP_NAMES = ("step", "global_step", "train/global_step", "eval/global_step", "_step", "Step", "iteration")
 PREFIX = "train/"
 """What transformers puts before our series where it writes them: in TensorBoard and the like."""
 JUDGED = ("rldk/health/", "rldk/alerts/")

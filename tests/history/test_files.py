@@ -34,6 +34,7 @@ def written(path: Path, content: str | bytes) -> Path:
         ("x.jsonl", "\x00\x00\x00\n", "x.jsonl:1: not JSON"),
         ("x.csv", b"step,reward\n1,\xff\n", "not CSV .not UTF-8"),
         ("x.log", "Loading weights\n{'a': [}\n", "no line like"),
+        ("run-1.wandb", "anything", "not W&B's"),
         ("x.parquet", "", "known are .jsonl, .json, .csv"),
         ("mlflow.db", "SQLite format 3", "MLFLOW_TRACKING_URI=sqlite:///.*mlflow.db"),
     ],
@@ -153,4 +154,37 @@ def test_what_trainers_print(tmp_path: Path) -> None:
         (3, {"rldk/update/learning_rate": 1e-06, "rldk/reward/mean": -0.25, "rldk/nan/gradients": 1.0}),
         (1, {"rldk/train/loss": 0.5, "rldk/nan/gradients": 1.0, "rldk/reward/mean": 0.75}),
         (3, {"rldk/nan/loss": 1.0}),
+    ]
+
+
+def test_records_of_a_log_in_blocks() -> None:
+    """In one piece, in several, around the rest of a block that holds no header, and torn."""
+
+    def piece(kind: int, data: bytes) -> bytes:
+        return files.HEADER.pack(0, len(data), kind) + data
+
+    first = b"a" * (files.BLOCK_BYTES - 3 * files.HEADER.size - 1000)
+    content = b"x" * files.HEADER.size + piece(1, first)
+    content += piece(2, b"b" * 1000)  # to the block's end
+    assert len(content) == files.BLOCK_BYTES
+    content += piece(3, b"c") + piece(4, b"d") + piece(1, b"e" * (files.BLOCK_BYTES - 2 - 3 * files.HEADER.size - 5))
+    content += b"\0" * 5  # no room for a header
+    assert len(content) == 2 * files.BLOCK_BYTES
+    content += piece(1, b"f") + piece(1, b"torn")[:-1]
+    records = list(files._records(content))
+    assert records[:2] == [first, b"b" * 1000 + b"cd"]
+    assert set(records[2]) == set(b"e") and records[3:] == [b"f"]
+
+
+@pytest.mark.slow
+def test_a_run_that_was_never_sent(tmp_path: Path) -> None:
+    wandb = pytest.importorskip("wandb")
+    with wandb.init(mode="offline", dir=tmp_path, project="p") as run:
+        run.define_metric("train/global_step")
+        for step in range(1, 4):
+            run.log({"train/global_step": step, "train/reward": 0.25 * step, "train/table": wandb.Table(["a"], [[1]])})
+    wandb.teardown()  # which waits until the file is whole
+    (folder,) = tmp_path.glob("wandb/offline-run-*")
+    assert [(entry.step, entry.row) for entry in read(folder).entries] == [
+        (step, {"rldk/reward/mean": 0.25 * step}) for step in (1, 2, 3)
     ]
