@@ -51,7 +51,7 @@ def main() -> int:
     """Returns 1 where the suite of a release failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("releases", nargs="*", choices=[[], INSTALLED, *RELEASES])
-    parser.add_argument("--place", type=Path, default=ROOT / ".tox" / "versions", help="where releases are installed")
+    parser.add_argument("--place", type=Path, default=ROOT / ".tox" / "releases", help="where releases are installed")
     parser.add_argument("--results", type=Path, default=FOLDER / "results")
     arguments = parser.parse_args()
     arguments.results.mkdir(parents=True, exist_ok=True)
