@@ -48,14 +48,14 @@ _QUOTED = (
 """Settings of the trainer that alerts quote. None of them is a secret or a path."""
 
 
-_RUNS: weakref.WeakKeyDictionary[Any, tuple[weakref.ref[Run], Publisher]] = weakref.WeakKeyDictionary()
-"""The present run of each trainer. Its monitors, which the trainer has, keep it alive: a reference from here would keep
-the trainer."""
+_RUNS: dict[int, tuple[weakref.ref[Run], Publisher]] = {}
+"""The present run of each trainer that lives, by the trainer's id, since TRL 0.29's KTOTrainer cannot be hashed. Its
+monitors, which the trainer has, keep the run alive: a reference from here would keep the trainer."""
 
 
 def run_of(trainer: Any, make: Callable[[], Run]) -> Run:
     """The run of a trainer's present `train()`, made by the first monitor that asks at train begin."""
-    known, publisher = _RUNS.get(trainer, (lambda: None, None))
+    known, publisher = _RUNS.get(id(trainer), (lambda: None, None))
     run = known()
     # An exception ended the last `train()`, or nobody would begin again.
     if run is not None and run.is_open:
@@ -64,7 +64,9 @@ def run_of(trainer: Any, make: Callable[[], Run]) -> Run:
         publisher.close("crashed")
     if run is None or run.closed:
         run = make()
-        _RUNS[trainer] = weakref.ref(run), run.publisher
+        if id(trainer) not in _RUNS:
+            weakref.finalize(trainer, _RUNS.pop, id(trainer), None).atexit = False
+        _RUNS[id(trainer)] = weakref.ref(run), run.publisher
     return run
 
 
@@ -93,7 +95,7 @@ def make_run(trainer: Any, args: Any, state: Any, control: Any, model: Any, opti
 
 def has_trained(trainer: Any) -> bool:
     """Whether steps of this trainer were seen in an earlier `train()`."""
-    _, publisher = (None, None) if trainer is None else _RUNS.get(trainer, (None, None))
+    _, publisher = (None, None) if trainer is None else _RUNS.get(id(trainer), (None, None))
     return publisher is not None and publisher.latest[0] is not None
 
 

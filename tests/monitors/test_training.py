@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ from transformers import TrainerCallback
 
 from rldk_tracking.demo.trainers import grpo_trainer
 from rldk_tracking.journal.settings import Settings
-from rldk_tracking.monitors.training import find_trackers, run_info, trainer_above
+from rldk_tracking.monitors.training import _RUNS, find_trackers, has_trained, run_info, run_of, trainer_above
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.slack import SlackNotifier
 
@@ -69,3 +70,23 @@ def test_a_slack_that_a_second_monitor_names_is_found_too() -> None:
     slack = SlackNotifier("https://hooks.slack.example/services/x")
     settings.adopt(Settings(slack=slack))
     assert slack in find()
+
+
+def test_a_trainer_that_cannot_be_hashed_has_its_run() -> None:
+    """As TRL's KTOTrainer in 0.29 and 1.0, which is a dataclass, so that one equals another too."""
+
+    @dataclass
+    class Trainer:
+        pass
+
+    class Made:
+        is_open = closed = False
+        publisher = SimpleNamespace(is_open=False, latest=(3,))
+
+    make: Any = Made
+    trainer, other, before = Trainer(), Trainer(), len(_RUNS)
+    run = run_of(trainer, make)
+    assert run_of(trainer, make) is run and run_of(other, make) is not run
+    assert has_trained(trainer) and not has_trained(Trainer())
+    del trainer, other
+    assert len(_RUNS) == before, "it is forgotten with its trainer"

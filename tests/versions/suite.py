@@ -245,14 +245,23 @@ def test_ppo(name: str, tmp_path: Path, check: Check) -> None:
     check("PPO", of(run), expected, contract.PPO | contract.PPO_KEYS[name])
 
 
-def test_dpo(tmp_path: Path, check: Check) -> None:
-    run = train_on_texts("dpo", tmp_path)
+OF_TEXTS = {
+    "dpo": contract.PREFERENCE | contract.DRIFT,
+    "kto": (contract.PREFERENCE | contract.DRIFT) - {"rldk/preference/accuracy"},
+    "sft": set(),
+}
+
+
+@pytest.mark.parametrize("kind", OF_TEXTS)
+def test_texts(kind: str, tmp_path: Path, check: Check) -> None:
+    run = train_on_texts(kind, tmp_path)
     assert len(run.spy.steps) == PREFERENCE_STEPS
     expected = {}
     for step, logs in run.spy.steps.items():
-        row = {key: logs[name] for key, name in SHOWN.items()}
+        row = {key: logs[name] for key, name in SHOWN.items() if name in logs}
         for side in ("chosen", "rejected"):
-            row[f"rldk/preference/{side}_logps_drift"] = logs[f"rewards/{side}"] / run.trainer.beta
+            if f"rewards/{side}" in logs:
+                row[f"rldk/preference/{side}_logps_drift"] = logs[f"rewards/{side}"] / run.trainer.beta
         expected[step] = row
-    promised = contract.TRAINING | contract.NORM_CLIPPING | contract.PREFERENCE | contract.DRIFT
-    check("DPO", of(run), expected, promised | {"rldk/throughput/step_seconds"})
+    promised = OF_TEXTS[kind] | contract.TRAINING | contract.NORM_CLIPPING | {"rldk/throughput/step_seconds"}
+    check(kind.upper(), of(run), expected, promised)
