@@ -72,7 +72,7 @@ class RLDKCallback(Monitor):
     | reward, advantage, value | what completions are worth: scores, what the loss weighs with, the critic |
     | kl, policy, sampler | the policy: far from its reference, from the one that sampled, from the engine that did |
     | async | sampling beside training: how old completions are, who waits for whom |
-    | length, diversity | the completions themselves |
+    | length, diversity, tools | the completions themselves, and the tools that they call |
     | preference, train, eval | what the trainer logs of itself |
     | grad, update, weight, lr, nan | optimization, from gradients to what a change of the learning rate did |
     | checkpoint, memory | what is saved, and what the training holds |
@@ -90,6 +90,7 @@ class RLDKCallback(Monitor):
         log_samples: log the best and worst completions of a step as a table. Off, so that texts stay where they are.
         gold_score_fn: a held-out judge of completions, `f(prompts, completions) -> scores`, against reward hacking.
         output_dir: a folder for the run's journal, JSON lines of everything that is logged.
+        charts: numbers to draw that the trainer logs under names of its own, ["tools/failure_frequency"].
         performance_benchmarks: goals such as {"target_reward": 1.0, "max_kl_divergence": 0.1}, see `health.goals`.
         max_overhead: the share of the training's time that `gold_score_fn` may take; it is asked that much less often.
         strict: let faults of the diagnostics out instead of logging them once, for development.
@@ -121,6 +122,7 @@ class RLDKCallback(Monitor):
         log_samples: bool = False,
         gold_score_fn: GoldScore | None = None,
         output_dir: str | os.PathLike[str] | None = None,
+        charts: Sequence[str] = (),
         performance_benchmarks: Mapping[str, float] | None = None,
         max_overhead: float = 0.02,
         strict: bool = False,
@@ -138,6 +140,7 @@ class RLDKCallback(Monitor):
             strict=strict,
             trainer=trainer,
         )
+        self._settings.charts = listed("charts", charts, str, '["tools/failure_frequency"]')
         if performance_benchmarks is not None:
             rules_of(performance_benchmarks)
             self._settings.goals = dict(performance_benchmarks)

@@ -25,6 +25,7 @@ from rldk_tracking.probes.base import Probe, ProbeSet, StepData, Training
 from rldk_tracking.probes.steps import ROLLOUT_COLUMNS, TAILS, UPDATE_COLUMNS, part_of, row_of
 from rldk_tracking.ranks import SPREAD, Part, Ranks, Schema, Transfer
 from rldk_tracking.rollout import RunInfo
+from rldk_tracking.sources.logs import named
 from rldk_tracking.sources.wrapping import Phase
 from rldk_tracking.trackers.base import Tracker
 
@@ -147,10 +148,10 @@ class Run:
     def finish(self, data: StepData) -> None:
         """A step is over: look, and write its row; where a device still computes, at the next event."""
         self.complete()
-        ranks, _ = self.open()
+        ranks, judge = self.open()
         for step, scalars in self.probes.late_rows().items():
             self.extra_row(step, scalars)
-        self._pending = data.step, ranks.start(self._collect(data, ranks))
+        self._pending = data.step, ranks.start(self._collect(data, ranks, judge))
         # A trainer that logs the step has waited for its device. Every rank decides alike, as a collective follows.
         if data.logs or self.training.device is None or self.training.device.type != "cuda":
             self.complete()
@@ -177,21 +178,22 @@ class Run:
         publisher, (_, judge) = self.publisher, self.open()
         publisher.join()
         is_late = self.latest_step is not None and step < self.latest_step
-        if not is_late:
-            row.update(publisher.health())
+        row.update({} if is_late else publisher.health())
         alerts = judge.update(step, row, is_late)
         unsent = publisher.row(step, row, alerts, judge.status)
         self._flags |= judge.act(step, alerts, unsent)
 
-    def extra_row(self, step: int, scalars: Mapping[str, float], override: bool = True) -> None:
-        """Something that was known only after the step's row, or cannot wait for the next one. Rank 0 alone writes.
+    def extra_row(self, step: int, logs: Mapping[str, Any], override: bool = True) -> None:
+        """What was logged beside a step's row, known only after it, or cannot wait for the next one. Rank 0 alone writes.
 
         Where `override` is False, the numbers that the step's row has already stay.
         """
-        ranks, _ = self.open()
+        ranks, judge = self.open()
         self.complete()
         known = {} if override or self.latest_step != step else self.latest
-        scalars = {key: value for key, value in scalars.items() if key not in known and math.isfinite(value)}
+        # Before the first row the trainer's own numbers are those of the step that is under way.
+        found = ({} if self.latest_step is None and not override else named(logs)) | judge.own_names.read(logs)
+        scalars = {key: value for key, value in found.items() if key not in known and math.isfinite(value)}
         if ranks.writes:
             self._write(step, scalars)
         if ranks.job_size == 1:  # else it is acted on in the next step, in which all ranks agree
@@ -202,10 +204,10 @@ class Run:
         if self._pending is None and self.latest_step is not None:  # else the other ranks would be waited for
             self.extra_row(self.latest_step, scalars)
 
-    def _collect(self, data: StepData, ranks: Ranks) -> Part:
+    def _collect(self, data: StepData, ranks: Ranks, judge: Judge) -> Part:
         """What this rank knows of the step. What cannot be read is missing, and no fault keeps it from the exchange."""
         self.probes.collect(data)
-        data.add(self._urgent, override=False)
+        data.add(judge.own_names.read(data.logs, data.is_last) | self._urgent, override=False)
         self._urgent = {}
         part = part_of(data.scalars, data.vector, data.rollout, data.update, self.shield)
         if part.scalars or part.rollout or part.update:
@@ -263,7 +265,7 @@ class Run:
     def state(self) -> dict[str, Any]:
         """What a resumed run needs to go on judging where this one is, as plain data."""
         self.complete()
-        return {} if self.judge is None else self.judge.engine.state() | {"probes": self.probes.state()}
+        return {} if self.judge is None else self.judge.state() | {"probes": self.probes.state()}
 
     def raise_stop(self, step: int) -> None:
         """End a training, at this step, that does not honour the stop flag.
@@ -271,8 +273,9 @@ class Run:
         Raises:
             TrainingStopped: always, after the trackers were flushed.
         """
-        stop = self.stop
-        rule, step, message = (stop.rule, stop.step, stop.message) if stop is not None else ("another rank", step, "")
+        rule, step, message = (
+            (stop.rule, stop.step, stop.message) if (stop := self.stop) else ("another rank", step, "")
+        )
         self.close("stopped", step)
         raise TrainingStopped(rule, step, message)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from rldk_tracking.charts.spec import Chart, chart_of
 from rldk_tracking.health.alert import SEVERITIES, Alert, Severity
+from rldk_tracking.health.engine import NEVER_LOGGED
 from rldk_tracking.health.verdict import Coverage, Verdict, verdict_of
 
 SCORE = "rldk/health/score"
@@ -132,13 +133,14 @@ def verdict(status: str, step: int | None, row: Mapping[str, float], incidents: 
         first = troubles[0]
         more = f" and {len(troubles) - 1} more" if len(troubles) > 1 else ""
         return f"{when}. {first.severity.capitalize()}: {first.rule} since step {first.first_step}{more}."
+    blind = "".join(f" {incident.message}" for incident in lasting if incident.rule == NEVER_LOGGED)
     if verdict_word(row, incidents) == "unknown":
-        return f"{when}. {_unknown(row)}"
+        return f"{when}. {_unknown(row)}{blind}"
     over = [incident for incident in incidents if incident.severity != "info"]
     if over:
         plural = "s are" if len(over) > 1 else " is"
-        return f"{when}. No alert is open; {len(over)} earlier one{plural} over."
-    return f"{when}. No alert so far."
+        return f"{when}. No alert is open; {len(over)} earlier one{plural} over.{blind}"
+    return f"{when}. No alert so far.{blind}"
 
 
 def _unknown(row: Mapping[str, float]) -> str:

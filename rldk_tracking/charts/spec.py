@@ -81,6 +81,8 @@ class Section:
     heatmaps: tuple[str, ...] = ()
 
 
+OWN = "Numbers of your own"
+"""The section of series outside the catalogue."""
 SHARE = (0.0, 1.0)
 
 SECTIONS: tuple[Section, ...] = (
@@ -191,6 +193,13 @@ SECTIONS: tuple[Section, ...] = (
         ),
     ),
     Section(
+        "Tools",
+        (
+            Chart("rldk/tools/call_frequency", "Calls of tools"),
+            Chart("rldk/tools/failure_frequency", "Calls that fail", bounds=SHARE),
+        ),
+    ),
+    Section(
         "Gradients and updates",
         (
             Chart("rldk/train/loss", "Loss"),
@@ -253,7 +262,7 @@ def sections(keys: Collection[str], trainer: str | None = None, given: Sequence[
     """The sections for which there is data, with the charts for which there is.
 
     Args:
-        keys: the series that exist.
+        keys: the series that exist. Those outside the catalogue, which a rule or the user asks for, have a chart each.
         trainer: class name of the trainer whose run is looked at. A name that is not known here, such as that of a
             subclass, is shown all that there is data for.
         given: the specification.
@@ -263,7 +272,8 @@ def sections(keys: Collection[str], trainer: str | None = None, given: Sequence[
         charts = tuple(chart for chart in section.charts if chart.concerns(trainer) and chart.series(keys))
         if charts:
             chosen.append(replace(section, charts=charts))
-    return chosen
+    own = tuple(Chart(key, key) for key in sorted(keys) if not key.startswith("rldk/"))
+    return [*chosen, Section(OWN, own)] if own else chosen
 
 
 def chart_of(key: str) -> Chart:
@@ -275,7 +285,8 @@ def chart_of(key: str) -> Chart:
 def charted(keys: Iterable[str], given: Sequence[Section] = SECTIONS) -> set[str]:
     """Those of the series that some chart of the specification draws."""
     known = list(keys)
-    return {key for section in given for chart in section.charts for key in chart.series(known)}
+    own = {key for key in known if not key.startswith("rldk/")}
+    return own | {key for section in given for chart in section.charts for key in chart.series(known)}
 
 
 def signature(chosen: Sequence[Section]) -> str:

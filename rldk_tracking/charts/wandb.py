@@ -137,7 +137,7 @@ def series_of(wandb: Any, entity: str, project: str) -> set[str]:
         found = {str(key) for run in latest for key in _plain(run.summary_metrics)}
     except ValueError as fault:
         raise RefusedError(f"W&B has no project {entity}/{project}, or it is not yours to read: {fault}") from fault
-    ours = charted(found)
+    ours = charted(key for key in found if key.startswith("rldk/"))
     ours |= {name for name in found if name.startswith(f"{PREFIX}/")} if ours else set()
     return ours or charted(name for name in CATALOGUE if "<" not in name)
 

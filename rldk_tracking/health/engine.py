@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 VERSION = 2
 RULE_FAILED = "health.rule_failed"
 """Id of the alert. It is in no catalogue, as it is about the rules there."""
+NEVER_LOGGED = "health.never_logged"
+"""Likewise: rules or charts ask for names that the trainer does not log."""
 CAUSE_CHARACTERS = 200
 
 

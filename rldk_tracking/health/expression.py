@@ -14,7 +14,8 @@
 | consecutive(condition, n) | whether the condition held in each of the last n judgements |
 | abs(x) | magnitude |
 
-Numbers, + - * /, comparisons, and, or, not, parentheses. A key may leave out its `rldk/`. Until a window is full, and
+Numbers, + - * /, comparisons, and, or, not, parentheses. A key may leave out its `rldk/`; a name that is no key is that
+under which the trainer or the user logs a number. Until a window is full, and
 where a division by 0 leaves no number, the result is unknown, and what depends on it.
 """
 
@@ -29,7 +30,7 @@ from itertools import islice
 from typing import Any
 
 from rldk_tracking.health.detectors.baseline import mann_kendall, theil_sen
-from rldk_tracking.metrics.keys import misspelt
+from rldk_tracking.metrics.keys import lookup, misspelt
 
 LONGEST = 2000
 WIDEST = 1000
@@ -51,12 +52,15 @@ class Memory:
     def __init__(self, widths: Mapping[str, int], counters: int) -> None:
         self.windows = {key: deque[float](maxlen=width) for key, width in widths.items()}
         self.counters = [0] * counters
+        self.names = {key: key for key in widths}
+        """Under which name each series came: a key may leave out its `rldk/` where it is in no catalogue, too."""
 
     def add(self, row: Mapping[str, float]) -> bool:
         """Take a row; False where it has none of the keys."""
-        present = [key for key in self.windows if key in row]
-        for key in present:
-            self.windows[key].append(row[key])
+        present = {key: name for key in self.windows for name in (f"rldk/{key}", key) if name in row}
+        self.names |= present
+        for key, name in present.items():
+            self.windows[key].append(row[name])
         return bool(present)
 
     def newest(self, key: str, n: int) -> list[float] | None:
@@ -252,7 +256,8 @@ class Expression:
         problem = misspelt(node.value)
         if problem is not None:
             raise ExpressionError(f"column {node.col_offset + 1}: {problem}")
-        key = node.value if node.value.startswith("rldk/") else f"rldk/{node.value}"
+        in_full = f"rldk/{node.value}"
+        key = node.value if lookup(in_full) is None else in_full
         self._widths[key] = max(width, self._widths.get(key, 1))
         return key
 

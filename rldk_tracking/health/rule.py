@@ -156,6 +156,11 @@ class Rule(BaseModel):
         """The part of the id before the dot."""
         return self.id.partition(".")[0]
 
+    @property
+    def own_names(self) -> list[str]:
+        """The series outside the catalogue that it reads: names under which the trainer or the user logs."""
+        return [key for key in dict.fromkeys((*self.keys, *self.build({}).keys)) if not key.startswith("rldk/")]
+
     @field_validator("actions", mode="before")
     @classmethod
     def _known_actions(cls, value: Any) -> tuple[Action, ...]:

@@ -26,6 +26,7 @@ from rldk_tracking.history.reading import (
 )
 from rldk_tracking.history.run_history import JUDGED, History
 from rldk_tracking.journal.reader import FileLines, read_all
+from rldk_tracking.sources.own_names import OwnNames
 from rldk_tracking.trackers.records import ENDED, Call, run_info
 
 Row = tuple[int, dict[str, float]]
@@ -86,12 +87,13 @@ def load(source: str | Path, rules: str = "safe", overrides: Mapping[str, Mappin
         ValueError: unknown rules or fields.
     """
     every_rule = rules_for(rules, overrides)
+    own = OwnNames((name for rule in every_rule for name in rule.own_names), is_over=True)
     if store_of(source) is not None:
-        return _judged(read(source), every_rule)
+        return _judged(read(source, own=own), every_rule)
 
     def reader(candidate: Candidate) -> Past:
         watched = _watched(str(source), candidate.path) if _may_be_journal(candidate) else None
-        return watched or _judged(read_candidate(candidate), every_rule)
+        return watched or _judged(read_candidate(candidate, own=own), every_rule)
 
     past, notes = first_readable(source, reader)
     return replace(past, source=str(source), notes=(*notes, *past.notes))

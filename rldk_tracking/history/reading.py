@@ -24,6 +24,7 @@ from typing import Literal, TypeVar
 from rldk_tracking.history.files import read_events, read_log
 from rldk_tracking.history.run_history import JUDGED, History, UnreadableSourceError, history
 from rldk_tracking.journal.journal import journals_in
+from rldk_tracking.sources.own_names import OwnNames
 from rldk_tracking.trackers.backend import Backend
 from rldk_tracking.trackers.base import RejectedError, UnavailableError
 from rldk_tracking.trackers.mlflow_server import without_credentials
@@ -50,12 +51,13 @@ class Candidate:
     path: Path
 
 
-def read(source: str | Path, aliases: Mapping[str, str] | None = None) -> History:
+def read(source: str | Path, aliases: Mapping[str, str] | None = None, own: OwnNames | None = None) -> History:
     """The rows of a past run.
 
     Args:
         source: see the table above.
         aliases: names in the source to catalogue keys, where the source has names of its own.
+        own: names outside the catalogue that are asked for.
 
     Raises:
         UnreadableSourceError: there is nothing to read.
@@ -66,9 +68,10 @@ def read(source: str | Path, aliases: Mapping[str, str] | None = None) -> Histor
     store = store_of(name)
     if store is not None:
         with _refusals(name):
-            run = store.read(name.partition(":")[2], OURS_BUT_JUDGED)
-        return history(name, run.entries, run.settings, aliases)
-    found, notes = first_readable(source, lambda candidate: read_candidate(candidate, aliases))
+            also = [own.forms] if own is not None and own.forms else []
+            run = store.read(name.partition(":")[2], OURS_BUT_JUDGED, *also)
+        return history(name, run.entries, run.settings, aliases, own)
+    found, notes = first_readable(source, lambda candidate: read_candidate(candidate, aliases, own))
     return replace(found, notes=(*notes, *found.notes))
 
 
@@ -163,17 +166,19 @@ def journals_of(folder: Path) -> list[Path]:
     return [journal for journal in found if journal.is_file()]
 
 
-def read_candidate(candidate: Candidate, aliases: Mapping[str, str] | None = None) -> History:
+def read_candidate(
+    candidate: Candidate, aliases: Mapping[str, str] | None = None, own: OwnNames | None = None
+) -> History:
     """The rows of one candidate. Raises as `read` does."""
     name = str(candidate.path)
     if candidate.kind == "tensorboard":
-        return history(name, read_events(candidate.path), aliases=aliases)
+        return history(name, read_events(candidate.path), aliases=aliases, own=own)
     if candidate.kind == "completions":
         from rldk_tracking.history.completions import read_completions
 
         return replace(history(name, read_completions(candidate.path)), is_log=True)
     log = read_log(candidate.path)
-    found = history(name, log.entries, log.settings, aliases)
+    found = history(name, log.entries, log.settings, aliases, own)
     return replace(found, notes=(*found.notes, *skipped_lines(log.skipped)))
 
 

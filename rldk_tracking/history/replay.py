@@ -18,6 +18,7 @@ from rldk_tracking.history.reading import read
 from rldk_tracking.history.run_history import JUDGED, History
 from rldk_tracking.metrics.keys import lookup, misspelt
 from rldk_tracking.sources.aliases import ALIASES, EVALUATED, NAN_COUNTERS
+from rldk_tracking.sources.own_names import OwnNames
 
 LOGGED = frozenset(
     {
@@ -131,7 +132,12 @@ def replay(
     """
     chosen = rules_for(rules, overrides)
     _check_aliases(aliases or {}, chosen)
-    past = source if isinstance(source, History) else read(source, aliases)
+    asking = {rule.id: names for rule in chosen if (names := rule.own_names)}
+    own = OwnNames((name for names in asking.values() for name in names), is_over=True)
+    past = source if isinstance(source, History) else read(source, aliases, own)
+    if isinstance(source, History):
+        for entry in past.entries:
+            own.read(entry.row)
     engine = Engine(row_rules(chosen), {**past.settings, **(context or {})})
     alerts: list[Alert] = []
     rows: dict[tuple[str, int, str], int] = {}
@@ -149,7 +155,7 @@ def replay(
         scores=engine.scores(),
         convergence=engine.convergence,
         held_back=engine.held_back,
-        notes=past.notes,
+        notes=(*past.notes, *own.never({rule: asking[rule] for rule in judged.without_data if rule in asking})),
     )
 
 

@@ -11,6 +11,7 @@ from rldk_tracking.history.handwritten import read as read_handwritten
 from rldk_tracking.history.unweighted import KEY as UNWEIGHTED
 from rldk_tracking.history.unweighted import unweighted_score
 from rldk_tracking.sources.logs import canonical, number
+from rldk_tracking.sources.own_names import OwnNames
 
 STEP_NAMES = ("step", "global_step", "train/global_step", "eval/global_step", "_step", "Step", "iteration")
 PREFIX = "train/"
@@ -69,8 +70,11 @@ def history(
     entries: Iterable[Mapping[str, Any]],
     settings: Mapping[str, Any] | None = None,
     aliases: Mapping[str, str] | None = None,
+    own: OwnNames | None = None,
 ) -> History:
     """Log entries as rows.
+
+    What is asked for by names that are not in the catalogue, `own`, is in them too.
 
     A score that was logged beside the reward and is no part of it becomes `rldk/reward/unweighted`, see
     `rldk_tracking.history.unweighted`; a name that the user gave for it goes before. Where a source has series of ours,
@@ -90,6 +94,7 @@ def history(
     for index, entry in enumerate(entries):
         wrong.look(index, entry)
         row = row_of(entry, aliases) if is_log else own_row(entry)
+        row |= {} if own is None else own.read(entry)
         if row:
             found.append(Entry(index, _step(entry, index), row))
         else:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rldk_tracking.charts.series import limits_of
 from rldk_tracking.health.actions import Call, Function, Webhook
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.health.engine import Engine
+from rldk_tracking.health.engine import NEVER_LOGGED, Engine
 from rldk_tracking.health.rule import Rule
 from rldk_tracking.health.watched import row_rules, watched_rules
 from rldk_tracking.isolation import Shield
 from rldk_tracking.journal.settings import Settings
+from rldk_tracking.sources.own_names import OwnNames
 from rldk_tracking.trackers.webhook import WebhookNotifier
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ class Judge:
 
     Attributes:
         stop: the alert that asked for a stop, if any.
+        own_names: what is read of the logs under names that are not in the catalogue.
     """
 
     def __init__(self, rules: Sequence[Rule], settings: Settings, config: Mapping[str, Any]) -> None:
@@ -44,6 +47,10 @@ class Judge:
         self._actions = Actions(rules, settings.strict)
         self._stops_when_critical = settings.on_critical == "stop"
         self._limits = limits_of(settings.overrides, settings.goals)
+        self._asking = {rule.id: names for rule in self.engine.rules if (names := rule.own_names)}
+        self._charts = tuple(settings.charts)
+        self.own_names = OwnNames([*(name for names in self._asking.values() for name in names), *self._charts])
+        self._never: Alert | None = None
 
     @property
     def status(self) -> str:
@@ -55,8 +62,18 @@ class Judge:
         """Go on from the state of another run; afresh, with a warning, where it cannot be read."""
         try:
             self.engine.load_state(state)
+            self._never = Alert(**state["never_logged"]) if state.get("never_logged") else None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             logger.warning("rldk: the checkpoint's state is not taken over, judging starts afresh: %s", error)
+
+    def state(self) -> dict[str, Any]:
+        """Plain data from which `load_state` goes on."""
+        return self.engine.state() | {"never_logged": self._never and self._never.as_dict()}
+
+    @property
+    def firing(self) -> list[Alert]:
+        """The alerts that are open, most severe first."""
+        return self.engine.firing + ([] if self._never is None else [self._never])
 
     def update(self, step: int, row: dict[str, float], is_late: bool = False) -> list[Alert]:
         """Judge a row, which gets the scores. Returns the alerts that begin, become more severe, or end.
@@ -68,10 +85,43 @@ class Judge:
         """
         alerts = self.engine.update(step, row)
         if not is_late:
+            alerts += self._never_logged(step)
             row.update(self.engine.scores())
             row.update(self.engine.coverage())
+            row["rldk/alerts/firing"] = float(len(self.firing))
             row.update(self._limits)
         return alerts
+
+    def _never_logged(self, step: int) -> list[Alert]:
+        """The alert about names that rules or charts ask for and that no log had: when it is due, and its end."""
+        own, was = self.own_names, self._never
+        if was is None and not own.missing:
+            return []
+        unknown = {*self.engine.unknown()}
+        asking = {**{rule: names for rule, names in self._asking.items() if rule in unknown}, "a chart": self._charts}
+        if was is not None:
+            if any(name in own.missing for names in asking.values() for name in names):
+                return []
+            self._never = None
+            message = f"Every name that is asked for has come. It was: {was.message}"
+            return [replace(was, state="resolved", step=step, message=message, advice="")]
+        never = own.never(asking)
+        if not never:
+            return []
+        self._never = Alert(
+            rule=NEVER_LOGGED,
+            severity="info",
+            state="firing",
+            step=step,
+            first_step=step,
+            value=float(len(never)),
+            threshold=0.0,
+            message=f"{'; '.join(never)}.",
+            advice="Write the name as the trainer logs it. What goes straight into a tracker is not seen here: log it "
+            "by trainer.log, or by log_metric in a reward function.",
+        )
+        logger.warning("rldk: %s", self._never.message)
+        return [self._never]
 
     def act(self, step: int, alerts: Sequence[Alert], unsent: Sequence[Alert]) -> int:
         """Do what the rules of a step's alerts ask for. Returns the flags; a stop that was asked for stays so.

@@ -182,7 +182,7 @@ class Publisher:
         last = tracker.last_step()
         if last is not None and self.journal is not None:
             for step, row in self.journal.earlier.rows(self.journal.path, last, resumed_at):
-                tracker.log(row, step)
+                tracker.log(tracker.wanted(row), step)
         return last or 0
 
     def health(self) -> dict[str, float]:
@@ -216,8 +216,9 @@ class Publisher:
                 self._delivery = courier().health(self.journal)
         for tracker, last in self._in_process:
             with self.shield.at(f"writing to {tracker.name}"):
-                if row and tracker.takes_rows and step > last:
-                    tracker.log(row, step)
+                wanted = tracker.wanted(row)
+                if wanted and tracker.takes_rows and step > last:
+                    tracker.log(wanted, step)
                 for alert in alerts:
                     tracker.alert(alert)
         self.status(status, self.latest[0] or step)

@@ -45,6 +45,7 @@ class Settings:
     slack: Any = None
     output_dir: str | os.PathLike[str] | None = None
     goals: dict[str, float] = field(default_factory=dict)
+    charts: list[str] = field(default_factory=list)
     strict: bool = False
     close_timeout_s: float = 15.0
     policy_is_new: bool = True
@@ -85,6 +86,7 @@ class Settings:
             known = self.trackers or []
             self.trackers = known + [tracker for tracker in other.trackers if all(tracker is not k for k in known)]
         self._adopt_rules(other)
+        self.charts = [*dict.fromkeys((*self.charts, *other.charts))]
         self.on_critical = "stop" if "stop" in (self.on_critical, other.on_critical) else "alert"
         if self.slack and other.slack and self.slack.secrets() != other.slack.secrets():
             _say("the slack of the first is used, that of another is not.")

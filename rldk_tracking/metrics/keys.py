@@ -186,8 +186,8 @@ _GROUPS = {key.name.split("/")[1] for key in CATALOGUE.values() if not key.name.
 def misspelt(name: str, *, in_full: bool = False) -> str | None:
     """What is wrong with the name of a series; None where it may be one.
 
-    Users log numbers under names of their own, so only names in a group of the catalogue, and those all but like one of
-    its keys, must be in it.
+    Users log numbers under names of their own. So a name must be in the catalogue only if it begins with `rldk/` and a
+    group of it, or is all but like one of its keys; with `train/` before it a name is always that of a log.
 
     Args:
         name: as the user wrote it, with or without its `rldk/`.
@@ -200,8 +200,10 @@ def misspelt(name: str, *, in_full: bool = False) -> str | None:
     known = {key.removeprefix("rldk/"): key for key in CATALOGUE}
     close = difflib.get_close_matches(short, known, 3, SIMILAR)
     group = short.split("/")[0]
-    if not close and group not in _GROUPS:
+    if not close and (group not in _GROUPS or not name.startswith("rldk/")):
         return None
     close = close or difflib.get_close_matches(short, [key for key in known if key.split("/")[0] == group], 3, 0.3)
     hint = f"did you mean {' or '.join(known[key] for key in close)}?" if close else "see `rldk-tracking keys`."
+    if not name.startswith("rldk/"):
+        hint += f" A number that is logged under this very name is train/{name}."
     return f"there is no series {name!r}; {hint}"

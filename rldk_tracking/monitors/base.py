@@ -97,7 +97,7 @@ class Monitor(NamedArguments, TrainerCallback, ExportableState):  # type: ignore
         if before is not None:
             with before.shield.at("the end of a training that was broken off"):
                 before.close("crashed")
-        self._closed_step, self._stopping_since = -1, None
+        self._closed_step, self._stopping_since = int(state.global_step), None
         with Shield(self._settings.strict).at("on_train_begin"):
             trainer = self._given_trainer() or trainer_above()
             self._begin(trainer, args, state, control, kwargs.get("model"), kwargs.get("optimizer"))
@@ -159,10 +159,10 @@ class Monitor(NamedArguments, TrainerCallback, ExportableState):  # type: ignore
             step = int(state.global_step)
             if all(str(key).startswith(("eval_", "test_")) for key in logs if key != "epoch"):
                 # They come after the step's row.
-                run.extra_row(step, named(logs))
+                run.extra_row(step, logs)
             elif step == self._closed_step:
-                # A callback of the user's logs after the trainer did.
-                run.extra_row(step, named(logs), override=False)
+                # A callback of the user's logs after the trainer did, or a loss of the user's before the step is over.
+                run.extra_row(step, logs, override=False)
             else:
                 self._close_step(run, state, control, logs)
 
@@ -277,7 +277,7 @@ class Monitor(NamedArguments, TrainerCallback, ExportableState):  # type: ignore
         if run is None or run.closed:
             run = self._begin(None, None, None, None, None, None)
         with run.shield.at("observe"):
-            data = StepData(step, rollout=rollout, update=update)
+            data = StepData(step, metrics or {}, rollout=rollout, update=update)
             data.add(named(metrics or {}))
             run.finish(data)
             run.complete()

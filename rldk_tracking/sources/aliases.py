@@ -26,6 +26,12 @@ Keys, read by `rldk_tracking.metrics.keys`:
     rldk/eval/<set>/perplexity | 1 | logs | lower
         Perplexity on held-out text, one of several.
         = as the trainer logs it
+    rldk/tools/call_frequency | 1 | logs
+        Calls of tools in a completion.
+        = number of calls / number of completions, as the trainer logs it
+    rldk/tools/failure_frequency | 1 | logs | lower
+        Share of the calls of tools that fail: they raise, or name a tool that there is not.
+        = failed calls / calls, as the trainer logs it; absent where there was no call
     rldk/train/loss | 1 | logs
         The trainer's loss. Near 0 by construction in on-policy GRPO.
         = as logged
@@ -113,6 +119,8 @@ _BY_KEY: dict[str, tuple[str, ...]] = {
     ),
     "rldk/sampler/logp_diff_mean": ("sampling/sampling_logp_difference/mean",),
     "rldk/sampler/k3": ("rollout_corr/k3_kl",),
+    "rldk/tools/call_frequency": ("tools/call_frequency",),
+    "rldk/tools/failure_frequency": ("tools/failure_frequency",),
     "rldk/sampler/logp_diff_max": ("sampling/sampling_logp_difference/max",),
     "rldk/async/staleness/mean": ("sample/staleness_mean", "training/off_policy/trajectory_staleness/mean"),
     "rldk/async/staleness/max": ("sample/staleness_max", "training/off_policy/trajectory_staleness/max"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,12 +139,13 @@ class Backend:
 
     # For `rldk-tracking replay` and `report`. A `RejectedError` says what is wrong with the name.
 
-    def read(self, path: str, skip: tuple[str, ...]) -> PastRun:
+    def read(self, path: str, skip: tuple[str, ...], also: Collection[str] = ()) -> PastRun:
         """The run of that name.
 
         Args:
             path: what follows the colon.
             skip: beginnings of the keys that are not wanted.
+            also: names that are wanted beside keys of ours, where there are such.
 
         Raises:
             ImportError: the client is not installed.

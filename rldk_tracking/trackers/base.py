@@ -59,12 +59,19 @@ class Tracker(NamedArguments, ABC):
     """True where the trainer's own callback ends the backend's run at train end. What came later would open another."""
     takes_rows: ClassVar[bool] = True
     """False where rows are of no interest (a channel for alerts)."""
+    takes_own_names: ClassVar[bool] = False
+    """Whether rows may also hold numbers that the trainer logged under names of its own, and rules or charts ask for.
+    The trainer has them in its trackers already: they are for pictures, and for files of ours."""
     repeatable: ClassVar[bool] = True
     """False where a call that is made twice is seen twice. Such a call is not made again when it may have arrived."""
     how_to_join: ClassVar[str] = ""
     """What the user can do where there is no run to join, as a sentence."""
     rows_per_call: ClassVar[int] = 1
     """How many consecutive rows `log_rows` takes at once; more than one only where they are written all or none."""
+
+    def wanted(self, metrics: Mapping[str, float]) -> Mapping[str, float]:
+        """What of a row `log` is to be given."""
+        return metrics if self.takes_own_names else {k: v for k, v in metrics.items() if k.startswith("rldk/")}
 
     @property
     def joined(self) -> bool:

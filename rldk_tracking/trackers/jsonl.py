@@ -35,6 +35,7 @@ class JsonlTracker(Tracker):
     """
 
     name: ClassVar[str] = "jsonl"
+    takes_own_names: ClassVar[bool] = True
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         if not isinstance(path, os.PathLike):

@@ -31,6 +31,7 @@ class InMemoryTracker(Tracker):
     """
 
     name: ClassVar[str] = "memory"
+    takes_own_names: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self.series: dict[str, list[tuple[int, float]]] = {}

@@ -59,6 +59,7 @@ class MLflowTracker(Tracker):
 
     name: ClassVar[str] = "mlflow"
     in_process: ClassVar[bool] = False
+    takes_own_names: ClassVar[bool] = True
     how_to_join: ClassVar[str] = (
         "Call mlflow.start_run() before train(), name a run, MLflowTracker(run_id=...), or have one made, "
         "MLflowTracker(experiment=...)."
@@ -116,8 +117,7 @@ class MLflowTracker(Tracker):
             return
         # Nothing is kept of an earlier look: MLflow's store may be set only when the run is opened.
         self._reset()
-        self._info = run
-        self._opened = True
+        self._info, self._opened = run, True
         store = self._mlflow.get_tracking_uri()
         in_store = self.tracking_uri is None or self.tracking_uri == store
         self.tracking_uri = absolute(self.tracking_uri or store)
@@ -163,7 +163,7 @@ class MLflowTracker(Tracker):
             metric(name, float(value), int(row.time * 1000), int(row.step))
             for row, values in zip(rows, taken, strict=True)
             for name, value in values.items()
-            if name not in self._of_models
+            if name not in self._of_models and name.startswith("rldk/")
         ]
         self._step = int(rows[-1].step)
         with self._store() as client:

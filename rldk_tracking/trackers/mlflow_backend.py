@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -123,11 +123,11 @@ class MLflowBackend(Backend):
             ours = named
         return {**to, **given, "tracking_uri": without_credentials(ours)}, {"tracking_uri": ours}
 
-    def read(self, path: str, skip: tuple[str, ...]) -> PastRun:
+    def read(self, path: str, skip: tuple[str, ...], also: Collection[str] = ()) -> PastRun:
         steps: dict[int, dict[str, float]] = {}
         with _client() as client:
             run = client.get_run(path)
-            for key in _wanted(run.data.metrics, skip):
+            for key in _wanted(run.data.metrics, skip, also):
                 for metric in client.get_metric_history(path, key):
                     steps.setdefault(metric.step, {})[key] = metric.value
         entries = [{"step": step} | steps[step] for step in sorted(steps)]
@@ -185,9 +185,10 @@ def _client() -> Iterator[Any]:
         raise RejectedError(f"{error.message} (asked was {uri})") from error
 
 
-def _wanted(keys: Mapping[str, Any], skip: tuple[str, ...]) -> list[str]:
+def _wanted(keys: Mapping[str, Any], skip: tuple[str, ...], also: Collection[str]) -> list[str]:
     """Our own series where there are any, else all: two copies of one quantity must not both be judged."""
     ours = [key for key in keys if key.startswith("rldk/") and not key.startswith(skip)]
+    ours += [key for key in keys if ours and key in also]
     return ours or [key for key in keys if not key.startswith(("system/", "rldk/"))]
 
 

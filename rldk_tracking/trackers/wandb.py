@@ -41,6 +41,7 @@ class WandbTracker(Tracker):
     """
 
     name: ClassVar[str] = "wandb"
+    takes_own_names: ClassVar[bool] = True
     repeatable: ClassVar[bool] = False
     how_to_join: ClassVar[str] = "Call wandb.init() before train(), or give it a run: WandbTracker(wandb.init(...))."
 
@@ -109,7 +110,7 @@ class WandbTracker(Tracker):
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         panels = {} if self._panels is None else self._panels.row(metrics, step)
-        self._write(dict(metrics) | panels, step)
+        self._write({key: value for key, value in metrics.items() if key.startswith("rldk/")} | panels, step)
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         table = self._wandb.Table(columns=list(columns), data=[list(row) for row in rows], allow_mixed_types=True)

@@ -7,7 +7,7 @@ import netrc
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -92,7 +92,7 @@ class WandbBackend(Backend):
         steps, alerts = _contents(log)
         return [record for record in records if not _is_there(record, steps, alerts)]
 
-    def read(self, path: str, skip: tuple[str, ...]) -> PastRun:
+    def read(self, path: str, skip: tuple[str, ...], also: Collection[str] = ()) -> PastRun:
         try:
             import wandb
         except ImportError as error:

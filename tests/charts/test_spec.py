@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rldk_tracking.charts.spec import SECTIONS, Chart, Section, charted, matching, sections, signature
+from rldk_tracking.charts.spec import OWN, SECTIONS, Chart, Section, charted, matching, sections, signature
 from rldk_tracking.metrics.keys import CATALOGUE, lookup
 
 CHARTS = [chart for section in SECTIONS for chart in section.charts]
@@ -32,6 +32,7 @@ def test_the_sections_are_those_that_a_run_is_read_by() -> None:
         "Sampling beside the training",
         "Value and advantage",
         "Length and diversity",
+        "Tools",
         "Gradients and updates",
         "Checkpoints",
         "Resources",
@@ -53,7 +54,14 @@ def test_bounds_belong_to_shares_and_scores() -> None:
 
 def test_without_data_nothing_appears() -> None:
     assert sections([]) == []
-    assert sections(["loss", "rldk/unknown/series"]) == []
+    assert sections(["rldk/unknown/series"]) == []
+
+
+def test_a_series_outside_the_catalogue_has_a_chart_of_its_own() -> None:
+    found = sections(["rldk/train/loss", "env/score", "tools/searches"])
+    assert [section.name for section in found] == ["Gradients and updates", OWN]
+    assert [chart.key for chart in found[-1].charts] == ["env/score", "tools/searches"]
+    assert charted(["env/score", "rldk/unknown/series"]) == {"env/score"}
 
 
 def test_a_section_without_data_does_not_appear() -> None:

@@ -42,7 +42,7 @@ def healthy_rows(seed: int, steps: int = 300, correlation: float = 0.6) -> list[
     draw = random.Random(seed)
     names = (
         "kl", "entropy", "grad", "reward", "spread", "tied", "length", "cut", "clip", "ev", "vloss", "update", "speed",
-        "loss", "unique", "corr", "margin", "logps", "sampler", "adv", "gold",
+        "loss", "unique", "corr", "margin", "logps", "sampler", "adv", "gold", "calls", "failures",
     )  # fmt: skip
     noise = {name: Noise(draw, correlation) for name in names}
     rows = []
@@ -66,6 +66,8 @@ def healthy_rows(seed: int, steps: int = 300, correlation: float = 0.6) -> list[
                 "rldk/policy/entropy": 1.2 - 0.5 * done + 0.05 * n["entropy"],
                 "rldk/policy/clip_fraction": max(0.0, 0.05 + 0.02 * n["clip"]),
                 "rldk/policy/first_epoch_ratio": 1.0 + 0.002 * n["clip"],
+                "rldk/tools/call_frequency": max(0.0, 0.2 + 0.8 * done + 0.1 * n["calls"]),
+                "rldk/tools/failure_frequency": min(1.0, max(0.0, 0.4 * (1 - done) + 0.05 * n["failures"])),
                 "rldk/sampler/k3": 0.002 * (1 + 0.3 * abs(n["sampler"])),
                 "rldk/reward/mean": reward,
                 "rldk/reward/std": 0.3 + 0.03 * n["spread"],

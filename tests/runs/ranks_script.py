@@ -81,6 +81,8 @@ def grpo(folder: Path, callback: RLDKCallback) -> dict[int, dict[str, float]]:
         expected[number] = of_batch | reader.update_of(rows)
         expected[number]["rldk/grad/norm"] = step.logs["grad_norm"] if step.logs else 0.0
         expected[number]["rldk/policy/entropy"] = step.logs["entropy"] if step.logs else 0.0
+        if step.logs and "num_tokens" in step.logs:  # under the trainer's own name
+            expected[number]["num_tokens"] = step.logs["num_tokens"]
     return expected
 
 
@@ -133,7 +135,7 @@ def dist_world() -> int:
 
 def main(folder: Path, kind: str) -> None:
     tracker = InMemoryTracker()
-    callback = RLDKCallback(trackers=[tracker], strict=kind != "grpo")
+    callback = RLDKCallback(trackers=[tracker], charts=["num_tokens"], strict=kind != "grpo")
     count_our_collectives()
     expected = {"grpo": grpo, "ppo": ppo, "custom": custom}[kind](folder, callback)
     rows: dict[int, dict[str, float]] = {}

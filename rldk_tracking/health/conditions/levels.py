@@ -219,7 +219,8 @@ class ExpressionCondition(Condition):
         if breached is None:
             return None
         clear = not breached if self.end is None else self.end.judge(self.memories[1])
-        return Finding(bool(breached), bool(clear) and not breached, value, limit, key=self.breach.keys[0])
+        key = self.memories[0].names[self.breach.keys[0]]
+        return Finding(bool(breached), bool(clear) and not breached, value, limit, key=key)
 
     def state(self) -> dict[str, Any]:
         """Plain data."""

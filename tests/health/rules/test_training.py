@@ -1,4 +1,4 @@
-"""Rules about critic, gradients, updates and learning rate."""
+"""Rules about critic, gradients, updates, learning rate and tools."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ CASES = {
     "update.too_large": lambda case: case(lambda since, row: {"rldk/update/ratio/p50": 0.1}, within=3, end=110),
     "lr.spike": lambda case: case(lambda since, row: {RATE: 3e-4, "rldk/kl/ref_k1": 4.0}, within=2, end=120),
     "lr.zero": lambda case: case(lambda since, row: {RATE: 0.0}, within=4),
+    "tools.failing": lambda case: case(lambda since, row: {"rldk/tools/failure_frequency": 0.8}, within=20, end=120),
+    "tools.unused": lambda case: case(lambda since, row: {"rldk/tools/call_frequency": 0.0}, within=45, end=160),
 }
 
 
@@ -58,7 +60,7 @@ def test_a_rise_of_the_learning_rate_owns_what_follows(healthy) -> None:
 
 
 def test_every_rule_has_a_case() -> None:
-    families = ("value", "grad", "update", "lr")
+    families = ("value", "grad", "update", "lr", "tools")
     assert {name for name, rule in RULES.items() if rule.family in families} == set(CASES)
 
 
