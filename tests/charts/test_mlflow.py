@@ -31,7 +31,7 @@ from rldk_tracking.charts.spec import SECTIONS, VIEW_NAME, sections
 from rldk_tracking.metrics.keys import CATALOGUE
 from tests.charts.saved_views import unpacked
 
-GRPO = ["rldk/reward/mean", "rldk/kl/ref_k3", "rldk/kl/limit", "rldk/reward/group_tied_fraction", "loss"]
+GRPO = ["rldk/reward/mean", "rldk/kl/ref_k3", "rldk/kl/limit", "rldk/reward/group_tied_fraction", "rldk/unknown/series"]
 
 
 PPO = ["rldk/reward/mean", "rldk/value/explained_variance"]

@@ -56,7 +56,7 @@ def report(**changes: Any) -> Report:
         "rldk/kl/ref_k3": [(step, 0.01 * step) for step in steps],
         "rldk/kl/limit": [(step, 0.2) for step in steps],
         "rldk/reward/mean": [(step, 0.5) for step in steps],
-        "loss": [(step, 1.0) for step in steps],
+        "rldk/unknown/series": [(step, 1.0) for step in steps],
     }
     fields: dict[str, Any] = {"title": "try", "series": series, "status": "finished", "trainer": "GRPOTrainer"}
     return Report(**(fields | changes))
