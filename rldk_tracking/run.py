@@ -95,14 +95,13 @@ class Run:
         """Find the ranks and the trackers; at the first event after train begin, when every monitor has joined."""
         if self._ranks is not None and self.judge is not None:
             return self._ranks, self.judge
-        settings, (state, resumed_at) = self.settings, self._resume
-        rules = settings.all_rules()
+        settings, (state, resumed_at), rules = self.settings, self._resume, self.settings.all_rules()
         self.judge = Judge(rules, settings, self.info.config)
         self.judge.load_state(state)
         self.probes.load_state(state)
         schema = Schema(ROLLOUT_COLUMNS, UPDATE_COLUMNS, TAILS, tuple(CATALOGUE))
-        about = settings.digest(rules)
-        self._ranks = Ranks(schema, self.training.device, self.probes.rows_per_rank or 512, settings=about)
+        rows, about = self.probes.rows_per_rank or 512, settings.digest(rules)
+        self._ranks = Ranks(schema, self.training.device, rows, settings=about)
         folder = shared = folder_of(settings.output_dir, self.info)
         if self._ranks.writes:
             trackers = self._find_trackers() if settings.named_trackers is None else settings.named_trackers
@@ -184,7 +183,7 @@ class Run:
         self._flags |= judge.act(step, alerts, unsent)
 
     def extra_row(self, step: int, logs: Mapping[str, Any], override: bool = True) -> None:
-        """What was logged beside a step's row, known only after it, or cannot wait for the next one. Rank 0 alone writes.
+        """Something that comes after the step's row, or cannot wait for the next one. Rank 0 alone writes.
 
         Where `override` is False, the numbers that the step's row has already stay.
         """
@@ -273,9 +272,8 @@ class Run:
         Raises:
             TrainingStopped: always, after the trackers were flushed.
         """
-        rule, step, message = (
-            (stop.rule, stop.step, stop.message) if (stop := self.stop) else ("another rank", step, "")
-        )
+        stop = self.stop
+        rule, step, message = (stop.rule, stop.step, stop.message) if stop is not None else ("another rank", step, "")
         self.close("stopped", step)
         raise TrainingStopped(rule, step, message)
 
