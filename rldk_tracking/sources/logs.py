@@ -213,8 +213,6 @@ def _translated(
         key, value = _key(name, names, kind, within_groups, preference), number(raw)
         if key is None or value is None or (name == LOG_RATIO and value == 0):
             continue
-        if key == FAILURES and number(names.get("tools/call_frequency")) == 0:
-            continue  # 0 by construction: of no call
         counter = NAN_COUNTERS.get(key)
         if math.isfinite(value):
             row[key] = value * (num_mini_batches if name in DIVIDED_BY_MINIBATCHES else 1)
@@ -250,6 +248,8 @@ def _key(name: str, names: Mapping[str, Any], kind: Kind | None, within_groups: 
         return "rldk/reward/group_std_mean" if within_groups else "rldk/reward/std"
     if name == "entropy" and (preference or "mean_token_accuracy" in names):
         return None
+    if name == "tools/failure_frequency" and number(names.get("tools/call_frequency")) == 0:
+        return None  # 0 by construction: of no call
     known = ALIASES.get(name)
     if known in DRIFTS and SCORED in names:
         return None
@@ -258,7 +258,6 @@ def _key(name: str, names: Mapping[str, Any], kind: Kind | None, within_groups: 
     return known
 
 
-FAILURES = "rldk/tools/failure_frequency"
 
 class LogsSource:
     """Any trainer that is not known: its logs are all there is. See `Source`."""
