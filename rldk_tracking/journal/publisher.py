@@ -216,8 +216,7 @@ class Publisher:
                 self._delivery = courier().health(self.journal)
         for tracker, last in self._in_process:
             with self.shield.at(f"writing to {tracker.name}"):
-                wanted = tracker.wanted(row)
-                if wanted and tracker.takes_rows and step > last:
+                if (wanted := tracker.wanted(row)) and tracker.takes_rows and step > last:
                     tracker.log(wanted, step)
                 for alert in alerts:
                     tracker.alert(alert)
