@@ -89,8 +89,8 @@ WRONG: dict[str, str] = {
     # The callback's own.
     'RLDKCallback("safe")': (
         "RLDKCallback takes 'safe' by name only: write RLDKCallback(NAME='safe') with one of trackers, monitors, "
-        "rules, overrides, on_critical, slack, level, log_samples, gold_score_fn, output_dir, performance_benchmarks, "
-        "max_overhead, strict, trainer."
+        "rules, overrides, on_critical, slack, level, log_samples, gold_score_fn, output_dir, charts, "
+        "performance_benchmarks, max_overhead, strict, trainer."
     ),
     "RLDKCallback(kl_threshold=.1)": (
         'RLDKCallback has no argument \'kl_threshold\': write overrides={"kl.high": {"threshold": ...}}.'
@@ -204,10 +204,12 @@ WRONG: dict[str, str] = {
         "rule 'a.b': keys: a list of series is wanted, got 'x': write ['x']."
     ),
     "Rule(id='a.b', keys=['lenght/mean'], condition='level')": (
-        "rule 'a.b': keys: there is no series 'lenght/mean'; did you mean rldk/length/mean?"
+        "rule 'a.b': keys: there is no series 'lenght/mean'; did you mean rldk/length/mean? "
+        "A number that is logged under this very name is train/lenght/mean."
     ),
     "Rule(id='a.b', keys=['x'], condition='written', parameters={'when': 'mean(\"lenght/mean\", 20) > 1'})": (
-        "rule 'a.b': when: column 6: there is no series 'lenght/mean'; did you mean rldk/length/mean?"
+        "rule 'a.b': when: column 6: there is no series 'lenght/mean'; did you mean rldk/length/mean? "
+        "A number that is logged under this very name is train/lenght/mean."
     ),
     f"Rule({LEVEL}, parameters={{'threshold': 1}}, actions=['sotp'])": (
         "rule 'a.b': actions: an action is alert, stop, save, call: NAME, webhook: ADDRESS, "
