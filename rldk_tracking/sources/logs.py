@@ -258,7 +258,6 @@ def _key(name: str, names: Mapping[str, Any], kind: Kind | None, within_groups: 
     return known
 
 
-
 class LogsSource:
     """Any trainer that is not known: its logs are all there is. See `Source`."""
 
