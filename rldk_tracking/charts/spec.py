@@ -194,10 +194,7 @@ SECTIONS: tuple[Section, ...] = (
     ),
     Section(
         "Tools",
-        (
-            Chart("rldk/tools/call_frequency", "Calls of tools"),
-            Chart("rldk/tools/failure_frequency", "Calls that fail", bounds=SHARE),
-        ),
+        (Chart("rldk/tools/call_frequency", "Calls"), Chart("rldk/tools/failure_frequency", "That fail", bounds=SHARE)),
     ),
     Section(
         "Gradients and updates",
