@@ -122,7 +122,7 @@ class Sender:
             self._take(entries)
             self._note_run()
             self.offset.save()
-            if entries[-1].end - entries[0].start < _MUCH_BYTES:
+            if not self._has_ended and entries[-1].end - entries[0].start < _MUCH_BYTES:
                 self._deadline.sleep(_PAUSE_S)
             return False
         if self._lines.replaced():
