@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.messages.terminal import printable
+from rldk_tracking.messages.arguments import printable
 
 logger = logging.getLogger(__name__)
 alert_logger = logging.getLogger("rldk_tracking.alerts")

@@ -22,7 +22,7 @@ from markupsafe import Markup
 from rldk_tracking.charts.incidents import Incident, by_weight
 from rldk_tracking.charts.series import Points, extremes
 from rldk_tracking.charts.spec import Chart
-from rldk_tracking.messages.terminal import printable
+from rldk_tracking.messages.arguments import printable
 from rldk_tracking.metrics.keys import lookup
 
 try:

@@ -32,7 +32,7 @@ from rldk_tracking.charts.figures import (
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.incidents import Incident, by_weight, overview_charts
 from rldk_tracking.charts.series import Points
-from rldk_tracking.messages.terminal import printable
+from rldk_tracking.messages.arguments import printable
 
 CELL_HEIGHT = 14
 UNKNOWN, BROKEN = "#dddddd", "#D55E00"

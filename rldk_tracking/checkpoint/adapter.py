@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rldk_tracking.checkpoint.entries import decode
 from rldk_tracking.checkpoint.files import DamagedFileError
-from rldk_tracking.checkpoint.formats import decode
 from rldk_tracking.checkpoint.reader import Checkpoint
 from rldk_tracking.checkpoint.statistics import BLOCK, Drift
 

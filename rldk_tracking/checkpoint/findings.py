@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rldk_tracking.checkpoint.adapter import is_part
-from rldk_tracking.checkpoint.entries import Entry
-from rldk_tracking.checkpoint.formats import RAW
+from rldk_tracking.checkpoint.entries import RAW, Entry
 from rldk_tracking.checkpoint.integrity import Problem, number_in
 from rldk_tracking.checkpoint.statistics import Drift, TensorStatistics
 from rldk_tracking.metrics.layer_names import layer_of

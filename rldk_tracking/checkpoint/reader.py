@@ -15,9 +15,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from rldk_tracking.checkpoint.entries import Entry, Pickled, read_header, read_pickle
+from rldk_tracking.checkpoint.entries import FLOATING, RAW, Array, Entry, Pickled, itemsize, read_header, read_pickle
 from rldk_tracking.checkpoint.files import DamagedFileError, open_regular, read_json
-from rldk_tracking.checkpoint.formats import FLOATING, RAW, Array, itemsize
 
 RELEASE_BYTES = 8 << 20
 """How much of a mapped file may stay in memory."""

@@ -72,7 +72,7 @@ from collections.abc import Sequence
 from rldk_tracking.checkpoint import score
 from rldk_tracking.checkpoint.findings import Scan
 from rldk_tracking.checkpoint.statistics import TensorStatistics
-from rldk_tracking.messages.terminal import printable
+from rldk_tracking.messages.arguments import printable
 from rldk_tracking.metrics.statistics import spread
 
 GIB = float(1 << 30)

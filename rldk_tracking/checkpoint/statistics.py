@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rldk_tracking.checkpoint.formats import Array, decode
+from rldk_tracking.checkpoint.entries import Array, decode
 
 BLOCK = 1 << 18
 """Elements: what a block needs stays in the cache, and calls are few."""

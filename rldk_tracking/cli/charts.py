@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from rldk_tracking.messages.terminal import printable
+from rldk_tracking.messages.arguments import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

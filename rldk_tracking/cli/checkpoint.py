@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.nice and hasattr(os, "nice"):
         os.nice(10)
     from rldk_tracking.checkpoint.score import verdict
-    from rldk_tracking.messages.terminal import printable
+    from rldk_tracking.messages.arguments import printable
 
     scans: list[Scan] = []
     try:
@@ -132,7 +132,7 @@ def _print(scans: Sequence[Scan], arguments: argparse.Namespace) -> None:
 def _together(folder: Path, scans: Mapping[int, Scan]) -> str:
     """One line on the checkpoints of a run."""
     from rldk_tracking.checkpoint.score import is_usable, parts, score, trend
-    from rldk_tracking.messages.terminal import printable
+    from rldk_tracking.messages.arguments import printable
 
     usable = {step for step, found in scans.items() if is_usable(found)}
     scores = {step: total for step, found in scans.items() if (total := score(parts(found))) is not None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from rldk_tracking.messages.terminal import printable
+from rldk_tracking.messages.arguments import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

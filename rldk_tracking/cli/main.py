@@ -3,7 +3,7 @@
 A command's module has `add_arguments(parser)`, which declares its options, and `run(arguments) -> int`, which does the
 work and returns the exit code. Mistakes of the user are raised as `SystemExit` with a sentence, or through
 `parser.error`. Sentences on what went wrong go to stderr, on one line. What is quoted from files goes through
-`rldk_tracking.messages.terminal.printable` before it is printed.
+`rldk_tracking.messages.arguments.printable` before it is printed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from types import TracebackType
 from typing import NoReturn
 
 import rldk_tracking
+from rldk_tracking.messages.arguments import printable
 from rldk_tracking.messages.packages import advice
-from rldk_tracking.messages.terminal import printable
 
 UNREADABLE, UNKNOWN, INTERRUPTED = 3, 4, 130
 """Exit codes beside those of the verdicts healthy 0, warning 1, critical 2."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from rldk_tracking.cli.main import UNREADABLE
 from rldk_tracking.history.reading import runs_of
 from rldk_tracking.history.write_back import NotWrittenError, write_back
-from rldk_tracking.messages.terminal import printable
+from rldk_tracking.messages.arguments import printable
 from rldk_tracking.metrics.keys import misspelt
 from rldk_tracking.trackers.backend import Backend
 from rldk_tracking.trackers.registry import able

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rldk_tracking.messages.terminal import printable
+from rldk_tracking.messages.arguments import printable
 
 FORMATS = (".html", ".md", ".csv", ".parquet")
 
@@ -30,8 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the file. Returns 0 whatever the run's health: `replay` is the command whose exit code tells it."""
     from rldk_tracking.charts.report import comparison
-    from rldk_tracking.history.export import write_csv, write_parquet
-    from rldk_tracking.history.past import load
+    from rldk_tracking.history.past import load, write_csv, write_parquet
 
     output: Path = arguments.output
     sources: list[str] = arguments.source

@@ -20,7 +20,7 @@ from rldk_tracking.courier import delivering
 from rldk_tracking.journal.catch_up import Outcome, busy, catch_up, comparable, waits
 from rldk_tracking.journal.contents import Contents
 from rldk_tracking.journal.offset import Target
-from rldk_tracking.messages.terminal import printable
+from rldk_tracking.messages.arguments import printable
 from rldk_tracking.trackers.registry import ask, backends
 
 SHOWN = 5

@@ -2,6 +2,8 @@
 
 A value of another type raises a TypeError, one of the right type that cannot be a ValueError. Nothing is converted: a
 string that holds a number comes from a configuration that means something else than it says.
+
+Text of unknown origin is made `printable` before it is shown at a terminal, which would obey what it holds.
 """
 
 from __future__ import annotations
@@ -242,3 +244,16 @@ def _as_number(value: object, convert: str = "float") -> str:
     if "e" in value.lower() and "." not in value:
         return f", a string: write {plain} (YAML reads an exponent without a point as a string)."
     return f", a string: write {plain} without quotation marks, or convert it with {convert}()."
+
+
+def printable(text: object) -> str:
+    r"""The text on one line, with every character that does not print written as its escape.
+
+    Names and messages come from files: an escape sequence in one could move the cursor and write over a verdict, and a
+    line break could begin a line that looks like ours. Line breaks, control characters, invisible and direction-turning
+    characters, and halves of surrogate pairs become what a Python literal has for them.
+
+    >>> printable("wte\x1b[2K\nverdict: healthy")
+    'wte\\x1b[2K\\nverdict: healthy'
+    """
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in str(text))

@@ -31,7 +31,7 @@ from rldk_tracking.checkpoint import report, score
 from rldk_tracking.checkpoint.findings import Scan
 from rldk_tracking.checkpoint.integrity import disk
 from rldk_tracking.checkpoint.memory import footprint, suggestions
-from rldk_tracking.messages.terminal import printable
+from rldk_tracking.messages.arguments import printable
 from rldk_tracking.probes.base import Publish
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from rldk_tracking.checkpoint.baselines import Baselines
 from rldk_tracking.checkpoint.findings import LEVELS, Scan, step_of
 from rldk_tracking.checkpoint.score import Trend, best_by, best_of_trainer, trend
 from rldk_tracking.messages import arguments
-from rldk_tracking.messages.terminal import printable
+from rldk_tracking.messages.arguments import printable
 from rldk_tracking.probes.base import Probe, StepData, Training
 from rldk_tracking.probes.checkpoint_log import CheckpointLog
 

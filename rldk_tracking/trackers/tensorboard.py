@@ -1,15 +1,36 @@
-"""TensorBoard: series, alerts as texts and a page of sections, in the event file of transformers' callback."""
+"""TensorBoard: series, alerts as texts and a page of sections, in the event file of transformers' callback.
+
+The page is the specification of the charts as a layout of "Custom Scalars": several series in one plot. A layout is a
+summary like any other, without a step; the last one written is the one that is shown.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
-from rldk_tracking.charts.tensorboard import layout
+from rldk_tracking.charts.spec import sections
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.backend import Backend
 from rldk_tracking.trackers.base import RejectedError, Tracker
+
+
+def layout(keys: Collection[str], trainer: str | None = None) -> dict[str, dict[str, list[Any]]]:
+    """For `SummaryWriter.add_custom_scalars`: section to title to kind and patterns, each of exactly one series.
+
+    Args:
+        keys: the series that exist, under the names of the catalogue.
+        trainer: see `rldk_tracking.charts.spec.sections`.
+    """
+    return {
+        section.name: {
+            chart.title: ["Multiline", [f"^{re.escape(key)}$" for key in chart.series(keys)]]
+            for chart in section.charts
+        }
+        for section in sections(keys, trainer)
+    }
 
 
 class TensorBoardTracker(Tracker):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.history.past import MOST, load, series_of
+from rldk_tracking.history.past import MOST, load, series_of, write_csv, write_parquet
 from rldk_tracking.history.replay import replay
 from rldk_tracking.history.run_history import UnreadableSourceError
 from rldk_tracking.trackers.jsonl import JsonlTracker
@@ -141,3 +142,37 @@ def test_a_run_in_two_parts_is_one_report(tmp_path: Path, make_alert: Make) -> N
     report = load(path).report()
     assert [step for step, _ in report.series["rldk/kl/ref_k3"]] == list(range(1, 9))
     assert report.verdict == "Finished, step 8. Warning: kl.high since step 2."
+
+
+ROWS = [
+    (1, {"rldk/a": 0.1 + 0.2, "rldk/b": 1e-300}),
+    (2, {"rldk/a": -1.5}),
+    (2, {"rldk/b": 3.0, 'rldk/reward/function/x,"y"/mean': 2.0}),
+]
+
+
+def test_csv_holds_every_row_and_number(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", ROWS)
+    with (tmp_path / "t.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    back = [
+        (int(line.pop("step")), {key: float(value) for key, value in line.items() if value != ""}) for line in lines
+    ]
+    assert back == ROWS
+
+
+def test_parquet_holds_every_row_and_number(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    write_parquet(tmp_path / "t.parquet", ROWS)
+    table = parquet.read_table(tmp_path / "t.parquet")
+    assert str(table.schema.field("step").type) == "int64"
+    back = [
+        (line.pop("step"), {key: value for key, value in line.items() if value is not None})
+        for line in table.to_pylist()
+    ]
+    assert back == ROWS
+
+
+def test_a_run_without_rows_is_an_empty_table(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", [])
+    assert (tmp_path / "t.csv").read_text().strip() == "step"

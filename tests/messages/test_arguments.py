@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from rldk_tracking.messages.arguments import (
     mapping,
     nearest,
     number,
+    printable,
     shown,
     text,
     whole_number,
@@ -166,3 +168,29 @@ def test_arguments_that_a_class_does_not_have() -> None:
         "Handing has no argument 'kl_threshold': write overrides=...."
     )
     assert isinstance(Handing(1, level="a"), Handing) and isinstance(OfTheUsers(whatever=3), OfTheUsers)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("reward/mean", "reward/mean"),
+        ("\x1b]0;title\x07\x1b[2Kverdict: healthy", r"\x1b]0;title\x07\x1b[2Kverdict: healthy"),
+        ("wte\nverdict: healthy\r", r"wte\nverdict: healthy\r"),
+        ("a\u202eb\u2028c\x9bd\u200be", r"a\u202eb\u2028c\x9bd\u200be"),
+        ("half \ud800", r"half \ud800"),
+        ("größer 报酬 →", "größer 报酬 →"),
+    ],
+)
+def test_what_does_not_print_is_escaped(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_anything_can_be_shown() -> None:
+    assert printable(None) == "None"
+    assert printable(ValueError("a\nb")) == r"a\nb"
+
+
+def test_no_character_of_unicode_moves_the_cursor() -> None:
+    shown = printable("".join(map(chr, range(0x110000))))
+    shown.encode("utf-8")
+    assert {unicodedata.category(sign)[0] for sign in shown if sign != " "} <= set("LMNPS")

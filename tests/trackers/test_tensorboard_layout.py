@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rldk_tracking.charts.tensorboard import layout
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.trackers.tensorboard import TensorBoardTracker
+from rldk_tracking.trackers.tensorboard import TensorBoardTracker, layout
 
 pytest.importorskip("tensorboard", reason="needs tensorboard")
 
