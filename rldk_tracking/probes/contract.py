@@ -69,10 +69,12 @@ class ContractWatch:
         lacks: dict[str, Any] = {name: None for name in UPDATE_FIELDS if name not in contract.update}
         promised = columns_of(*tables(only(rollout, contract.rollout), replace(update, **lacks)), hides=True)
         self.series = frozenset(contract.numbers | (self._keys(promised) if contract.rollout else frozenset()))
+        self._of_update, self._period = self._keys(frozenset(self._update.columns)), contract.period
         self._rows: deque[Seen] = deque(maxlen=max(SETTLED_ROWS, contract.period))
         self._read: frozenset[str] = frozenset()
         self._came: set[str] = set()
         self._from_logs: set[str] = set()
+        self._lacking: frozenset[str] | None = None
         self._said: frozenset[str] = frozenset()
 
     def see(self, step: int, row: Collection[str], merged: Merged, logged: Mapping[str, float]) -> dict[str, float]:
@@ -99,11 +101,20 @@ class ContractWatch:
         """Hold nothing back any more of what did not come."""
         readable = self._readable
         self._read |= readable
-        for seen in self._rows:
-            found = {key: seen.logged.pop(key) for key in list(seen.logged) if key not in readable}
+        for age, seen in enumerate(reversed(self._rows)):
+            lost = [key for key in seen.logged if key not in readable and self._was_due(key, age)]
+            found = {key: seen.logged.pop(key) for key in lost}
             self._from_logs |= found.keys()
             if found:
                 self.late[seen.step] = found
+
+    def _was_due(self, key: str, age: int) -> bool:
+        """Whether a series that has come before should have come in the row that is so many rows old.
+
+        Those of a rollout come with it, those of a loss in every row.
+        """
+        every = 1 if key in self._of_update else self._period
+        return key not in self._read or age <= len(self._rows) - every
 
     @property
     def is_settled(self) -> bool:
@@ -129,10 +140,16 @@ class ContractWatch:
         missing = self.missing
         return {} if missing is None or not self.series else {COVERAGE: 1 - len(missing) / len(self.series)}
 
-    def news(self) -> str | None:
-        """How many series came, how many of them from logs, and which did not: once for each that did not."""
-        missing = self.missing
+    def news(self, is_last: bool = False) -> str | None:
+        """How many series came, how many of them from logs, and which did not: once for each that did not.
+
+        What came before and comes no more may take a row or two to its end: it is told when no more are lost.
+        """
+        missing, before = self.missing, self._lacking
+        self._lacking = missing
         if missing is None or missing <= self._said:
+            return None
+        if before is not None and before != missing and not is_last:
             return None
         self._said |= missing
         came, of, from_logs = len(self.series) - len(missing), len(self.series), len(self.series & self._from_logs)

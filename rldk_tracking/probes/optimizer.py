@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import math
 import statistics
+import weakref
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -179,6 +180,8 @@ class OptimizerProbe(Probe):
         self.level = level
         self._training = Training()
         self._source: OptimizerSource | None = None
+        self._of_trainer: Callable[[], Any] = lambda: None
+        """The trainer's optimizer when this one was looked at, which the event may name in another wrapping."""
         self._reset()
 
     def _reset(self) -> None:
@@ -196,6 +199,14 @@ class OptimizerProbe(Probe):
         if optimizer is None:
             return
         self._training = training
+        self._look_at(optimizer)
+        self._reset()
+        self._over_steps = LiveHeatmap(GRADIENTS, LayersOverSteps(HEATMAP_TITLES[GRADIENTS]), training.publish)
+
+    def _look_at(self, optimizer: Any) -> None:
+        training = self._training
+        of_trainer = getattr(training.trainer, "optimizer", None)
+        self._of_trainer = (lambda: None) if of_trainer is None else weakref.ref(of_trainer)
         self._source = OptimizerSource(
             optimizer,
             training.model,
@@ -204,10 +215,12 @@ class OptimizerProbe(Probe):
             micro_batch_size=getattr(training.args, "per_device_train_batch_size", None),
             shield=training.shield,
         )
-        self._reset()
-        self._over_steps = LiveHeatmap(GRADIENTS, LayersOverSteps(HEATMAP_TITLES[GRADIENTS]), training.publish)
 
     def before_step(self, step: int) -> Mapping[str, float]:
+        present, known = getattr(self._training.trainer, "optimizer", None), self._of_trainer()
+        if self._source is not None and known is not None and present is not None and present is not known:
+            self._source.detach()  # somebody has put another one in its place
+            self._look_at(present)
         # Before the next rollout: sampling from weights with a NaN ends in an exception deep in torch.
         broken = 0.0 if self._source is None else float(self._source.check_weights())
         return {"rldk/nan/weights": broken} if broken else {}

@@ -99,8 +99,8 @@ class RolloutProbe(Probe):
         self._say_what_is_missing(step)
         return {**found, **shares, **self._contract.coverage}
 
-    def _say_what_is_missing(self, step: int) -> None:
-        news = None if self._contract is None or self._source is None else self._contract.news()
+    def _say_what_is_missing(self, step: int, is_last: bool = False) -> None:
+        news = None if self._contract is None or self._source is None else self._contract.news(is_last)
         if news is None or self._source is None:
             return
         trainer, why = self._training.trainer, "; ".join(self._reasons(self._source))
@@ -137,7 +137,7 @@ class RolloutProbe(Probe):
             self._rewards = None
         if self._contract is not None:
             self._contract.release()
-            self._say_what_is_missing(self._logged[0])
+            self._say_what_is_missing(self._logged[0], is_last=True)
         if self._source is not None:
             self._source.detach()
             self._source = None

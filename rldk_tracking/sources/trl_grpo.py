@@ -157,13 +157,16 @@ class GroupSource:
         """What the losses of a step were given for the first time, as a generation."""
         self._trained_on = [known for known in self._trained_on if known() is not None]
         before = {id(known()) for known in self._trained_on}
-        parts = [p.inputs for p in passes if id(p.inputs["completion_ids"]) not in before]
+        first = [p for p in passes if id(p.inputs["completion_ids"]) not in before]
+        parts = [p.inputs for p in first]
         if self._rewards is not None:
             self._last_scored = self._rewards.take() or self._last_scored
         if not parts:
             return []
         self._trained_on += [weakref.ref(part["completion_ids"]) for part in parts]
         generation = generation_of(trainer, passes[0].step, parts)
+        for one in first:
+            one.generation = generation
         obstacle = with_rewards(generation, trainer, self._last_scored) if self._last_scored else NOT_SCORED
         if obstacle is not None:
             self._say(obstacle)
