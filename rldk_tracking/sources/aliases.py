@@ -107,6 +107,7 @@ _BY_KEY: dict[str, tuple[str, ...]] = {
         "rollout/response_length_mean",
         "response_length",
         "tokens/responses_len_mean",
+        "sample/trained_tokens_mean",
     ),
     "rldk/length/min": ("completions/min_length", "response_length/min"),
     "rldk/length/max": ("completions/max_length", "response_length/max"),
@@ -127,7 +128,8 @@ _BY_KEY: dict[str, tuple[str, ...]] = {
     "rldk/async/dropped": ("sample/dropped_stale_total",),
     "rldk/async/queue_length": ("sample/rollout_queue_size",),
     "rldk/async/wait_seconds": ("perf/rollout_wait_s",),
-    "rldk/async/sync_seconds": ("perf/weight_sync_s",),
+    "rldk/async/sync_seconds": ("perf/weight_sync_s", "weight_sync_time_s"),
+    "rldk/throughput/tokens_per_second": ("perf/trained_tok_s_wall_clock",),
     **{key: (name,) for name, key in PREFERENCE.items()},
 }
 

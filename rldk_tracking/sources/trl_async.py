@@ -37,7 +37,13 @@ from rldk_tracking.sources.scoring import text_of
 from rldk_tracking.sources.wrapping import Wrapped
 
 NO_ORDER = "completions cannot be told apart in its batches"
-NO_LOSS = "its loss is given no old_log_probs, or its model returns no log_probs"
+NO_LOSS = "what its loss is given, or its model's output, is of another form"
+TREES = {"old_log_probs", "advantages", "token_index", "segment_id"}
+"""What the loss is given of rows that are prefix trees, as in TRL 1.16."""
+END_TO_END = {"old_log_probs", "advantages", "attention_mask", "completion_mask", "position_ids"}
+"""What it is given of completions that lie end to end, as in TRL 1.9 to 1.15."""
+ALWAYS = tuple(f"rldk/async/{name}" for name in ("staleness/mean", "staleness/max", "queue_length", "wait_seconds"))
+"""What every such trainer brings of its queue."""
 
 REPORTS = 5
 """How often it is said within a step that a step's worth of completions was too stale: enough for async.stale."""
@@ -191,7 +197,7 @@ class AsyncSource:
         self._flow.staleness += [float(trainer.model_version - sample.model_version) for row in rows for sample in row]
         named = output if isinstance(output, Mapping) else {}
         logprobs, entropy = (detached(named.get(name)) for name in ("log_probs", "entropy"))
-        if logprobs is None or not isinstance(inputs.get("old_log_probs"), Tensor):
+        if logprobs is None or not (inputs.keys() >= TREES or inputs.keys() >= END_TO_END):
             self._say(NO_LOSS)
             return
         places, known, owners = loss_terms(inputs)
@@ -217,7 +223,7 @@ def contract_of(trainer: Any) -> Contract:
     return Contract(
         frozenset({*rollout, *(("truncated",) if stop_ids(trainer) else ())}),
         frozenset({"old_logprobs", "entropy", *(side for side, limit in sides.items() if limit is not None)}),
-        frozenset({LOSS}),
+        frozenset({LOSS, *ALWAYS}),
     )
 
 
@@ -228,10 +234,10 @@ def loss_terms(inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         (M,) their places in the model's output, a bool mask of them in the inputs of the loss, and (M,) the number of
         the completion that each belongs to.
     """
-    if "token_index" in inputs:  # rows are prefix trees, as in TRL 1.16
+    if "token_index" in inputs:
         known: Tensor = inputs["token_index"] >= 0
         return inputs["token_index"][known], known, inputs["segment_id"][known]
-    # Completions lie end to end, as in TRL 1.12, and what predicts a token stands before it.
+    # What predicts a token stands before it.
     known = inputs["attention_mask"].bool() & inputs["completion_mask"].bool()
     known[:, 0] = False
     owners = (inputs["position_ids"] == 0).cumsum(dim=1) - 1

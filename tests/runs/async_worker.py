@@ -11,9 +11,9 @@ import copy
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -168,13 +168,16 @@ class Attention:
         return torch.cat(parts)
 
 
+def with_eager_attention(load: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **options: load(*args, **{**options, "attn_implementation": "eager"})
+
+
 def async_trainer(
     folder: Path, engine: Engine, callbacks: Sequence[Any], patch: pytest.MonkeyPatch, **settings: Any
 ) -> Any:
     """The trainer with the engine in the place of a server. Skips where TRL has none."""
     asynchronous = pytest.importorskip("trl.experimental.async_grpo", reason="this TRL has no AsyncGRPOTrainer")
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM
 
     path = folder / "model"
     copy.deepcopy(tiny_model(0)).save_pretrained(path)
@@ -193,14 +196,14 @@ def async_trainer(
         "gradient_checkpointing": False,
     }
     module = asynchronous.async_grpo_trainer
-    if hasattr(module, "AutoModelForCausalLM"):  # as TRL 1.12: completions lie end to end
-
-        def from_pretrained(path: str, **options: Any) -> Any:
-            return AutoModelForCausalLM.from_pretrained(path, **{**options, "attn_implementation": "eager"})
-
-        patch.setattr(module, "AutoModelForCausalLM", SimpleNamespace(from_pretrained=from_pretrained))
-    else:
+    if find_spec("trl.experimental.async_grpo.packing") is not None:
         patch.setattr("trl.experimental.async_grpo.packing._flash_attn", lambda: Attention)
+    elif hasattr(module, "create_model_from_path"):  # completions lie end to end, which eager attention knows
+        patch.setattr(module, "create_model_from_path", with_eager_attention(module.create_model_from_path))
+    else:
+        loader = module.AutoModelForCausalLM
+        patch.setattr(loader, "from_pretrained", with_eager_attention(loader.from_pretrained))
+    if hasattr(module, "get_peak_flops_per_device"):
         patch.setattr(module, "get_peak_flops_per_device", lambda *_: None)
     return asynchronous.AsyncGRPOTrainer(
         model=str(path),

@@ -123,6 +123,9 @@ def test_numbers_are_found_in_whatever_a_log_holds(value: Any, expected: float |
         ({"perf/rollout_wait_s": 3.0, "perf/weight_sync_s": 1.5, "sample/dropped_stale_total": 7}, {
             "rldk/async/wait_seconds": 3.0, "rldk/async/sync_seconds": 1.5, "rldk/async/dropped": 7.0,
         }),
+        ({"sample/trained_tokens_mean": 80.0, "perf/trained_tok_s_wall_clock": 900.0, "weight_sync_time_s": 2.0}, {
+            "rldk/length/mean": 80.0, "rldk/throughput/tokens_per_second": 900.0, "rldk/async/sync_seconds": 2.0,
+        }),
         ({"train_runtime": 9.0, "train_loss": 0.3, "loss": 0.1}, {}),
         ({"reward": None, "kl": None, "anything": 1.0}, {}),
         # An entropy that is not of a policy in reinforcement learning.

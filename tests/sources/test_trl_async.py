@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rldk_tracking.isolation import Shield
-from rldk_tracking.sources.trl_async import NO_LOSS, NO_ORDER, AsyncSource, loss_terms, rows_per_rank
+from rldk_tracking.sources.trl_async import NO_LOSS, NO_ORDER, AsyncSource, loss_terms, rollout_of, rows_per_rank
 
 ARGS = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "world_size": 1, "max_staleness": 1}
 
@@ -103,6 +103,22 @@ def test_a_step_of_rows_that_lie_end_to_end() -> None:
     assert source.missing == []
     source.detach()
     assert not {"get", "compute_loss"} & {*vars(trainer.rollout_queue), *vars(trainer)}
+
+
+def test_of_a_conversation_the_tokens_count_that_the_model_wrote() -> None:
+    """A tool's answer lies between; the last token that is trained on says whether it was cut off."""
+    whole, cut = sample(1), sample(1)
+    whole.input_ids, cut.input_ids = [5, 6, 7, 8, 2], [5, 6, 7, 8, 9]
+    whole.completion_mask = cut.completion_mask = [0, 1, 0, 1, 1]
+    whole.old_log_probs = cut.old_log_probs = [0.0, -1.0, 0.0, -2.0, -3.0]
+    short = sample(2)
+    rollout = rollout_of([whole, cut, short], (2, 7), torch.device("cpu"), None)
+    assert rollout.token_ids is not None and rollout.sampler_logprobs is not None and rollout.truncated is not None
+    assert rollout.mask.int().tolist() == [[1, 1, 1], [1, 1, 1], [1, 1, 0]]
+    assert rollout.token_ids.tolist() == [[6, 8, 2], [6, 8, 9], [6, 7, 0]]
+    assert rollout.sampler_logprobs.tolist() == [[-1.0, -2.0, -3.0], [-1.0, -2.0, -3.0], [-1.0, -0.5, 0.0]]
+    assert rollout.truncated.tolist() == [False, True, False]
+    assert rollout.logprobs is not None and bool(rollout.logprobs.isnan().all()), "another rank has them"
 
 
 @pytest.mark.parametrize("lacks", ["collator", "order", "old_log_probs"])
