@@ -44,13 +44,13 @@ class Flow:
 
     Attributes:
         staleness: versions, of each completion that was trained on.
-        dropped: completions that were thrown away as stale; None where the trainer throws none away.
+        dropped: completions that were thrown away as stale.
         queue_lengths: at each completion that was taken and not dropped.
         waited_seconds: in the queue.
     """
 
     staleness: list[float] = field(default_factory=list)
-    dropped: int | None = None
+    dropped: int = 0
     queue_lengths: list[float] = field(default_factory=list)
     waited_seconds: float = 0.0
 
@@ -67,18 +67,17 @@ def compute(flow: Flow, seconds: float | None = None, steps: int = 1) -> dict[st
     >>> found["rldk/async/staleness/mean"], found["rldk/async/stale_fraction"], found["rldk/async/wait_fraction"]
     (2.0, 0.25, 0.75)
     """
+    taken = flow.dropped + len(flow.queue_lengths)
     metrics: dict[str, float | None] = {
         "rldk/async/staleness/mean": _mean(flow.staleness),
         "rldk/async/staleness/max": max(flow.staleness, default=None),
+        "rldk/async/dropped": float(flow.dropped),
+        "rldk/async/stale_fraction": flow.dropped / taken if taken else None,
         "rldk/async/queue_length": _mean(flow.queue_lengths),
         "rldk/async/wait_seconds": flow.waited_seconds / steps,
     }
     if seconds:
         metrics["rldk/async/wait_fraction"] = min(1.0, flow.waited_seconds / seconds)
-    if flow.dropped is not None:
-        taken = flow.dropped + len(flow.queue_lengths)
-        metrics["rldk/async/dropped"] = float(flow.dropped)
-        metrics["rldk/async/stale_fraction"] = flow.dropped / taken if taken else None
     return finite(metrics)
 
 

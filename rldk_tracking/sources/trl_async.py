@@ -78,7 +78,7 @@ class AsyncSource:
         """Wrap the methods that are there."""
         self.detach()
         self._trainer, self._shield = weakref.ref(trainer), shield
-        self._flow = self._new_flow()
+        self._flow = Flow()
         self._read_at = int(trainer.state.global_step), time.perf_counter()
         collator = getattr(getattr(trainer.callback_handler, "train_dataloader", None), "collate_fn", None)
         around = [(trainer, "compute_loss", self._around_loss)]
@@ -105,7 +105,7 @@ class AsyncSource:
         trainer = self._trainer()
         passes, self._passes = [p for p in self._passes if p.step == step - 1], []
         rollouts, self._rollouts = self._rollouts, []
-        flow, self._flow = self._flow, self._new_flow()
+        flow, self._flow = self._flow, Flow()
         (before, begin), self._read_at = self._read_at, (step, time.perf_counter())
 
         def read_tensors() -> tuple[Rollout | None, PolicyUpdate | None]:
@@ -114,9 +114,6 @@ class AsyncSource:
         is_main = trainer is not None and trainer.rollout_queue is not None
         came = compute(flow, self._read_at[1] - begin, max(1, step - before)) if is_main else {}
         return Observation(came, read_tensors, canonical(logs, "grpo"))
-
-    def _new_flow(self) -> Flow:
-        return Flow(dropped=None if limit_of(self._trainer()) is None else 0)
 
     def _say(self, what: str) -> None:
         """Of what cannot be read."""
@@ -141,9 +138,9 @@ class AsyncSource:
 
     def _take(self, sample: Any) -> None:
         trainer = self._trainer()
-        age, limit = trainer.model_version - sample.model_version, limit_of(trainer)
-        if limit is not None and age > limit:
-            self._flow.dropped = (self._flow.dropped or 0) + 1
+        age = trainer.model_version - sample.model_version
+        if age > getattr(trainer.args, "max_staleness", math.inf):
+            self._flow.dropped += 1
             self._stale_in_a_row += 1
             times, rest = divmod(self._stale_in_a_row, completions_of_a_step(trainer))
             if rest == 0 and times <= REPORTS:  # the step may never come to its end
@@ -285,12 +282,6 @@ def rollout_of(samples: Sequence[Any], ends: Sequence[int], device: torch.device
         prompts=tuple(text_of(sample.prompt) for sample in samples),
         completions=tuple(text_of(sample.completion) for sample in samples),
     )
-
-
-def limit_of(trainer: Any) -> int | None:
-    """The staleness beyond which the trainer throws a completion away; None where it has no such limit."""
-    limit: int | None = getattr(getattr(trainer, "args", None), "max_staleness", None)
-    return limit
 
 
 def completions_of_a_step(trainer: Any) -> int:

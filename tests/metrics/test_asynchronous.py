@@ -13,15 +13,15 @@ NUMBERS = st.lists(st.integers(0, 50), max_size=20)
 @given(
     ages=NUMBERS,
     lengths=NUMBERS,
-    dropped=st.none() | st.integers(0, 9),
+    dropped=st.integers(0, 9),
     waited=st.floats(0, 9),
     seconds=st.none() | st.floats(0.1, 9),
     steps=st.integers(1, 4),
 )
 def test_against_loops(
-    ages: list[int], lengths: list[int], dropped: int | None, waited: float, seconds: float | None, steps: int
+    ages: list[int], lengths: list[int], dropped: int, waited: float, seconds: float | None, steps: int
 ) -> None:
-    expected = {"wait_seconds": waited / steps}
+    expected = {"wait_seconds": waited / steps, "dropped": dropped}
     if ages:
         total, oldest = 0, 0
         for age in ages:
@@ -32,10 +32,8 @@ def test_against_loops(
         expected["queue_length"] = sum(lengths) / len(lengths)
     if seconds is not None:
         expected["wait_fraction"] = waited / seconds if waited < seconds else 1.0
-    if dropped is not None:
-        expected["dropped"] = dropped
-        taken = [True] * dropped + [False] * len(lengths)
-        if taken:
-            expected["stale_fraction"] = taken.count(True) / len(taken)
+    taken = [True] * dropped + [False] * len(lengths)
+    if taken:
+        expected["stale_fraction"] = taken.count(True) / len(taken)
     found = compute(Flow([*map(float, ages)], dropped, [*map(float, lengths)], waited), seconds, steps)
     assert found == {f"rldk/async/{name}": value for name, value in expected.items()}
