@@ -169,6 +169,7 @@ class ContractWatch:
         return frozenset({*keys_of(table, update), *RewardRange().shares(table)})
 
 
+@lru_cache(maxsize=4096)
 def source_of(key: str) -> str | None:
     """Where the number of a series comes from, see `metrics.keys.Source`; None for one that the catalogue has not."""
     known = lookup(key)
