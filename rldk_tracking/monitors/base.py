@@ -98,6 +98,7 @@ class Monitor(NamedArguments, TrainerCallback, ExportableState):  # type: ignore
             with before.shield.at("the end of a training that was broken off"):
                 before.close("crashed")
         self._closed_step, self._stopping_since = int(state.global_step), None
+        self._begun_at, self._logs_before_counting = int(state.global_step), False
         with Shield(self._settings.strict).at("on_train_begin"):
             trainer = self._given_trainer() or trainer_above()
             self._begin(trainer, args, state, control, kwargs.get("model"), kwargs.get("optimizer"))
@@ -145,7 +146,7 @@ class Monitor(NamedArguments, TrainerCallback, ExportableState):  # type: ignore
         with run.shield.at("on_step_end"):
             # A step that is about to be logged is closed by on_log, so that its logs are in its row.
             if not control.should_log:
-                self._close_step(run, state, control, {})
+                self._close_step(run, int(state.global_step), state, control, {})
             if not run.probes.honours_stop:  # TRL's PPOTrainer, which says nothing at a step's beginning
                 run.before_step(int(state.global_step))
                 run.beat("sampling", int(state.global_step))
@@ -156,7 +157,9 @@ class Monitor(NamedArguments, TrainerCallback, ExportableState):  # type: ignore
         if run is None or not logs or "train_runtime" in logs:
             return
         with run.shield.at("on_log"):
-            step = int(state.global_step)
+            # RLOO up to TRL 0.21, in a loop of its own, logs an update before it counts the step.
+            self._logs_before_counting |= not run.probes.honours_stop and state.global_step == self._begun_at
+            step = int(state.global_step) + self._logs_before_counting
             if all(str(key).startswith(("eval_", "test_")) for key in logs if key != "epoch"):
                 # They come after the step's row.
                 run.extra_row(step, logs)
@@ -164,7 +167,7 @@ class Monitor(NamedArguments, TrainerCallback, ExportableState):  # type: ignore
                 # A callback of the user's logs after the trainer did, or a loss of the user's before the step is over.
                 run.extra_row(step, logs, override=False)
             else:
-                self._close_step(run, state, control, logs)
+                self._close_step(run, step, state, control, logs)
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         run = self._driven()
@@ -185,8 +188,7 @@ class Monitor(NamedArguments, TrainerCallback, ExportableState):  # type: ignore
             with run.shield.at("on_train_end"):
                 run.close("stopped" if run.should_stop else "finished", int(state.global_step))
 
-    def _close_step(self, run: Run, state: Any, control: Any, logs: Mapping[str, Any]) -> None:
-        step = int(state.global_step)
+    def _close_step(self, run: Run, step: int, state: Any, control: Any, logs: Mapping[str, Any]) -> None:
         if self._closed_step == step:
             return
         self._closed_step = step

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,8 @@ from rldk_tracking.sources.wrapping import Wrapped
 MARK = "padding_mask"
 """A variable by which the training loop is told from a `train` that only calls it."""
 NAMES = ("new_logprobs", "mb_logprobs", "mb_advantage")
+OF_TOKENS = ("logprobs", "new_ratio", "micro_batch_inds")
+"""By which RLOO up to TRL 0.21 has tokens, where it has summed the first two over completions."""
 INVALID_LOGPROB = 1.0
 """What the trainer writes over log-probabilities of padding; no log-probability is above 0."""
 
@@ -36,7 +39,9 @@ def train_variables(trainer: Any, names: tuple[str, ...]) -> dict[str, Tensor]:
         if frame.f_code.co_name == "train" and MARK in (*frame.f_code.co_varnames, *frame.f_code.co_cellvars):
             variables = frame.f_locals
             mine = variables.get("self") is trainer
-            found = {name: variables[name] for name in names if isinstance(variables.get(name), Tensor)}
+            tensors = {name: variables.get(name) for name in names}
+            tensors = {n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in tensors.items()}
+            found = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
             if isinstance(variables, dict):
                 # Before Python 3.13 this is a copy that lives as long as the frame and would keep the tensors alive.
                 variables.clear()
@@ -48,7 +53,10 @@ def train_variables(trainer: Any, names: tuple[str, ...]) -> dict[str, Tensor]:
 
 @dataclass
 class MicroBatch:
-    """(n, T) of one backward pass; `is_first` where no optimiser step of this update lies before it."""
+    """(n, T) of one backward pass, `advantages` (n,) where a completion has one.
+
+    `is_first` where no optimiser step of this update lies before it.
+    """
 
     new_logprobs: Tensor
     old_logprobs: Tensor
@@ -102,10 +110,15 @@ class UpdateWatch:
         trainer = self._get_trainer()
         if trainer is None:
             return
-        found = train_variables(trainer, NAMES)
-        if len(found) < len(NAMES) or found["new_logprobs"].ndim < 2:  # RLOO's up to TRL 0.21 are of completions
+        found = train_variables(trainer, (*NAMES, *OF_TOKENS))
+        if not all(name in found for name in NAMES):
             return
         new, old, advantages = (found[name].detach() for name in NAMES)
+        if new.ndim < 2:
+            if not all(name in found for name in OF_TOKENS):
+                return
+            old = found["logprobs"][found["micro_batch_inds"]]
+            new = old + found["new_ratio"].detach().log()
         if len(self._micro_batches) >= self._capacity:
             # Nobody took the last update's.
             self.take()
@@ -133,6 +146,7 @@ def update_of(trainer: Any, batches: list[MicroBatch]) -> PolicyUpdate:
         advantages=torch.cat([batch.advantages for batch in batches]),
         clip_low=cliprange,
         clip_high=cliprange,
+        sequence_level=any(batch.advantages.ndim < 2 for batch in batches),
     )
 
 

@@ -43,15 +43,9 @@ from rldk_tracking.sources.ppo_frame import UpdateWatch, first_ratio, micro_batc
 from rldk_tracking.sources.wrapping import local_variables
 
 NEEDED = ("padding_mask", "postprocessed_responses", "logprobs", "ref_logprobs", "scores")
-CRITIC = ("values", "returns", "advantages", "padding_mask_p1", "non_score_reward")
-STATISTICS = (
-    "approxkl_stats",
-    "pg_clipfrac_stats",
-    "pg_loss_stats",
-    "vf_loss_stats",
-    "vf_clipfrac_stats",
-    "ratio_stats",
-)
+STATISTICS = ("approxkl_stats", "pg_clipfrac_stats", "pg_loss_stats", "ratio_stats")
+CRITIC = ("values", "returns", "padding_mask_p1")
+OF_CRITIC = ("vf_loss_stats", "vf_clipfrac_stats")
 NUMBERS = ("rldk/train/loss", "rldk/value/loss", "rldk/value/clip_fraction", "rldk/policy/first_epoch_ratio")
 """What no tensors of the rollout have."""
 
@@ -92,11 +86,15 @@ class PPOSource:
         if trainer is None:
             return Observation(logged=canonical(logs, "ppo"))
         batches = self._watch.take() if self._watch is not None else []
-        names = (*NEEDED, *CRITIC, *STATISTICS)
+        critic = "values" in self.contract.rollout
+        names = (*NEEDED, "advantages", "non_score_reward", *STATISTICS, *((*CRITIC, *OF_CRITIC) if critic else ()))
         found = train_variables(trainer, names)
         lacks = [name for name in names if name not in found]
         self.missing = [f"its train() has no local variables {', '.join(lacks)}"] if lacks else []
-        logged = canonical(logs, "ppo", num_mini_batches=int(getattr(trainer.args, "num_mini_batches", 1)))
+        # RLOO fills the slots that it divides by, and logs a critic's as 0.
+        unfilled = int(getattr(trainer.args, "num_mini_batches", 1)) if critic else 1
+        logged = canonical(logs, "ppo", num_mini_batches=unfilled)
+        logged = {key: value for key, value in logged.items() if critic or not key.startswith("rldk/value/")}
         if not all(name in found for name in NEEDED):
             return Observation(logged=logged)
         scalars: dict[str, float | Tensor] = {**statistics(trainer, found, ~found["padding_mask"])}
@@ -179,13 +177,17 @@ def truncated(trainer: Any, responses: Tensor) -> Tensor | None:
 
 def statistics(trainer: Any, found: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
     """The scalars of the module's tables, on the device."""
-    if any(name not in found for name in STATISTICS):
+    critic = has_critic(trainer)
+    if any(name not in found for name in (*STATISTICS, *(OF_CRITIC if critic else ()))):
         return {}
     args = trainer.args
     local, micro = int(args.local_mini_batch_size), int(args.per_device_train_batch_size)
     sizes = [min(micro, local - start) for start in range(0, local, micro)]
     weights = torch.tensor(sizes, dtype=torch.float32) / local
-    policy, value = (_mean(found[f"{name}_loss_stats"], weights) for name in ("pg", "vf"))
+    policy = _mean(found["pg_loss_stats"], weights)
+    if not critic:
+        return {"rldk/train/loss": policy}
+    value = _mean(found["vf_loss_stats"], weights)
     # How many positions there are for each response token.
     dilution = mask.numel() / mask.sum().clamp(min=1)
     ratios = found["ratio_stats"]

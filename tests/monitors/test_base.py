@@ -281,6 +281,22 @@ def test_a_trainer_that_says_nothing_as_a_step_begins_is_asked_as_one_ends() -> 
     events.call("on_train_end")
 
 
+@pytest.mark.parametrize(("counts_first", "should_log"), [(True, True), (False, True), (False, False)])
+def test_a_loop_of_its_own_logs_before_or_after_it_counts_the_step(counts_first: bool, should_log: bool) -> None:
+    """PPO counts first; RLOO up to TRL 0.21 logs first, at every step, whether that was asked for or not."""
+    probe, begun = Told(honours_stop=False), 4
+    events = Events(Watching(probe, trackers=[InMemoryTracker()], strict=True))
+    events.state.global_step, events.control.should_log = begun, should_log
+    events.call("on_train_begin")
+    for _ in range(3):
+        events.state.global_step += counts_first
+        events.call("on_log", logs={"loss": 1.0})
+        events.state.global_step += not counts_first
+        events.call("on_step_end")
+    assert probe.steps == [(5, True, False), (6, True, False), (7, True, False)]
+    events.call("on_train_end")
+
+
 # Arguments.
 
 

@@ -41,7 +41,8 @@ class Update:
 class PPOSpy(TrainerCallback):
     """`selective_log_softmax`, by which the trainer gets every log-probability, is to be replaced by `selective`."""
 
-    def __init__(self, selective: Any) -> None:
+    def __init__(self, selective: Any, names: Sequence[str] = (*ROLLOUT, *STATISTICS)) -> None:
+        self._names = names
         self.trainer: Any = None
         self.steps: dict[int, Update] = {}
         self._selective = selective
@@ -66,7 +67,7 @@ class PPOSpy(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         (frame,) = [i.frame for i in inspect.stack() if i.function == "train" and "ref_logprobs" in i.frame.f_locals]
-        self._update.frame = {name: frame.f_locals[name].clone() for name in (*ROLLOUT, *STATISTICS)}
+        self._update.frame = {name: frame.f_locals[name].clone() for name in self._names}
         self._update.logs = dict(logs)
         self.steps[state.global_step] = self._update
         self._update, self._stepped = Update(), False

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -178,6 +179,35 @@ def test_backward_is_called_as_before_and_put_back() -> None:
     assert "backward" not in vars(trainer.accelerator)
     trainer.train(1)
     assert watch.take() == []
+
+
+class OfCompletions(Trainer):
+    """As RLOO up to TRL 0.21: log-probabilities are summed over a completion before the backward pass."""
+
+    def train(self, passes: int) -> list[str]:
+        padding_mask = torch.tensor([[False, False], [False, True]])
+        logprobs = torch.tensor([[-1.0, -2.0], [-3.0, 1.0]])
+        new = torch.tensor([[-1.5, -2.0], [-2.0, 1.0]])
+        micro_batch_inds = np.array([1, 0])
+        new_ratio = (new[micro_batch_inds] - logprobs[micro_batch_inds]).exp()
+        new_logprobs, mb_logprobs = new[micro_batch_inds].sum(1), logprobs[micro_batch_inds].sum(1)
+        mb_advantage = torch.tensor([0.5, -0.5])
+        result = self.accelerator.backward(passes)
+        assert len(new_ratio) == len(new_logprobs) == len(mb_logprobs) == len(mb_advantage) == len(padding_mask)
+        return [result]
+
+
+def test_tokens_of_a_loop_that_sums_them() -> None:
+    trainer = OfCompletions()
+    watch = watch_of(trainer)
+    trainer.train(1)
+    (taken,) = watch.take()
+    watch.detach()
+    assert torch.equal(taken.old_logprobs, torch.tensor([[-3.0, 1.0], [-1.0, -2.0]]))
+    assert torch.allclose(taken.new_logprobs, torch.tensor([[-2.0, 1.0], [-1.5, -2.0]]))
+    update = update_of(trainer, [taken])
+    assert update.sequence_level and update.mask.tolist() == [[True, False], [True, True]]
+    assert not update_of(TRAINER, [FIRST]).sequence_level
 
 
 def test_updates_that_nobody_takes_do_not_pile_up() -> None:

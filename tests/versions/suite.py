@@ -23,7 +23,6 @@ import pytest
 import torch
 import trl
 from packaging.requirements import Requirement
-from transformers import TrainerCallback
 
 from rldk_tracking.callback import RLDKCallback
 from rldk_tracking.cli.doctor import has_ppo
@@ -35,7 +34,7 @@ from tests.runs import ppo_spy
 from tests.runs import test_keys_by_trainer as contract
 from tests.runs.conftest import PREFERENCE_STEPS, STEPS, Ran, train_group, train_on_texts, train_ppo
 from tests.runs.group_spy import GroupSpy, Reader
-from tests.runs.slow import Completion, overlap
+from tests.runs.slow import Completion, Trained, overlap, update_keys
 from tests.runs.test_configurations import ESTIMATED, computed
 from tests.runs.test_preference import SHOWN
 from tests.versions.result import Training
@@ -172,30 +171,27 @@ def test_rloo(name: str, tmp_path: Path, check: Check) -> None:
     check(f"RLOO, {name}", of(run), expected_of_groups(run.spy, run.trainer), promised)
 
 
-class OlderRLOOSpy(TrainerCallback):
-    """Copies of what the loop of the older RLOO holds when it logs."""
-
-    def __init__(self) -> None:
-        self.steps: dict[int, dict[str, Any]] = {}
-
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        (frame,) = [i.frame for i in inspect.stack() if i.function == "train" and "ref_logprobs" in i.frame.f_locals]
-        names = "logprobs ref_logprobs padding_mask advantages scores postprocessed_responses contain_eos_token"
-        self.steps[state.global_step] = {
-            name: frame.f_locals[name].tolist() for name in (*names.split(), "non_score_reward")
-        }
-
-
 @pytest.mark.skipif(not HAS_OLDER_RLOO, reason="this TRL has the newer RLOO")
-def test_older_rloo(tmp_path: Path, check: Check) -> None:
+def test_older_rloo(tmp_path: Path, check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trl.trainer import rloo_trainer as module
+
     from rldk_tracking.demo.trainers import _common_settings, _tokenized
 
-    tracker, spy, policy = InMemoryTracker(), OlderRLOOSpy(), tiny_model(0)
+    names = "logprobs ref_logprobs padding_mask advantages scores postprocessed_responses contain_eos_token"
+    spy = ppo_spy.PPOSpy(module.selective_log_softmax, (*names.split(), "non_score_reward", "pg_loss_stats"))
+    monkeypatch.setattr(module, "selective_log_softmax", spy.selective)
+    tracker, policy = InMemoryTracker(), tiny_model(0)
     settings = {**_common_settings(tmp_path, "none", 0), "learning_rate": 1e-3, "total_episodes": 32 * STEPS}
     settings |= {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "num_mini_batches": 2}
-    settings |= {"response_length": 10, "stop_token": "eos", "num_sample_generations": 0, "rloo_k": 4}
-    trainer = trl.RLOOTrainer(
-        config=trl.RLOOConfig(**settings),
+    settings |= {
+        "response_length": 10,
+        "stop_token": "eos",
+        "num_sample_generations": 0,
+        "rloo_k": 4,
+        "logging_steps": 10,
+    }
+    trainer = module.RLOOTrainer(
+        config=trl.RLOOConfig(**{**settings, "logging_steps": 10}, cliprange=0.02),
         processing_class=tiny_tokenizer(),
         policy=policy,
         ref_policy=copy.deepcopy(policy),
@@ -205,32 +201,48 @@ def test_older_rloo(tmp_path: Path, check: Check) -> None:
     )
     trainer.train()
     expected, earlier = {}, list[float]()
-    for step, seen in spy.steps.items():
-        prompts = len(seen["scores"]) // 4
-        batch = []
-        for row, padding in enumerate(seen["padding_mask"]):
-            kept = {
-                name: [x for x, padded in zip(seen[name][row], padding, strict=True) if not padded]
-                for name in ("postprocessed_responses", "logprobs", "ref_logprobs")
-            }
-            batch.append(
-                Completion(
-                    tokens=kept["postprocessed_responses"],
-                    score=seen["scores"][row],
-                    group=row % prompts,
-                    advantages=[seen["advantages"][row]],
-                    truncated=not seen["contain_eos_token"][row],
-                    logprobs=kept["logprobs"],
-                    ref_logprobs=kept["ref_logprobs"],
-                    penalty=seen["non_score_reward"][row],
-                )
-            )
-        row = ppo_spy.rollout(batch, earlier)
+    for step, update in spy.steps.items():  # it logs before it counts
+        batch = completions_of_older_rloo({name: value.tolist() for name, value in update.frame.items()})
+        row = ppo_spy.rollout(batch, earlier) | {"rldk/train/loss": update.frame["pg_loss_stats"].mean().item()}
+        row |= update_keys(trained_by_older_rloo(update), 0.02, 0.02, sequence_level=True)
         if (similar := overlap(batch)) is not None:
             row[ESTIMATED] = similar
-        expected[step], earlier = row, earlier + seen["scores"]
+        expected[step + 1], earlier = row, earlier + update.frame["scores"].tolist()
     promised = (contract.PPO - contract.VALUE - contract.RAW_ADVANTAGE) | contract.GROUPS | contract.ENDING
-    check("RLOO, of TRL up to 0.21", {k: dict(v) for k, v in tracker.series.items()}, expected, promised)
+    series = {key: dict(points) for key, points in tracker.series.items()}
+    check("RLOO, of TRL up to 0.21", series, expected, promised | contract.CLIPPING)
+
+
+def completions_of_older_rloo(seen: Mapping[str, Any]) -> list[Completion]:
+    batch = []
+    for row, padding in enumerate(seen["padding_mask"]):
+        kept = {
+            name: [x for x, padded in zip(seen[name][row], padding, strict=True) if not padded]
+            for name in ("postprocessed_responses", "logprobs", "ref_logprobs")
+        }
+        batch.append(
+            Completion(
+                tokens=kept["postprocessed_responses"],
+                score=seen["scores"][row],
+                group=row % (len(seen["scores"]) // 4),
+                advantages=[seen["advantages"][row]],
+                truncated=not seen["contain_eos_token"][row],
+                logprobs=kept["logprobs"],
+                ref_logprobs=kept["ref_logprobs"],
+                penalty=seen["non_score_reward"][row],
+            )
+        )
+    return batch
+
+
+def trained_by_older_rloo(update: ppo_spy.Update) -> list[Trained]:
+    rows = []
+    for batch in update.micro:
+        for row, index in enumerate(batch["micro_batch_inds"]):
+            kept = ~batch["padding_mask"][index]
+            new, old = (batch[name][row][kept].double().tolist() for name in ("new", "mb_logprobs"))
+            rows.append(Trained(new, old, [batch["mb_advantage"][row].item()], None, 0, batch["first"]))
+    return rows
 
 
 @pytest.mark.skipif(not has_ppo(), reason="PPOTrainer was removed from TRL in 1.13")
