@@ -133,6 +133,18 @@ def test_what_comes_after_a_steps_row_adds_to_it_and_repeats_nothing() -> None:
     run.close("finished")
 
 
+def test_what_a_probe_reports_within_a_step_is_written_at_once() -> None:
+    run, tracker = run_of(strict=True)
+    run.training.report({NORM: 1.0})
+    run.finish(step_of(5))
+    run.training.report({NORM: 4.0})
+    run._pending = (6, None)  # type: ignore[assignment]  # as where a device still computes
+    run.training.report({NORM: 9.0})
+    assert [(step, measured(row)) for step, row in tracker.rows[1:]] == [(5, {NORM: 4.0})]
+    run._pending = None
+    run.close("finished")
+
+
 # Probes.
 
 

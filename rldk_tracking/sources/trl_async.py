@@ -177,11 +177,14 @@ class AsyncSource:
             if not is_training(trainer):
                 return original(model, inputs, *args, **kwargs)
             outputs: list[Any] = []
-            hook = model.register_forward_hook(lambda module, given, output: outputs.append(output))
+            hook = None
+            with self._shield.at("reading the loss"):
+                hook = model.register_forward_hook(lambda module, given, output: outputs.append(output))
             try:
                 loss = original(model, inputs, *args, **kwargs)
             finally:
-                hook.remove()
+                if hook is not None:
+                    hook.remove()
             with self._shield.at("reading the loss"):
                 self._keep(trainer, inputs, outputs[-1] if outputs else None)
             return loss

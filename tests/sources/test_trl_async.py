@@ -141,6 +141,19 @@ def test_what_lacks_is_told_once_and_leaves_the_logs(lacks: str) -> None:
     assert seen.scalars["rldk/async/queue_length"] == 0.0
 
 
+def test_no_fault_of_the_reading_reaches_the_training() -> None:
+    trainer = Trainer(Collator())
+    source = AsyncSource(trainer)
+    source.attach(trainer, Shield())
+    trainer.rollout_queue.put("no completion")
+    assert trainer.rollout_queue.get() == "no completion"
+    assert trainer.callback_handler.train_dataloader.collate_fn.torch_call([]) == []
+    assert trainer.compute_loss(len, {"input_ids": [1, 2]}) == 2, "a model that cannot be hooked"
+    with pytest.raises(queue.Empty):
+        trainer.rollout_queue.get_nowait()
+    assert source.read(1, {}).rollout is None
+
+
 def test_another_rank_has_no_queue() -> None:
     trainer = Trainer()
     trainer.rollout_queue = None  # type: ignore[assignment]
