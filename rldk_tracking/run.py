@@ -191,7 +191,7 @@ class Run:
         self.complete()
         known = {} if override or self.latest_step != step else self.latest
         # Before the first row the trainer's own numbers are those of the step that is under way.
-        found = ({} if self.latest_step is None and not override else named(logs)) | judge.own_names.read(logs)
+        found = ({} if self.latest_step is None and not override else named(logs)) | judge.own_numbers(logs)
         scalars = {key: value for key, value in found.items() if key not in known and math.isfinite(value)}
         if ranks.writes:
             self._write(step, scalars)
@@ -206,7 +206,7 @@ class Run:
     def _collect(self, data: StepData, ranks: Ranks, judge: Judge) -> Part:
         """What this rank knows of the step. What cannot be read is missing, and no fault keeps it from the exchange."""
         self.probes.collect(data)
-        data.add(judge.own_names.read(data.logs, data.is_last) | self._urgent, override=False)
+        data.add(judge.own_numbers(data.logs, data.is_last) | self._urgent, override=False)
         self._urgent = {}
         part = part_of(data.scalars, data.vector, data.rollout, data.update, self.shield)
         if part.scalars or part.rollout or part.update:

@@ -92,6 +92,10 @@ class Judge:
             row.update(self._limits)
         return alerts
 
+    def own_numbers(self, logs: Mapping[str, Any], is_last: bool = False) -> dict[str, float]:
+        """What a log holds under names that are not in the catalogue and that a rule or chart asks for."""
+        return self.own_names.read(logs, is_last) if self._asking or self._charts else {}
+
     def _never_logged(self, step: int) -> list[Alert]:
         """The alert about names that rules or charts ask for and that no log had: when it is due, and its end."""
         own, was = self.own_names, self._never
