@@ -33,7 +33,15 @@ from rldk_tracking.sources.batches import batch_of, what_lacks
 from rldk_tracking.sources.contract import accumulated, micro_batches_between, of_completions, stop_ids
 from rldk_tracking.sources.generation import Generation, align, at_sampling, joined, keys_of, stacked
 from rldk_tracking.sources.logs import Kind, Observation, canonical
-from rldk_tracking.sources.loss_pass import LossPass, LossWatch, is_rloo, is_training, logprobs_of, update_of
+from rldk_tracking.sources.loss_pass import (
+    OF_COMPLETIONS,
+    LossPass,
+    LossWatch,
+    is_rloo,
+    is_training,
+    logprobs_of,
+    update_of,
+)
 from rldk_tracking.sources.reward_functions import REWARDS, RewardWatch, Scored
 from rldk_tracking.sources.scoring import NOT_SCORED, logs_of, with_rewards
 from rldk_tracking.sources.wrapping import SCORING, Wrapped
@@ -166,7 +174,9 @@ class GroupSource:
         self._trained_on += [weakref.ref(part["completion_ids"]) for part in parts]
         generation = generation_of(trainer, passes[0].step, parts)
         for one in first:
-            one.generation = generation
+            # With log-probabilities of its own it may have been sampled with other weights.
+            if one.inputs.get("old_per_token_logps") is None and OF_COMPLETIONS not in one.inputs:
+                one.generation = generation
         obstacle = with_rewards(generation, trainer, self._last_scored) if self._last_scored else NOT_SCORED
         if obstacle is not None:
             self._say(obstacle)

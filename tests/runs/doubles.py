@@ -406,7 +406,7 @@ DOUBLES = [
         from_log=1,
     ),
     Double("axolotl's buffer", "micro-batches are taken out of `_buffered_inputs`", popping),
-    Double("axolotl's deferred scoring", "no `_generate_and_score_completions`", deferred),
+    Double("axolotl's deferred scoring", "no `_generate_and_score_completions`", deferred, is_stock=False),
     Double(
         "axolotl's deferred scoring, on-policy",
         "the same, each completion trained on once",
