@@ -26,6 +26,12 @@ Keys, read by `rldk_tracking.metrics.keys`:
     rldk/eval/<set>/perplexity | 1 | logs | lower
         Perplexity on held-out text, one of several.
         = as the trainer logs it
+    rldk/train/token_accuracy | 1 | logs | higher
+        Share of the texts' tokens that are the model's first choice, in training on given texts.
+        = as TRL logs it, `mean_token_accuracy`
+    rldk/train/entropy | nats per token | logs
+        How undecided the model is on given texts, as against those that it samples (rldk/policy/entropy).
+        = as TRL logs it
     rldk/tools/call_frequency | 1 | logs
         Calls of tools in a completion.
         = number of calls / number of completions, as the trainer logs it
@@ -71,15 +77,16 @@ _BY_KEY: dict[str, tuple[str, ...]] = {
         "rollout/reward_mean",
         "reward",
         "objective/scores",
+        "self_distillation/reward_mean",
         "critic/score/mean",
         "ppo/mean_scores",
         "env/reward_mean",
     ),
-    "rldk/reward/std": ("rollout/reward_std", "env/reward_std", "ppo/std_scores"),
-    "rldk/reward/min": ("critic/score/min",),
-    "rldk/reward/max": ("critic/score/max",),
-    "rldk/reward/group_std_mean": ("group_reward_std",),
-    "rldk/reward/group_tied_fraction": ("frac_reward_zero_std",),
+    "rldk/reward/std": ("rollout/reward_std", "env/reward_std", "ppo/std_scores", "self_distillation/reward_std"),
+    "rldk/reward/min": ("critic/score/min", "self_distillation/reward_min"),
+    "rldk/reward/max": ("critic/score/max", "self_distillation/reward_max"),
+    "rldk/reward/group_std_mean": ("group_reward_std", "self_distillation/group_reward_std_mean"),
+    "rldk/reward/group_tied_fraction": ("frac_reward_zero_std", "self_distillation/flat_group_fraction"),
     "rldk/kl/ref_per_sequence": ("objective/kl",),
     "rldk/kl/ref_k3": ("actor/kl_loss",),
     "rldk/kl/ref_k1": ("actor/reward_kl_penalty", "critic/kl", LOG_RATIO),
@@ -114,12 +121,14 @@ _BY_KEY: dict[str, tuple[str, ...]] = {
     "rldk/length/terminated_mean": ("completions/mean_terminated_length",),
     "rldk/length/truncated_fraction": (
         "completions/clipped_ratio",
+        "completions/truncated_fraction",
         "response_length/clip_ratio",
         "rollout/truncated_rate",
         "response_clip_ratio",
     ),
     "rldk/sampler/logp_diff_mean": ("sampling/sampling_logp_difference/mean",),
     "rldk/sampler/k3": ("rollout_corr/k3_kl",),
+    "rldk/train/token_accuracy": ("mean_token_accuracy",),
     "rldk/tools/call_frequency": ("tools/call_frequency",),
     "rldk/tools/failure_frequency": ("tools/failure_frequency",),
     "rldk/sampler/logp_diff_max": ("sampling/sampling_logp_difference/max",),
@@ -147,6 +156,12 @@ EVALUATED: dict[str, str] = {
     "perplexity": "rldk/eval/perplexity",
 }
 """What an evaluation logs, without the `eval_`."""
+
+OF_NONE: dict[str, tuple[str, float]] = {
+    "tools/failure_frequency": ("tools/call_frequency", 0.0),
+    "completions/mean_terminated_length": ("completions/clipped_ratio", 1.0),
+}
+"""What TRL logs as 0 where there is nothing that it could be a mean of: where another name has this value."""
 
 OF_REWARD_MODEL: tuple[dict[str, str], ...] = (
     {"accuracy": "rldk/preference/accuracy", "margin": "rldk/preference/margin"},

@@ -31,6 +31,7 @@ from rldk_tracking.sources.aliases import (
     NAN_COUNTERS,
     OF_ASYNC,
     OF_FUNCTION,
+    OF_NONE,
     OF_PASSES,
     OF_REWARD_MODEL,
     OF_VALIDATION,
@@ -247,9 +248,9 @@ def _key(name: str, names: Mapping[str, Any], kind: Kind | None, within_groups: 
     if name == "reward_std":
         return "rldk/reward/group_std_mean" if within_groups else "rldk/reward/std"
     if name == "entropy" and (preference or "mean_token_accuracy" in names):
+        return "rldk/train/entropy"  # of texts that are given
+    if name in OF_NONE and number(names.get(OF_NONE[name][0])) == OF_NONE[name][1]:
         return None
-    if name == "tools/failure_frequency" and number(names.get("tools/call_frequency")) == 0:
-        return None  # 0 by construction: of no call
     known = ALIASES.get(name)
     if known in DRIFTS and SCORED in names:
         return None

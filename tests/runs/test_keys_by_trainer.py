@@ -50,8 +50,14 @@ SAMPLER = group("sampler")
 DRIFT = named("preference", "chosen_logps_drift rejected_logps_drift")
 PREFERENCE = group("preference", DRIFT)
 NORM_CLIPPING = {"rldk/grad/norm_clipped_fraction"}
+GIVEN = named("train", "entropy token_accuracy")
+"""Of texts that are not sampled."""
 TRAINING = (
-    group("train") | group("grad", NORM_CLIPPING, RARE) | group("weight") | group("update") | group("nan", RARE, REWARD)
+    group("train", GIVEN)
+    | group("grad", NORM_CLIPPING, RARE)
+    | group("weight")
+    | group("update")
+    | group("nan", RARE, REWARD)
 )
 SPEED = named("throughput", "step_seconds tokens_per_second samples_per_second")
 ROLLOUT_SPEED = {"rldk/throughput/rollout_fraction"}
@@ -151,20 +157,23 @@ def test_ppo(name: str, ppo_run: Callable[[str], Ran]) -> None:
 @pytest.mark.parametrize("kind", ["dpo", "orpo", "cpo"])
 def test_preference_training(kind: str, text_run: Callable[[str], Ran]) -> None:
     drift = DRIFT if kind == "dpo" else set()
-    check(text_run(kind), TRAINING | NORM_CLIPPING | PREFERENCE | drift | {"rldk/throughput/step_seconds"})
+    given = GIVEN if kind == "dpo" else set()
+    check(text_run(kind), TRAINING | given | NORM_CLIPPING | PREFERENCE | drift | {"rldk/throughput/step_seconds"})
 
 
 def test_kto_compares_no_pairs(text_run: Callable[[str], Ran]) -> None:
     expected = TRAINING | NORM_CLIPPING | PREFERENCE | DRIFT | {"rldk/throughput/step_seconds"}
-    check(text_run("kto"), expected - {"rldk/preference/accuracy"})
+    check(text_run("kto"), expected - {"rldk/preference/accuracy"} | {"rldk/train/entropy"})
 
 
 def test_supervised_training(text_run: Callable[[str], Ran]) -> None:
-    check(text_run("sft"), TRAINING | NORM_CLIPPING | {"rldk/throughput/step_seconds"})
+    check(text_run("sft"), TRAINING | GIVEN | NORM_CLIPPING | {"rldk/throughput/step_seconds"})
 
 
 def test_every_documented_series_of_these_groups_is_emitted_somewhere() -> None:
-    emitted = GROUP_TRAINER | PPO | KL | RATIOS | CLIPPING | SEVERAL | WATCHED | SAMPLER | PREFERENCE | DRIFT | ENDING
+    emitted = (
+        GROUP_TRAINER | PPO | KL | RATIOS | CLIPPING | SEVERAL | WATCHED | SAMPLER | PREFERENCE | DRIFT | ENDING | GIVEN
+    )
     documented = {lookup(key) for key in emitted}
     groups = {key.name.split("/")[1] for key in documented if key is not None} - {"throughput"}
     missing = [key for name, key in CATALOGUE.items() if name.split("/")[1] in groups and key not in documented]

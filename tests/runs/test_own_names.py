@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from rldk_tracking import InMemoryTracker, RLDKCallback, Rule, replay
 from rldk_tracking.demo.trainers import grpo_trainer
 from rldk_tracking.health.presets import rules_for
 from rldk_tracking.history.past import load
+from tests.runs.trl_trainers import byte_tokenizer, tiny_model
 
 CALL = '<tool_call>\n{"name": "%s", "arguments": {"text": "ab"}}\n</tool_call><|im_end|>'
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>"]
 
 
 def above(name: str, limit: float, rule: str = "team.own") -> Rule:
@@ -30,21 +28,6 @@ def scored(completions: list[Any], log_metric: Any = None, log_extra: Any = None
     log_metric("env/score", float(len(completions)))
     log_extra("shout", ["x"] * len(completions))
     return [float(index % 3) for index, _ in enumerate(completions)]
-
-
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes and a few marks, with a chat template that knows tools."""
-    import trl
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    plain = Tokenizer(models.BPE(vocab={letter: place for place, letter in enumerate(letters)}, merges=[]))
-    plain.pre_tokenizer, plain.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    plain.add_special_tokens(SPECIAL[:3])
-    plain.add_tokens(SPECIAL[3:])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    tokenizer.chat_template = (Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja").read_text()
-    return tokenizer
 
 
 def shout(text: str) -> str:
@@ -62,18 +45,11 @@ def tools_trainer(folder: Path, says: list[str], **settings: Any) -> Any:
     from trl import GRPOConfig, GRPOTrainer
 
     tokenizer = byte_tokenizer()
-    torch.manual_seed(0)
-    model = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-            num_key_value_heads=2, max_position_embeddings=2048, eos_token_id=tokenizer.eos_token_id,
-        )
-    )  # fmt: skip
     batch = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 400}
     quiet = {"report_to": [], "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
     config = GRPOConfig(**{"output_dir": str(folder), "max_steps": 3, "logging_steps": 1, **batch, **quiet, **settings})
     trainer = GRPOTrainer(
-        model=model,
+        model=tiny_model(),
         reward_funcs=scored,
         args=config,
         train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": "hi"}]}] * 8),

@@ -129,8 +129,18 @@ def test_numbers_are_found_in_whatever_a_log_holds(value: Any, expected: float |
         ({"train_runtime": 9.0, "train_loss": 0.3, "loss": 0.1}, {}),
         ({"reward": None, "kl": None, "anything": 1.0}, {}),
         # An entropy that is not of a policy in reinforcement learning.
-        ({"loss": 2.0, "entropy": 1.0, "mean_token_accuracy": 0.6}, {"rldk/train/loss": 2.0}),
-        ({"rewards/margins": 0.2, "entropy": 1.0}, {"rldk/preference/margin": 0.2}),
+        ({"loss": 2.0, "entropy": 1.0, "mean_token_accuracy": 0.6}, {
+            "rldk/train/loss": 2.0, "rldk/train/entropy": 1.0, "rldk/train/token_accuracy": 0.6,
+        }),
+        ({"rewards/margins": 0.2, "entropy": 1.0}, {"rldk/preference/margin": 0.2, "rldk/train/entropy": 1.0}),
+        # Of no call no share fails, and of no completion that ended there is no mean.
+        ({"completions/mean_terminated_length": 0.0, "completions/clipped_ratio": 1.0}, {
+            "rldk/length/truncated_fraction": 1.0,
+        }),
+        ({"tools/call_frequency": 0.0, "tools/failure_frequency": 0.0}, {"rldk/tools/call_frequency": 0.0}),
+        ({"tools/call_frequency": 0.5, "tools/failure_frequency": 0.25}, {
+            "rldk/tools/call_frequency": 0.5, "rldk/tools/failure_frequency": 0.25,
+        }),
         # verl: what of a validation set is logged, also in MLflow's spelling, and how far the sampler is.
         ({"val-core/openai/gsm8k/acc/mean@8": 0.6, "val-aux/gsm8k/reward/mean_at_2": 0.4, "val-aux/a/acc/std@2": 1}, {
             "rldk/eval/openai_gsm8k/accuracy": 0.6, "rldk/eval/gsm8k/reward": 0.4,
