@@ -14,8 +14,8 @@ from rldk_tracking.probes.contract import ContractWatch, is_measured
 from rldk_tracking.probes.samples import SampleTable
 from rldk_tracking.ranks import Merged
 from rldk_tracking.sources.contract import Contract
-from rldk_tracking.sources.detect import package_of, source_for
-from rldk_tracking.sources.logs import LogsSource, Observation, Source, canonical, named
+from rldk_tracking.sources.detect import LogsSource, package_of, source_for
+from rldk_tracking.sources.logs import Observation, Source, canonical, named
 from rldk_tracking.sources.trl_async import AsyncSource
 
 logger = logging.getLogger(__name__)

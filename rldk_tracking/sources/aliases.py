@@ -90,7 +90,14 @@ _BY_KEY: dict[str, tuple[str, ...]] = {
     "rldk/kl/ref_per_sequence": ("objective/kl",),
     "rldk/kl/ref_k3": ("actor/kl_loss",),
     "rldk/kl/ref_k1": ("actor/reward_kl_penalty", "critic/kl", LOG_RATIO),
-    "rldk/policy/entropy": ("entropy", "policy/entropy_avg", "actor/entropy", "actor/entropy_loss", "entropy_loss"),
+    "rldk/policy/entropy": (
+        "entropy",
+        "policy/entropy_avg",
+        "actor/entropy",
+        "actor/entropy_loss",
+        "entropy_loss",
+        "ppo/policy/entropy",
+    ),
     "rldk/policy/clip_fraction": (
         "clip_ratio/region_mean",
         "clip_ratio",
@@ -106,7 +113,7 @@ _BY_KEY: dict[str, tuple[str, ...]] = {
     "rldk/value/loss": ("loss/value_avg", "critic/vf_loss", "critic_loss", "ppo/loss/value"),
     "rldk/value/clip_fraction": ("val/clipfrac_avg", "critic/vf_clipfrac", "ppo/val/clipfrac"),
     "rldk/value/explained_variance": ("critic/vf_explained_var", "ppo/val/var_explained"),
-    "rldk/advantage/mean": ("critic/advantages/mean",),
+    "rldk/advantage/mean": ("critic/advantages/mean", "ppo/policy/advantages_mean"),
     "rldk/length/mean": (
         "completions/mean_length",
         "completion_length",

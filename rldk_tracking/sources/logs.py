@@ -257,30 +257,3 @@ def _key(name: str, names: Mapping[str, Any], kind: Kind | None, within_groups: 
     if known is None and not preference and name.startswith("rewards/") and (match := OF_FUNCTION.fullmatch(name)):
         return f"rldk/reward/function/{match['function']}/{match['statistic'] or 'mean'}"
     return known
-
-
-class LogsSource:
-    """Any trainer that is not known: its logs are all there is. See `Source`."""
-
-    honours_stop = True
-    rows_per_rank = 1
-
-    def __init__(self, trainer: Any, contract: Contract) -> None:
-        self.contract = contract
-        self.missing: list[str] = []
-        self.rollout_seconds: float | None = None
-
-    def attach(self, trainer: Any, shield: Shield) -> None:
-        """Nothing is installed."""
-        if self.contract.rollout:
-            self.missing = [
-                "it samples completions, but not as a trainer that is known, so that its logs are all there is"
-            ]
-
-    def detach(self) -> None:
-        """Nothing was installed."""
-
-    def read(self, step: int, logs: Mapping[str, Any]) -> Observation:
-        """The logs under canonical keys, but for the speed, which is measured."""
-        found = canonical(logs, "other", reward_std_within_groups=False)
-        return Observation({key: value for key, value in found.items() if "/throughput/" not in key})

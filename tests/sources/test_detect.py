@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from rldk_tracking import demo
-from rldk_tracking.sources.detect import source_for
-from rldk_tracking.sources.logs import LogsSource
+from rldk_tracking.sources.detect import LogsSource, source_for
 from rldk_tracking.sources.trl_async import AsyncSource
 from rldk_tracking.sources.trl_grpo import GroupSource
 from rldk_tracking.sources.trl_ppo import PPOSource

@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from rldk_tracking import demo
+from rldk_tracking.isolation import Shield
 from rldk_tracking.metrics.keys import lookup
 from rldk_tracking.rollout import Rollout
 from rldk_tracking.sources.contract import Contract
-from rldk_tracking.sources.logs import LogsSource, Observation, canonical, number
+from rldk_tracking.sources.detect import LogsSource
+from rldk_tracking.sources.logs import Observation, canonical, number
 
 
 def test_an_empty_observation() -> None:
@@ -255,3 +257,27 @@ def test_of_a_trainer_that_samples_something_lacks(fields: tuple[str, ...], lack
     source = LogsSource(None, Contract(frozenset(fields)))
     source.attach(None, None)
     assert len(source.missing) == lacks
+
+
+def test_what_the_step_of_an_old_ppo_returns_is_read_beside_its_logs() -> None:
+    """TRL's up to 0.11, on which LLaMA-Factory's stands: callbacks get a loss and a reward, `step` returns it all."""
+
+    class Old:
+        def step(self, queries: list[int], responses: list[int], scores: list[float]) -> Any:
+            statistics = {"ppo/policy/clipfrac": np.array([0.25]), "objective/kl": 2.0, "objective/kl_dist": np.ones(4)}
+            return statistics if scores else None
+
+        def log_stats(self, statistics: Any) -> None: ...
+
+    trainer = Old()
+    source = LogsSource(trainer, Contract())
+    source.attach(trainer, Shield())
+    assert trainer.step([1], [2], [0.5])["objective/kl"] == 2.0
+    first = {"rldk/policy/clip_fraction": 0.25, "rldk/kl/ref_per_sequence": 2.0}
+    assert source.read(1, {}).scalars == first
+    assert source.read(2, {"loss": 0.5}).scalars == {"rldk/train/loss": 0.5}, "of the step before"
+    trainer.step([1], [2], [0.5])
+    assert source.read(3, {"loss": 0.5}).scalars == first | {"rldk/train/loss": 0.5}
+    assert trainer.step([1], [2], []) is None and source.read(4, {}).scalars == {}
+    source.detach()
+    assert "step" not in vars(trainer)
