@@ -242,7 +242,9 @@ def update_of(trainer: Any, passes: Sequence[LossPass]) -> PolicyUpdate | None:
 
 def is_rloo(trainer: Any) -> bool:
     """Whether its loss has one ratio of each completion, the product over its tokens, as RLOO's."""
-    return any(OF_COMPLETIONS in local_variables(trainer, method) for method in (SCORING, *LOSSES))
+    # Unsloth's loss calls those of tokens so, but has no `logps` to divide by.
+    of_losses = [local_variables(trainer, method) for method in LOSSES]
+    return OF_COMPLETIONS in local_variables(trainer, SCORING) or any({OF_COMPLETIONS, "logps"} <= v for v in of_losses)
 
 
 def clips_logarithms(trainer: Any) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 from rldk_tracking.callback import RLDKCallback
 from rldk_tracking.demo.task import reward
 from rldk_tracking.demo.trainers import grpo_trainer
+from rldk_tracking.sources.loss_pass import is_rloo
 from rldk_tracking.trackers.memory import InMemoryTracker
 
 
@@ -180,6 +181,8 @@ def test_log_probabilities_of_rows_that_were_packed_to_the_left(
             length = inputs["completion_ids"].shape[1]
             assert self._get_per_token_logps_and_entropies(model, *both, length)[0] is None
             new = super()._get_per_token_logps_and_entropies(model, *both, length)[0]
+            old_logps = inputs["old_per_token_logps"]  # of tokens, by the name that RLOO has for those of completions
+            assert old_logps.shape[1] >= length
             return -(new * inputs["advantages"][:, None])[inputs["completion_mask"].bool()].mean()
 
         def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
@@ -188,7 +191,8 @@ def test_log_probabilities_of_rows_that_were_packed_to_the_left(
             return super()._get_per_token_logps_and_entropies(*args, **kwargs)
 
     with caplog.at_level(logging.WARNING, logger="rldk_tracking"):
-        tracker, _ = trained(tmp_path, Unsloth, num_iterations=2, steps=4)
+        tracker, trainer = trained(tmp_path, Unsloth, num_iterations=2, steps=4)
+    assert not is_rloo(trainer)
     series = {key: dict(points) for key, points in tracker.series.items()}
     assert len(seen) == 2
     assert any((rows["prompt_mask"] == 0).any() for rows in seen), "prompts of several lengths"
