@@ -87,16 +87,19 @@ def results() -> list[Result]:
     return sorted(made, key=lambda one: one.package.lower())
 
 
-def stored(database: Path) -> dict[str, dict[int, float]]:
-    """The `rldk/` series of the one run in MLflow's sqlite store: step to value. A point that is there twice fails."""
+def stored(database: Path, prefix: str = "rldk/") -> dict[str, dict[int, float]]:
+    """The `rldk/` series of the one run in MLflow's sqlite store: step to value. A point that is there twice fails.
+
+    Another prefix reads the trainer's own series in the place of ours.
+    """
     series: dict[str, dict[int, float]] = defaultdict(dict)
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as store:
         runs = store.execute("select distinct run_uuid from metrics where key like 'rldk/%'").fetchall()
         if len(runs) != 1:
             raise ValueError(f"{database} has rldk/ series of {len(runs)} runs, not of one")
         for key, step, value, is_nan in store.execute("select key, step, value, is_nan from metrics"):
-            if key.startswith("rldk/"):
-                if step in series[key]:
+            if key.startswith(prefix):
+                if step in series[key] and key.startswith("rldk/"):
                     raise ValueError(f"{key} is stored twice at step {step}")
                 series[key][step] = math.nan if is_nan else value
     return dict(series)
