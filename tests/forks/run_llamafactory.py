@@ -52,7 +52,7 @@ LOGGED = {
 MISSING = {
     "rm": {"which it does not log": ["rldk/preference/accuracy", "rldk/preference/margin"]},
     "ppo": {
-        "which its own loop keeps to itself: on_log holds loss, reward and learning rate": [
+        "which neither its log nor what its `step` returns has": [
             "rldk/advantage/std",
             "rldk/diversity/distinct_2",
             "rldk/kl/ref_k1",
