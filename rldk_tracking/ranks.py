@@ -27,8 +27,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rldk_tracking.metrics import process_group
-from rldk_tracking.metrics.columns import Array, Table
+from rldk_tracking.metrics.columns import Table
 from rldk_tracking.metrics.keys import lookup
+from rldk_tracking.metrics.statistics import Array
 from rldk_tracking.metrics.vector import Part, Schema, VectorLayout
 
 __all__ = ["Merged", "Part", "Ranks", "Schema", "Transfer"]

@@ -53,8 +53,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rldk_tracking.metrics.columns import Array, Labels, Table, count_of, finite, moment_columns, moment_names, precise
-from rldk_tracking.metrics.statistics import merge_moments, spearman
+from rldk_tracking.metrics.columns import Table, count_of, finite, merge_moments, moment_columns, moment_names, precise
+from rldk_tracking.metrics.statistics import Array, Labels, spearman
 from rldk_tracking.rollout import Rollout
 
 COLUMNS = (*moment_names("advantage/used"), *moment_names("advantage/raw"), "advantage/positive")

@@ -48,7 +48,8 @@ import torch
 from torch import Tensor
 
 from rldk_tracking.metrics.advantage import Groups
-from rldk_tracking.metrics.columns import Array, Table, precise
+from rldk_tracking.metrics.columns import Table, precise
+from rldk_tracking.metrics.statistics import Array
 from rldk_tracking.rollout import Rollout
 
 SIGNATURE = tuple(f"diversity/min_hash_{index:02d}" for index in range(16))

@@ -34,7 +34,8 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from rldk_tracking.metrics.columns import Array, Table, finite, precise, square_sum, where_masked
+from rldk_tracking.metrics.columns import Table, finite, precise, square_sum, where_masked
+from rldk_tracking.metrics.statistics import Array
 from rldk_tracking.rollout import Rollout
 
 COLUMNS = ("kl/k1", "kl/k2", "kl/k3")

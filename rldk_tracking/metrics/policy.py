@@ -67,7 +67,6 @@ import torch
 from torch import Tensor
 
 from rldk_tracking.metrics.columns import (
-    Array,
     Table,
     count_of,
     finite,
@@ -77,6 +76,7 @@ from rldk_tracking.metrics.columns import (
     square_sum,
     where_masked,
 )
+from rldk_tracking.metrics.statistics import Array
 from rldk_tracking.rollout import PolicyUpdate, Rollout
 
 COLUMNS = ("policy/entropy", "policy/surprise_max")

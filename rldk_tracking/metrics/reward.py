@@ -88,8 +88,8 @@ import torch
 from torch import Tensor
 
 from rldk_tracking.metrics.advantage import Groups, merge_near_ties
-from rldk_tracking.metrics.columns import Array, Table, finite, precise
-from rldk_tracking.metrics.statistics import QUANTILES, grouped_spearman, pearson, quantiles
+from rldk_tracking.metrics.columns import Table, finite, precise
+from rldk_tracking.metrics.statistics import QUANTILES, Array, grouped_spearman, pearson, quantiles
 from rldk_tracking.rollout import Rollout
 
 MAX_FUNCTIONS = 16

@@ -33,8 +33,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rldk_tracking.metrics.columns import Table, finite, moment_columns, moment_names, precise
-from rldk_tracking.metrics.statistics import merge_moments, pearson
+from rldk_tracking.metrics.columns import Table, finite, merge_moments, moment_columns, moment_names, precise
+from rldk_tracking.metrics.statistics import pearson
 from rldk_tracking.rollout import Rollout
 
 COLUMNS = (*moment_names("value/value"), *moment_names("value/return"), *moment_names("value/error"))

@@ -22,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rldk_tracking.metrics.columns import Array, Table, Tail, merge_tails, tail_length, tail_of
+from rldk_tracking.metrics.columns import Table, Tail, merge_tails, tail_length, tail_of
+from rldk_tracking.metrics.statistics import Array
 
 HEADER = 3
 """Numbers before the columns' flags: rows of the rollout, rows of the update, numbers of the probe."""

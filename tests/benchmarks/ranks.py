@@ -26,8 +26,8 @@ import torch
 
 from rldk_tracking import ranks as module
 from rldk_tracking.metrics import policy, reward
-from rldk_tracking.metrics.columns import Array
 from rldk_tracking.metrics.keys import CATALOGUE
+from rldk_tracking.metrics.statistics import Array
 from rldk_tracking.metrics.vector import Part, VectorLayout
 from rldk_tracking.probes.steps import (
     ROLLOUT_COLUMNS,

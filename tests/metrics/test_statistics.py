@@ -14,16 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import pearsonr, rankdata, spearmanr
 
-from rldk_tracking.metrics.columns import Table, moment_columns, moment_names
+from rldk_tracking.metrics.columns import Moments, Table, merge_moments, moment_columns, moment_names, of_parts
 from rldk_tracking.metrics.statistics import (
     SMALL_GROUP,
-    Moments,
     ResistantSlope,
     grouped_pearson,
     grouped_ranks,
     grouped_spearman,
-    merge_moments,
-    of_parts,
     pearson,
     quantiles,
     spearman,

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rldk_tracking.metrics import vector as module
-from rldk_tracking.metrics.columns import Array
+from rldk_tracking.metrics.statistics import Array
 from rldk_tracking.metrics.vector import Part, Schema, VectorLayout
 
 SCHEMA = Schema(("a", "b", "never"), ("u", "v"), ("t", "s"), ("x", "y"))
