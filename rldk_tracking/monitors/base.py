@@ -23,7 +23,7 @@ from rldk_tracking.monitors.ending import close_before_reporters
 from rldk_tracking.monitors.training import make_run, reference_to, run_of, say_late, trainer_above
 from rldk_tracking.probes.base import Probe, StepData
 from rldk_tracking.run import Run
-from rldk_tracking.sources.logs import named
+from rldk_tracking.sources.logs import is_evaluation, named
 from rldk_tracking.trackers.base import Tracker
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Monitor(NamedArguments, TrainerCallback, ExportableState):  # type: ignore
             # RLOO up to TRL 0.21, in a loop of its own, logs an update before it counts the step.
             self._logs_before_counting |= not run.probes.honours_stop and state.global_step == self._begun_at
             step = int(state.global_step) + self._logs_before_counting
-            if all(str(key).startswith(("eval_", "test_")) for key in logs if key != "epoch"):
+            if is_evaluation(logs):
                 # They come after the step's row.
                 run.extra_row(step, logs)
             elif step == self._closed_step:

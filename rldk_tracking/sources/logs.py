@@ -168,6 +168,16 @@ def _evaluation(logged: Mapping[str, Any]) -> dict[str, float]:
     return row
 
 
+def is_evaluation(logs: Mapping[str, Any]) -> bool:
+    """Whether a row of a trainer's log is an evaluation's, whatever a trainer of one's own puts beside its numbers.
+
+    >>> is_evaluation({"eval_loss": 0.5, "eval_runtime": 2.0, "memory/max_active (GiB)": 9.0, "epoch": 1.0})
+    True
+    """
+    of_one = [str(key) for key in logs if str(key).startswith(("eval_", "test_"))]
+    return len(of_one) == len(logs.keys() - {"epoch"}) or any(key.endswith("_runtime") for key in of_one)
+
+
 def named(logs: Mapping[str, Any]) -> dict[str, float]:
     """Numbers under our own keys as they are, numbers under a trainer's names translated, and nothing else."""
     own = {key: number(raw) for key, raw in logs.items() if isinstance(key, str) and key.startswith("rldk/")}

@@ -28,9 +28,16 @@ ALWAYS = (
 )
 
 
+class WithMemory(Trainer):  # type: ignore[misc]
+    """It logs numbers of its own beside everything, evaluations too, as axolotl's trainer."""
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        super().log({**logs, "memory/max_active (GiB)": 0.5}, *args, **kwargs)
+
+
 @pytest.fixture(scope="module")
 def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """transformers' own Trainer, with accumulation, a schedule and an evaluation."""
+    """transformers' own Trainer, with accumulation, a schedule, and an evaluation also before the first step."""
     generator = torch.Generator().manual_seed(0)
     rows = [{"input_ids": ids, "labels": ids} for ids in torch.randint(2, 12, (64, 6), generator=generator)]
     args = TrainingArguments(
@@ -44,18 +51,20 @@ def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Ran:
         gradient_accumulation_steps=2,
         eval_strategy="steps",
         eval_steps=2,
+        eval_on_start=True,
         save_strategy="no",
     )
     tracker, logs = InMemoryTracker(), Logs()
     callbacks = [RLDKCallback(trackers=[tracker], strict=True), logs]
-    trainer = Trainer(tiny_model(0), args, train_dataset=rows, eval_dataset=rows[:8], callbacks=callbacks)
+    trainer = WithMemory(tiny_model(0), args, train_dataset=rows, eval_dataset=rows[:8], callbacks=callbacks)
     trainer.train()
     return Ran(tracker, logs, trainer)
 
 
 def check(run: Ran) -> None:
     for key in ALWAYS:
-        assert [step for step, _ in run.tracker.series[key]] == list(run.spy.steps), key
+        # An evaluation before the first step is judged too.
+        assert [step for step, _ in run.tracker.series[key] if step > 0] == list(run.spy.steps), key
     for step, logs in run.spy.steps.items():
         assert run.at(step)["rldk/train/loss"] == pytest.approx(logs["loss"])
         assert run.at(step)["rldk/grad/norm"] == pytest.approx(logs["grad_norm"], rel=1e-5)
@@ -76,7 +85,7 @@ def test_a_trainer_of_transformers(plain_run: Ran) -> None:
 def test_an_evaluation_has_the_step_that_it_was_made_at(plain_run: Ran) -> None:
     logged: list[dict[str, Any]] = plain_run.trainer.state.log_history
     evaluated = {entry["step"]: entry["eval_loss"] for entry in logged if "eval_loss" in entry}
-    assert dict(plain_run.tracker.series["rldk/eval/loss"]) == pytest.approx(evaluated) and set(evaluated) == {2, 4}
+    assert dict(plain_run.tracker.series["rldk/eval/loss"]) == pytest.approx(evaluated) and set(evaluated) == {0, 2, 4}
 
 
 def test_the_callback_leaves_the_training_as_it_is(tmp_path: Path) -> None:
