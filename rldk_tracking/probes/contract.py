@@ -152,11 +152,9 @@ class ContractWatch:
         if before is not None and before != missing and not is_last:
             return None
         self._said |= missing
-        came = self.series - missing
-        # Where no tensors are read, all that came is of its logs.
-        from_logs = came & self._from_logs if self._readable else came
+        came, of, from_logs = len(self.series) - len(missing), len(self.series), len(self.series & self._from_logs)
         return (
-            f"Read: {len(came)} of {len(self.series)} series of this trainer, {len(from_logs)} of them from its logs; "
+            f"Read: {came} of {of} series of this trainer, {from_logs} of them from its logs; "
             f"not: {in_words(missing, self.series)}"
         )
 

@@ -143,7 +143,7 @@ def test_logs_stand_for_completions_that_do_not_come(
     (said,) = [record.getMessage() for record in caplog.records]
     assert said.startswith("rldk: SimpleNamespace (of no package) cannot be read whole" + (f": {why}." if why else "."))
     assert (
-        "Read: 3 of 15 series of this trainer, 3 of them from its logs; not: rldk/length/{max, min, p95, std}, " in said
+        "Read: 3 of 15 series of this trainer, 2 of them from its logs; not: rldk/length/{max, min, p95, std}, " in said
     )
     assert coverage == pytest.approx(3 / 15)
     ((columns, rows, step),) = published.of("log_table", "rldk/system/coverage")
