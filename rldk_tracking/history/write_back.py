@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from rldk_tracking.history.reading import read
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.trackers.base import RejectedError, UnavailableError
+from rldk_tracking.trackers.base import RejectedError, Row, UnavailableError
 from rldk_tracking.trackers.registry import backends
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def write_back(source: str, result: ReplayResult, backend: str, aliases: Mapping
             for entry in read(source, aliases).entries:
                 row = {key: value for key, value in entry.row.items() if key not in known}
                 if row:
-                    tracker.log(row, entry.step)
+                    tracker.log_rows([Row.of(row, entry.step, time.time())])
             for _, alert in result.alerts:
                 tracker.alert(alert)
             tracker.status(result.verdict if result.verdict in ("warning", "critical") else "finished", {}, 0)

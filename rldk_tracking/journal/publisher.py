@@ -37,7 +37,7 @@ from rldk_tracking.journal.journal import Journal, journal_number
 from rldk_tracking.journal.offset import named
 from rldk_tracking.journal.process import LOOK_S, Destination, courier
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.trackers.base import Tracker
+from rldk_tracking.trackers.base import Row, Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ class Publisher:
         last = tracker.last_step()
         if last is not None and self.journal is not None:
             for step, row in self.journal.earlier.rows(self.journal.path, last, resumed_at):
-                tracker.log(tracker.wanted(row), step)
+                tracker.log_rows([Row.of(row, step, time.time())])
         return last or 0
 
     def health(self) -> dict[str, float]:
@@ -216,8 +216,8 @@ class Publisher:
                 self._delivery = courier().health(self.journal)
         for tracker, last in self._in_process:
             with self.shield.at(f"writing to {tracker.name}"):
-                if (wanted := tracker.wanted(row)) and tracker.takes_rows and step > last:
-                    tracker.log(wanted, step)
+                if row and tracker.takes_rows and step > last:
+                    tracker.log_rows([Row.of(row, step, time.time())])
                 for alert in alerts:
                     tracker.alert(alert)
         self.status(status, self.latest[0] or step)

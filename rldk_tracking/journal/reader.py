@@ -44,7 +44,7 @@ class Entry:
     def row(self) -> Row:
         """The row of a step's record."""
         metrics, step = self.calls[0][1]
-        return Row(metrics, step, float(self.record["time"]))
+        return Row.of(metrics, step, float(self.record["time"]))
 
 
 class Lines(Protocol):

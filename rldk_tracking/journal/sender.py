@@ -10,7 +10,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from rldk_tracking.charts.announce import announced_by
@@ -179,8 +178,7 @@ class Sender:
 
     def _send_batch(self, batch: Sequence[Entry]) -> bool:
         """False where several rows were refused at once, so that it is not known which."""
-        wanted = self._opened().wanted
-        rows = [replace(entry.row, metrics=wanted(entry.row.metrics)) for entry in batch]
+        rows = [entry.row for entry in batch]
         try:
             self._attempts.make(lambda: self._opened().log_rows(rows))
         except RejectedError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rldk_tracking.messages.arguments import NamedArguments
@@ -26,6 +26,24 @@ class Row:
     metrics: Mapping[str, float]
     step: int
     time: float
+    own: Mapping[str, float] = field(default_factory=dict)
+    """Numbers that the trainer logged under names of its own, and rules or charts ask for. The trainer has them in its
+    trackers already: they are for pictures, and for files of ours."""
+
+    @classmethod
+    def of(cls, numbers: Mapping[str, float], step: int, time: float) -> Row:
+        """A step's numbers, told apart by their names.
+
+        >>> Row.of({"rldk/reward/mean": 0.5, "tools/call_frequency": 1.0}, step=3, time=0.0).own
+        {'tools/call_frequency': 1.0}
+        """
+        own = {name: value for name, value in numbers.items() if not name.startswith("rldk/")}
+        return cls({name: value for name, value in numbers.items() if name not in own}, step, time, own)
+
+    @property
+    def all(self) -> dict[str, float]:
+        """Both."""
+        return {**self.metrics, **self.own}
 
 
 class UnavailableError(Exception):
@@ -59,19 +77,12 @@ class Tracker(NamedArguments, ABC):
     """True where the trainer's own callback ends the backend's run at train end. What came later would open another."""
     takes_rows: ClassVar[bool] = True
     """False where rows are of no interest (a channel for alerts)."""
-    takes_own_names: ClassVar[bool] = False
-    """Whether rows may also hold numbers that the trainer logged under names of its own, and rules or charts ask for.
-    The trainer has them in its trackers already: they are for pictures, and for files of ours."""
     repeatable: ClassVar[bool] = True
     """False where a call that is made twice is seen twice. Such a call is not made again when it may have arrived."""
     how_to_join: ClassVar[str] = ""
     """What the user can do where there is no run to join, as a sentence."""
     rows_per_call: ClassVar[int] = 1
     """How many consecutive rows `log_rows` takes at once; more than one only where they are written all or none."""
-
-    def wanted(self, metrics: Mapping[str, float]) -> Mapping[str, float]:
-        """What of a row `log` is to be given."""
-        return metrics if self.takes_own_names else {k: v for k, v in metrics.items() if k.startswith("rldk/")}
 
     @property
     def joined(self) -> bool:
@@ -105,7 +116,8 @@ class Tracker(NamedArguments, ABC):
     def log_rows(self, rows: Sequence[Row]) -> None:
         """Write at most `rows_per_call` rows, in order. Overridden where a row's time is stored, or rows go in bulk."""
         for row in rows:
-            self.log(row.metrics, row.step)
+            if row.metrics:
+                self.log(row.metrics, row.step)
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         """Write a table (samples, worst layers)."""

@@ -35,7 +35,6 @@ class JsonlTracker(Tracker):
     """
 
     name: ClassVar[str] = "jsonl"
-    takes_own_names: ClassVar[bool] = True
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         if not isinstance(path, os.PathLike):
@@ -60,7 +59,7 @@ class JsonlTracker(Tracker):
 
     def log_rows(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            self._append("log", (row.metrics, row.step), row.time)
+            self._append("log", (row.all, row.step), row.time)
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         self._append("log_table", (key, columns, rows, step))

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.trackers.base import Tracker
+from rldk_tracking.trackers.base import Row, Tracker
 
 
 class InMemoryTracker(Tracker):
@@ -31,7 +31,6 @@ class InMemoryTracker(Tracker):
     """
 
     name: ClassVar[str] = "memory"
-    takes_own_names: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self.series: dict[str, list[tuple[int, float]]] = {}
@@ -45,6 +44,10 @@ class InMemoryTracker(Tracker):
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         for key, value in metrics.items():
             self.series.setdefault(key, []).append((step, value))
+
+    def log_rows(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self.log(row.all, row.step)
 
     def last_step(self) -> int | None:
         return max((step for points in self.series.values() for step, _ in points[-1:]), default=None)

@@ -59,7 +59,6 @@ class MLflowTracker(Tracker):
 
     name: ClassVar[str] = "mlflow"
     in_process: ClassVar[bool] = False
-    takes_own_names: ClassVar[bool] = True
     how_to_join: ClassVar[str] = (
         "Call mlflow.start_run() before train(), name a run, MLflowTracker(run_id=...), or have one made, "
         "MLflowTracker(experiment=...)."
@@ -163,7 +162,7 @@ class MLflowTracker(Tracker):
             metric(name, float(value), int(row.time * 1000), int(row.step))
             for row, values in zip(rows, taken, strict=True)
             for name, value in values.items()
-            if name not in self._of_models and name.startswith("rldk/")
+            if name not in self._of_models
         ]
         self._step = int(rows[-1].step)
         with self._store() as client:
@@ -171,8 +170,8 @@ class MLflowTracker(Tracker):
                 client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_PER_REQUEST])
         if time.monotonic() - self._beat > _HEARTBEAT_S:
             self._set_tags({})
-        for row, values in zip(rows, taken, strict=True):
-            self._run_page().row(values, int(row.step))
+        for row in rows:
+            self._run_page().row(self._names.finite(row.all), int(row.step))
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         with self._store() as client:

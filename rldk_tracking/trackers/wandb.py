@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ from rldk_tracking.charts.panels import RunPanels
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.messages.arguments import shown
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.trackers.base import RejectedError, Tracker
+from rldk_tracking.trackers.base import RejectedError, Row, Tracker
 
 STEP = "train/global_step"
 """The x-axis that transformers gives its own series. Ours share it, or W&B shows two."""
@@ -41,7 +42,6 @@ class WandbTracker(Tracker):
     """
 
     name: ClassVar[str] = "wandb"
-    takes_own_names: ClassVar[bool] = True
     repeatable: ClassVar[bool] = False
     how_to_join: ClassVar[str] = "Call wandb.init() before train(), or give it a run: WandbTracker(wandb.init(...))."
 
@@ -109,8 +109,12 @@ class WandbTracker(Tracker):
             self._wandb.Table(columns=["a"], data=[])  # the first one imports pandas, which would hold up a step
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        panels = {} if self._panels is None else self._panels.row(metrics, step)
-        self._write({key: value for key, value in metrics.items() if key.startswith("rldk/")} | panels, step)
+        self.log_rows([Row(metrics, step, time.time())])
+
+    def log_rows(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            panels = {} if self._panels is None else self._panels.row(row.all, row.step)
+            self._write({**row.metrics, **panels}, row.step)
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         table = self._wandb.Table(columns=list(columns), data=[list(row) for row in rows], allow_mixed_types=True)

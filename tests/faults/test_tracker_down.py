@@ -23,7 +23,7 @@ from tests.faults.scenario import Count, Outcome, count, stored_in_mlflow, train
 
 STEPS = 24
 BROKEN = range(6, 17)
-WAIT_MS = 15.0
+WAIT_MS = 10.0
 
 
 def settled(backend: Backend, outcome: Outcome, folder: Path) -> Count:

@@ -11,6 +11,7 @@ import pytest
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.base import Row
 from rldk_tracking.trackers.jsonl import JsonlStore, JsonlTracker
 from tests.trackers.conftest import read
 
@@ -32,6 +33,13 @@ def test_every_line_is_one_object(tmp_path: Path, make_alert: Callable[..., Aler
     assert (records[2]["rule"], records[2]["step"], records[2]["value"]) == ("kl.high", 12, "inf")
     assert records[3]["rows"] == [["a\nb"]]
     tracker.close()
+
+
+def test_numbers_of_the_trainers_own_names_are_in_the_file_too(tmp_path: Path) -> None:
+    tracker = JsonlTracker(tmp_path / "run.jsonl")
+    tracker.log_rows([Row.of({"rldk/a": 1.0, "tools/calls": 2.0}, 3, 0.0)])
+    tracker.close()
+    assert json.loads((tmp_path / "run.jsonl").read_text())["metrics"] == {"rldk/a": 1.0, "tools/calls": 2.0}
 
 
 def test_only_the_owner_can_read_it(tmp_path: Path) -> None:

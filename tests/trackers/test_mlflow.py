@@ -92,15 +92,14 @@ def test_ten_thousand_keys_and_illegal_ones(store: Any, run: Any) -> None:
     tracker = MLflowTracker()
     tracker.open(RunInfo())
     row = {f"rldk/group/key_{i}": float(i) for i in range(2500)}
-    row |= {"rldk/reward/<lambda>": 1.0, "rldk/a(b)%": 2.0, "rldk//x//../y/": 3.0, "rldk/nan": math.nan}
-    row["rldk/" + "é" * 400] = 4.0
+    row |= {"rldk/reward/<lambda>": 1.0, "rldk/a(b)%": 2.0, "//x//../y/": 3.0, "rldk/nan": math.nan, "é" * 400: 4.0}
     tracker.log(row, 1)
     stored = store.client.get_run(run.run_id).data.metrics
     assert len(stored) == 2504
     assert stored["rldk/reward/_lambda_"] == 1.0
     assert stored["rldk/a_b__"] == 2.0
-    assert stored["rldk/x/_/y"] == 3.0
-    assert stored["rldk/" + "é" * 245] == 4.0
+    assert stored["x/_/y"] == 3.0
+    assert stored["é" * 250] == 4.0
     assert stored["rldk/group/key_2499"] == 2499.0
 
 

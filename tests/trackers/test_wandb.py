@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.trackers.base import RejectedError
+from rldk_tracking.trackers.base import RejectedError, Row
 from rldk_tracking.trackers.wandb import WandbTracker, uploaded
 from tests.trackers.wandb_backend import WandbBackend
 from tests.trackers.wandb_log import BLOCK, load_finished, messages
@@ -92,6 +92,17 @@ def test_steps_that_go_back_are_kept(offline: None, tmp_path: Path) -> None:
     log = load_finished(tmp_path)
     assert log.series("rldk/a") == [(5, 5.0), (3, 3.0), (4, 4.0)]
     assert log.summary["train/global_step"] == 5, "where a resumed training goes on"
+
+
+def test_what_log_is_given_is_stored_of_a_row_only_what_is_ours(offline: None, tmp_path: Path) -> None:
+    wandb.init(project="p")
+    tracker = WandbTracker()
+    tracker.open(RunInfo())
+    tracker.log({"mine": 1.0}, 1)
+    tracker.log_rows([Row.of({"rldk/a": 2.0, "tools/calls": 3.0}, 2, 0.0)])
+    wandb.finish()
+    log = load_finished(tmp_path)
+    assert (log.series("mine"), log.series("rldk/a"), log.series("tools/calls")) == ([(1, 1.0)], [(2, 2.0)], [])
 
 
 def test_alerts_are_recorded_offline(offline: None, tmp_path: Path, make_alert: Callable[..., Alert]) -> None:
