@@ -57,17 +57,18 @@ class ContractWatch:
 
     Attributes:
         series: the keys of the contract.
+        contract: what is watched for.
         late: step to numbers of its log that were held back for tensors which did not come.
     """
 
     def __init__(self, contract: Contract) -> None:
         self.late: dict[int, dict[str, float]] = {}
-        self._hides = contract.hides_truncated
+        self.contract, self._hides = contract, contract.hides_truncated
         rollout, update = a_batch(contract.functions)
         self._table, self._update = tables(rollout, update)
         self._keys = lru_cache(maxsize=64)(self._keys_of)
         lacks: dict[str, Any] = {name: None for name in UPDATE_FIELDS if name not in contract.update}
-        promised = columns_of(*tables(only(rollout, contract.rollout), replace(update, **lacks)), hides=True)
+        promised = columns_that_came(*tables(only(rollout, contract.rollout), replace(update, **lacks)), hides=True)
         self.series = frozenset(contract.numbers | (self._keys(promised) if contract.rollout else frozenset()))
         self._of_update, self._period = self._keys(frozenset(self._update.columns)), contract.period
         self._rows: deque[Seen] = deque(maxlen=max(SETTLED_ROWS, contract.period))
@@ -90,7 +91,7 @@ class ContractWatch:
         held = {
             key: logged[key] for key in logged if key not in row and (key in self.series or source_of(key) != "update")
         }
-        columns = columns_of(merged.rollout, merged.update, hides=self._hides)
+        columns = columns_that_came(merged.rollout, merged.update, hides=self._hides)
         self._rows.append(Seen(step, columns, held))
         self._came |= self.series.intersection(row)
         if self.is_settled:
@@ -152,9 +153,11 @@ class ContractWatch:
         if before is not None and before != missing and not is_last:
             return None
         self._said |= missing
-        came, of, from_logs = len(self.series) - len(missing), len(self.series), len(self.series & self._from_logs)
+        came = self.series - missing
+        # Where no tensors are read, all that came is of its logs.
+        from_logs = came & self._from_logs if self._readable else came
         return (
-            f"Read: {came} of {of} series of this trainer, {from_logs} of them from its logs; "
+            f"Read: {len(came)} of {len(self.series)} series of this trainer, {len(from_logs)} of them from its logs; "
             f"not: {in_words(missing, self.series)}"
         )
 
@@ -231,7 +234,7 @@ def tables(rollout: Rollout, update: PolicyUpdate) -> tuple[Table, Table]:
     return Table(columns, tails, names(rollout)), Table(steps)
 
 
-def columns_of(rollout: Table, update: Table, hides: bool) -> frozenset[str]:
+def columns_that_came(rollout: Table, update: Table, hides: bool) -> frozenset[str]:
     """Names of what is there: of log-probabilities only where one is a number, or where that may be so by chance."""
     columns = {**rollout.columns, **update.columns}
     empty = {name for name, column in columns.items() if name.startswith(OF_TOKENS) and np.isnan(column).all()}

@@ -16,7 +16,6 @@ from rldk_tracking.ranks import Merged
 from rldk_tracking.sources.contract import Contract
 from rldk_tracking.sources.detect import LogsSource, package_of, source_for
 from rldk_tracking.sources.logs import Observation, Source, canonical, named
-from rldk_tracking.sources.trl_async import AsyncSource
 
 logger = logging.getLogger(__name__)
 
@@ -59,9 +58,7 @@ class RolloutProbe(Probe):
             return
         self._source = LogsSource(training.trainer, Contract())
         with training.shield.at("reading the trainer"):
-            self._source = source_for(training.trainer)
-            if isinstance(self._source, AsyncSource):
-                self._source.report = training.report
+            self._source = source_for(training.trainer, training.report)
             self._source.attach(training.trainer, training.shield)
         self.rows_per_rank = self._source.rows_per_rank
         self.honours_stop = self._source.honours_stop
@@ -77,6 +74,8 @@ class RolloutProbe(Probe):
             self._logged = data.step, {key: value for key, value in seen.logged.items() if is_measured(key)}
             data.add({key: value for key, value in seen.logged.items() if not is_measured(key) and SPEED not in key})
             data.add(seen.scalars)
+            if self._contract is not None and self._contract.contract is not self._source.contract:
+                self._contract = ContractWatch(self._source.contract)  # its logs show more than its methods did
             self._has_log |= bool(data.logs)
             data.rollout_seconds = self._source.rollout_seconds
             with self._training.shield.at("reading a rollout"):

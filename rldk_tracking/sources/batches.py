@@ -76,10 +76,15 @@ def what_lacks(parts: Sequence[Any]) -> str:
     return f"without {', '.join(names)}" if names else ""
 
 
+def tokenizer_of(trainer: Any) -> Any:
+    """The tokenizer, also where it is a part of a processor; None of a trainer without one."""
+    tokenizer = getattr(trainer, "_tokenizer", None) or getattr(trainer, "processing_class", None)
+    return getattr(tokenizer, "tokenizer", tokenizer)
+
+
 def padding_of(trainer: Any) -> int:
     """The token that fills a batch; 0 where the tokenizer has none."""
-    tokenizer = getattr(trainer, "_tokenizer", None) or getattr(trainer, "processing_class", None)
-    return int(getattr(getattr(tokenizer, "tokenizer", tokenizer), "pad_token_id", None) or 0)
+    return int(getattr(tokenizer_of(trainer), "pad_token_id", None) or 0)
 
 
 def _are_rows_of(ids: Tensor, mask: Tensor) -> bool:

@@ -8,11 +8,12 @@ optimiser step lies between sampling and the loss, a correlation of one reward f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rldk_tracking.metrics.preference import DRIFTS
 from rldk_tracking.metrics.preference import LOGGED as PREFERENCE
+from rldk_tracking.sources.batches import tokenizer_of
 from rldk_tracking.sources.loss_pass import clip_range, is_rloo
 from rldk_tracking.sources.scoring import reward_names, weights_of
 
@@ -48,6 +49,15 @@ def contract_of(trainer: Any) -> Contract:
     if signs_of_sampling(trainer):
         return of_completions(trainer)
     return Contract(numbers=frozenset({LOSS, *_of_texts(trainer)}))
+
+
+def with_completions(contract: Contract) -> Contract:
+    """Of a trainer whose log holds rewards, and which shows in no other way that it samples completions.
+
+    >>> sorted(with_completions(Contract()).rollout - {"mask", "token_ids"})
+    ['advantages', 'logprobs', 'scores', 'truncated']
+    """
+    return replace(contract, rollout=frozenset({"mask", "token_ids", "logprobs", "scores", "advantages", "truncated"}))
 
 
 def signs_of_sampling(trainer: Any) -> list[str]:
@@ -124,8 +134,7 @@ def is_aligned(trainer: Any) -> bool:
 
 def stop_ids(trainer: Any) -> tuple[int, ...]:
     """Tokens that say a completion has ended: those that end it, and at the end the padding token."""
-    tokenizer = getattr(trainer, "_tokenizer", None) or getattr(trainer, "processing_class", None)
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    tokenizer = tokenizer_of(trainer)
     ends = getattr(trainer, "eos_token_ids", None) or [getattr(tokenizer, "eos_token_id", None)]
     padding = getattr(tokenizer, "pad_token_id", None)
     return () if padding is None else (*(int(token) for token in ends if token is not None), int(padding))

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rldk_tracking.isolation import Shield
-from rldk_tracking.sources.contract import Contract, contract_of
+from rldk_tracking.sources.contract import Contract, contract_of, with_completions
 from rldk_tracking.sources.logs import Observation, Source, canonical
 from rldk_tracking.sources.loss_pass import logprobs_of
 from rldk_tracking.sources.reward_functions import REWARDS
 from rldk_tracking.sources.scoring import logs_of
-from rldk_tracking.sources.trl_async import AsyncSource
+from rldk_tracking.sources.trl_async import AsyncSource, Report
 from rldk_tracking.sources.trl_grpo import GroupSource
 from rldk_tracking.sources.trl_ppo import PPOSource
 from rldk_tracking.sources.wrapping import SCORING, Wrapped, local_variables
@@ -24,6 +24,11 @@ QUEUED = ("rollout_queue", "model_version")
 """What a trainer has that takes completions from a queue, and knows which of its weights sampled them."""
 STATISTICS = ("step", "log_stats")
 """What PPO of TRL up to 0.11 has, and LLaMA-Factory's: the first returns what the second logs; callbacks get less."""
+
+
+UNKNOWN_SAMPLING = "it samples completions, but not as a trainer that is known, so that its logs are all there is"
+REWARD = "rldk/reward/mean"
+"""What only a trainer of sampled completions logs."""
 
 
 class LogsSource:
@@ -44,9 +49,7 @@ class LogsSource:
         if all(callable(getattr(trainer, name, None)) for name in STATISTICS):
             self._step = Wrapped(trainer, STATISTICS[0], self._around_step)
         if self.contract.rollout:
-            self.missing = [
-                "it samples completions, but not as a trainer that is known, so that its logs are all there is"
-            ]
+            self.missing = [UNKNOWN_SAMPLING]
 
     def detach(self) -> None:
         """Unwrap, and forget."""
@@ -58,6 +61,8 @@ class LogsSource:
         """The logs under canonical keys, but for the speed, which is measured."""
         logs, self._statistics = {**self._statistics, **logs}, {}
         found = canonical(logs, "other", reward_std_within_groups=False)
+        if REWARD in found and not self.contract.rollout:
+            self.contract, self.missing = with_completions(self.contract), [UNKNOWN_SAMPLING]
         return Observation({key: value for key, value in found.items() if "/throughput/" not in key})
 
     def _around_step(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -70,15 +75,19 @@ class LogsSource:
         return step
 
 
-def source_for(trainer: Any) -> Source:
+def source_for(trainer: Any, report: Report = lambda scalars: None) -> Source:
     """The source that reads most of it; the logs alone of a trainer that is like none.
+
+    Args:
+        trainer: of any class.
+        report: takes numbers that cannot wait for the end of the step that is under way.
 
     What a trainer has may still not be what it seems: a source says what it could not read when it tries.
     """
     if _scores_completions(trainer):
         return GroupSource(trainer)
     if all(hasattr(trainer, name) for name in QUEUED) and "old_log_probs" in local_variables(trainer, "compute_loss"):
-        return AsyncSource(trainer)
+        return AsyncSource(trainer, report)
     if local_variables(trainer, "train") >= LOOP:
         return PPOSource(trainer)
     return LogsSource(trainer, contract_of(trainer))

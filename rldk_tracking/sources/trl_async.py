@@ -44,6 +44,7 @@ END_TO_END = {"old_log_probs", "advantages", "attention_mask", "completion_mask"
 """What it is given of completions that lie end to end, as in TRL 1.9 to 1.15."""
 ALWAYS = tuple(f"rldk/async/{name}" for name in ("staleness/mean", "staleness/max", "queue_length", "wait_seconds"))
 """What every such trainer brings of its queue."""
+Report = Callable[[Mapping[str, float]], None]
 
 REPORTS = 5
 """How often it is said within a step that a step's worth of completions was too stale: enough for async.stale."""
@@ -54,16 +55,15 @@ class AsyncSource:
 
     honours_stop = True
 
-    def __init__(self, trainer: Any) -> None:
-        self.contract = contract_of(trainer)
+    def __init__(self, trainer: Any, report: Report = lambda scalars: None) -> None:
+        self.contract = of_queue(trainer)
         self.missing: list[str] = []
         self.rollout_seconds: float | None = None
         self.rows_per_rank = rows_per_rank(trainer)
         self._shield = Shield()
         self._trainer: Callable[[], Any] = lambda: None
         self._wrapped: list[Wrapped] = []
-        self.report: Callable[[Mapping[str, float]], None] = lambda scalars: None
-        """Takes what cannot wait for the end of a step, as where none is left to train on."""
+        self._report = report  # as where no completion is left to train on, and no step ends
         self._flow = Flow()
         self._stale_in_a_row = 0
         self._read_at: tuple[int, float] = (0, time.perf_counter())
@@ -144,7 +144,7 @@ class AsyncSource:
             self._stale_in_a_row += 1
             times, rest = divmod(self._stale_in_a_row, completions_of_a_step(trainer))
             if rest == 0 and times <= REPORTS:  # the step may never come to its end
-                self.report({"rldk/async/stale_fraction": 1.0, "rldk/async/staleness/max": float(age)})
+                self._report({"rldk/async/stale_fraction": 1.0, "rldk/async/staleness/max": float(age)})
             return
         self._stale_in_a_row = 0
         self._flow.queue_lengths.append(float(trainer.rollout_queue.qsize()))
@@ -216,7 +216,7 @@ class AsyncSource:
             self._rollouts.append(rollout_of(row, stop_ids(trainer), mask.device, None if number else logprobs))
 
 
-def contract_of(trainer: Any) -> Contract:
+def of_queue(trainer: Any) -> Contract:
     """Of a trainer whose policy is compared with the one that sampled; what rewards it gets its queue alone knows."""
     rollout = {"mask", "token_ids", "logprobs", "sampler_logprobs", "scores", "advantages", "group_ids"}
     sides = dict(zip(("clip_low", "clip_high"), clip_range(trainer), strict=True))

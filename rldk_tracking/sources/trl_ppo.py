@@ -56,7 +56,7 @@ class PPOSource:
     honours_stop = False
 
     def __init__(self, trainer: Any) -> None:
-        self.contract = contract_of(trainer)
+        self.contract = of_loop(trainer)
         self.missing: list[str] = []
         self.rollout_seconds: float | None = None
         args = trainer.args
@@ -108,7 +108,7 @@ class PPOSource:
         return Observation(scalars, read_tensors, logged)
 
 
-def contract_of(trainer: Any) -> Contract:
+def of_loop(trainer: Any) -> Contract:
     """Of a trainer that keeps its rollout in its loop, with a critic or without, as RLOO up to TRL 0.21."""
     args = trainer.args
     rollout = {

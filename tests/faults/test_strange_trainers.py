@@ -17,7 +17,6 @@ from rldk_tracking.trackers.memory import InMemoryTracker
 OF_EVERY_TRAINER = {
     *("args", "accelerator", "callback_handler", "control", "lr_scheduler", "model", "model_wrapped", "optimizer"),
     *("processing_class", "state", "train_dataset", "eval_dataset", "is_in_train", "is_fsdp_enabled"),
-    "reward_funcs",  # what a trainer is built with, and shows that it scores completions
 }
 
 

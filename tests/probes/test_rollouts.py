@@ -72,7 +72,7 @@ class Source:
 @pytest.fixture
 def source(monkeypatch: pytest.MonkeyPatch) -> Source:
     made = Source()
-    monkeypatch.setattr(rollouts, "source_for", lambda trainer: made)
+    monkeypatch.setattr(rollouts, "source_for", lambda trainer, report: made)
     return made
 
 
@@ -143,7 +143,7 @@ def test_logs_stand_for_completions_that_do_not_come(
     (said,) = [record.getMessage() for record in caplog.records]
     assert said.startswith("rldk: SimpleNamespace (of no package) cannot be read whole" + (f": {why}." if why else "."))
     assert (
-        "Read: 3 of 15 series of this trainer, 2 of them from its logs; not: rldk/length/{max, min, p95, std}, " in said
+        "Read: 3 of 15 series of this trainer, 3 of them from its logs; not: rldk/length/{max, min, p95, std}, " in said
     )
     assert coverage == pytest.approx(3 / 15)
     ((columns, rows, step),) = published.of("log_table", "rldk/system/coverage")
@@ -230,7 +230,7 @@ def test_a_source_that_fails_leaves_the_logs(source: Source, monkeypatch: pytest
 
 def test_a_trainer_that_no_source_can_be_made_for_has_its_logs(monkeypatch: pytest.MonkeyPatch) -> None:
     shield, probe = Shield(), RolloutProbe()
-    monkeypatch.setattr(rollouts, "source_for", lambda trainer: trainer.nothing)
+    monkeypatch.setattr(rollouts, "source_for", lambda trainer, report: trainer.nothing)
     probe.begin(Training(SimpleNamespace(), shield=shield))
     data = StepData(1, logs={"loss": 0.5, "reward": 2.0})
     probe.collect(data)

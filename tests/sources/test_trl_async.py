@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from rldk_tracking.isolation import Shield
-from rldk_tracking.sources.trl_async import NO_LOSS, NO_ORDER, AsyncSource, loss_terms, rollout_of, rows_per_rank
+from rldk_tracking.sources.trl_async import (
+    NO_LOSS,
+    NO_ORDER,
+    AsyncSource,
+    Report,
+    loss_terms,
+    rollout_of,
+    rows_per_rank,
+)
 
 ARGS = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "world_size": 1, "max_staleness": 1}
 
@@ -54,8 +62,8 @@ def sample(group: int, age: int = 0) -> Any:
     )
 
 
-def attached(trainer: Trainer) -> AsyncSource:
-    source = AsyncSource(trainer)
+def attached(trainer: Trainer, report: Report = lambda scalars: None) -> AsyncSource:
+    source = AsyncSource(trainer, report)
     source.attach(trainer, Shield(strict=True))
     return source
 
@@ -166,8 +174,8 @@ def test_another_rank_has_no_queue() -> None:
 
 def test_a_step_that_never_ends_is_reported_five_times() -> None:
     trainer = Trainer(Collator())
-    source, reports = attached(trainer), []
-    source.report = reports.append
+    reports: list[Any] = []
+    attached(trainer, reports.append)
     for _ in range(20):
         trainer.rollout_queue.put(sample(1, age=7))
         trainer.rollout_queue.get()
