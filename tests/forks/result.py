@@ -11,10 +11,13 @@ import math
 import sqlite3
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from rldk_tracking.history.reading import read
+from rldk_tracking.history.replay import replay
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "trainers" / "forks.md"
@@ -115,6 +118,32 @@ def compared(series: Series, expected: Series, tolerance: float = 1e-5) -> tuple
             if found is None or not math.isclose(found, value, rel_tol=tolerance, abs_tol=tolerance):
                 differing.append(f"`{key}` at step {step} is {found}, the trainer has {value}")
     return count, differing
+
+
+def replayed(name: str, source: str, shown: str, expected: Series, reasons: Mapping[str, Sequence[str]]) -> Training:
+    """What `rldk-tracking replay` makes of a log that a trainer's own loggers wrote.
+
+    Args:
+        name: of the trainer and of what it logged with.
+        source: as for the command.
+        shown: the same as a user would type it.
+        expected: the trainer's numbers, by our keys.
+        reasons: why series are expected to be missing, and which.
+    """
+    found = read(source)
+    series: dict[str, dict[int, float]] = {}
+    for entry in found.entries:
+        for key, value in entry.row.items():
+            series.setdefault(key, {})[entry.step] = value
+    count, differing = compared(series, expected)
+    judged = replay(found)
+    return Training(
+        *(name, f"rldk-tracking replay {shown}", 0, len(series)),
+        missing={why: [key for key in keys if key not in series] for why, keys in reasons.items()},
+        said=[judged.coverage, *judged.notes],
+        compared=count,
+        differing=differing,
+    )
 
 
 def listen(path: Path) -> None:

@@ -152,7 +152,7 @@ def logged(database: Path) -> dict[str, dict[int, float]]:
     points: dict[str, dict[int, float]] = {}
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as store:
         for name, step, value in store.execute("select key, step, value from metrics"):
-            if name in LOGGED and step > 0:
+            if name in LOGGED:
                 points.setdefault(LOGGED[name], {})[step] = value
     return points
 
@@ -207,8 +207,6 @@ def main(names: list[str]) -> None:
         trainings,
         [
             "GRPO samples with transformers, without vLLM.",
-            "It evaluates once before training: that number, of step 0, is not among the series, whose rows begin with "
-            "step 1, and is not compared.",
             "Without vLLM the async trainer of 0.19.0 cannot be run as it is: it overrides "
             "`_get_per_token_logps_and_entropies` without the argument `num_tiles` and the third value that TRL 1.9.0, "
             "its pin, knows. The plugin of this run bridges that. With `async_prefetch` it unpacks 7 values of the 8 "

@@ -18,7 +18,7 @@ import importlib.machinery
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -31,10 +31,7 @@ import datasets  # noqa: F401
 import peft  # noqa: F401
 import torch
 import transformers.integrations  # noqa: F401
-from result import Result, Training, compared
-
-from rldk_tracking.history.reading import read
-from rldk_tracking.history.replay import replay
+from result import Result, Training, replayed
 
 STEPS, SIZE, PER_PROMPT, LONGEST = 12, 16, 4, 8
 ABSENT = ("deepspeed", "flash_attn", "vllm", "bitsandbytes")
@@ -196,25 +193,6 @@ def log(folder: Path, kind: str, estimator: str, entropy: bool) -> dict[str, dic
     return points
 
 
-def training(name: str, source: Path, points: Mapping[str, Mapping[int, float]]) -> Training:
-    """What a replay makes of one of the logs."""
-    found = read(source)
-    series: dict[str, dict[int, float]] = {}
-    for entry in found.entries:
-        for key, value in entry.row.items():
-            series.setdefault(key, {})[entry.step] = value
-    count, differing = compared(series, points)
-    judged = replay(found)
-    missing = {why: [key for key in keys if key not in series] for why, keys in EXPECTED.items()}
-    return Training(
-        *(name, f"rldk-tracking replay {source.name}", 0, len(series), None),
-        missing=missing,
-        said=[judged.coverage, *judged.notes],
-        compared=count,
-        differing=differing,
-    )
-
-
 def main() -> None:
     """Run all, and write the result."""
     sys.meta_path.insert(0, StandIn())
@@ -225,7 +203,7 @@ def main() -> None:
         os.environ["WANDB_DIR"] = str(folder)
         points = log(folder, kind, estimator, entropy)
         source = folder / "tensorboard" if kind == "TensorBoard" else next(folder.rglob("offline-run-*"))
-        trainings.append(training(f"PPO, kl by {estimator}, {kind}", source, points))
+        trainings.append(replayed(f"PPO, kl by {estimator}, {kind}", str(source), source.name, points, EXPECTED))
     cannot = "its actors ask Ray for a GPU each (`@ray.remote(num_gpus=1)`), vLLM samples and DeepSpeed trains."
     trainings.append(Training("train_ppo_ray", "python -m openrlhf.cli.train_ppo_ray", cannot=cannot))
     result = Result(

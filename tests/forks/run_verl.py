@@ -27,10 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from result import Result, Training, compared
-
-from rldk_tracking.history.reading import read
-from rldk_tracking.history.replay import replay
+from result import Result, Training, replayed
 
 STEPS, GROUPS, PER_GROUP, PROMPT, LONGEST, BETA = 12, 8, 4, 5, 9, 0.05
 NO_TENSORS = "which no log has: they need the tensors, and verl's trainer calls no callback"
@@ -193,30 +190,6 @@ def log(folder: Path, *, critic: bool) -> dict[str, dict[int, float]]:
     return points
 
 
-def training(name: str, source: str, points: Mapping[str, Mapping[int, float]]) -> Training:
-    """What a replay makes of one of the logs."""
-    found = read(source)
-    series: dict[str, dict[int, float]] = {}
-    for entry in found.entries:
-        for key, value in entry.row.items():
-            series.setdefault(key, {})[entry.step] = value
-    # float32 in TensorBoard, four to seven digits elsewhere.
-    count, differing = compared(series, points, tolerance=1e-5)
-    judged = replay(found)
-    missing = {why: [key for key in keys if key not in series] for why, keys in EXPECTED.items()}
-    shown = source if ":" in source else Path(source).name
-    return Training(
-        name,
-        f"rldk-tracking replay {shown.split(':')[0]}:RUN_ID" if ":" in source else f"rldk-tracking replay {shown}",
-        exit_code=0,
-        series=len(series),
-        missing=missing,
-        said=[judged.coverage, *judged.notes],
-        compared=count,
-        differing=differing,
-    )
-
-
 def main() -> None:
     """Run all, and write the result."""
     import mlflow
@@ -233,7 +206,9 @@ def main() -> None:
             sources["console"] = str(folder / "console.log")
             sources["TensorBoard"] = str(folder / "tensorboard")
             sources["MLflow"] = f"mlflow:{run.info.run_id}"
-        trainings += [training(f"{name}, {logger}", source, points) for logger, source in sources.items()]
+        for logger, source in sources.items():
+            shown = f"{source.split(':')[0]}:RUN_ID" if ":" in source else Path(source).name
+            trainings.append(replayed(f"{name}, {logger}", source, shown, points, EXPECTED))
     trainings.append(
         Training(
             "main_ppo under Ray",

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import trl
 
+from tests.runs import trl_table
 from tests.runs.trl_table import Seen, page, seen
 from tests.runs.trl_trainers import ELSEWHERE, TRAINERS, trainer_classes
 
-PAGE = (Path(__file__).parents[2] / "docs" / "trainers" / "trl.md").read_text(encoding="utf-8")
+PAGE = trl_table.PAGE.read_text(encoding="utf-8")
 NEWEST = re.findall(r"Every trainer of TRL (\d+\.\d+)", PAGE)[0]
 pytestmark = [
     pytest.mark.slow,

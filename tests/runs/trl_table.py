@@ -1,6 +1,6 @@
 """docs/trainers/trl.md: each trainer of the newest TRL, trained for a few steps, and what was read of it.
 
-python -m tests.runs.trl_table > docs/trainers/trl.md
+python -m tests.runs.trl_table
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from rldk_tracking.sources.logs import canonical, number
 from rldk_tracking.trackers.memory import InMemoryTracker
 from tests.runs.trl_trainers import ELSEWHERE, STEPS, TRAINERS
 
+PAGE = Path(__file__).parents[2] / "docs" / "trainers" / "trl.md"
 SAME: dict[str, tuple[str, ...]] = {
     "rldk/train/loss": ("loss",),
     "rldk/train/entropy": ("entropy",),
@@ -62,7 +63,7 @@ INTRODUCTION = """# TRL's trainers
 
 Every trainer of TRL {version}, stable and experimental. Those that train on a CPU were trained for {steps} steps with
 `RLDKCallback()`, and the tables are made of what was read. A test with the newest TRL compares them; the page is made anew by
-`python -m tests.runs.trl_table > docs/trainers/trl.md`. Other releases: [Releases of TRL](versions.md).
+`python -m tests.runs.trl_table`. Other releases: [Releases of TRL](versions.md).
 
 - **From tensors**: series that are computed from what the trainer holds.
 - **From its log**: series whose numbers are the trainer's own. Gradients, updates, weights, memory and speed are measured with
@@ -212,12 +213,12 @@ def page(results: list[Seen]) -> str:
 
 
 def main() -> None:
-    """Print the page."""
+    """Train them all, and write the page."""
     results = []
     for trainer in TRAINERS:
         with tempfile.TemporaryDirectory() as folder:
             results.append(seen(trainer, Path(folder)))
-    print(page(results), end="")
+    PAGE.write_text(page(results), encoding="utf-8")
 
 
 if __name__ == "__main__":
