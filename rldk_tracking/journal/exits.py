@@ -81,6 +81,7 @@ class TrainCall:
     def __init__(self) -> None:
         self._thread = threading.get_ident()
         frames = _frames(self._thread)
+        self._earlier = id(getattr(sys, "last_value", None))
         self._code: CodeType | None = next((frame.f_code for frame in frames if frame.f_code.co_name == TRAIN), None)
 
     def is_over(self, later: TrainCall | None = None) -> bool:
@@ -93,6 +94,10 @@ class TrainCall:
             return False
         is_same = later is not None and (later._thread, later._code) == (self._thread, self._code)
         return sum(frame.f_code is self._code for frame in _frames(self._thread)) <= int(is_same)
+
+    def exception(self) -> str | None:
+        """The last lines of an exception that Python, or a notebook, has kept since it began."""
+        return None if id(getattr(sys, "last_value", None)) == self._earlier else last_exception()
 
 
 def _frames(thread: int) -> Iterator[FrameType]:

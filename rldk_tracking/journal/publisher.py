@@ -272,7 +272,7 @@ class Publisher:
     def close_if_broken_off(self, later: TrainCall | None = None) -> bool:
         """Close it where an exception has ended its training. `later` is the training that begins now, if one does."""
         if self.train_call.is_over(later):
-            self.close("crashed", exception=BROKEN_OFF)
+            self.close("crashed", exception=self.train_call.exception() or BROKEN_OFF)
         return self.closed
 
 

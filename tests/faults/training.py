@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,9 @@ class End(TrainerCallback):
     def _end(self, step: int) -> None:
         if self.how is None or step < self.step:
             return
-        if self.how == "exception":
+        if self.how == "exception that is long in printing":
+            sys.excepthook = lambda *raised: (time.sleep(3), sys.__excepthook__(*raised))[1]
+        if self.how.startswith("exception"):
             raise RuntimeError("the training failed")
         if self.how == "memory":
             raise MemoryError("CUDA out of memory")

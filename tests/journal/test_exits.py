@@ -80,6 +80,14 @@ def test_it_is_over_when_train_has_returned_or_raised() -> None:
         assert seen == [False] and trainer.call.is_over()
 
 
+def test_its_exception_is_one_that_was_kept_since_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "last_value", ValueError("of an earlier cell"), raising=False)
+    call = TrainCall()
+    assert call.exception() is None
+    monkeypatch.setattr(sys, "last_value", ValueError("of this training"))
+    assert call.exception() == "ValueError: of this training"
+
+
 def test_outside_of_train_nothing_is_known() -> None:
     call = TrainCall()
     assert not call.is_over()
