@@ -20,6 +20,7 @@ from rldk_tracking.sources.scoring import reward_names, weights_of
 SAMPLES = ("reward_funcs", "rollout_worker", "generation_config", "_generate_and_score_completions", "_generate")
 """What a trainer that samples completions has, in TRL and its relatives."""
 LOSS = "rldk/train/loss"
+ENTROPY, TOKEN_ACCURACY = "rldk/train/entropy", "rldk/train/token_accuracy"
 ACCURACY, MARGIN = "rldk/preference/accuracy", "rldk/preference/margin"
 
 
@@ -113,7 +114,9 @@ def _of_texts(trainer: Any) -> set[str]:
         return set()
     has_reference = hasattr(trainer, "ref_model") and not getattr(trainer, "reference_free", False)
     found = {*PREFERENCE.values(), *(DRIFTS.values() if has_reference else ())}
-    return found if compares else found - {ACCURACY}
+    if hasattr(trainer, "_metrics"):  # TRL's DPO from 0.29 on and KTO from 1.9 on, which keep more of each batch
+        found |= {ENTROPY, TOKEN_ACCURACY}
+    return found if compares else found - {ACCURACY, TOKEN_ACCURACY}
 
 
 def accumulated(trainer: Any) -> int:
