@@ -105,18 +105,20 @@ def of_completions(trainer: Any) -> Contract:
 
 
 def _of_texts(trainer: Any) -> set[str]:
-    """The numbers of preference training, of a trainer whose texts are chosen and rejected, or labelled so."""
+    """The numbers of training on given texts, which may be chosen and rejected, or labelled so."""
     columns = getattr(getattr(trainer, "train_dataset", None), "column_names", None) or ()
     compares = all(any(name.startswith(word) for name in columns) for word in ("chosen", "rejected"))
     if not isinstance(getattr(trainer, "beta", None), (int, float)):
-        return {ACCURACY, MARGIN} if compares else set()
-    if not compares and "label" not in columns:
+        keeps_more = hasattr(trainer, "_metrics") and "label" not in columns  # as of TRL's SFT
+        return {ACCURACY, MARGIN} if compares else {ENTROPY, TOKEN_ACCURACY} if keeps_more else set()
+    has_labels = "label" in columns and not compares
+    if not (compares or has_labels or hasattr(trainer, "ref_model")):  # the last as ms-swift's, which encodes late
         return set()
     has_reference = hasattr(trainer, "ref_model") and not getattr(trainer, "reference_free", False)
     found = {*PREFERENCE.values(), *(DRIFTS.values() if has_reference else ())}
-    if hasattr(trainer, "_metrics"):  # TRL's DPO from 0.29 on and KTO from 1.9 on, which keep more of each batch
+    if hasattr(trainer, "ref_model"):  # TRL's DPO logs them from 0.29 on, its KTO the first from 1.9 on
         found |= {ENTROPY, TOKEN_ACCURACY}
-    return found if compares else found - {ACCURACY, TOKEN_ACCURACY}
+    return found - {ACCURACY, TOKEN_ACCURACY} if has_labels else found
 
 
 def accumulated(trainer: Any) -> int:

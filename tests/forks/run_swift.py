@@ -66,6 +66,7 @@ OF_LOG = {
 }
 REASONS = {
     "rldk/policy/entropy": "which ms-swift computes with `--log_entropy true` only",
+    "rldk/train/": "which neither ms-swift's DPO nor its log has",
     "rldk/health/": "since what the rules of this family judge is missing",
 }
 

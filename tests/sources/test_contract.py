@@ -64,16 +64,20 @@ def test_texts_that_are_compared() -> None:
     assert texts("chosen", "rejected", beta=0.1) == logged
     assert texts("completion", "label", beta=0.1, ref_model=None) == (logged | drifts) - {"accuracy"}
     assert texts("chosen_ids", "rejected_ids") == {"accuracy", "margin"}, "as a reward model"
+    assert texts("messages", "rejected_response", beta=0.1, ref_model=None) == logged | drifts, "of texts encoded late"
     assert texts("text", "label") == texts("text", beta=0.1) == frozenset()
 
 
-def test_a_trainer_that_keeps_more_of_each_batch_brings_entropy_and_token_accuracy() -> None:
+def test_a_trainer_with_a_reference_brings_entropy_and_token_accuracy() -> None:
     def of_training(*columns: str, **fields: Any) -> set[str]:
         dataset = SimpleNamespace(column_names=list(columns))
-        found = contract_of(SimpleNamespace(train_dataset=dataset, beta=0.1, **fields)).numbers
+        found = contract_of(SimpleNamespace(train_dataset=dataset, **{"beta": 0.1, **fields})).numbers
         return {key for key in found if key.startswith("rldk/train/")}
 
     more = {"rldk/train/loss", "rldk/train/entropy", "rldk/train/token_accuracy"}
-    assert of_training("chosen_ids", "rejected_ids", _metrics={}) == more
-    assert of_training("completion", "label", _metrics={}) == more - {"rldk/train/token_accuracy"}
+    assert of_training("chosen_ids", "rejected_ids", ref_model=None) == more
+    assert of_training("completion", "label", ref_model=None) == more - {"rldk/train/token_accuracy"}
     assert of_training("chosen_ids", "rejected_ids") == {"rldk/train/loss"}, "as ORPO"
+    assert of_training("text", beta=None, _metrics={}) == more, "as SFT"
+    assert of_training("text", beta=None) == of_training("text", "label", beta=None, _metrics={}) == {"rldk/train/loss"}
+    assert of_training("chosen_ids", "rejected_ids", beta=None, _metrics={}) == {"rldk/train/loss"}, "a reward model"

@@ -267,10 +267,12 @@ def test_ppo(name: str, tmp_path: Path, check: Check) -> None:
     check("PPO", of(run), expected, contract.PPO | contract.PPO_KEYS[name])
 
 
+OF_GIVEN = {"rldk/train/entropy", "rldk/train/token_accuracy"}
 OF_TEXTS = {
-    "dpo": contract.PREFERENCE | contract.DRIFT,
-    "kto": (contract.PREFERENCE | contract.DRIFT) - {"rldk/preference/accuracy"},
-    "sft": set(),
+    "dpo": contract.PREFERENCE | contract.DRIFT | OF_GIVEN,
+    "kto": (contract.PREFERENCE | contract.DRIFT | OF_GIVEN)
+    - {"rldk/preference/accuracy", "rldk/train/token_accuracy"},
+    "sft": OF_GIVEN,
 }
 
 
