@@ -177,10 +177,10 @@ def test_functions_beyond_the_slots_are_left_out(tabulate: Any) -> None:
 
 
 def test_two_functions_of_weight_0_have_no_mean_in_common(tabulate: Any) -> None:
-    rewards = {name: torch.randn(3) for name in ("a", "b", "c")}
+    rewards = {"a": torch.tensor([0.5, -1.5, 0.25]), "b": torch.randn(3), "c": torch.randn(3)}
     one = Rollout(torch.ones(3, 1), rewards=rewards, reward_weights={"a": 0.0, "b": 1.0, "c": 1.0})
     two = Rollout(torch.ones(3, 1), rewards=rewards, reward_weights={"a": 0.0, "b": 0.0, "c": 1.0})
-    assert reward.compute(tabulate(one))["rldk/reward/unweighted"] == pytest.approx(float(rewards["a"].mean()))
+    assert reward.compute(tabulate(one))["rldk/reward/unweighted"] == pytest.approx(-0.25)
     assert "rldk/reward/unweighted" not in reward.compute(tabulate(two))
 
 
