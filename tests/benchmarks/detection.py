@@ -5,7 +5,8 @@ injected (`faults.py`), and says for each fault how many runs were found by a ru
 many steps, and for the healthy runs the false alarms. `--keep DIR` keeps each run's rows: what is kept is judged again
 without training, so that a rule can be changed and measured in seconds.
 
-`logs DIR` judges other people's logs, see `strangers.py`; `--rldoctor COMMAND` judges the same by rldoctor.
+`logs DIR` judges other people's logs, see `strangers.py`; `--rldoctor COMMAND` judges the same by rldoctor, `--look`
+says what was wrong of each log that may be looked at.
 
 `--markdown FILE` writes the tables into the file, between the lines `<!-- detection faults -->` (or `logs`) and
 `<!-- end -->`.
@@ -152,6 +153,7 @@ def main() -> None:
     logs.add_argument("folder", type=Path)
     logs.add_argument("--alias", action="append", default=[], metavar="NAME=KEY", help="a name in the logs for a key")
     logs.add_argument("--rldoctor", type=Path, metavar="COMMAND", help="judge by this one too")
+    logs.add_argument("--look", action="store_true", help="say what was wrong of each log that may be looked at")
     faults = commands.add_parser("faults", help="injected faults")
     faults.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     faults.add_argument("--seeds", type=int, default=5)
@@ -164,11 +166,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.command == "logs":
         aliases = dict(pair.split("=", 1) for pair in arguments.alias)
-        tallies = {"rldk-tracking": strangers.judge_logs(arguments.folder, aliases, strangers.ours, strangers.OURS)}
+        tools = {"rldk-tracking": strangers.judge_logs(arguments.folder, aliases, strangers.ours, strangers.OURS)}
+        if arguments.look:
+            print(strangers.looked_at(tools["rldk-tracking"]), file=sys.stderr)
         if arguments.rldoctor is not None:
             theirs = strangers.rldoctor(arguments.rldoctor.resolve())
-            tallies["rldoctor"] = strangers.judge_logs(arguments.folder, aliases, theirs, strangers.RLDOCTOR)
-        text = strangers.described(tallies)
+            tools["rldoctor"] = strangers.judge_logs(arguments.folder, aliases, theirs, strangers.RLDOCTOR)
+        text = strangers.described(tools)
     else:
         text = described(
             judge_faults(
