@@ -81,7 +81,7 @@ def _believed(rule: Rule) -> str:
     text = f"Believed {', '.join(parts)}. Over after {rule.clear_after} clear rows"
     text += f", then silent for {rule.cooldown_steps} steps." if rule.cooldown_steps else "."
     if rule.critical_after is not None:
-        text += f" Critical after {rule.critical_after} steps."
+        text += f" Critical after {rule.critical_after} steps of it, over all its returns."
     return _paragraph(text)
 
 

@@ -14,6 +14,8 @@ from rldk_tracking.health.detectors import Stateful, remembered
 from rldk_tracking.health.rule import Rule, is_core
 
 QUIET, BREACHED, CRITICAL = 0, 1, 2
+SOON = 10
+"""Times the rows that end an alert, within which it is the same one however far apart rows are."""
 
 
 @dataclass(eq=False)
@@ -35,10 +37,13 @@ class Watch(Stateful):
     onset: int | None = remembered()
     clears: int = remembered(0)
     severity: Severity | None = remembered()
-    since: int | None = remembered()
+    last_step: int | None = remembered()
+    lasted: int = remembered(0)
+    """Steps in which the incident was breached, over all its returns."""
     alert: dict[str, Any] | None = remembered()
     ended: int | None = remembered()
     ended_severity: Severity | None = remembered()
+    ended_samples: int = remembered(0)
     cause: str | None = remembered()
     """The rule that fires and holds this one back, as long as this one would fire too."""
     times: int = remembered(0)
@@ -73,7 +78,8 @@ class Watch(Stateful):
         if finding is None:
             return
         self.samples += 1
-        breached = finding.breached
+        breached, before = finding.breached, self.last_step
+        self.last_step = step
         if breached or not self.judged:  # else what is warm stays warm, and nothing depends on it
             warm = self.samples > self.rule.warm_up_samples and step - self.begin >= self.rule.warm_up_steps
             self.judged = self.judged or (warm and finding.judged)
@@ -86,6 +92,8 @@ class Watch(Stateful):
             self.onset = step
         self.recent.append(CRITICAL if finding.critical else BREACHED)
         self.clears = 0
+        if self.severity is not None and before is not None:
+            self.lasted += max(0, step - before)
 
     def wants_to_fire(self, step: int) -> Severity | None:
         """The severity with which the rule would begin to fire or escalate now; None where it would not."""
@@ -98,9 +106,9 @@ class Watch(Stateful):
         if sum(level >= CRITICAL for level in self.recent) >= k:
             wanted = "critical"
         lasts = self.rule.critical_after
-        if self.since is not None and lasts is not None and step - self.since >= lasts:
-            wanted = "critical"
         if self.severity is not None:
+            if lasts is not None and self.lasted >= lasts:
+                wanted = "critical"
             return wanted if _rank(wanted) > _rank(self.severity) else None
         if self.ended is not None and self.ended_severity is not None:
             cooling = 0 <= step - self.ended < self.rule.cooldown_steps
@@ -110,8 +118,12 @@ class Watch(Stateful):
 
     @property
     def is_clear(self) -> bool:
-        """Whether the condition has been clear for as long as ends an alert."""
-        return self.clears >= self.rule.clear_after
+        """Whether the condition has been clear for as long as ends an alert: twice as long with each return."""
+        needed = self.rule.clear_after
+        if self.severity is not None:
+            longest = max(self.rule.reopen_steps, SOON * needed)
+            needed = min(needed * 2 ** min(self.times - 1, 16), longest)
+        return self.clears >= needed
 
     def wants_to_resolve(self) -> bool:
         """Whether the rule fires and its condition has been clear for long enough."""
@@ -122,8 +134,6 @@ class Watch(Stateful):
         first = min(step, step if self.onset is None else self.onset)
         if self.severity is None:
             self._count(step, first)
-        if self.since is None:
-            self.since = step
         was = self.firing()
         consequences = () if was is None else was.consequences
         notify = self.notified is None or _rank(severity) > _rank(self.notified)
@@ -151,17 +161,19 @@ class Watch(Stateful):
         return alert
 
     def _count(self, step: int, first: int) -> None:
-        """An alert opens: a new one, or again that which was open shortly before."""
-        if self.ended is None or not 0 <= step - self.ended < self.rule.reopen_steps:
-            self.times, self.first_fired, self.notified = 0, first, None
+        """An alert opens: a new one, or again that which was open shortly before, in steps or in rows of its own."""
+        within, rows = self.rule.reopen_steps, self.samples - self.ended_samples
+        is_soon = self.ended is not None and step >= self.ended and within > 0
+        if not is_soon or (step - (self.ended or 0) >= within and rows >= SOON * self.rule.clear_after):
+            self.times, self.first_fired, self.notified, self.lasted = 0, first, None, 0
         self.times += 1
 
     def _sentence(self, step: int, first: int, finding: Finding, consequences: tuple[str, ...]) -> str:
         parts = [sentence(self.rule.message, step, first, finding)]
         if self.times > 1:
             parts.append(f"It has fired {self.times} times since step {self.first_fired}.")
-        if self.since is not None and step > self.since:
-            parts.append(f"It has lasted {step - self.since} steps.")
+        if self.lasted > 0:
+            parts.append(f"It has lasted {self.lasted} steps{' in all' if self.times > 1 else ''}.")
         if consequences:
             parts.append(f"With it: {', '.join(consequences)}.")
         return " ".join(parts)
@@ -179,8 +191,8 @@ class Watch(Stateful):
     def resolve(self, step: int, was: Alert, how: str | None = None) -> Alert:
         """End the alert that is open, because it is over or as `how` says."""
         value = None if self.finding is None else self.finding.value
-        self.ended, self.ended_severity = step, self.severity
-        self.severity = self.since = self.alert = self.onset = None
+        self.ended, self.ended_severity, self.ended_samples = step, self.severity, self.samples
+        self.severity = self.alert = self.onset = None
         self.recent.clear()
         message = f"{how or f'Over after {max(0, step - was.first_step)} steps.'} It was: {was.message}"
         return replace(was, state="resolved", step=step, value=value, message=message, advice="")

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from rldk_tracking.sources.aliases import NAN_COUNTERS
-from rldk_tracking.sources.logs import number
+from rldk_tracking.sources.logs import distils, number
 
 _BY_KEY: dict[str, tuple[str, ...]] = {
     "rldk/reward/mean": (
@@ -98,7 +98,9 @@ def read(logs: Mapping[str, Any], aliases: Mapping[str, str] | None = None) -> d
     if any(plain(str(name)) == "train_runtime" for name in logs):
         return row  # transformers' summary of a training that is over
     for name, raw in logs.items():
-        key = (aliases or {}).get(name) or NAMES.get(plain(str(name)))
+        key = (aliases or {}).get(name)
+        if key is None and (key := NAMES.get(plain(str(name)))) == "rldk/kl/ref_k1" and distils(map(str, logs)):
+            continue
         value = number(raw)
         if key is None or value is None:
             continue

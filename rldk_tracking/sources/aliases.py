@@ -183,6 +183,9 @@ OF_REWARD_MODEL: tuple[dict[str, str], ...] = (
 OF_ASYNC: dict[str, str] = {"kl": "rldk/sampler/k3", "ratio": "rldk/policy/ratio_mean"}
 """What TRL's AsyncGRPOTrainer logs of the trained policy and the one that sampled; it has no reference."""
 
+OF_TEACHER = re.compile(r"teacher|distill|student|(on|off)_policy_loss")
+"""What a distillation logs: without a reward beside it, its KL is to the teacher, which it falls towards."""
+
 WAITED, STEP_TIME = "perf/rollout_wait_s", "perf/step_s"
 """Its time in the queue, and its time from one step's end to the next one's."""
 

@@ -7,15 +7,15 @@ preference trainers), transformers, verl and OpenRLHF, with or without a `train/
 Not translated, because the number is not what its key would promise: `val/ratio` of TRL's PPO (divided by the number
 of minibatches), `objective/entropy` (a sum over a response), verl's `actor/ppo_kl`, `critic/rewards/mean` (penalised)
 and `training/rollout_probs_diff_*` (of probabilities), `sampling/importance_sampling_ratio/*` (after truncation), `kl`
-beside a `ratio` and nothing that says which two policies both are of, and OpenRLHF's `kl` (of an estimator that the
-log does not name: the `logprobs_diff` beside it is read).
+beside a `ratio` and nothing that says which two policies both are of, that of a distillation (to the teacher), and
+OpenRLHF's `kl` (of an estimator that the log does not name: the `logprobs_diff` beside it is read).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -34,6 +34,7 @@ from rldk_tracking.sources.aliases import (
     OF_NONE,
     OF_PASSES,
     OF_REWARD_MODEL,
+    OF_TEACHER,
     OF_VALIDATION,
     PLACES,
     STEP_TIME,
@@ -178,6 +179,16 @@ def is_evaluation(logs: Mapping[str, Any]) -> bool:
     return len(of_one) == len(logs.keys() - {"epoch"}) or any(key.endswith("_runtime") for key in of_one)
 
 
+def distils(names: Iterable[str]) -> bool:
+    """Whether a log is of a distillation and of nothing else, so that its KL is to the teacher and not to a reference.
+
+    >>> distils(["loss", "kl", "distillation_loss"]), distils(["kl", "teacher_kl", "reward"])
+    (True, False)
+    """
+    names = list(names)
+    return any(OF_TEACHER.search(name) for name in names) and not any("reward" in name for name in names)
+
+
 def named(logs: Mapping[str, Any]) -> dict[str, float]:
     """Numbers under our own keys as they are, numbers under a trainer's names translated, and nothing else."""
     own = {key: number(raw) for key, raw in logs.items() if isinstance(key, str) and key.startswith("rldk/")}
@@ -244,7 +255,7 @@ def _key(name: str, names: Mapping[str, Any], kind: Kind | None, within_groups: 
         return OF_ASYNC[name]
     if name == "kl":
         # KTO's baseline is a sum over a text, of pairs that do not belong together. A trainer may have no reference.
-        if preference or "ratio" in names or LOG_RATIO in names:
+        if preference or "ratio" in names or LOG_RATIO in names or distils(names):
             return None
         # OpenRLHF, which logs no `loss`; GRPO with an entropy bonus logs both.
         is_k1 = kind == "rloo" or ("policy_loss" in names and "loss" not in names)

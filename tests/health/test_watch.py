@@ -35,15 +35,16 @@ def run(watch: Watch, values: list[float], start: int = 0) -> list[tuple[int, st
 
 def plain(values: list[float], k: int, n: int, clear_after: int, cooldown: int) -> list[tuple[int, str, str]]:
     """The same in the plainest words, over the whole history at every step."""
-    changes, firing, began, ended = [], False, 0, None
+    changes, firing, began, ended, times = [], False, 0, None, 0
     for step in range(len(values)):
         recent = [value > 1.0 for value in values[max(began, step - n + 1) : step + 1]]
-        clear = [value <= 0.5 for value in values[max(0, step - clear_after + 1) : step + 1]]
-        if firing and len(clear) == clear_after and all(clear):
+        needed = clear_after * 2 ** max(0, times - 1)
+        clear = [value <= 0.5 for value in values[max(0, step - needed + 1) : step + 1]]
+        if firing and len(clear) == needed and all(clear):
             firing, ended, began = False, step, step + 1
             changes.append((step, "resolved", "warning"))
         elif not firing and values[step] > 1.0 and sum(recent) >= k and (ended is None or step - ended >= cooldown):
-            firing = True
+            firing, times = True, times + 1
             changes.append((step, "firing", "warning"))
     return changes
 
@@ -114,7 +115,6 @@ def test_the_cooldown_mutes_a_repeat_but_not_something_worse() -> None:
         (0, "firing", "warning"),
         (1, "resolved", "warning"),
         (3, "firing", "critical"),
-        (4, "resolved", "critical"),
     ]
 
 
@@ -173,33 +173,63 @@ def test_a_run_that_goes_back_has_no_alert_from_its_future() -> None:
     assert watch.resolve(20, alert).message.startswith("Over after 0 steps.")
 
 
-def test_one_that_fires_seventeen_times_is_told_once() -> None:
+def test_what_comes_back_has_to_be_clear_for_twice_as_long_each_time() -> None:
     found = transitions(ruled(), {step: 2.0 if step % 10 == 0 else 0.0 for step in range(170)})
-    firing = [alert for alert in found if alert.state == "firing"]
-    assert [alert.times for alert in firing] == list(range(1, 18))
+    assert [(alert.step, alert.state, alert.times) for alert in found] == [
+        (0, "firing", 1), (1, "resolved", 1), (10, "firing", 2), (12, "resolved", 2), (20, "firing", 3),
+        (24, "resolved", 3), (30, "firing", 4), (38, "resolved", 4), (40, "firing", 5),
+    ]  # fmt: skip
     assert [(alert.state, alert.step) for alert in found if alert.notify] == [("firing", 0), ("resolved", 1)]
-    assert firing[0].message.endswith("limit 1.") and firing[-1].message.endswith("It has fired 17 times since step 0.")
-    assert firing[-1].first_step == 160
+    assert found[0].message.endswith("limit 1.") and found[-1].message.endswith("It has fired 5 times since step 0.")
+    assert found[-1].first_step == 40
+
+
+@pytest.mark.parametrize("apart", [1, 10, 1000])
+def test_rows_may_be_any_number_of_steps_apart(apart: int) -> None:
+    """Twelve breaches that come and go; with rows that are far apart too they are one incident."""
+    values = ([2.0] * 3 + [0.0] * 12) * 12
+    found = transitions(ruled(clear_after=3), {apart * row: value for row, value in enumerate(values)})
+    assert max(alert.times for alert in found) == 4 and sum(alert.notify for alert in found) == 2
+
+
+def test_a_return_long_after_ends_as_soon_as_the_first() -> None:
+    found = transitions(ruled(), {0: 2.0, 1: 0.0, 2: 2.0, 3: 0.0, 4: 0.0} | dict.fromkeys(range(5, 200), 0.0))
+    again = transitions(ruled(), {0: 2.0, **dict.fromkeys(range(1, 200), 0.0), 200: 2.0, 201: 0.0})
+    assert [alert.step for alert in found if alert.state == "resolved"] == [1, 4]
+    assert [(alert.step, alert.times) for alert in again] == [(0, 1), (1, 1), (200, 1), (201, 1)]
 
 
 @pytest.mark.parametrize(("quiet", "fields", "times"), [(99, {}, 2), (100, {}, 1), (1, {"reopen_steps": 0}, 1)])
 def test_after_a_quiet_time_it_is_a_new_alert(quiet: int, fields: dict[str, int], times: int) -> None:
-    found = transitions(ruled(**fields), {0: 2.0, 10: 0.0, 10 + quiet: 2.0})
+    found = transitions(ruled(**fields), {0: 2.0, **dict.fromkeys(range(10, 10 + quiet), 0.0), 10 + quiet: 2.0})
     assert (found[-1].times, found[-1].notify) == (times, times == 1)
 
 
 def test_a_repeat_that_is_more_severe_is_told_with_its_end() -> None:
-    found = transitions(ruled(), {0: 2.0, 1: 0.0, 2: 2.0, 3: 9.0, 4: 0.0, 5: 9.0, 6: 0.0})
+    found = transitions(
+        ruled(), {0: 2.0, 1: 0.0, 2: 2.0, 3: 9.0, 4: 0.0, 5: 0.0, 6: 9.0, **dict.fromkeys(range(7, 11), 0.0)}
+    )
     assert [(alert.step, alert.state, alert.severity, alert.notify) for alert in found] == [
         (0, "firing", "warning", True),
         (1, "resolved", "warning", True),
         (2, "firing", "warning", False),
         (3, "firing", "critical", True),
-        (4, "resolved", "critical", True),
-        (5, "firing", "critical", False),
-        (6, "resolved", "critical", False),
+        (5, "resolved", "critical", True),
+        (6, "firing", "critical", False),
+        (10, "resolved", "critical", False),
     ]
     assert [alert.times for alert in found] == [1, 1, 2, 2, 2, 3, 3]
+
+
+def test_what_it_costs_is_counted_over_all_returns() -> None:
+    """Ten steps of a breach are critical, whether they come at once or in threes with rows between that are clear."""
+    values = ([2.0] * 4 + [0.0] * 8) * 9
+    found = transitions(ruled(critical_after=10), dict(enumerate(values)))
+    worse = [alert for alert in found if alert.severity == "critical" and alert.notify and alert.state == "firing"]
+    assert [(alert.step, alert.times) for alert in worse] == [(37, 4)]
+    assert worse[0].message.endswith("It has fired 4 times since step 0. It has lasted 10 steps in all.")
+    apart = transitions(ruled(critical_after=10, reopen_steps=0), dict(enumerate(values)))
+    assert {alert.severity for alert in apart} == {"warning"}
 
 
 @given(VALUES, st.integers(0, 60))

@@ -43,5 +43,11 @@ def test_no_end_of_sequence_in_a_batch_of_ppo_is_truncation() -> None:
     assert read({"val/num_eos_tokens": 3}) == {}
 
 
+def test_the_kl_of_a_distillation_is_to_the_teacher() -> None:
+    logs = {"kl_mean": 1.5, "teacher_entropy": 0.5}
+    assert read(logs) == {} and read({**logs, "mean reward": 1.0})["rldk/kl/ref_k1"] == 1.5
+    assert read(logs, {"kl_mean": "rldk/kl/ref_k1"}) == {"rldk/kl/ref_k1": 1.5}
+
+
 def test_aliases_win() -> None:
     assert read({"avg_len": 3.0}, {"avg_len": "rldk/reward/gold"}) == {"rldk/reward/gold": 3.0}

@@ -177,6 +177,13 @@ def test_kl_means_what_the_trainer_computes() -> None:
     assert canonical({"kl": 0.2}, "rloo") == {"rldk/kl/ref_k1": 0.2}
 
 
+@pytest.mark.parametrize("beside", ["distillation_loss", "teacher_kl", "on_policy_loss", "sdft/distillation_loss"])
+def test_the_kl_of_a_distillation_is_to_the_teacher(beside: str) -> None:
+    assert canonical({"loss": 0.5, "kl": 1.5, beside: 0.5}) == {"rldk/train/loss": 0.5}
+    assert canonical({"reward": 0.5, "kl": 1.5, beside: 0.5})["rldk/kl/ref_k3"] == 1.5
+    assert canonical({"loss": 0.5, "kl": 1.5})["rldk/kl/ref_k3"] == 1.5
+
+
 def test_reward_std_changed_its_meaning() -> None:
     # From TRL 0.26 there is a step_time; the meaning changed at 0.27.
     assert canonical({"reward_std": 0.3}) == {"rldk/reward/group_std_mean": 0.3}
