@@ -25,7 +25,7 @@ ELSEWHERE = {
     "leak": "faults/test_leak.py",
     "ranks": "test_ranks.py",
 }
-PARTS = {"faults", "healthy", "interventions", "strangers", "training"}
+PARTS = {"faults", "healthy", "interventions", "strangers", "synthetic", "training"}
 """What `detection` is made of."""
 HERE = {"checkpoint", "detection", "files_entered", "optimizer_probe", "overhead"}
 Load = Callable[[str], ModuleType]

@@ -1,4 +1,4 @@
-"""How often the rules are right: `python tests/benchmarks/detection.py faults` and `... logs DIR`.
+"""How often the rules are right: `python tests/benchmarks/detection.py faults`, `... logs DIR`, `... synthetic`.
 
 `faults` trains the tiny model for real with GRPO, RLOO and PPO, healthy in many ways (`healthy.py`) and with faults
 injected (`faults.py`), and says for each fault how many runs were found by a rule that is right about it and after how
@@ -8,8 +8,10 @@ without training, so that a rule can be changed and measured in seconds.
 `logs DIR` judges other people's logs, see `strangers.py`; `--rldoctor COMMAND` judges the same by rldoctor, `--look`
 says what was wrong of each log that may be looked at.
 
-`--markdown FILE` writes the tables into the file, between the lines `<!-- detection faults -->` (or `logs`) and
-`<!-- end -->`.
+`synthetic` makes thousands of rows up, healthy and with a fault at any row, see `synthetic.py`.
+
+`--markdown FILE` writes the tables into the file, between the lines `<!-- detection faults -->` (or `logs`,
+`synthetic`) and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
 
 import strangers  # noqa: E402
+import synthetic  # noqa: E402
 from faults import FAULTS  # noqa: E402
 from training import KINDS, begin, plan, quieten, train  # noqa: E402
 
@@ -161,7 +164,9 @@ def main() -> None:
     faults.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "rldk_detection")
     faults.add_argument("--only", nargs="*", default=[], help="names of faults or configurations")
     faults.add_argument("--minutes", type=float, help="train no longer than this; 0 judges what is kept")
-    for command in (logs, faults):
+    made_up = commands.add_parser("synthetic", help="made-up runs")
+    made_up.add_argument("--seeds", type=int, default=8, help="runs of each family, and of each fault at each row")
+    for command in (logs, faults, made_up):
         command.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables into this file")
     arguments = parser.parse_args()
     if arguments.command == "logs":
@@ -173,6 +178,8 @@ def main() -> None:
             theirs = strangers.rldoctor(arguments.rldoctor.resolve())
             tools["rldoctor"] = strangers.judge_logs(arguments.folder, aliases, theirs, strangers.RLDOCTOR)
         text = strangers.described(tools)
+    elif arguments.command == "synthetic":
+        text = synthetic.described(synthetic.measure(arguments.seeds))
     else:
         text = described(
             judge_faults(

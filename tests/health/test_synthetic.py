@@ -1,0 +1,59 @@
+"""Made-up runs of `tests/benchmarks/synthetic.py`, a few of each: silence on healthy ones, faults found at any row."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PATH = Path(__file__).parents[1] / "benchmarks" / "synthetic.py"
+UNSEEN = {"dead component", "dead critic"}
+EARLY = {"entropy collapse", "KL blow-up", "no signal", "truncation", "clipping", "NaN"}
+
+
+@pytest.fixture(scope="module")
+def synthetic() -> Iterator[Any]:
+    spec = importlib.util.spec_from_file_location("synthetic_runs", PATH)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def test_no_rule_warns_about_a_healthy_run(synthetic: Any) -> None:
+    for run in synthetic.families(seeds=[2], rows=100):
+        fired, _ = synthetic.judged(run)
+        if synthetic.FAMILIES[run.family].repeats > 1:
+            fired.pop("reward.no_signal", None)  # it takes rows that share a rollout for rollouts
+        assert not fired, f"{run.family}: {dict(fired)}"
+
+
+@pytest.mark.parametrize("onset", [0, 5, 63])
+def test_a_fault_is_found_at_any_row(synthetic: Any, onset: int) -> None:
+    for name, fault in synthetic.FAULTS.items():
+        if name in UNSEEN or (onset < 63 and name not in EARLY):
+            continue
+        run = synthetic.made("learns", 2, onset + 30, name, onset)
+        fired, _ = synthetic.judged(run)
+        rows = [at for rule in fault.rules for at in fired.get(rule, ())]
+        assert any(at >= run.shown for at in rows), f"{name} at {onset}: {dict(fired)}"
+
+
+def test_a_run_follows_from_its_name_and_seed(synthetic: Any) -> None:
+    for name in synthetic.FAMILIES:
+        once, again, other = (synthetic.made(name, seed, 12) for seed in (3, 3, 4))
+        assert once == again and once.rows != other.rows
+
+
+def test_rows_are_means_of_rollouts_or_share_them(synthetic: Any) -> None:
+    rows = synthetic.made("four times", 0, 12).rows
+    assert len({row[synthetic.LENGTH] for row in rows}) == 3 and len({row[synthetic.GRAD] for row in rows}) == 12
+    run = synthetic.made("every 10", 0, 12, "length collapse", 4)
+    assert (run.interval, run.shown) == (10, 5)
+    assert run.rows[5][synthetic.LENGTH] < 0.4 * run.rows[4][synthetic.LENGTH]
