@@ -21,9 +21,6 @@ from rldk_tracking.health.conditions.base import (
 from rldk_tracking.health.detectors import remembered
 from rldk_tracking.health.expression import Expression, ExpressionError
 
-NAME = "<name>"
-"""In a key, for the name of a reward function."""
-
 
 @condition("level")
 class Level(Condition):
@@ -44,8 +41,19 @@ class Level(Condition):
         "a value that is on its way back is no breach, and not clear yet: the exponential mean is nearer to the "
         "threshold than one over four times the span, by this share of the latter's distance",
     ] = None
+    sure: Annotated[
+        NonNegative, "standard errors, by the scatter of single values, by which the mean must be beyond the threshold"
+    ] = 0.0
+    patience: Annotated[
+        int,
+        Range(0),
+        "observations from the first on in which a breach is not believed, since a run may begin with it and leave it",
+    ] = 0
+    hopeless: Annotated[float | None, "beyond which there is no patience, and nothing improves"] = None
     mean: float | None = remembered()
     slow: float | None = remembered()
+    variance: float = remembered(0.0)
+    count: int = remembered(0)
 
     def __post_init__(self) -> None:
         self.sign, self.weight = sign_of(self.direction), 2.0 / (self.span + 1.0)
@@ -56,17 +64,25 @@ class Level(Condition):
         now = self.read(row)
         if now is None:
             return None
-        value, sign = now, self.sign
+        value, sign, margin = now, self.sign, 0.0
         if self.weight < 1.0:
-            value = self.mean = smoothed(self.mean, value, self.weight)
+            weight, before = self.weight, now if self.mean is None else self.mean
+            value = self.mean = smoothed(self.mean, value, weight)
+            if self.sure:
+                self.variance += weight * ((now - before) ** 2 * (1.0 - weight) - self.variance)
+                margin = self.sure * (self.variance * weight / (2.0 - weight)) ** 0.5
         over = sign * (value - self.threshold) > 0
         harmless = self.only_below is not None and self._is_harmless(row)
-        breached = over and not harmless
-        if self.unless_improving is not None:
-            breached = not self._improves(value, self.unless_improving) and breached
+        breached, waits = over and not harmless and sign * (value - self.threshold) > margin, False
+        if self.patience or self.unless_improving is not None:
+            self.count += 1
+            improves = self.unless_improving is not None and self._improves(value, self.unless_improving)
+            hopeless = self.hopeless is not None and sign * (value - self.hopeless) > 0
+            waits = breached and self.count <= self.patience and not hopeless
+            breached = breached and not waits and (hopeless or not improves)
         clear = harmless or (not over and sign * (value - self.end) <= 0)
         critical = breached and self.critical is not None and sign * (value - self.critical) > 0
-        found = Finding(breached, clear, value, self.threshold, critical, key=self.key)
+        found = Finding(breached, clear, value, self.threshold, critical, key=self.key, judged=not waits)
         if self.weight < 1.0:
             found.averaged_rows, found.now = self.span, now
         return found
@@ -243,41 +259,3 @@ def _parsed(name: str, text: str) -> Expression:
         return Expression(text)
     except ExpressionError as error:
         raise ExpressionError(f"{name}: {error}") from error
-
-
-@condition("silent_function")
-class SilentFunction(Condition):
-    """Breached where a reward function has scored nothing in so many rollouts in a row.
-
-    Its series is the share of completions that a function did not score, with `<name>` for the function's name.
-    """
-
-    rollouts: Annotated[
-        int, "how many in a row. A function that belongs to a part of the data has none of it in some of them"
-    ] = 20
-    silent: dict[str, float] = remembered(dict)
-    """Function to the rollouts since it scored something."""
-
-    def judge(self, step: int, row: Row) -> Finding | None:
-        """Count on for each function of the row."""
-        before, _, after = self.keys[0].partition(NAME)
-        shares = {
-            key[len(before) : -len(after)]: share
-            for key, share in row.items()
-            if key.startswith(before) and key.endswith(after)
-        }
-        if not shares:
-            return None
-        for name, share in shares.items():
-            self.silent[name] = self.silent.get(name, 0.0) + 1.0 if share >= 1.0 else 0.0
-        name = max(self.silent, key=lambda one: self.silent[one])
-        longest = self.silent[name]
-        functions = ", ".join(one for one, count in self.silent.items() if count >= self.rollouts)
-        return Finding(
-            breached=longest >= self.rollouts,
-            clear=longest < self.rollouts,
-            value=longest,
-            threshold=float(self.rollouts),
-            evidence={"functions": functions or name},
-            key=f"{before}{name}{after}",
-        )

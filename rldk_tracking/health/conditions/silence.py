@@ -1,4 +1,4 @@
-"""The condition on a training of which nothing is heard any more.
+"""The conditions on a training, or a reward function, of which nothing is heard any more.
 
 Keys, read by `rldk_tracking.metrics.keys`:
 
@@ -12,8 +12,11 @@ from __future__ import annotations
 from typing import Annotated
 
 from rldk_tracking.health.conditions.base import Condition, Finding, Row, condition
+from rldk_tracking.health.detectors import remembered
 
 LIMIT_KEY = "rldk/run/limit_seconds"
+NAME = "<name>"
+"""In a key, for the name of a reward function."""
 
 
 @condition("silence")
@@ -54,3 +57,41 @@ class Silence(Condition):
         breached = limit is not None and silent > limit
         critical = limit is not None and silent > self.critical * limit
         return Finding(breached, not breached, silent, limit, critical, key=self.key, judged=limit is not None)
+
+
+@condition("silent_function")
+class SilentFunction(Condition):
+    """Breached where a reward function has scored nothing in so many rollouts in a row.
+
+    Its series is the share of completions that a function did not score, with `<name>` for the function's name.
+    """
+
+    rollouts: Annotated[
+        int, "how many in a row. A function that belongs to a part of the data has none of it in some of them"
+    ] = 20
+    silent: dict[str, float] = remembered(dict)
+    """Function to the rollouts since it scored something."""
+
+    def judge(self, step: int, row: Row) -> Finding | None:
+        """Count on for each function of the row."""
+        before, _, after = self.keys[0].partition(NAME)
+        shares = {
+            key[len(before) : -len(after)]: share
+            for key, share in row.items()
+            if key.startswith(before) and key.endswith(after)
+        }
+        if not shares:
+            return None
+        for name, share in shares.items():
+            self.silent[name] = self.silent.get(name, 0.0) + 1.0 if share >= 1.0 else 0.0
+        name = max(self.silent, key=lambda one: self.silent[one])
+        longest = self.silent[name]
+        functions = ", ".join(one for one, count in self.silent.items() if count >= self.rollouts)
+        return Finding(
+            breached=longest >= self.rollouts,
+            clear=longest < self.rollouts,
+            value=longest,
+            threshold=float(self.rollouts),
+            evidence={"functions": functions or name},
+            key=f"{before}{name}{after}",
+        )

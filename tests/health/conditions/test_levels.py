@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import random
 
 import pytest
 from hypothesis import given
@@ -16,9 +18,11 @@ from rldk_tracking.health.conditions.levels import (
     FirstValue,
     Level,
     Levels,
-    SilentFunction,
 )
+from rldk_tracking.health.conditions.silence import SilentFunction
+from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.expression import ExpressionError
+from rldk_tracking.health.presets import builtin_rules
 
 
 def test_between_the_two_levels_nothing_changes(findings) -> None:
@@ -53,6 +57,45 @@ def test_a_value_on_its_way_back_is_excused(findings) -> None:
     assert not any(f.breached for f in findings(level, returning)[8:])
     level = Level(("x",), direction="below", threshold=0.0, span=5.0, unless_improving=0.2)
     assert all(f.breached for f in findings(level, [-0.5] * 30))
+
+
+def cut(values) -> list[int]:
+    """The rows in which `length.truncated` warns, of a share of completions."""
+    engine = Engine([builtin_rules()["length.truncated"]])
+    rows = [engine.update(row, {"rldk/length/truncated_fraction": value}) for row, value in enumerate(values)]
+    return [row for row, alerts in enumerate(rows) if any(alert.state == "firing" for alert in alerts)]
+
+
+def of_completions(chances, seed: int, batch: int = 16) -> list[float]:
+    draw = random.Random(seed)
+    return [sum(draw.random() < chance for _ in range(batch)) / batch for chance in chances]
+
+
+def test_what_a_run_begins_with_and_leaves_is_no_breach() -> None:
+    leaving = [0.05 + 0.9 * math.exp(-row / 20) for row in range(100)]
+    assert sum(bool(cut(of_completions(leaving, seed))) for seed in range(40)) <= 2
+    assert all(cut(of_completions([0.75] * 100, seed))[0] in range(16, 40) for seed in range(40))
+    assert all(cut(of_completions([0.05] * 40 + [0.8] * 40, seed))[0] in range(42, 56) for seed in range(20))
+
+
+def test_where_nothing_ends_there_is_no_patience() -> None:
+    assert cut([1.0] * 20) == [5] and cut([0.9] * 20) == [19]
+    waits = Level(("x",), threshold=0.4, span=8.0, patience=3)
+    found = [waits.judge(step, {"x": 0.9}) for step in range(4)]
+    assert [(f.breached, f.judged) for f in found] == [(False, False)] * 3 + [(True, True)]
+
+
+def test_a_mean_is_beyond_a_limit_if_it_is_so_by_its_error() -> None:
+    """Sixteen completions of which a quarter are cut, for 6,000 rows, and of which half are."""
+    assert not any(cut(of_completions([0.25] * 300, seed)) for seed in range(20))
+    assert all(cut(of_completions([0.55] * 100, seed)) for seed in range(20))
+    level, values = Level(("x",), threshold=0.0, span=3.0, sure=2.0), [0.5, -0.25, 1.0, 0.75]
+    mean = variance = None
+    for step, value in enumerate(values):
+        found = level.judge(step, {"x": value})
+        variance = 0.0 if mean is None else 0.5 * variance + 0.25 * (value - mean) ** 2
+        mean = value if mean is None else (mean + value) / 2
+        assert found.breached == (mean > 2.0 * math.sqrt(variance / 3))
 
 
 def test_another_value_may_be_asked_as_well() -> None:
