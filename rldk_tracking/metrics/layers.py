@@ -25,6 +25,9 @@ Keys, read by `rldk_tracking.metrics.keys`:
     rldk/grad/layers_without | layers | optimizer | lower | max over ranks
         Layers that are trained but get no gradient.
         = layers whose norm is exactly 0 in all of the row's optimizer steps
+    rldk/grad/frozen_fraction | 1 | optimizer
+        Share of the model that does not train; in the first row alone, and not of a model with adapters.
+        = elements of parameters without requires_grad / elements of all parameters, when training begins
     rldk/weight/norm | 1 | optimizer
         Size of the trained weights, after the step.
         = Euclidean norm over all parameters, mean over the optimizer steps
@@ -253,6 +256,23 @@ def read_gradients(values: Sequence[float], layout: Layout) -> dict[str, float]:
     if summary.total is not None:
         metrics["rldk/grad/norm"] = summary.total
     return metrics | spread("rldk/grad/layer_norm", summary.layers.values())
+
+
+def frozen_fraction(model: torch.nn.Module) -> float | None:
+    """Share of the model's elements whose requires_grad is off; None where adapters are on it, or it has none.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 1), torch.nn.Linear(1, 2).requires_grad_(False))
+    >>> frozen_fraction(model)
+    0.5
+    """
+    parameters = dict(model.named_parameters())
+    adapted = any("lora_" in name for name in parameters) or any(
+        hasattr(part, "peft_config") for part in model.modules()
+    )
+    total = sum(parameter.numel() for parameter in parameters.values())
+    if adapted or not total:
+        return None
+    return sum(parameter.numel() for parameter in parameters.values() if not parameter.requires_grad) / total
 
 
 def weight_squares(parameters: Sequence[Tensor]) -> Tensor:

@@ -26,9 +26,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+import torch
+
 from rldk_tracking.charts.binning import LayersOverSteps, LiveHeatmap
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.spec import GRADIENTS, HEATMAP_TITLES
+from rldk_tracking.metrics.layers import frozen_fraction
 from rldk_tracking.metrics.updates import layer_ratios
 from rldk_tracking.probes.base import Probe, StepData, Training
 from rldk_tracking.probes.schedule import CHANGE_COLUMNS, JUMPS, LEAST, SERIES, WINDOW, Change, Kind, Side
@@ -182,6 +185,7 @@ class OptimizerProbe(Probe):
         self._source: OptimizerSource | None = None
         self._of_trainer: Callable[[], Any] = lambda: None
         """The trainer's optimizer when this one was looked at, which the event may name in another wrapping."""
+        self._frozen: float | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -201,6 +205,8 @@ class OptimizerProbe(Probe):
         self._training = training
         self._look_at(optimizer)
         self._reset()
+        if isinstance(training.model, torch.nn.Module):
+            self._frozen = frozen_fraction(training.model)
         self._over_steps = LiveHeatmap(GRADIENTS, LayersOverSteps(HEATMAP_TITLES[GRADIENTS]), training.publish)
 
     def _look_at(self, optimizer: Any) -> None:
@@ -238,6 +244,8 @@ class OptimizerProbe(Probe):
         probes = [self._source.read(numbers) for numbers in merged.probes]
         found = merge_scalars(probes)
         found |= weights_spread(probes) | self._layers(found, step)
+        if self._frozen is not None:
+            found["rldk/grad/frozen_fraction"], self._frozen = self._frozen, None
         return found | self._change(self._schedule.observe(step, {**row, **found}), step)
 
     def saved(self, step: int) -> None:

@@ -14,6 +14,7 @@ from rldk_tracking.metrics.layers import (
     EXTRA,
     Layout,
     Summary,
+    frozen_fraction,
     gradient_squares,
     not_finite,
     over_ranks,
@@ -24,6 +25,16 @@ from rldk_tracking.metrics.layers import (
     summarise_all,
     weight_squares,
 )
+
+
+def test_a_base_under_adapters_is_frozen_on_purpose() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2, bias=False))
+    assert frozen_fraction(model) == 0.0
+    model[0].requires_grad_(False)
+    assert frozen_fraction(model) == 20 / 28
+    model[1].peft_config = {}
+    assert frozen_fraction(model) is None and frozen_fraction(torch.nn.ReLU()) is None
+    assert frozen_fraction(torch.nn.ModuleDict({"lora_A": torch.nn.Linear(2, 2)})) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])

@@ -44,6 +44,15 @@ def derived(
     return dict(probe.derive(step, row or {}, Merged(Table(), Table(), {}, vectors)))
 
 
+def test_what_does_not_train_is_said_once(small_training: Make) -> None:
+    training = small_training()
+    training.model.bias.requires_grad_(False)
+    training.step()
+    probe = begun(training)
+    assert derived(probe, 1)["rldk/grad/frozen_fraction"] == 2 / 8
+    assert "rldk/grad/frozen_fraction" not in derived(probe, 2)
+
+
 def test_gradients_of_a_step_are_in_its_row(small_training: Make) -> None:
     training = small_training()
     probe = begun(training)

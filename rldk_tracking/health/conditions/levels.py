@@ -32,6 +32,9 @@ class Level(Condition):
     clear: Annotated[float | None, "where the breach ends; the threshold by default"] = None
     critical: Annotated[float | None, "beyond which the breach is critical"] = None
     zero_is_missing: ZeroIsMissing = False
+    zero_needs: Annotated[
+        str | None, "an exact 0 is a measurement only in rows where this series is there and not 0 itself"
+    ] = None
     span: Span = 1.0
     only_below: Annotated[
         dict[str, float] | None, "key to limit: where a row has that key, it must be below the limit for a breach"
@@ -62,7 +65,7 @@ class Level(Condition):
     def judge(self, step: int, row: Row) -> Finding | None:
         """Compare the value with the limits."""
         now = self.read(row)
-        if now is None:
+        if now is None or (now == 0.0 and self.zero_needs is not None and not row.get(self.zero_needs)):
             return None
         value, sign, margin = now, self.sign, 0.0
         if self.weight < 1.0:

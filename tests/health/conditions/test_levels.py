@@ -98,6 +98,21 @@ def test_a_mean_is_beyond_a_limit_if_it_is_so_by_its_error() -> None:
         assert found.breached == (mean > 2.0 * math.sqrt(variance / 3))
 
 
+def test_a_critic_that_never_knew_anything_is_seen() -> None:
+    """Explained variance 0 throughout, exactly or by rounding; without a value loss a 0 is no critic's."""
+
+    def fired(rows) -> list[int]:
+        engine = Engine([builtin_rules()["value.explained_variance"]])
+        return [row for row, values in enumerate(rows) if engine.update(row, values)]
+
+    key, loss = "rldk/value/explained_variance", "rldk/value/loss"
+    assert fired([{key: 0.0, loss: 0.4}] * 60) == fired([{key: -1e-9}] * 60) == [39]
+    assert not fired([{key: 0.0}] * 60) and not fired([{key: 0.0, loss: 0.0}] * 60)
+    slow = [0.3 * (1 - math.exp(-row / 200)) for row in range(300)]
+    draw = random.Random(0)
+    assert not fired([{key: value + draw.gauss(0, 0.02), loss: 0.4} for value in slow])
+
+
 def test_another_value_may_be_asked_as_well() -> None:
     level = Level(("x",), threshold=1.0, only_below={"y": 0.5})
     assert level.judge(0, {"x": 2.0}).breached

@@ -18,6 +18,12 @@ CASES = {
     "value.loss": lambda case: case(lambda since, row: {"rldk/value/loss": 20.0}, within=4),
     "grad.explosion": lambda case: case(lambda since, row: {NORM: 300.0} if since == 0 else {}, within=0, end=101),
     "grad.vanishing": lambda case: case(lambda since, row: {NORM: 1e-6}, within=10),
+    "grad.frozen": lambda case: case(
+        lambda since, row: {"rldk/grad/frozen_fraction": 0.5},
+        within=0,
+        severity="info",
+        everywhere={"rldk/grad/frozen_fraction": 0.0},
+    ),
     "grad.flow": lambda case: case(lambda since, row: {"rldk/grad/layers_without": 2.0}, within=6),
     "update.none": lambda case: case(lambda since, row: {"rldk/update/effective_lr": 0.0}, within=8),
     "update.frozen": lambda case: case(lambda since, row: {"rldk/update/frozen_layers": 3.0}, within=10),
