@@ -265,14 +265,12 @@ def frozen_fraction(model: torch.nn.Module) -> float | None:
     >>> frozen_fraction(model)
     0.5
     """
-    parameters = dict(model.named_parameters())
-    adapted = any("lora_" in name for name in parameters) or any(
-        hasattr(part, "peft_config") for part in model.modules()
-    )
-    total = sum(parameter.numel() for parameter in parameters.values())
-    if adapted or not total:
+    adapted = any(hasattr(module, "peft_config") for module in model.modules())
+    sizes = {name: (weight.numel(), weight.requires_grad) for name, weight in model.named_parameters()}
+    total = sum(size for size, _ in sizes.values())
+    if adapted or not total or any("lora_" in name for name in sizes):
         return None
-    return sum(parameter.numel() for parameter in parameters.values() if not parameter.requires_grad) / total
+    return sum(size for size, trains in sizes.values() if not trains) / total
 
 
 def weight_squares(parameters: Sequence[Tensor]) -> Tensor:
