@@ -31,8 +31,9 @@ Keys, read by `rldk_tracking.metrics.keys`:
     rldk/health/reward_hacking_risk | score in [0, 1] | rules | lower
         Signs that the reward rises for the wrong reason; absent without a second signal.
         = (1 where a held-out score has not followed, else 0.4 for each of perplexity, length and disagreement of the
-        reward functions that contradicts, and with one of them 0.2 for each of KL and diversity, at most 1) x (rise of
-        the reward in standard deviations / 2 within [0, 1]); see `explain reward.hacking`
+        reward functions that contradicts, and for a part of the reward that is 0 throughout or fell, and with one of
+        them 0.2 for each of KL, a length that shrank and diversity, at most 1) x (rise of the reward in standard
+        deviations / 2 within [0, 1]); see `explain reward.hacking`
     rldk/health/convergence_slope | reward/step | rules
         How fast the reward moves, in preference training rldk/preference/margin.
         = median of the slopes of all pairs (Theil-Sen) of at most 32 blocks of equally many rows, each the means of its
@@ -160,7 +161,8 @@ class Scores(Stateful):
 
     def verdict(self, watches: Mapping[str, Watch]) -> str | None:
         """The convergence, in a word."""
-        if severity_of(watches, "reward.saturated") is not None:
+        saturated = watches.get("reward.saturated")
+        if saturated is not None and saturated.severity is not None:
             return "solved"
         if any(severity_of(watches, name) is not None for name in DEAD):
             return "diverging"

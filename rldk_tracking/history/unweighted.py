@@ -29,8 +29,9 @@ def unweighted_score(entries: Sequence[Mapping[str, Any]]) -> str | None:
     """The name of the one score that is no part of the reward, None where there is none or it cannot be told.
 
     The weights are solved for by least squares. They must explain the reward to a thousandth of its spread in every
-    row, in one way only. A score with less than a hundredth of the largest weight is then no part, provided that it
-    varies ten times as much as what is left unexplained: of a constant no weight can be told.
+    row, in one way only. A score that has less than a hundredth of the largest weight, and moves the reward by less
+    than a hundredth of its spread, is then no part, provided that it varies ten times as much as what is left
+    unexplained: of a constant no weight can be told.
 
     Args:
         entries: what was logged, in order.
@@ -57,7 +58,7 @@ def unweighted_score(entries: Sequence[Mapping[str, Any]]) -> str | None:
     left_out = [
         name
         for name, weight, varies in zip(parts, weights, spreads, strict=True)
-        if abs(weight) < least and varies > 10.0 * unexplained
+        if abs(weight) < least and abs(weight) * varies < 0.01 * spread and varies > 10.0 * unexplained
     ]
     return left_out[0] if len(left_out) == 1 else None
 

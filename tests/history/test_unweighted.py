@@ -44,6 +44,13 @@ def test_a_score_that_never_changes_may_have_any_weight() -> None:
     assert unweighted_score(entries) is None
 
 
+def test_a_small_weight_on_a_score_that_moves_the_reward_is_one() -> None:
+    """100 f + g, where f is nearly always 0: by its weight g would be no part, and it is nearly all of the reward."""
+    draw = random.Random(3)
+    parts = [(0.003 * draw.random(), 0.2 + 0.5 * draw.random()) for _ in range(30)]
+    assert unweighted_score([{"reward": 101 * f + g, "rewards/f": f, "rewards/g": g} for f, g in parts]) is None
+
+
 def test_a_reward_that_its_parts_do_not_explain() -> None:
     draw = random.Random(2)
     entries = [row | {"reward": row["reward"] + draw.gauss(0, 0.05)} for row in rows({"a": 1.0, "b": 0.0})]

@@ -17,6 +17,10 @@ ABSOLUTE_DEVIATION_TO_SIGMA = 1.2533
 """The same for the mean absolute deviation."""
 MANY_SIGMAS = 1e9
 """Standard deviations of a change in a series without noise."""
+BEND_TO_SIGMA = ABSOLUTE_DEVIATION_TO_SIGMA / math.sqrt(6.0)
+"""The mean of |x - 2 x before + x before that| times this is the standard deviation of x, if independent."""
+MOST_ALIKE = 3.0
+"""By how much that is too small where neighbours correlate at 0.85."""
 LAG_VALUES = 8
 """Values apart at which those of a first-order autoregression of up to 0.8 are all but independent."""
 
@@ -141,7 +145,9 @@ class Baseline(Stateful):
 
 @dataclass(eq=False)
 class Change(Stateful):
-    """Exponential mean against the mean of the first values; the noise is the mean deviation from that mean.
+    """Exponential mean against the mean of the first values; the noise is that of how the series bends.
+
+    A trend does not bend, so that a series may climb as fast as it likes, from its first value on.
 
     Args:
         early: first values that make up the start.
@@ -169,14 +175,14 @@ class Change(Stateful):
         self.count += 1
         if self.count == 1:
             self.mean = value
-        else:
-            deviation = ABSOLUTE_DEVIATION_TO_SIGMA * abs(value - self.mean)
-            self.noise += (deviation - self.noise) / min(self.count - 1, self.memory)
+        if self.count > 2:
+            bend = abs(value - 2.0 * self.recent[-1] + self.recent[-2])
+            self.noise += (BEND_TO_SIGMA * bend - self.noise) / min(self.count - 2, self.memory)
         if len(self.recent) == LAG_VALUES:
             self.moves += 1
             weight = 1.0 / min(self.moves, self.memory)
             move = value - self.recent[0] - self.moved
-            bound = 4.0 * math.sqrt(2.0) * self.noise  # a step of the level is no noise
+            bound = 5.0 * math.sqrt(2.0) * self.noise  # a step of the level is no noise
             self.moved_square += weight * (min(abs(move), bound) ** 2 - self.moved_square)
             self.moved += weight * move
         self.recent.append(value)
@@ -198,7 +204,7 @@ class Change(Stateful):
         tells too little. Values `LAG_VALUES` apart are not alike; what they differ by on average is the trend, not
         noise.
         """
-        return max(self.noise, math.sqrt(self.moved_square / 2.0))
+        return max(self.noise, min(math.sqrt(self.moved_square / 2.0), MOST_ALIKE * self.noise))
 
     @property
     def sigmas(self) -> float | None:

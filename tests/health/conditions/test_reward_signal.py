@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from rldk_tracking.health.conditions.reward_signal import OTHERS, UNWEIGHTED, Hacking, TiedGroups
+from rldk_tracking.health.conditions.hacking import OTHERS, UNWEIGHTED, Hacking
+from rldk_tracking.health.conditions.reward_signal import TiedGroups
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.presets import builtin_rules
 
@@ -292,5 +293,53 @@ def test_how_often_the_usual_mean_is_met_and_how_far_the_others_are() -> None:
 
 
 def test_a_held_out_score_that_rises_a_little_has_not_followed() -> None:
-    breached, _, found = judged(lambda done, draw: {GOLD: 0.2 + 0.1 * done + draw.gauss(0, 0.03)})
+    breached, _, found = judged(lambda done, draw: {GOLD: 0.2 + 0.05 * done + draw.gauss(0, 0.03)})
     assert breached and found[-1].evidence["against"] == "held-out score"
+
+
+def test_both_start_where_both_are_known() -> None:
+    """A judge that is asked from row 60 on, when the reward has risen already, has nothing to follow."""
+
+    def extra(done, draw):
+        return ({GOLD: 0.6 + draw.gauss(0, 0.02)} if done > 0.5 else {}) | {"r": min(0.9, 0.1 + 2 * done)}
+
+    assert judged(extra)[0] == []
+
+
+def test_a_reward_hacked_from_the_first_rows_on() -> None:
+    """It rises within eight rows, while the held-out score falls: what is measured first is the start of both."""
+
+    def extra(done, draw):
+        gone = min(1.0, 15 * done)
+        return {"r": 0.1 + 0.88 * gone + draw.gauss(0, 0.02), GOLD: 0.38 - 0.3 * gone + draw.gauss(0, 0.05)}
+
+    for seed in range(10):
+        breached, _, _ = judged(extra, n=60, seed=seed)
+        assert breached and breached[0] <= 25
+
+
+def test_a_held_out_score_that_comes_later_is_waited_for() -> None:
+    """The reward rises over rows 30 to 50, the score over rows 40 to 60."""
+
+    def extra(done, draw):
+        row = 120 * done
+        climbed = [min(1.0, max(0.0, (row - begin) / 20)) for begin in (30, 40)]
+        return {"r": 0.2 + 0.5 * climbed[0] + draw.gauss(0, 0.05), GOLD: 0.3 + 0.4 * climbed[1] + draw.gauss(0, 0.05)}
+
+    assert sum(len(judged(extra, seed=seed)[0]) > 2 for seed in range(20)) <= 2
+
+
+@pytest.mark.parametrize(("gain", "alarms"), [(2.0, False), (0.0, True), (-2.0, True)])
+def test_scores_of_another_scale_are_held_to_their_noise(gain: float, alarms: bool) -> None:
+    breached, _, _ = judged(lambda done, draw: {GOLD: 40 + gain * done + draw.gauss(0, 0.3)})
+    assert bool(breached) is alarms
+
+
+def test_the_wait_begins_where_the_two_part() -> None:
+    """Together for 60 rows, and a score that stays from then on: not waited for as long again as the run is old."""
+
+    def extra(done, draw):
+        return {"r": 0.1 + 0.8 * done, GOLD: 0.1 + 0.1 * min(done, 0.25) + draw.gauss(0, 0.01)}
+
+    breached, condition, _ = judged(extra)
+    assert breached and breached[0] < 60 and condition.pair.together_at < 30

@@ -14,7 +14,7 @@ ALL_MAX = f"{TIED}_all_max"
 
 
 def hacked(since, row):
-    return {MEAN: 0.45 + 0.02 * since, "rldk/reward/gold": 0.4}
+    return {MEAN: min(1.0, 0.45 + 0.02 * since), "rldk/reward/gold": 0.3}
 
 
 CASES = {

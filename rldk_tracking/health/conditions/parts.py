@@ -1,0 +1,71 @@
+"""The parts that a reward is the sum of: whether one of them never gave anything, or fell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rldk_tracking.health.conditions.base import Row
+from rldk_tracking.health.detectors import Stateful, remembered
+from rldk_tracking.health.detectors.baseline import Change
+
+MEAN, WEIGHT = re.compile(r"rldk/reward/function/(.+)/mean"), "rldk/reward/function/{}/weight"
+PENALTY = re.compile(r"penal|punish|cost|violat|overlong|too_long|repeti|repeat|toxic|unsafe|error|invalid", re.I)
+"""Names of parts that are there to take away: 0 is the best that they can be."""
+ROWS = 20
+"""Values of a part before it is known that it gives nothing."""
+FELL = 2.0
+"""Standard deviations of its noise beyond which a fall is one."""
+HALF = 0.5
+"""Of its start, below which a part has fallen."""
+
+
+@dataclass(eq=False)
+class Parts(Stateful):
+    """Follows the mean of every reward function that is a part of the reward.
+
+    A part that is never above 0 takes away (a penalty), and so does one whose weight is below 0 or whose name says it;
+    one of weight 0 is no part. Of the others, one that is 0 in every row while another gives something never gave
+    anything, and one below half of its start has fallen.
+    """
+
+    changes: dict[str, Change] = remembered(dict)
+    highest: dict[str, float] = remembered(dict)
+    lowest: dict[str, float] = remembered(dict)
+
+    def add(self, row: Row) -> None:
+        """Take what the row says of the parts."""
+        for key, value in row.items():
+            match = MEAN.fullmatch(key) if key.startswith("rldk/reward/function/") else None
+            if match is None or PENALTY.search(name := match[1]) or row.get(WEIGHT.format(name), 1.0) <= 0.0:
+                continue
+            if name not in self.changes:
+                self.changes[name] = Change(early=3, growing=0.1)
+            self.changes[name].add(value)
+            self.highest[name] = max(value, self.highest.get(name, value))
+            self.lowest[name] = min(value, self.lowest.get(name, value))
+
+    @property
+    def known(self) -> bool:
+        """Whether there are several parts, each seen often enough."""
+        return len(self.changes) > 1 and min(change.count for change in self.changes.values()) >= ROWS
+
+    @property
+    def lost(self) -> str | None:
+        """The name of a part that never gave anything, or fell, and which of it; None where there is none."""
+        if not self.known or max(self.highest.values()) <= 0.0:
+            return None
+        for name, change in self.changes.items():
+            if self.highest[name] == self.lowest[name] == 0.0:
+                return f"{name}, which has always been 0"
+            fell = change.sigmas is not None and change.sigmas < -FELL
+            if fell and self.lowest[name] >= 0.0 and change.mean < HALF * change.start:
+                return f"{name}, which fell to {change.mean:.2g} from {change.start:.2g}"
+        return None
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned: its parts are known from it only."""
+        self.changes = {name: Change(early=3, growing=0.1) for name in state.get("changes", ())}
+        super().load_state(state)
