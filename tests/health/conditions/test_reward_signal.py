@@ -1,4 +1,4 @@
-"""What the reward still tells: ties by chance, lost signal, solved; and reward hacking as a verdict over signals."""
+"""What the reward still tells: ties by chance, lost signal, solved."""
 
 from __future__ import annotations
 
@@ -6,14 +6,7 @@ import random
 
 import pytest
 
-from rldk_tracking.health.conditions.hacking import OTHERS, UNWEIGHTED, Hacking
 from rldk_tracking.health.conditions.reward_signal import TiedGroups
-from rldk_tracking.health.engine import Engine
-from rldk_tracking.health.presets import builtin_rules
-
-RULES = builtin_rules()
-
-((PERPLEXITY,), (LENGTH,), (LENGTH_CORR,), (DISAGREEMENT,)) = list(OTHERS.values())[:4]
 
 TIED, MEAN, STD, WITHIN = "tied", "rldk/reward/mean", "rldk/reward/std", "rldk/reward/group_std_mean"
 
@@ -103,147 +96,12 @@ def test_rows_without_rewards_say_nothing() -> None:
     assert condition.judge(0, {"loss": 1.0}) is None
 
 
-GOLD, KL, UNIQUE = "rldk/reward/gold", "rldk/kl/ref_k1", "rldk/diversity/unique_fraction"
-
-
-def judged(extra, rise: float = 0.5, n: int = 120, seed: int = 0):
-    draw = random.Random(seed)
-    condition = Hacking(("r",))
-    found = []
-    for step in range(n):
-        done = step / n
-        row = {"r": 0.2 + rise * done + draw.gauss(0, 0.03)} | extra(done, draw)
-        found.append(condition.judge(step, row))
-    return [step for step, finding in enumerate(found) if finding is not None and finding.breached], condition, found
-
-
-def test_a_held_out_score_that_stays_decides_alone() -> None:
-    breached, condition, found = judged(lambda done, draw: {GOLD: 0.2 + draw.gauss(0, 0.03)})
-    assert breached and breached[-1] == 119 and condition.risk == 1.0
-    assert found[-1].evidence["against"] == "held-out score"
-
-
-def test_a_held_out_score_that_follows_says_no() -> None:
-    alarmed = 0
-    for seed in range(20):
-        breached, condition, _ = judged(lambda done, draw: {GOLD: 0.2 + 0.5 * done + draw.gauss(0, 0.05)}, seed=seed)
-        alarmed += len(breached) > 3
-        assert condition.risk == 0.0
-    assert alarmed <= 1
-
-
-def test_a_held_out_score_at_its_ceiling_must_fall() -> None:
-    assert judged(lambda done, draw: {GOLD: 0.97 + draw.gauss(0, 0.005)})[0] == [], "it has no room to follow"
-    assert judged(lambda done, draw: {GOLD: 0.97 - 0.3 * done + draw.gauss(0, 0.01)})[0]
-
-
-@pytest.mark.parametrize(
-    ("level", "scale", "alarms"),
-    [(0.05, 1.0, True), (0.9, 1.0, False), (40.0, 1.0, False), (0.05, 10.0, False)],
-)
-def test_a_function_of_weight_0_must_be_of_the_rewards_kind_and_below_it(
-    level: float, scale: float, alarms: bool
-) -> None:
-    """It may be there to watch a format that is kept already, or a length."""
-
-    def extra(done, draw):
-        row = {UNWEIGHTED: level + draw.gauss(0, 0.01)}
-        return row | ({"r": scale * (0.2 + 0.5 * done + draw.gauss(0, 0.03))} if scale != 1.0 else {})
-
-    breached, _, found = judged(extra)
-    assert bool(breached) is alarms
-    assert not alarms or found[-1].evidence["against"] == "reward function of weight 0"
-
-
-def test_a_judge_of_the_users_own_goes_before_a_function_of_weight_0() -> None:
-    """It may be asked now and then only, so that the other one is there first."""
-
-    def extra(done, draw):
-        row = {UNWEIGHTED: 0.05 + draw.gauss(0, 0.01)}
-        asked = done > 0.02 and round(120 * done) % 3 == 0
-        return row | ({GOLD: 0.1 + 0.6 * done + draw.gauss(0, 0.03)} if asked else {})
-
-    breached, condition, _ = judged(extra)
-    assert condition.gold_key == GOLD and condition.risk == 0.0 and breached == []
-
-
-def test_a_function_of_weight_0_that_follows_says_no() -> None:
-    breached, condition, _ = judged(lambda done, draw: {UNWEIGHTED: 0.1 + 0.4 * done + draw.gauss(0, 0.03)})
-    assert len(breached) <= 3 and condition.risk == 0.0
-
-
-@pytest.mark.parametrize("correlation", [0.6, 0.85])
-def test_long_healthy_runs_with_correlated_noise(healthy, correlation: float) -> None:
-    """40 runs of 1,000 rows gave none."""
-    for seed in range(4):
-        engine = Engine([RULES["reward.hacking"]])
-        for step, row in enumerate(healthy(seed + 70, 1000, correlation)):
-            assert engine.update(step, row) == []
-
-
-def test_a_reward_that_does_not_rise_is_not_hacked() -> None:
-    assert judged(lambda done, draw: {GOLD: 0.2 - done}, rise=0.0)[0] == []
-
-
-def test_longer_and_rewarded_for_it_needs_a_second_sign() -> None:
-    def longer(done, draw):
-        return {LENGTH: 100 + 300 * done, LENGTH_CORR: 0.8}
-
-    assert judged(longer)[0] == []
-    breached, _, found = judged(lambda done, draw: longer(done, draw) | {KL: 2 * done})
-    assert breached and found[-1].evidence["against"] == "length, KL"
-
-
-@pytest.mark.parametrize("row", [{LENGTH: 100.0, LENGTH_CORR: 0.8}, {DISAGREEMENT: 0.6}])
-def test_a_length_that_correlates_without_growing_and_functions_that_agree_are_the_task(row: dict[str, float]) -> None:
-    assert judged(lambda done, draw: row | {KL: 2 * done})[0] == []
-
-
-def test_perplexity_and_disagreement_together() -> None:
-    def extra(done, draw):
-        return {PERPLEXITY: 4 + 10 * done, DISAGREEMENT: -0.6}
-
-    assert judged(extra)[0]
-
-
-def test_what_learning_has_too_is_no_verdict() -> None:
-    breached, condition, found = judged(lambda done, draw: {KL: 3 * done, UNIQUE: 1 - 0.9 * done})
-    assert breached == [] and found[-1] is None and condition.risk is None, "unknown, not fine"
-
-
 def test_the_half_that_is_not_reported_is_clear() -> None:
     rows = climbing() + [{TIED: 1.0, MEAN: 1.0, STD: 0.0}] * 20
     for solved in (False, True):
         condition = TiedGroups((TIED,), solved=solved)
         last = [condition.judge(step, row) for step, row in enumerate(rows)][-1]
         assert (last.breached, last.clear) == (solved, not solved)
-
-
-def test_a_rise_that_is_gone_is_no_hacking_any_more() -> None:
-    condition = Hacking(("r",))
-    draw, found = random.Random(0), []
-    for step in range(300):
-        row = {"r": 0.2 + 0.5 * (60 <= step < 150) + draw.gauss(0, 0.03), LENGTH_CORR: 0.8, KL: 2.0}
-        row[LENGTH] = 100.0 if step < 60 else 400.0
-        found.append(condition.judge(step, row))
-    assert found[140].breached and not found[140].clear
-    assert not found[-1].breached and found[-1].clear, "the witnesses are still there, the rise is not"
-    assert "length" in found[-1].evidence["against"]
-
-
-@pytest.mark.parametrize(("slope", "supports"), [(0.9, True), (0.0, False)])
-def test_only_diversity_that_fell_supports(slope: float, supports: bool) -> None:
-    def longer(done, draw):
-        unique = 1 - slope * done + draw.gauss(0, 0.01)
-        return {LENGTH: 100 + 300 * done, LENGTH_CORR: 0.8, UNIQUE: unique}
-
-    breached, _, found = judged(longer)
-    assert bool(breached) is supports
-    assert (found[-1].evidence["against"] == "length, diversity") is supports
-
-
-def test_a_function_of_weight_0_that_never_gives_anything_is_below_the_reward() -> None:
-    assert judged(lambda done, draw: {UNWEIGHTED: 0.0})[0]
 
 
 def test_the_mean_share_is_a_plain_mean_at_first() -> None:
@@ -290,56 +148,3 @@ def test_how_often_the_usual_mean_is_met_and_how_far_the_others_are() -> None:
         if step > 0:
             met, far = met + 0.05 * ((mean == 1.0) - met), far + 0.05 * (abs(mean - 1.0) - far)
     assert (condition.at_usual, condition.off_usual) == (pytest.approx(met), pytest.approx(far))
-
-
-def test_a_held_out_score_that_rises_a_little_has_not_followed() -> None:
-    breached, _, found = judged(lambda done, draw: {GOLD: 0.2 + 0.05 * done + draw.gauss(0, 0.03)})
-    assert breached and found[-1].evidence["against"] == "held-out score"
-
-
-def test_both_start_where_both_are_known() -> None:
-    """A judge that is asked from row 60 on, when the reward has risen already, has nothing to follow."""
-
-    def extra(done, draw):
-        return ({GOLD: 0.6 + draw.gauss(0, 0.02)} if done > 0.5 else {}) | {"r": min(0.9, 0.1 + 2 * done)}
-
-    assert judged(extra)[0] == []
-
-
-def test_a_reward_hacked_from_the_first_rows_on() -> None:
-    """It rises within eight rows, while the held-out score falls: what is measured first is the start of both."""
-
-    def extra(done, draw):
-        gone = min(1.0, 15 * done)
-        return {"r": 0.1 + 0.88 * gone + draw.gauss(0, 0.02), GOLD: 0.38 - 0.3 * gone + draw.gauss(0, 0.05)}
-
-    for seed in range(10):
-        breached, _, _ = judged(extra, n=60, seed=seed)
-        assert breached and breached[0] <= 25
-
-
-def test_a_held_out_score_that_comes_later_is_waited_for() -> None:
-    """The reward rises over rows 30 to 50, the score over rows 40 to 60."""
-
-    def extra(done, draw):
-        row = 120 * done
-        climbed = [min(1.0, max(0.0, (row - begin) / 20)) for begin in (30, 40)]
-        return {"r": 0.2 + 0.5 * climbed[0] + draw.gauss(0, 0.05), GOLD: 0.3 + 0.4 * climbed[1] + draw.gauss(0, 0.05)}
-
-    assert sum(len(judged(extra, seed=seed)[0]) > 2 for seed in range(20)) <= 2
-
-
-@pytest.mark.parametrize(("gain", "alarms"), [(2.0, False), (0.0, True), (-2.0, True)])
-def test_scores_of_another_scale_are_held_to_their_noise(gain: float, alarms: bool) -> None:
-    breached, _, _ = judged(lambda done, draw: {GOLD: 40 + gain * done + draw.gauss(0, 0.3)})
-    assert bool(breached) is alarms
-
-
-def test_the_wait_begins_where_the_two_part() -> None:
-    """Together for 60 rows, and a score that stays from then on: not waited for as long again as the run is old."""
-
-    def extra(done, draw):
-        return {"r": 0.1 + 0.8 * done, GOLD: 0.1 + 0.1 * min(done, 0.25) + draw.gauss(0, 0.01)}
-
-    breached, condition, _ = judged(extra)
-    assert breached and breached[0] < 60 and condition.pair.together_at < 30
