@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -19,10 +21,46 @@ print("registered")
 """
 
 
-def python(code: str) -> str:
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=250)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+FORKS = """
+import json, os, sys, tempfile, traceback
+import datasets, pandas, sklearn.metrics, torch, torch._dynamo
+assert not {"transformers", "trl", "rldk_tracking"} & set(sys.modules)
+for line in sys.stdin:
+    with tempfile.TemporaryFile("w+") as shown:
+        child = os.fork()
+        if not child:
+            os.dup2(shown.fileno(), 1)
+            os.dup2(shown.fileno(), 2)
+            try:
+                exec(json.loads(line), {"__name__": "__main__"})
+            except BaseException:
+                traceback.print_exc()
+                sys.stderr.flush()
+                os._exit(1)
+            sys.stdout.flush()
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        shown.seek(0)
+        print(json.dumps([code, shown.read()]), flush=True)
+"""
+"""Each program runs in a process of its own that has what transformers is long in importing, but not transformers."""
+
+
+@pytest.fixture(scope="module")
+def python() -> Iterator[Callable[[str], str]]:
+    """Runs a program to its end without an error; returns what it printed."""
+    command = [sys.executable, "-c", FORKS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+
+        def run(program: str) -> str:
+            process.stdin.write(json.dumps(program) + "\n")  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+            code, shown = json.loads(process.stdout.readline())  # type: ignore[union-attr]
+            assert code == 0, shown
+            return str(shown)
+
+        yield run
 
 
 @pytest.mark.parametrize(
@@ -39,12 +77,12 @@ def python(code: str) -> str:
         "import importlib.util, rldk_tracking; importlib.util.find_spec('transformers.integrations.integration_utils')",
     ],
 )
-def test_the_name_is_registered_in_any_order(imports: str) -> None:
+def test_the_name_is_registered_in_any_order(imports: str, python: Callable[[str], str]) -> None:
     assert "registered" in python(f"import sys\n{imports}\n{CHECK}")
 
 
 @pytest.mark.parametrize("after", [1, 5, 60])
-def test_imported_in_the_middle_of_the_trainer_s_import(after: int) -> None:
+def test_imported_in_the_middle_of_the_trainer_s_import(after: int, python: Callable[[str], str]) -> None:
     """When `transformers.trainer` has come so many imports far, something that it imports imports this package."""
     code = f"""
 import builtins, sys
@@ -77,10 +115,11 @@ args = TrainingArguments(output_dir={str(tmp_path)!r}, report_to=["rldk"], use_c
 trainer = Trainer(model=torch.nn.Linear(2, 2), args=args)
 print([type(callback).__name__ for callback in trainer.callback_handler.callbacks])
 """
-    assert "RLDKCallback" in python(code)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=250)
+    assert "RLDKCallback" in result.stdout, result.stderr
 
 
-def test_without_a_loadable_callback_transformers_still_imports() -> None:
+def test_without_a_loadable_callback_transformers_still_imports(python: Callable[[str], str]) -> None:
     code = """
 import sys
 import rldk_tracking
@@ -97,7 +136,7 @@ def test_a_module_still_runs_as_a_script() -> None:
     assert subprocess.run(command, capture_output=True, text=True).stdout.startswith("rldk-tracking ")
 
 
-def test_install_twice_adds_one_finder() -> None:
+def test_install_twice_adds_one_finder(python: Callable[[str], str]) -> None:
     code = """
 import sys
 from rldk_tracking import report_to
@@ -108,6 +147,6 @@ assert "transformers" not in sys.modules
     python(code)
 
 
-def test_with_the_table_loaded_no_finder_is_added() -> None:
+def test_with_the_table_loaded_no_finder_is_added(python: Callable[[str], str]) -> None:
     code = f"import sys, transformers.integrations.integration_utils, rldk_tracking\n{CHECK}"
     assert "registered" in python(code)
