@@ -51,8 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sources",
         nargs="+",
         metavar="SOURCE",
-        help="an output folder, a journal or other JSON lines, CSV, what a trainer printed (.log, .txt), a TensorBoard "
-        "folder, a trainer_state.json, " + ", ".join(backend.sources for backend in able(Backend.read).values()),
+        help="an output folder, or a file that says by its content what it is: a journal or other JSON lines, JSON, a "
+        "table, what a trainer printed, a notebook, W&B's or TensorBoard's own (FILE#RUN: one of several runs in it), "
+        + ", ".join(backend.sources for backend in able(Backend.read).values()),
     )
     parser.add_argument("--rules", default="safe", help="safe, strict, quiet, or a YAML file of your own")
     parser.add_argument("--format", choices=FORMATS, default="text")
@@ -194,7 +195,7 @@ def render(results: Sequence[ReplayResult | Unreadable], form: str, with_rules: 
 
 def _page(report: ReplayResult, form: str, with_rules: bool) -> list[str]:
     lines = [f"{'## ' if form == 'markdown' else ''}{report.verdict}: {report.source} ({report.rows} rows)"]
-    facts = [report.coverage, *report.notes]
+    facts = [report.coverage, *([f"read as {report.format}"] if report.format else []), *report.notes]
     if report.convergence is not None:
         facts.append(f"reward: {report.convergence}")
     if with_rules:

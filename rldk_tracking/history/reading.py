@@ -4,13 +4,13 @@
 |---|---|
 | a folder | the first of the kinds below that is in it and can be read, in this order |
 | a journal, `run.jsonl`, in the folder, in `_rldk` or in `rldk` | its rows, as they are; the latest training's |
-| other `*.jsonl`, also `*.json` and `*.csv` where named | log entries |
-| `*.log`, `*.txt` where named | what verl's console logger and transformers' trainers print |
+| other `*.jsonl` | log entries |
 | W&B's own file (`run-*.wandb`), as in `wandb/offline-run-*` | metrics |
-| TensorBoard files (`events.out.tfevents.*`), also below | scalars, see `rldk_tracking.history.files.read_events` |
+| TensorBoard files (`events.out.tfevents.*`), also below | scalars, see `rldk_tracking.history.formats.binary` |
 | a `trainer_state.json`, also inside `checkpoint-*`: the latest | its log history |
 | TRL's completions (`completions/*.parquet`) | rewards and ties, see `rldk_tracking.history.completions` |
-| a backend's run: `mlflow:RUN_ID`, `wandb:ENTITY/PROJECT/RUN` | metrics, see `Backend.read` |
+| any other file; `FILE#RUN`: one of several runs in it | by its content, see `rldk_tracking.history.files` |
+| a backend's run: `mlflow:RUN_ID`, `wandb:ENTITY/PROJECT/RUN`; several: `runs_of` | metrics, see `Backend.read` |
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from rldk_tracking.history.files import read_events, read_log
+from rldk_tracking.history.files import Log, read_log
+from rldk_tracking.history.formats.binary import read_events
 from rldk_tracking.history.run_history import JUDGED, History, UnreadableSourceError, history
 from rldk_tracking.journal.journal import journals_in
 from rldk_tracking.sources.own_names import OwnNames
@@ -45,10 +46,12 @@ class Candidate:
     Attributes:
         kind: "file", or what a folder is read as.
         path: the file or the folder.
+        run: of a file with several, the one that is asked for; empty for the longest.
     """
 
     kind: Literal["file", "tensorboard", "completions"]
     path: Path
+    run: str = ""
 
 
 def read(source: str | Path, aliases: Mapping[str, str] | None = None, own: OwnNames | None = None) -> History:
@@ -70,7 +73,9 @@ def read(source: str | Path, aliases: Mapping[str, str] | None = None, own: OwnN
         with _refusals(name):
             also = [own.forms] if own is not None and own.forms else []
             run = store.read(name.partition(":")[2], OURS_BUT_JUDGED, *also)
-        return history(name, run.entries, run.settings, aliases, own)
+        return replace(
+            history(name, run.entries, run.settings, aliases, own), format=f"{store.title or store.name}'s run"
+        )
     found, notes = first_readable(source, lambda candidate: read_candidate(candidate, aliases, own))
     return replace(found, notes=(*notes, *found.notes))
 
@@ -82,7 +87,7 @@ def store_of(source: str | Path) -> Backend | None:
 
 
 def runs_of(source: str) -> list[str]:
-    """The single runs that a source stands for, such as `mlflow:experiment/NAME`, newest first.
+    """The single runs that a source stands for, newest first, such as `mlflow:experiment/NAME`, `wandb:ENTITY/PROJECT`.
 
     Raises:
         UnreadableSourceError: there are none.
@@ -142,7 +147,9 @@ def first_readable(source: str | Path, reader: Callable[[Candidate], Found]) -> 
 def candidates_of(path: Path) -> Iterator[Candidate]:
     """What a folder holds that can be read, the best first; a file is its own."""
     if not path.is_dir():
-        yield Candidate("file", path)
+        name, _, run = str(path).rpartition("#")
+        in_file = bool(name) and not path.exists() and Path(name).exists()
+        yield Candidate("file", Path(name), run) if in_file else Candidate("file", path)
         return
     journals = journals_of(path)
     yield from (Candidate("file", journal) for journal in journals)
@@ -172,14 +179,26 @@ def read_candidate(
     """The rows of one candidate. Raises as `read` does."""
     name = str(candidate.path)
     if candidate.kind == "tensorboard":
-        return history(name, read_events(candidate.path), aliases=aliases, own=own)
+        return replace(
+            history(name, read_events(candidate.path), aliases=aliases, own=own), format="TensorBoard events"
+        )
     if candidate.kind == "completions":
         from rldk_tracking.history.completions import read_completions
 
-        return replace(history(name, read_completions(candidate.path)), is_log=True)
-    log = read_log(candidate.path)
+        return replace(history(name, read_completions(candidate.path)), is_log=True, format="TRL's completions")
+    log = read_log(candidate.path, candidate.run)
     found = history(name, log.entries, log.settings, aliases, own)
-    return replace(found, notes=(*found.notes, *skipped_lines(log.skipped)))
+    notes = (*found.notes, *skipped_lines(log.skipped), *other_runs(name, log))
+    return replace(found, source=f"{name}#{log.run}" if candidate.run else name, notes=notes, format=log.format)
+
+
+def other_runs(name: str, log: Log) -> tuple[str, ...]:
+    """A sentence on the runs beside the one that is read, where there are any."""
+    if not log.others:
+        return ()
+    others = ", ".join(log.others[:8]) + (f" and {len(log.others) - 8} more" if len(log.others) > 8 else "")
+    how = f"'{name}#{log.others[0]}' reads another"
+    return (f"reading run {log.run} of {1 + len(log.others)} in the file; also found {others}; {how}",)
 
 
 def skipped_lines(count: int) -> tuple[str, ...]:

@@ -47,6 +47,7 @@ class ReplayResult:
         convergence: "improving", "plateau", "solved" or "diverging", None where it is not known.
         held_back: ids of rules that were breached while another rule that is their cause fired, with that cause.
         notes: sentences on the reading, see `rldk_tracking.history.run_history.History`.
+        format: what the source was read as, for people.
     """
 
     source: str
@@ -58,6 +59,7 @@ class ReplayResult:
     convergence: str | None
     held_back: dict[str, str]
     notes: tuple[str, ...] = ()
+    format: str = ""
 
     @property
     def unknown(self) -> list[str]:
@@ -87,6 +89,7 @@ class ReplayResult:
             "coverage": self.coverage,
             "convergence": self.convergence,
             "source": self.source,
+            "format": self.format,
             "rows": self.rows,
             "notes": list(self.notes),
             "alerts": [alert.as_dict() | {"row": row} for row, alert in self.alerts],
@@ -156,6 +159,7 @@ def replay(
         convergence=engine.convergence,
         held_back=engine.held_back,
         notes=(*past.notes, *own.never({rule: asking[rule] for rule in judged.without_data if rule in asking})),
+        format=past.format,
     )
 
 

@@ -55,6 +55,7 @@ class History:
         ignored: names in the source that no key stands for.
         notes: sentences on the reading that a person should know: what was left out, what else there was.
         is_log: whether its numbers stand under a trainer's names, so that it can hold no more than a log does.
+        format: what the source was read as, for people.
     """
 
     source: str
@@ -63,6 +64,7 @@ class History:
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     is_log: bool = False
+    format: str = ""
 
 
 def history(

@@ -64,7 +64,7 @@ class WandbBackend(Backend):
     packages: ClassVar[tuple[str, ...]] = ("wandb", "wandb-workspaces")
     install: ClassVar[str] = "pip install 'rldk-tracking[wandb]'"
     callback: ClassVar[str] = "WandbCallback"
-    sources: ClassVar[str] = "wandb:ENTITY/PROJECT/RUN"
+    sources: ClassVar[str] = "wandb:ENTITY/PROJECT/RUN or wandb:ENTITY/PROJECT"
     demo = WandbStore
 
     def is_open(self) -> bool:
@@ -109,6 +109,22 @@ class WandbBackend(Backend):
             raise RejectedError(str(error)) from error
         settings = {key: value for key, value in run.config.items() if isinstance(value, (int, float, str))}
         return PastRun(entries, settings)
+
+    def runs(self, path: str) -> list[str]:
+        """Those of a project, newest first."""
+        if path.count("/") != 1 or not all(path.split("/")):
+            return [path]
+        try:
+            import wandb
+        except ImportError as error:
+            raise ImportError("Reading W&B runs needs wandb: pip install 'rldk-tracking[wandb]'.") from error
+        try:
+            found = [f"{path}/{run.id}" for run in wandb.Api().runs(path, order="-created_at")]
+        except (ValueError, wandb.errors.Error) as error:
+            raise RejectedError(str(error)) from error
+        if not found:
+            raise RejectedError("the project has no run.")
+        return found
 
     @contextmanager
     def written_back(self, source: str) -> Iterator[tuple[Tracker, set[str]]]:

@@ -229,6 +229,18 @@ def test_one_that_flaps_is_printed_once_with_its_count(tmp_path: Path, capsys: p
     assert "It has fired 3 times since step 3." in said[-1]
 
 
+def test_what_a_source_was_read_as_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "export.of.a.panel"
+    path.write_text("Step,a - reward,b - reward\n1,0.5,0.5\n2,,0.25\n")
+    assert main(["replay", str(path)]) == 4
+    said = capsys.readouterr().out.splitlines()
+    assert "read as W&B's panel export" in said
+    assert f"reading run b of 2 in the file; also found a; '{path}#a' reads another" in said
+    assert main(["replay", f"{path}#a", "--format", "json"]) == 4
+    report = json.loads(capsys.readouterr().out)
+    assert (report["format"], report["rows"], report["source"]) == ("W&B's panel export", 1, f"{path}#a")
+
+
 def test_what_cannot_be_read_is_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", str(tmp_path / "nothing.jsonl")]) == 3
     assert "nothing.jsonl" in capsys.readouterr().err
@@ -237,7 +249,7 @@ def test_what_cannot_be_read_is_three(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("name", "content", "code", "said"),
     [
-        ("deep.jsonl", "[" * 100_000, 3, "deep.jsonl:1: nested too deeply"),
+        ("deep.jsonl", "[" * 100_000, 3, "deep.jsonl: nested too deeply"),
         ("deep.json", '{"log_history": ' + "[" * 100_000, 3, "deep.json: nested too deeply"),
         ("long.csv", f"step,reward,text\n1,0.5,{'x' * 200_000}\n", 4, "unknown: long.csv (1 rows)"),
         ("pipe.jsonl", None, 3, "pipe.jsonl: not a regular file"),

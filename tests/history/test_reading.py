@@ -82,11 +82,12 @@ def test_a_file_that_is_being_written_is_read_up_to_its_last_whole_line(tmp_path
     ("name", "text", "message"),
     [
         ("x.jsonl", "{not json}\n", "x.jsonl:1: not JSON"),
-        ("x.jsonl", "[1, 2]\n", "x.jsonl:1: not a JSON object"),
+        ("x.jsonl", "[1, 2]\n", "neither a trainer_state"),
+        ("x.jsonl", '{"a": 1}\n{"a": 1}[1, 2]\n', "x.jsonl:2: not JSON"),
         ("x.json", "{", "not JSON"),
-        ("x.json", '{"a": 1}', "neither a trainer_state"),
+        ("x.json", '{"a": 1}', "1 entries, and no name in them"),
         ("x.jsonl", "", "0 entries.*nothing"),
-        ("x.md", "hello", "known are"),
+        ("x.md", "hello", "in no known format"),
     ],
 )
 def test_what_cannot_be_read_says_why(tmp_path, name: str, text: str, message: str) -> None:
