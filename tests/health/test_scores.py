@@ -52,7 +52,7 @@ def test_only_parts_that_are_known_are_there() -> None:
 
 
 def test_alerts_lower_their_part_and_the_whole() -> None:
-    warning = [{"rldk/length/truncated_fraction": 0.9, "rldk/nan/weights": 0.0}] * 10
+    warning = [{"rldk/length/truncated_fraction": 0.99, "rldk/nan/weights": 0.0}] * 10
     scores, _ = scored(warning)
     assert (scores[f"{PART}length"], scores[f"{PART}nan"], scores["rldk/health/score"]) == (0.5, 1.0, 0.5)
     critical = [row | {"rldk/nan/weights": 1.0} for row in warning]
@@ -196,8 +196,8 @@ PLAIN_RULES = {
 def test_families_and_score_are_what_the_catalogue_says(rows: list[dict[str, float]]) -> None:
     parameters = {"threshold": 1.0, "critical": 5.0}
     rules = [
-        Rule(id=name, keys=(key,), condition="level", parameters=parameters, clear_after=1, warm_up_samples=warm_up,
-             silences=silences)
+        Rule(id=name, keys=(key,), condition="level", parameters=parameters, clear_after=1, reopen_steps=0,
+             warm_up_samples=warm_up, silences=silences)
         for name, (key, warm_up, silences) in PLAIN_RULES.items()
     ]  # fmt: skip
     engine = Engine(rules)

@@ -147,11 +147,7 @@ def smoothed(mean: float | None, value: float, weight: float) -> float:
 
 
 def sign_of(direction: str) -> float:
-    """1 for "above" and "up", -1 for "below" and "down".
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """1 for "above" and "up", -1 for "below" and "down"; a ValueError for anything else."""
     signs = {"above": 1.0, "up": 1.0, "below": -1.0, "down": -1.0}
     if direction not in signs:
         raise ValueError(f"direction must be one of {', '.join(signs)}, got {direction!r}.")
@@ -208,8 +204,8 @@ PATIENCE_ROWS = 20
 class Progress(Stateful):
     """How far a run has come with its task: has the reward climbed, is it at its best, is the task solved?
 
-    Follows the mean reward (exponential mean over 9 rows), its best, and the largest spread of single rewards. What a
-    collapse and success have in common is that entropy, diversity and spread go. They differ in the reward.
+    Follows the mean reward (exponential over 9 rows), its best, and the largest spread of single rewards. A collapse
+    and success both lose entropy, diversity and spread. They differ in the reward.
 
     Args:
         ceiling: the highest reward that the task can give, where it is known.
@@ -224,9 +220,11 @@ class Progress(Stateful):
     mean: float | None = remembered()
     first: float = remembered(0.0)
     best: float = remembered(0.0)
+    peak: float = remembered(0.0)
     since_best: int = remembered(0)
     lowest: float = remembered(0.0)
     widest: float = remembered(0.0)
+    jitter: float = remembered(0.0)
     spread: float | None = remembered()
     all_max: float | None = remembered()
 
@@ -244,14 +242,15 @@ class Progress(Stateful):
             return
         self.count += 1
         if self.mean is None:
-            self.mean = self.best = self.lowest = value
+            self.mean = self.best = self.peak = self.lowest = value
         self.mean += 0.2 * (value - self.mean)
+        self.jitter += 0.1 * (abs(value - self.mean) - self.jitter)
         if self.count <= 5:
             self.first += (value - self.first) / self.count
         self.lowest = min(self.lowest, self.mean)
         self.since_best += 1
-        if self.mean > self.best + 0.02 * abs(self.best - self.lowest):
-            self.since_best = 0
+        if self.mean > self.peak + 0.02 * abs(self.best - self.lowest):  # of a slow rise too, row by row a smaller one
+            self.since_best, self.peak = 0, self.mean
         self.best = max(self.best, self.mean)
 
     @property
@@ -281,19 +280,20 @@ class Progress(Stateful):
 
     @property
     def excuses(self) -> bool:
-        """Whether a loss of variety is what learning looks like: the reward climbed, is at its best, and still rises
-        or is tied at the top."""
-        if self.solved:
-            return True
-        rising = self.since_best <= PATIENCE_ROWS or (self.all_max is not None and self.all_max >= 0.3)
-        return self.climbed and self.at_best and rising
+        """Whether a loss of variety costs nothing: the reward rose, by a climb or four times what its means scatter
+        by, keeps most of that, and still rises (a best in the last quarter of the run) or has three quarters of what
+        can be had, with a quarter of its spread left; or is tied at the top."""
+        rise, kept = self.best - self.first, (self.mean or 0.0) - self.first
+        rose = (self.climbed or 0 < 4.0 * self.jitter <= rise) and kept >= 0.7 * rise
+        top = self.all_max
+        rises = self.since_best <= max(PATIENCE_ROWS, self.count // 4)
+        rises = rises or (self.near_ceiling(0.75) and (top is None or top >= 0.05))
+        varies = (self.spread or 0.0) > 0.25 * self.widest
+        return self.solved or (rose and ((rises and varies) or (top is not None and top >= 0.3)))
 
-    @property
-    def near_ceiling(self) -> bool:
-        """Whether most of what can be had is had, if rewards are 0 or R: then mean / R = mean² / (mean² + spread²).
-
-        A reward that hardly varies at all tells nothing of the kind.
-        """
+    def near_ceiling(self, share: float = 0.5) -> bool:
+        """Whether so much of what can be had is had, if rewards are 0 or R: mean / R = mean² / (mean² + spread²). A
+        reward that hardly varies at all tells nothing of the kind."""
         if self.mean is None or self.spread is None or self.mean <= 0 or self.spread <= 0.02 * self.mean:
             return False
-        return self.mean**2 / (self.mean**2 + self.spread**2) > 0.5
+        return self.mean**2 / (self.mean**2 + self.spread**2) > share

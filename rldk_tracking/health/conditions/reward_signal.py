@@ -97,7 +97,7 @@ class TiedGroups(Condition):
             self.before_tied += self.in_a_row
             self.in_a_row = 0
         now = self.in_a_row >= LEAST_IN_A_ROW and self._is_improbable()
-        limit = self.nearly_all if self.progress.near_ceiling else self.often
+        limit = self.nearly_all if self.progress.near_ceiling() else self.often
         surely = self.tied - 1.64 * (self.variance * weight) ** 0.5
         average = self.count >= self.minimum and (surely > limit or self._is_frozen())
         lost = self.parts.lost if self.progress.solved else None

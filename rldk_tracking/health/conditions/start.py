@@ -138,7 +138,7 @@ class ShareOfStart(Stateful):
 class Collapse(Condition):
     """Breached where at least two of entropy, diversity and reward spread are gone and the reward does not excuse it.
 
-    The reward excuses it where it climbed, is at its best, and still rises or is tied at the top.
+    The reward excuses it as `Progress.excuses` says.
     """
 
     risk_key = "rldk/health/policy_collapse_risk"

@@ -21,7 +21,7 @@ CASES = {
     "policy.collapse": lambda case: case(
         lambda since, row: {ENTROPY: 0.01, "rldk/reward/group_tied_fraction": 1.0, "rldk/reward/mean": 0.2}
     ),
-    "entropy.collapse": lambda case: case(lambda since, row: {ENTROPY: 0.02}, within=8),
+    "entropy.collapse": lambda case: case(lambda since, row: {ENTROPY: 0.02, "rldk/reward/mean": 0.4}, within=8),
     "entropy.explosion": lambda case: case(lambda since, row: {ENTROPY: 6.0}, within=4),
     "sampler.mismatch": lambda case: case(lambda since, row: {"rldk/sampler/k3": 0.2}, within=4),
 }

@@ -31,7 +31,9 @@ CASES = {
     "length.explosion": lambda case: case(lambda since, row: {"rldk/length/mean": 900.0}, within=8),
     "length.collapse": lambda case: case(lambda since, row: {"rldk/length/mean": 3.0}, within=8),
     "length.truncated": lambda case: case(lambda since, row: {"rldk/length/truncated_fraction": 0.95}, within=8),
-    "diversity.collapse": lambda case: case(lambda since, row: {"rldk/diversity/unique_fraction": 0.05}, within=10),
+    "diversity.collapse": lambda case: case(
+        lambda since, row: {"rldk/diversity/unique_fraction": 0.05, "rldk/reward/mean": 0.4}, within=10
+    ),
 }
 
 
