@@ -101,7 +101,7 @@ def read(logs: Mapping[str, Any], aliases: Mapping[str, str] | None = None) -> d
         key = (aliases or {}).get(name)
         if key is None and (key := NAMES.get(plain(str(name)))) == "rldk/kl/ref_k1" and distils(map(str, logs)):
             continue
-        value = number(raw)
+        value = None if key is None else number(raw)
         if key is None or value is None:
             continue
         if math.isfinite(value):

@@ -135,29 +135,46 @@ def canonical(
         reward_std_within_groups: whether `reward_std` is the mean spread within groups, as up to TRL 0.26, rather
             than the spread of the batch. By default told from the keys beside it.
     """
-    names = {_plain(str(name)): value for name, value in logs.items()}
+    plan, values = _plan(tuple(map(str, logs)), kind, reward_std_within_groups), list(logs.values())
+    return {} if plan is None else _translated(plan, values, num_mini_batches) | _evaluation(plan.evaluated, values)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an entry's names stand for, by their places in it: of training, with their keys, and of an evaluation."""
+
+    places: dict[str, int]
+    keys: list[tuple[str, int, str]]
+    evaluated: dict[str, int]
+
+
+@lru_cache(maxsize=256)
+def _plan(written: tuple[str, ...], kind: Kind | None, within_groups: bool | None) -> Plan | None:
+    """None for transformers' summary of a training that is over."""
+    names = {_plain(name): place for place, name in enumerate(written)}
     if "train_runtime" in names:
-        return {}
-    evaluated = {name[5:]: value for name, value in names.items() if name.startswith(("eval_", "eval/"))}
-    trained = {name: value for name, value in names.items() if not name.startswith(("eval_", "eval/"))}
-    if reward_std_within_groups is None:
-        reward_std_within_groups = "step_time" not in names
+        return None
+    evaluated = {name[5:]: place for name, place in names.items() if name.startswith(("eval_", "eval/"))}
+    trained = {name: place for name, place in names.items() if not name.startswith(("eval_", "eval/"))}
+    within = "step_time" not in names if within_groups is None else within_groups
     # An evaluation of LLaMA-Factory's KTO logs its `kl` without `eval_`.
     preference = any(name in PREFERENCE for name in (*trained, *evaluated))
-    row = _translated(trained, kind, num_mini_batches, reward_std_within_groups, preference)
-    return row | _evaluation(evaluated)
+    # Where several names stand for one key, the one that aliases name first comes last and wins.
+    ordered = sorted(trained.items(), key=lambda item: -PLACES.get(item[0], 0))
+    found = ((name, place, _key(name, trained, kind, within, preference)) for name, place in ordered)
+    return Plan(trained, [(name, place, key) for name, place, key in found if key is not None], evaluated)
 
 
-def _evaluation(logged: Mapping[str, Any]) -> dict[str, float]:
+def _evaluation(places: Mapping[str, int], values: Sequence[Any]) -> dict[str, float]:
     """What an evaluation logs, without `eval_`, under its keys.
 
     transformers evaluates several sets one after the other, each with a `<set>_runtime` of its own. TRL logs its own
     numbers without the set's name: those of the entry's set.
     """
-    sets = [name.removesuffix("_runtime") for name in logged if name.endswith("_runtime")]
+    sets = [name.removesuffix("_runtime") for name in places if name.endswith("_runtime")]
     row = {}
-    for name, raw in logged.items():
-        value = number(raw)
+    for name, place in places.items():
+        value = number(values[place])
         if value is None or not math.isfinite(value):
             continue
         own = next((one for one in sets if name.startswith(f"{one}_")), sets[0] if len(sets) == 1 else None)
@@ -198,6 +215,8 @@ def named(logs: Mapping[str, Any]) -> dict[str, float]:
 
 def number(value: Any) -> float | None:
     """A number out of whatever a log holds, not finite ones included; None for what is none."""
+    if type(value) is float:
+        return value
     if value is None or isinstance(value, bool):
         return None
     if isinstance(value, str):
@@ -226,14 +245,17 @@ def _plain(name: str) -> str:
     return known.get(name, name[:1].lower() + name[1:])
 
 
-def _translated(
-    names: Mapping[str, Any], kind: Kind | None, num_mini_batches: int, within_groups: bool, preference: bool
-) -> dict[str, float]:
+def _translated(plan: Plan, values: Sequence[Any], num_mini_batches: int) -> dict[str, float]:
     row: dict[str, float] = {}
-    # Where several names stand for one key, the one that aliases name first comes last and wins.
-    for name, raw in sorted(names.items(), key=lambda item: -PLACES.get(item[0], 0)):
-        key, value = _key(name, names, kind, within_groups, preference), number(raw)
-        if key is None or value is None or (name == LOG_RATIO and value == 0):
+
+    def of(name: str) -> float | None:
+        return number(values[plan.places[name]]) if name in plan.places else None
+
+    for name, place, key in plan.keys:
+        value = number(values[place])
+        if value is None or (name == LOG_RATIO and value == 0):
+            continue
+        if name in OF_NONE and of(OF_NONE[name][0]) == OF_NONE[name][1]:
             continue
         counter = NAN_COUNTERS.get(key)
         if math.isfinite(value):
@@ -244,7 +266,7 @@ def _translated(
         elif counter is not None:
             row[counter] = 1.0
             row.pop(key, None)
-    waited, seconds = number(names.get(WAITED)), number(names.get(STEP_TIME))
+    waited, seconds = of(WAITED), of(STEP_TIME)
     if waited is not None and seconds:
         row["rldk/async/wait_fraction"] = min(1.0, waited / seconds)
     return row
@@ -270,8 +292,6 @@ def _key(name: str, names: Mapping[str, Any], kind: Kind | None, within_groups: 
         return "rldk/reward/group_std_mean" if within_groups else "rldk/reward/std"
     if name == "entropy" and (preference or "mean_token_accuracy" in names):
         return "rldk/train/entropy"  # of texts that are given
-    if name in OF_NONE and number(names.get(OF_NONE[name][0])) == OF_NONE[name][1]:
-        return None
     known = ALIASES.get(name)
     if known in DRIFTS and SCORED in names:
         return None
