@@ -6,19 +6,18 @@ The exit code is that of the worst run, see `rldk_tracking.cli.main.EXIT_CODES`.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rldk_tracking.cli.main import UNREADABLE
+from rldk_tracking.cli.replay_text import FORMATS, WORST_FIRST, Unreadable, code_of, render
 from rldk_tracking.history.reading import runs_of
 from rldk_tracking.history.write_back import NotWrittenError, write_back
 from rldk_tracking.messages.arguments import printable
@@ -27,22 +26,12 @@ from rldk_tracking.trackers.backend import Backend
 from rldk_tracking.trackers.registry import able
 
 if TYPE_CHECKING:
-    from rldk_tracking.health.alert import Alert
     from rldk_tracking.history.replay import ReplayResult
 
-FORMATS = ("text", "json", "markdown")
-WORST_FIRST = (UNREADABLE, 2, 1, 4, 0)
-"""Exit codes by how much there is to be done."""
+WORTH_A_JOB = 8
+"""Runs below which a further process takes longer to start than it saves."""
 FAULTS = (ValueError, OSError, ImportError)
 """What reading a source and judging it may raise: each costs that source alone."""
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A source without a verdict, and why in a sentence that names it."""
-
-    source: str
-    reason: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--alias", action="append", default=[], metavar="NAME=KEY", help="a name in the source for a key of `keys`"
     )
-    parser.add_argument("--jobs", type=int, help="runs that are judged at the same time (default: one a processor)")
+    parser.add_argument("--plot", action="store_true", help="plot the first cause also where no terminal is")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        help=f"runs that are judged at the same time (default: one a processor, if each has {WORTH_A_JOB} to judge)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -88,10 +82,11 @@ def run(arguments: argparse.Namespace) -> int:
         except FAULTS as fault:
             results.append(unreadable(source, fault))
     results += judge_all(sources, arguments.rules, aliases, arguments.jobs)
-    text = render(results, arguments.format, arguments.rules_without_data)
+    with_plot = arguments.plot or sys.stdout.isatty()
+    text = render(results, arguments.format, arguments.rules_without_data, with_plot)
     if text:
         print(text)
-    codes = [UNREADABLE if isinstance(result, Unreadable) else result.exit_code for result in results]
+    codes = [code_of(result) for result in results]
     for result in results:
         if isinstance(result, Unreadable):
             sys.stderr.write(f"{printable(result.reason)}\n")
@@ -126,7 +121,7 @@ def judge_all(
     sources: Sequence[str], rules: str, aliases: Mapping[str, str], jobs: int | None = None
 ) -> list[ReplayResult | Unreadable]:
     """Every run's report or fault, in order; several at a time, with the progress on stderr."""
-    jobs = min(len(sources), jobs or os.cpu_count() or 1)
+    jobs = min(len(sources), jobs or min(os.cpu_count() or 1, len(sources) // WORTH_A_JOB))
     if jobs <= 1:
         return [judge(source, rules, aliases) for source in sources]
     # Processes that are forked would share the connections of a store that was asked for its runs. An interrupt of the
@@ -168,70 +163,3 @@ def unreadable(source: str, fault: Exception) -> Unreadable:
     text = " ".join(str(fault).split())
     is_named = source in text or str(Path(source)) in text
     return Unreadable(source, text if is_named else f"{source}: {text}")
-
-
-def render(results: Sequence[ReplayResult | Unreadable], form: str, with_rules: bool = False) -> str:
-    """All reports in one of `FORMATS`. JSON is one object for one run and a list for several.
-
-    Args:
-        results: what was found out of each source.
-        form: one of `FORMATS`.
-        with_rules: name the rules that have not judged.
-    """
-    if form == "json":
-        objects = [
-            {"verdict": "unreadable", "source": result.source, "error": result.reason}
-            if isinstance(result, Unreadable)
-            else result.as_dict()
-            for result in results
-        ]
-        return json.dumps(objects[0] if len(objects) == 1 else objects, indent=1)
-    reports = [result for result in results if not isinstance(result, Unreadable)]
-    pages = ["\n".join(map(printable, _page(report, form, with_rules))) for report in reports]
-    if len(results) > 1:
-        pages.append("\n".join(map(printable, _summary(results, form))))
-    return "\n\n".join(pages)
-
-
-def _page(report: ReplayResult, form: str, with_rules: bool) -> list[str]:
-    lines = [f"{'## ' if form == 'markdown' else ''}{report.verdict}: {report.source} ({report.rows} rows)"]
-    facts = [report.coverage, *([f"read as {report.format}"] if report.format else []), *report.notes]
-    if report.convergence is not None:
-        facts.append(f"reward: {report.convergence}")
-    if with_rules:
-        facts.append(f"no data for: {', '.join(report.unknown) or 'no rule'}")
-        facts.append(f"warming up: {', '.join(report.judged.warming_up) or 'no rule'}")
-        if report.judged.failed:
-            facts.append(f"failed: {', '.join(report.judged.failed)}")
-    # In Markdown a line of its own is a paragraph's next words, but for one in a list.
-    lines += [f"- {_escaped(fact)}" for fact in facts] if form == "markdown" else facts
-    last = {alert.rule: alert for _, alert in report.alerts if alert.state == "firing"}
-    for row, alert in report.alerts:
-        if alert.notify or alert is last[alert.rule]:
-            lines += _lines(row, alert, form)
-    return lines
-
-
-def _lines(row: int, alert: Alert, form: str) -> Iterable[str]:
-    word = alert.severity if alert.state == "firing" else "resolved"
-    text = f"step {alert.step} (row {row}) {word} {alert.rule}: {alert.message}"
-    if form == "markdown":
-        return [f"- {_escaped(text)}"]
-    return [text, f"    {alert.advice}"] if alert.state == "firing" and alert.advice else [text]
-
-
-def _summary(results: Sequence[ReplayResult | Unreadable], form: str) -> list[str]:
-    rows = [
-        ("unreadable", result.source, "")
-        if isinstance(result, Unreadable)
-        else (result.verdict, result.source, ", ".join(sorted({alert.rule for _, alert in result.alerts})))
-        for result in results
-    ]
-    if form == "markdown":
-        lines = ["| verdict | run | rules |", "|---|---|---|"]
-        return [*lines, *(f"| {' | '.join(_escaped(cell) for cell in row)} |" for row in rows)]
-    return [f"{verdict:10s} {source}  {rules}" for verdict, source, rules in rows]
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")

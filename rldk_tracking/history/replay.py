@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class ReplayResult:
         held_back: ids of rules that were breached while another rule that is their cause fired, with that cause.
         notes: sentences on the reading, see `rldk_tracking.history.run_history.History`.
         format: what the source was read as, for people.
+        cause_series: (step, value) of the series that `first_cause` judged.
     """
 
     source: str
@@ -60,6 +61,22 @@ class ReplayResult:
     held_back: dict[str, str]
     notes: tuple[str, ...] = ()
     format: str = ""
+    cause_series: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def first_cause(self) -> Alert | None:
+        """Of the alerts as severe as the verdict, the one whose condition was seen first; None without any."""
+        worst = [alert for _, alert in self.alerts if alert.state == "firing" and alert.severity == self.verdict]
+        return min(worst, key=lambda alert: alert.first_step, default=None)
+
+    @property
+    def consequences(self) -> list[str]:
+        """Ids of the rules that the first cause held back."""
+        cause = self.first_cause
+        if cause is None:
+            return []
+        named = [rule for _, alert in self.alerts if alert.rule == cause.rule for rule in alert.consequences]
+        return list(dict.fromkeys([*named, *(rule for rule, by in self.held_back.items() if by == cause.rule)]))
 
     @property
     def unknown(self) -> list[str]:
@@ -86,6 +103,7 @@ class ReplayResult:
         """Plain data, for JSON."""
         return {
             "verdict": self.verdict,
+            "first_cause": None if self.first_cause is None else self.first_cause.rule,
             "coverage": self.coverage,
             "convergence": self.convergence,
             "source": self.source,
@@ -149,7 +167,7 @@ def replay(
             rows.setdefault((alert.rule, alert.step, alert.state), entry.index)
             add_alert(alerts, alert)
     judged = Judged.by(engine)
-    return ReplayResult(
+    result = ReplayResult(
         source=past.source,
         rows=len(past.entries),
         alerts=[(rows[alert.rule, alert.step, alert.state], alert) for alert in alerts],
@@ -161,6 +179,9 @@ def replay(
         notes=(*past.notes, *own.never({rule: asking[rule] for rule in judged.without_data if rule in asking})),
         format=past.format,
     )
+    key = None if result.first_cause is None else result.first_cause.key
+    series = ((entry.step, entry.row[key]) for entry in past.entries if key in entry.row) if key is not None else ()
+    return replace(result, cause_series=tuple(series))
 
 
 def not_logged(rules: Iterable[Rule], ids: Collection[str]) -> tuple[str, ...]:

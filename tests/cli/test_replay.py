@@ -158,7 +158,7 @@ def test_one_bad_source_leaves_the_others_their_verdict(
     bad.write_text("[" * 100_000)
     assert main(["replay", str(healthy), str(bad), str(tmp_path / "none"), "--jobs", "1"]) == 3
     said = capsys.readouterr()
-    assert said.out.startswith(f"healthy: {healthy}") and f"unreadable {bad}" in said.out
+    assert said.out.startswith(f"healthy: {healthy}") and re.search(rf"^unreadable .* {bad}$", said.out, re.MULTILINE)
     assert said.err.splitlines() == [f"{bad}: nested too deeply.", f"{tmp_path / 'none'}: no such file or folder."]
     assert main(["replay", str(healthy), str(bad), "--jobs", "1", "--format", "json"]) == 3
     good, unreadable = json.loads(capsys.readouterr().out)
@@ -200,7 +200,7 @@ def test_names_from_a_file_do_not_command_the_terminal(
     said_too = capsys.readouterr()
     for text in (said.out, said.err, said_too.out, said_too.err):
         assert all(sign.isprintable() or sign == "\n" for sign in text)
-        assert not any(line.startswith(("verdict", "healthy: ")) for line in text.splitlines())
+        assert not any(line.startswith(("verdict:", "healthy: ")) for line in text.splitlines())
 
 
 def test_an_interrupt_ends_the_judging_of_many(tmp_path: Path) -> None:
@@ -225,8 +225,8 @@ def test_one_that_flaps_is_printed_once_with_its_count(tmp_path: Path, capsys: p
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     main(["replay", str(path)])
     said = [line for line in capsys.readouterr().out.splitlines() if "length.truncated" in line and "step" in line]
-    assert [line.split()[4] for line in said] == ["warning", "resolved", "warning"]
-    assert "It has fired 3 times since step 3." in said[-1]
+    (line,) = said
+    assert re.match(r"step \d+ \(row \d+\) warning length.truncated \d+ times, first step \d+, last step \d+", line)
 
 
 def test_what_a_source_was_read_as_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -274,8 +274,9 @@ def test_without_mlflow_its_extra_is_named(monkeypatch: pytest.MonkeyPatch, caps
 def test_many_at_once_end_in_a_table(healthy: Path, broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", str(healthy), str(broken), "--jobs", "2"]) == 2
     lines = capsys.readouterr().out.strip().splitlines()
-    assert lines[-2].startswith("healthy") and lines[-1].startswith("critical")
-    assert "nan.gradients" in lines[-1]
+    assert lines[-3].split() == ["verdict", "reward", "first", "cause", "since", "step", "rows", "run"]
+    assert lines[-2].split() == ["critical", "improving", "nan.gradients", "21", "21", str(broken)]
+    assert lines[-1].split() == ["healthy", "improving", "-", "-", "60", str(healthy)]
 
 
 def test_markdown_is_escaped(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
