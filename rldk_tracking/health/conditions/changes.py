@@ -58,7 +58,12 @@ class Jump(Condition):
         "the multiple that matters",
     ] = None
     critical_ratio: Annotated[AtLeastOne | None, "multiple of the median at which the breach is critical"] = None
-    minimum: Annotated[Count, "values before anything is judged"] = 16
+    early_ratio: Annotated[
+        AtLeastOne | None,
+        'for "up", the multiple of the median of the values so far that matters while they are fewer than `minimum`; '
+        "None: nothing is judged then",
+    ] = None
+    minimum: Annotated[Count, "values that make up a baseline"] = 16
     window: Window = 48
     accept_after: AcceptAfter = None
     zero_is_missing: ZeroIsMissing = False
@@ -82,7 +87,9 @@ class Jump(Condition):
                 self._learn(value)
             evidence = {"normal": baseline.median} if len(baseline) else {}
             return Finding(over, not over, value, self.threshold, False, evidence, self.key)
-        if len(baseline) < self.minimum or (self.is_relative and baseline.median == 0.0):
+        is_early = len(baseline) < self.minimum
+        knows_nothing = len(baseline) == 0 or (is_early and self.early_ratio is None)
+        if knows_nothing or (self.is_relative and baseline.median == 0.0):
             self._learn(value)
             return self.learns(value)
         middle = baseline.median
@@ -98,10 +105,13 @@ class Jump(Condition):
         critical = breached and self.critical_ratio is not None and abs(value) > self.critical_ratio * abs(middle)
         evidence = {"normal": middle, "spread": baseline.spread}
         clear = distance <= margin / 2 and is_back
-        return Finding(breached, clear, value, middle + self.sign * margin, critical, evidence, self.key)
+        limit = middle + self.sign * margin
+        return Finding(breached, clear, value, limit, critical, evidence, self.key, judged=not is_early)
 
     def _margin(self, middle: float) -> float:
         margin = max(self.z * self.baseline.spread, self.floor)
+        if self.early_ratio is not None and len(self.baseline) < self.minimum:
+            margin = max(margin, (self.early_ratio - 1.0) * abs(middle))
         if self.ratio is not None:
             share = self.ratio - 1.0 if self.sign > 0 else 1.0 - 1.0 / self.ratio
             margin = max(margin, share * abs(middle))
@@ -111,7 +121,8 @@ class Jump(Condition):
 
     def _learn(self, value: float) -> None:
         if value != 0.0 or not self.is_relative:
-            self.baseline.add(value)
+            at_once = self.early_ratio is not None and len(self.baseline) < self.minimum
+            self.baseline.add(value, at_once)
 
 
 @condition("drop")

@@ -28,36 +28,68 @@ from rldk_tracking.health.conditions.base import (
 from rldk_tracking.health.detectors import Stateful, remembered
 from rldk_tracking.health.detectors.baseline import Change, median_of_sorted
 
+ALIKE = 1.5
+"""The factor within which single values of a sound run's first rows lie about their median."""
+
 
 @dataclass(eq=False)
 class Start(Stateful):
-    """The median of the first values.
+    """The median of those first values that are like the ones before them.
+
+    The first is measured before any update, so that it is the start already; the next ones make it more exact as long
+    as they are like it. One that is not has left the start, and counts for nothing: neither the fault of a first row
+    nor a dip that recovers moves it.
 
     Attributes:
-        early: how many.
-        value: None before there are so many.
+        early: how many values are looked at.
+        value: None before the first.
     """
 
     early: int
     first: list[float] = remembered(list)
+    left: int = remembered(0)
     value: float | None = remembered()
 
-    def add(self, value: float) -> None:
+    @property
+    def is_known(self) -> bool:
+        """Whether the first values are over."""
+        return self.value is not None and not self.first
+
+    def is_like(self, value: float, middle: float) -> bool:
+        """Whether a value is like the start: within `ALIKE` times, or as far as `middle`, in either direction.
+
+        Of what is not above 0 nobody can tell from so few values.
+        """
+        start = self.value
+        if start is None or start <= 0.0:
+            return True
+        factor = max(ALIKE, middle / start, start / middle if middle > 0.0 else 1.0)
+        return start / factor <= value <= start * factor
+
+    def add(self, value: float, is_like: bool = True) -> None:
         """Take a value of the start."""
-        self.first.append(value)
-        if len(self.first) >= self.early:
-            self.value, self.first = median_of_sorted(sorted(self.first)), []
+        if is_like:
+            self.first.append(value)
+            self.value = median_of_sorted(sorted(self.first))
+        else:
+            self.left += 1
+        if len(self.first) + self.left >= self.early:
+            self.first = []
 
 
 @condition("from_start")
 class FromStart(Condition):
-    """Breached where the value is away from the run's first values by `share` of their size."""
+    """Breached where the value is away from the run's first values by `share` of their size.
+
+    Within the first values too, once one is unlike those before it (`Start`); where the start is not above 0, only
+    after them.
+    """
 
     direction: Direction
     share: Annotated[NonNegative, "2.0 upwards is three times the start, 0.9 downwards a tenth of it"]
     beyond: Annotated[float | None, "an absolute limit that the value must also pass, on the same side"] = None
     change: Annotated[NonNegative, "smallest absolute change that matters"] = 0.0
-    early: Annotated[Count, "how many first values make up the start (their median)"] = 8
+    early: Annotated[Count, "of how many first values those that are alike make up the start (their median)"] = 8
     span: Span = 1.0
     zero_is_missing: ZeroIsMissing = False
     skip_zero: Annotated[bool, "an exact 0 is no observation (a gradient of 0 has another rule)"] = False
@@ -94,7 +126,7 @@ class FromStart(Condition):
         if start is None:
             self.start.add(now)
             return self.learns(now)
-        if start == 0.0 and self.change == 0.0 and self.beyond is None:  # no share of nothing
+        if start == 0.0 and self.change == 0.0 and self.beyond is None and self.start.is_known:  # no share of nothing
             return self.learns(value)
         sign, share = self.sign, self.share
         if self.capped_share is not None and self.capped_key is not None and row.get(self.capped_key, 0) > self.capped:
@@ -106,8 +138,13 @@ class FromStart(Condition):
         is_gradual = abs(value) * self.sudden > abs(self.slow)
         excused = is_gradual and self.progress is not None and self.progress.excuses
         breached = sign * (value - limit) > 0 and not excused
-        clear = sign * (value - (limit + start) / 2) <= 0 or excused
+        middle = (limit + start) / 2
+        clear = sign * (value - middle) <= 0 or excused
         found = Finding(breached, clear and not breached, value, limit, False, {"start": start}, self.key)
+        if not self.start.is_known:
+            is_like = self.start.is_like(now, middle)
+            self.start.add(now, is_like)
+            found.breached, found.judged = breached and not is_like, False
         if self.weight < 1.0:
             found.averaged_rows, found.now = self.span, now
         return found
@@ -128,8 +165,9 @@ class ShareOfStart(Stateful):
     def add(self, value: float) -> float | None:
         """The share, None while the start is not known or is not positive."""
         self.mean = smoothed(self.mean, value, 2.0 / (self.span + 1.0))
-        if self.start.value is None:
-            self.start.add(value)
+        if not self.start.is_known:
+            start = self.start.value
+            self.start.add(value, start is None or value > start / 3)
         start = self.start.value
         return None if start is None or start <= 0 else self.mean / start
 

@@ -91,10 +91,10 @@ class Baseline(Stateful):
     def __len__(self) -> int:
         return len(self.values)
 
-    def add(self, value: float) -> None:
-        """Take a normal value; it counts `delay` values later."""
+    def add(self, value: float, at_once: bool = False) -> None:
+        """Take a normal value; it counts `delay` values later, or at once."""
         self.waiting.append(value)
-        if len(self.waiting) > self.delay:
+        if at_once or len(self.waiting) > self.delay:
             self._accept(self.waiting.popleft())
 
     def freeze(self) -> None:

@@ -256,3 +256,20 @@ def test_the_alert_names_both_rates_and_what_answered() -> None:
     assert (found.evidence["before"], found.evidence["rise"]) == (1e-5, pytest.approx(10.0))
     assert found.evidence["usual"] == pytest.approx(1.0, abs=0.1)
     assert found.evidence["reached"] == pytest.approx(6.0, abs=0.5)
+
+
+@pytest.mark.parametrize("row", [1, 5, 7, 8, 63])
+def test_a_burst_is_found_before_there_is_a_baseline(findings, row: int) -> None:
+    rule = {"z": 12.0, "ratio": 10.0, "floor": 10.0, "product": 1500.0, "minimum": 8}
+    values = [0.5, 0.6, 0.4, 0.5] * 20
+    values[row] = 40.0
+    judged = findings(Jump(("x",), early_ratio=20.0, **rule), values)
+    assert [i for i, finding in enumerate(judged) if finding.breached] == [row]
+    waiting = findings(Jump(("x",), **rule), values)
+    assert any(finding.breached for finding in waiting) is (row > 10)
+
+
+def test_first_values_that_decay_are_no_burst(findings) -> None:
+    values = [30.0, 12.0, 2.0, 5.0, 12.0, 1.0, 1.0, 6.0, 1.0] + [1.0] * 20
+    jump = Jump(("x",), z=12.0, ratio=10.0, floor=10.0, product=1500.0, minimum=8, early_ratio=20.0)
+    assert not any(finding.breached for finding in findings(jump, values))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
@@ -186,9 +187,12 @@ def test_the_largest_noise_so_far_decides_what_pays() -> None:
     assert condition.noise >= noise and condition.paid_kl < 1.0
 
 
-def test_a_share_is_known_with_the_last_of_the_first_values() -> None:
+def test_a_share_is_known_with_the_first_value_and_more_exact_with_the_next() -> None:
     share = ShareOfStart(early=5, span=1.0)
-    assert [share.add(value) for value in (4.0, 2.0, 2.0, 2.0, 9.0, 1.0)] == [None] * 4 + [4.5, 0.5]
+    values = (4.0, 2.0, 2.0, 2.0, 9.0, 1.0)
+    assert [share.add(value) for value in values] == pytest.approx([1.0, 2 / 3, 1.0, 1.0, 4.5, 0.5])
+    share = ShareOfStart(early=5, span=1.0)
+    assert [share.add(value) for value in (4.0, 0.4, 0.4, 0.4, 0.4, 0.4)] == pytest.approx([1.0, *[0.1] * 5])
     assert [ShareOfStart(early=1).add(value) for value in (0.0, -1.0)] == [None, None], "no share of nothing"
 
 
@@ -223,3 +227,59 @@ def test_the_smoothed_divergence_is_what_is_quoted() -> None:
         found = condition.judge(step, {"kl": value})
     assert found.breached and found.value == pytest.approx(0.8) and found.value > found.threshold
     assert (found.now, found.averaged_rows) == (0.4, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "onset"),
+    [
+        ([305.0] + [20.0] * 20, 1),
+        ([139.0, 142.0, 135.0, 140.0, 138.0] + [14.0] * 20, 5),
+        ([139.0, 110.0, 80.0, 55.0, 35.0, 20.0] + [14.0] * 20, 5),
+    ],
+)
+def test_a_collapse_among_the_first_values_is_held_to_those_before_it(findings, values, onset) -> None:
+    condition = FromStart(("x",), direction="down", share=0.8, change=5.0, span=4.0)
+    found = findings(condition, values)
+    first = next(i for i, finding in enumerate(found) if finding.breached)
+    assert onset <= first <= onset + 5
+    assert found[first].evidence["start"] >= 110.0
+    assert all(finding.breached for finding in found[first:])
+
+
+def test_an_explosion_of_the_second_value_is_found(findings) -> None:
+    found = findings(FromStart(("x",), direction="up", share=2.0, change=100.0, span=4.0), [305.0] + [1000.0] * 20)
+    assert breaches(findings, FromStart(("x",), direction="up", share=2.0), [305.0] + [930.0] * 9) == list(range(1, 10))
+    assert found[-1].breached and found[-1].evidence["start"] == 305.0
+
+
+@pytest.mark.parametrize("dip", [1, 3, 12])
+def test_a_dip_that_recovers_is_no_new_start(findings, dip: int) -> None:
+    values = [305.0] * dip + [40.0] * 10 + [600.0] * 30
+    up = FromStart(("x",), direction="up", share=2.0, change=100.0, span=4.0)
+    assert breaches(findings, up, values) == []
+    down = FromStart(("x",), direction="down", share=0.8, change=5.0, span=4.0)
+    assert set(breaches(findings, down, values)) <= set(range(dip, dip + 12)), "over when the length is back"
+
+
+def test_noise_among_the_first_values_is_no_fault(findings) -> None:
+    draw = random.Random(1)
+    for _ in range(200):
+        values = [100.0 * 2 ** draw.gauss(0, 0.4) for _ in range(20)]
+        for direction, share in (("down", 0.8), ("up", 2.0)):
+            condition = FromStart(("x",), direction=direction, share=share, span=4.0)
+            assert breaches(findings, condition, values) == []
+
+
+def test_a_tight_limit_waits_for_the_start(findings) -> None:
+    tight = FromStart(("x",), direction="up", share=0.05)
+    assert breaches(findings, tight, [1.0, 1.2, 1.1, 1.15, 1.2, 1.1, 1.2, 1.1, 1.15, 1.3]) == [9]
+
+
+@pytest.mark.parametrize("cut", [1, 3, 7, 12])
+def test_a_start_that_is_not_complete_goes_on_after_a_restart(findings, cut: int) -> None:
+    values = [139.0, 142.0, 20.0, 140.0, 14.0, 14.0, 13.0, 15.0, 14.0, 13.0, 14.0, 14.0, 14.0]
+    whole, before, after = (FromStart(("x",), direction="down", share=0.8) for _ in range(3))
+    expected = findings(whole, values)
+    findings(before, values[:cut])
+    after.load_state(json.loads(json.dumps(before.state())))
+    assert findings(after, values[cut:]) == expected[cut:]
