@@ -36,9 +36,8 @@ ALIKE = 1.5
 class Start(Stateful):
     """The median of those first values that are like the ones before them.
 
-    The first is measured before any update, so that it is the start already; the next ones make it more exact as long
-    as they are like it. One that is not has left the start, and counts for nothing: neither the fault of a first row
-    nor a dip that recovers moves it.
+    The first is measured before any update and is the start already; the next ones make it more exact. One that is
+    unlike it counts for nothing: neither an early fault nor a dip that recovers moves the start.
 
     Attributes:
         early: how many values are looked at.
@@ -56,10 +55,7 @@ class Start(Stateful):
         return self.value is not None and not self.first
 
     def is_like(self, value: float, middle: float) -> bool:
-        """Whether a value is like the start: within `ALIKE` times, or as far as `middle`, in either direction.
-
-        Of what is not above 0 nobody can tell from so few values.
-        """
+        """Whether it is within `ALIKE` times the start, or no further than `middle`; any is where that is not above 0."""
         start = self.value
         if start is None or start <= 0.0:
             return True
@@ -68,11 +64,10 @@ class Start(Stateful):
 
     def add(self, value: float, is_like: bool = True) -> None:
         """Take a value of the start."""
+        self.left += not is_like
         if is_like:
             self.first.append(value)
             self.value = median_of_sorted(sorted(self.first))
-        else:
-            self.left += 1
         if len(self.first) + self.left >= self.early:
             self.first = []
 
@@ -81,8 +76,7 @@ class Start(Stateful):
 class FromStart(Condition):
     """Breached where the value is away from the run's first values by `share` of their size.
 
-    Within the first values too, once one is unlike those before it (`Start`); where the start is not above 0, only
-    after them.
+    Within the first values too, once one is unlike those before it (`Start`), if the start is above 0.
     """
 
     direction: Direction
