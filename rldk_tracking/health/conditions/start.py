@@ -55,7 +55,7 @@ class Start(Stateful):
         return self.value is not None and not self.first
 
     def is_like(self, value: float, middle: float) -> bool:
-        """Whether it is within `ALIKE` times the start, or no further than `middle`; any is where that is not above 0."""
+        """Whether it is within `ALIKE` times the start, or nearer than `middle`; any is if that is not above 0."""
         start = self.value
         if start is None or start <= 0.0:
             return True
