@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rldk_tracking.history.handwritten import plain
 from rldk_tracking.history.handwritten import read as read_handwritten
+from rldk_tracking.history.rows import STEP_NAMES, longest, of_training, step_names, step_of, steps_of
 from rldk_tracking.history.unweighted import KEY as UNWEIGHTED
 from rldk_tracking.history.unweighted import unweighted_score
+from rldk_tracking.history.words import by_words, misspelt_column, unread
 from rldk_tracking.sources.logs import canonical, number
 from rldk_tracking.sources.own_names import OwnNames
 
-STEP_NAMES = ("step", "global_step", "train/global_step", "eval/global_step", "_step", "Step", "iteration")
 PREFIX = "train/"
 """What transformers puts before our series where it writes them: in TensorBoard and the like."""
 JUDGED = ("rldk/health/", "rldk/alerts/")
@@ -23,6 +24,8 @@ SUMMARY = frozenset(
      "train_tokens_per_second", "num_input_tokens_seen"}
 )  # fmt: skip
 """What transformers logs once a training is over. A tracker stores it at the last step, beside that step's row."""
+MOST_NAMED = 8
+"""Columns that a note names."""
 
 
 class UnreadableSourceError(ValueError):
@@ -52,7 +55,7 @@ class History:
         source: what it was read from.
         entries: in order. Entries without a known key are left out.
         settings: what is known of the run's configuration.
-        ignored: names in the source that no key stands for.
+        ignored: columns with numbers that no key took and that somebody may miss.
         notes: sentences on the reading that a person should know: what was left out, what else there was.
         is_log: whether its numbers stand under a trainer's names, so that it can hold no more than a log does.
         format: what the source was read as, for people.
@@ -76,7 +79,9 @@ def history(
 ) -> History:
     """Log entries as rows.
 
-    What is asked for by names that are not in the catalogue, `own`, is in them too.
+    What is asked for by names that are not in the catalogue, `own`, is in them too. A column under nobody's name is
+    taken where its words leave no doubt, see `rldk_tracking.history.words`. Of several runs the longest is read, see
+    `rldk_tracking.history.rows`.
 
     A score that was logged beside the reward and is no part of it becomes `rldk/reward/unweighted`, see
     `rldk_tracking.history.unweighted`; a name that the user gave for it goes before. Where a source has series of ours,
@@ -85,28 +90,74 @@ def history(
     Raises:
         UnreadableSourceError: not one entry has a known name.
     """
-    entries = [_named(entry) for entry in entries]
-    is_log = not any(_is_ours(key) for entry in entries for key in entry)
-    unweighted = unweighted_score(entries) if is_log else None
-    if unweighted is not None:
-        aliases = {unweighted: UNWEIGHTED, **(aliases or {})}
+    rows = [_named(entry) for entry in entries]
+    is_log = not any(_is_ours(key) for row in rows for key in row)
+    places = {id(row): place for place, row in enumerate(rows)}
+    seen = sorted({name for row in rows for name in row})
+    notes: list[str] = []
+    on_columns: list[str] = []
+    ignored: tuple[str, ...] = ()
+    steps = [place if (step := step_of(row, STEP_NAMES)) is None else step for place, row in enumerate(rows)]
+    if is_log:
+        names = step_names(seen)
+        rows, left_out = of_training(rows, names)
+        rows, others = longest(rows)
+        steps, on_steps = steps_of(rows, names, [places[id(row)] for row in rows])
+        unweighted = unweighted_score(rows)
+        if unweighted is not None:
+            aliases = {unweighted: UNWEIGHTED, **(aliases or {})}
+        taken, on_columns, ignored = _columns(rows, aliases or {}, frozenset() if own is None else own.forms)
+        aliases = {**taken, **(aliases or {})}
+        notes = [*on_columns, *left_out, *others, *on_steps]
     found: list[Entry] = []
-    unknown: set[str] = set()
     wrong = WrongCells(aliases)
-    for index, entry in enumerate(entries):
-        wrong.look(index, entry)
+    repeated = 0
+    for entry, step in zip(rows, steps, strict=True):
+        wrong.look(places[id(entry)], entry)
         row = row_of(entry, aliases) if is_log else own_row(entry)
         row |= {} if own is None else own.read(entry)
         if row:
-            found.append(Entry(index, _step(entry, index), row))
-        else:
-            unknown |= set(entry)
+            repeated += is_log and bool(found) and found[-1].step == step and not row.keys().isdisjoint(found[-1].row)
+            found.append(Entry(places[id(entry)], step, row))
     if not found:
-        seen = ", ".join(sorted(unknown)[:12]) or "nothing"
         raise UnreadableSourceError(
-            f"{source}: {len(entries)} entries, and no name in them that stands for a known key ({seen})."
+            f"{source}: {len(places)} entries, and no name in them that stands for a known key "
+            f"({_some(seen) or 'nothing'}). {'. '.join(on_columns)}".rstrip()
         )
-    return History(source, found, dict(settings or {}), tuple(sorted(unknown)), wrong.notes(), is_log)
+    if repeated:
+        notes.append(f"{'1 row has' if repeated == 1 else f'{repeated} rows have'} the step of the row before")
+    return History(source, found, dict(settings or {}), ignored, (*wrong.notes(), *notes), is_log)
+
+
+def _columns(
+    entries: Sequence[Mapping[str, Any]], aliases: Mapping[str, str], asked: Collection[str]
+) -> tuple[dict[str, str], list[str], tuple[str, ...]]:
+    """Which columns are taken by their words, sentences on the columns, and those that are not read."""
+    numbered: dict[str, None] = {}
+    for entry in entries:
+        for name, raw in entry.items():
+            if name not in numbered and number(raw) is not None:
+                numbered[name] = None
+    alone = {name: row_of({name: 1.0}, aliases) for name in numbered}
+    # Names that are known beside others only. Each has a number of its own, by which it is found again.
+    together = row_of({name: float(place) for place, name in enumerate(numbered, 2)}, aliases)
+    read = set(together.values())
+    others = [name for place, name in enumerate(numbered, 2) if not alone[name] and place not in read]
+    given = {key for row in (*alone.values(), together) for key in row}
+    taken, notes = by_words(entries, others, given)
+    if taken:
+        notes.insert(0, f"took {', '.join(f'{name} for {key}' for name, key in taken.items())}")
+    ignored = tuple(unread([name for name in others if name not in taken and name not in asked]))
+    if ignored:
+        near = {name: key for name in ignored if (key := misspelt_column(name)) is not None}
+        hints = [f"--alias {name}={key}" for name, key in near.items() if key not in {*given, *taken.values()}]
+        notes.append("; ".join((f"not read: {_some(ignored)}", *hints[:3])))
+    return taken, notes, ignored
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(name[:60] for name in names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def row_of(entry: Mapping[str, Any], aliases: Mapping[str, str] | None = None) -> dict[str, float]:
@@ -164,11 +215,3 @@ class WrongCells:
         if name not in self._known:
             self._known[name] = bool(row_of({name: 1.0}, self._aliases))
         return self._known[name]
-
-
-def _step(entry: Mapping[str, Any], index: int) -> int:
-    for name in STEP_NAMES:
-        value = number(entry.get(name))
-        if value is not None and value == value and abs(value) < 2**53:
-            return int(value)
-    return index

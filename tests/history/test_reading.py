@@ -124,7 +124,7 @@ def left_behind(folder: Path, kind: str) -> str:
         write(folder / "_rldk" / "run.jsonl", json.dumps(record) + "\n")
         return "_rldk/run.jsonl"
     if kind == "lines":
-        write(folder / "log.jsonl", '{"reward": 2.0}\n')
+        write(folder / "log.jsonl", '{"reward": 2.0, "step": 1}\n')
         return "log.jsonl"
     if kind == "tensorboard":
         writer = pytest.importorskip("torch.utils.tensorboard").SummaryWriter
@@ -132,7 +132,7 @@ def left_behind(folder: Path, kind: str) -> str:
             events.add_scalar("train/reward", 3.0, 1)
         return "TensorBoard files"
     if kind == "state":
-        write(folder / "checkpoint-4" / "trainer_state.json", json.dumps({"log_history": [{"reward": 4.0}]}))
+        write(folder / "checkpoint-4" / "trainer_state.json", json.dumps({"log_history": [{"reward": 4.0, "step": 4}]}))
         return "checkpoint-4/trainer_state.json"
     pandas = pytest.importorskip("pandas", reason="writes completions as TRL does")
     (folder / "completions").mkdir()

@@ -20,11 +20,12 @@ def test_a_users_name_for_a_key() -> None:
 
 
 def test_what_is_no_number_is_counted_and_the_first_is_named() -> None:
-    past = history("x", [{"reward": "abc", "note": "x"}, {"reward": 1.0, "kl": [1]}, {"reward": "", "kl": None}])
+    entries = [{"reward": "abc", "note": "x", "step": 1}, {"reward": 1.0, "kl": [1]}, {"reward": "", "kl": None}]
+    past = history("x", entries)
     assert past.notes == ("2 values are no number; the first is reward in row 1: 'abc'",)
     assert [entry.row for entry in past.entries] == [{"rldk/reward/mean": 1.0}]
-    assert history("x", [{"reward": "1,000.5"}, {"reward": "nan"}]).notes == ()
-    (note,) = history("x", [{"reward": 1.0}, {"mine": True}], aliases={"mine": "rldk/reward/gold"}).notes
+    assert history("x", [{"reward": "1,000.5", "step": 1}, {"reward": "nan"}]).notes == ()
+    (note,) = history("x", [{"reward": 1.0, "step": 1}, {"mine": True}], aliases={"mine": "rldk/reward/gold"}).notes
     assert note == "1 value is no number; the first is mine in row 2: 'True'"
 
 

@@ -1,0 +1,157 @@
+"""Which rows of a past log are one run's training, and at which step each was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby, pairwise
+from typing import Any, TypeVar
+
+from rldk_tracking.history.handwritten import plain
+from rldk_tracking.sources.logs import number
+
+STEP_NAMES = ("step", "global_step", "train/global_step", "eval/global_step", "_step", "Step", "iteration")
+OTHER_STEP_NAMES = frozenset({"step", "global_step", "iteration", "iter", "update", "train_step", "training_step"})
+"""In any spelling, where none of the first is there."""
+RUN_NAMES = ("run", "run_id", "run_name", "seed", "name", "experiment", "experiment_name", "exp_name", "trial")
+"""Columns by which several runs in one file are told apart."""
+KIND_NAMES = frozenset({"split", "phase", "mode", "stage", "set", "type", "kind", "event", "name"})
+TRAINED = frozenset({"train", "training"})
+EVALUATED = frozenset({"eval", "evaluation", "val", "valid", "validation", "test", "dev"})
+CONFIGURED = frozenset({"config", "configuration", "args", "hparams", "hyperparameters", "settings", "header"})
+"""Columns that say what a row is, and their words."""
+SETTINGS = frozenset(
+    {"batch_size", "per_device_train_batch_size", "gradient_accumulation_steps", "epochs", "num_epochs", "max_steps",
+     "num_train_epochs", "total_steps", "num_steps", "warmup_steps", "seed", "model", "model_name", "dataset", "beta",
+     "num_generations", "group_size", "kl_coef", "clip_eps", "max_new_tokens", "max_completion_length", "temperature"}
+)  # fmt: skip
+"""Two of them, without a step, are a row of the configuration."""
+
+Row = TypeVar("Row", bound=Mapping[str, Any])
+
+
+def step_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Under which of a log's columns its step may stand, the first of them first."""
+    return (*STEP_NAMES, *(name for name in names if name not in STEP_NAMES and plain(name) in OTHER_STEP_NAMES))
+
+
+def step_of(entry: Mapping[str, Any], names: Sequence[str]) -> int | None:
+    """The step of a row, None where it has none."""
+    for name in names:
+        value = number(entry.get(name))
+        if value is not None and value == value and abs(value) < 2**53:
+            return int(value)
+    return None
+
+
+def of_training(entries: Sequence[dict[str, Any]], names: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows without those of a configuration, numbers of a row that says it is an evaluation under `eval_`.
+
+    Returns:
+        The rows, changed in place where they are an evaluation's, and sentences on what was left out.
+    """
+    columns = {name for entry in entries for name in entry}
+    kinds = [name for name in columns if plain(name) in KIND_NAMES]
+    settings = [name for name in columns if plain(name) in SETTINGS]
+    have_steps = any(step_of(entry, names) is not None for entry in entries)
+    kept: list[dict[str, Any]] = []
+    for entry in entries:
+        said = {str(entry[name]).strip().lower() for name in kinds if isinstance(entry.get(name), str)}
+        set_up = sum(entry.get(name) not in (None, "") for name in settings) > 1
+        if said & CONFIGURED or (have_steps and set_up and step_of(entry, names) is None):
+            continue
+        if said & EVALUATED:
+            evaluated = {name if name in names else f"eval_{plain(name)}": value for name, value in entry.items()}
+            entry.clear()
+            entry.update(evaluated)
+        kept.append(entry)
+    left_out = len(entries) - len(kept)
+    rows = "1 row is" if left_out == 1 else f"{left_out} rows are"
+    return kept, [f"{rows} of the configuration, and not read"] if left_out else []
+
+
+def runs_in(entries: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """The runs in one file, each with its name.
+
+    They are told apart by a column that names them, where the steps of two overlap or each stands in one piece; else by
+    a step (where there is none, an epoch) that falls back to where it began. A step that falls elsewhere is a training
+    that was resumed, and one that begins anew in each epoch counts within it.
+
+    >>> [(name, len(rows)) for name, rows in runs_in([{"step": step} for step in (1, 2, 3, 1, 2)])]
+    [('run 1', 3), ('run 2', 2)]
+    """
+    columns = list(dict.fromkeys(name for entry in entries for name in entry))
+    names = step_names(columns)
+    epochs = [name for name in columns if plain(name) == "epoch"]
+    steps = [step_of(entry, names) for entry in entries]
+    for column in RUN_NAMES:
+        found = [str(entry.get(column, "")) for entry in entries]
+        named: dict[str, list[int]] = {}
+        for place, value in enumerate(found):
+            named.setdefault(value, []).append(place)
+        if len(named) < 2 or "" in named or len(entries) < 2 * len(named):
+            continue
+        if any(value.lower() in TRAINED | EVALUATED for value in named):
+            continue
+        known = [{steps[place] for place in places} - {None} for places in named.values()]
+        overlap = sum(map(len, known)) > len(set().union(*known))
+        if overlap or (not any(known) and len(list(groupby(found))) == len(named)):
+            return [(f"{column}={value}", [entries[place] for place in places]) for value, places in named.items()]
+    runs: list[list[Row]] = [[]]
+    first: float | None = None
+    last: float | None = None
+    last_epoch: float | None = None
+    for entry, step in zip(entries, steps, strict=True):
+        epoch = next((at for name in epochs if (at := number(entry.get(name))) is not None), None)
+        at_step = step if any(one is not None for one in steps) else epoch
+        if at_step is None:
+            runs[-1].append(entry)
+            continue
+        is_within = epoch is not None and last_epoch is not None and epoch > last_epoch
+        if last is not None and first is not None and last > at_step <= first and not is_within:
+            runs.append([])
+            first = None
+        first, last, last_epoch = at_step if first is None else first, at_step, epoch
+        runs[-1].append(entry)
+    whole: list[list[Row]] = []
+    for run in runs:
+        if len(run) < 2 and whole:
+            whole[-1] += run  # an evaluation at step 0 that came last, say
+        else:
+            whole.append(run)
+    return [(f"run {place}", run) for place, run in enumerate(whole, 1)]
+
+
+def longest(entries: list[Row]) -> tuple[list[Row], list[str]]:
+    """The longest of several runs, and a sentence on the others where there are any."""
+    runs = runs_in(entries)
+    if len(runs) < 2:
+        return entries, []
+    name, rows = max(runs, key=lambda run: len(run[1]))
+    others = [f"{other} ({len(run)} rows)" for other, run in runs if other != name]
+    also = ", ".join(others[:8]) + (f" and {len(others) - 8} more" if len(others) > 8 else "")
+    return rows, [f"{len(runs)} runs in one file: reading {name} ({len(rows)} rows), not {also}"]
+
+
+def steps_of(
+    entries: Sequence[Mapping[str, Any]], names: Sequence[str], places: Sequence[int]
+) -> tuple[list[int], list[str]]:
+    """The step of each row, its place where it has none, and sentences on steps that are not what they should be.
+
+    Args:
+        entries: of one run.
+        names: under which a step may stand.
+        places: of the rows in the file.
+    """
+    steps = [step_of(entry, names) for entry in entries]
+    if all(step is None for step in steps):
+        return list(places), ["no step column: rows are counted"]
+    known = [(step, place) for step, place in zip(steps, places, strict=True) if step is not None]
+    falls = [(before, after, place) for (before, _), (after, place) in pairwise(known) if after < before]
+    counted = [place if step is None else step for step, place in zip(steps, places, strict=True)]
+    if not falls:
+        return counted, []
+    before, after, place = falls[0]
+    at_first = min(step for step, _ in known)
+    if all(fallen == at_first for _, fallen, _ in falls):
+        return list(places), [f"the step starts again {len(falls)} times, as in each epoch: rows are counted"]
+    return counted, [f"the step falls back, first from {before} to {after} in row {place + 1}: a training resumed?"]
