@@ -20,7 +20,7 @@ from functools import lru_cache
 from typing import Any
 
 from rldk_tracking.history.handwritten import plain
-from rldk_tracking.sources.logs import number
+from rldk_tracking.sources.logs import distils, number
 
 _SPELLINGS = {
     "mean": "avg average averaged means",
@@ -169,21 +169,37 @@ def by_words(
     Returns:
         Names to keys, and sentences on what could have been taken and was not.
     """
+    columns = {name: set(words_of(name)) for entry in entries for name in entry}
+    has_pairs = any(one.startswith("rldk/preference/") for one in given) or any(
+        _PAIRS & one for one in columns.values()
+    )
+    doubtful = set()
+    if has_pairs or "rldk/train/token_accuracy" in given:
+        doubtful.add("rldk/policy/entropy")  # of texts that are given
+    if distils(columns):
+        doubtful.add("rldk/kl/ref_k3")
+    has_policy_loss = any({"policy", "loss"} <= one for one in columns.values())
     found: dict[str, list[str]] = {}
     for name in sorted(names, key=lambda name: key_of(name) == ACCURACY):  # which looks at what was found before
-        key = _beside(key_of(name), name, names, {*given, *found})
-        if key is not None and not any(one == key or (_is_kl(one) and _is_kl(key)) for one in given):
-            found.setdefault(key, []).append(name)
+        key = key_of(name)
+        if key == ACCURACY:
+            of_task = "rldk/reward/gold" if "rldk/reward/mean" in {*given, *found} else None
+            key = "rldk/preference/accuracy" if has_pairs else of_task
+        if key is None or key in doubtful or any(one == key or (_is_kl(one) and _is_kl(key)) for one in given):
+            continue
+        if key == "rldk/eval/loss" and has_policy_loss and plain(name).startswith("val"):
+            continue  # of the values, perhaps
+        found.setdefault(key, []).append(name)
     taken: dict[str, str] = {}
     notes: list[str] = []
     for key, several in found.items():
-        columns = {name: [number(entry.get(name)) for entry in entries] for name in several}
+        numbers = {name: [number(entry.get(name)) for entry in entries] for name in several}
         totals = [name for name in several if {"total", "overall"} & set(words_of(name))]
-        if len(totals) != 1 and any(values != columns[several[0]] for values in columns.values()):
+        if len(totals) != 1 and any(column != numbers[several[0]] for column in numbers.values()):
             notes.append(f"{' or '.join(several)} for {key}? Neither was taken; say it by --alias {several[0]}={key}")
             continue
         name = totals[0] if len(totals) == 1 else several[0]
-        values = [value for value in columns[name] if value is not None and math.isfinite(value)]
+        values = [value for value in numbers[name] if value is not None and math.isfinite(value)]
         low, high = (min(values), max(values)) if values else (0.0, 0.0)
         if _is_kl(key) and low < 0.0:
             key = "rldk/kl/ref_k1"  # k3 is never below 0
@@ -197,22 +213,6 @@ def by_words(
         if len(several) > 1:
             notes.append(f"{name} was taken for {key}, not {', '.join(one for one in several if one != name)}")
     return taken, notes
-
-
-def _beside(key: str | None, name: str, names: Collection[str], known: Collection[str]) -> str | None:
-    """The key again, where the columns beside it leave no doubt."""
-    others = [set(words_of(one)) for one in names]
-    has_pairs = any(one.startswith("rldk/preference/") for one in known) or any(_PAIRS & one for one in others)
-    if key == ACCURACY:
-        of_task = "rldk/reward/gold" if "rldk/reward/mean" in known else None
-        return "rldk/preference/accuracy" if has_pairs else of_task
-    is_text = has_pairs or "rldk/train/token_accuracy" in known
-    is_value = name.lower().startswith("val_") and "rldk/value/loss" not in known
-    if (key == "rldk/policy/entropy" and is_text) or (
-        key == "rldk/eval/loss" and is_value and any({"policy", "loss"} <= one for one in others)
-    ):
-        return None
-    return key
 
 
 def _is_kl(key: str) -> bool:

@@ -157,6 +157,10 @@ def test_an_accuracy_is_what_stands_beside_it() -> None:
     assert by_words(of_columns(train_acc=[0.5]), ["train_acc"], set())[0] == {}
     texts = by_words(of_columns(entropy_avg=[0.5]), ["entropy_avg"], {"rldk/preference/margin"})[0]
     assert texts == {}, "an entropy of texts that are given"
+    assert by_words(of_columns(kl_avg=[0.5], teacher_score=[1.0]), ["kl_avg"], set())[0] == {}, "a KL to the teacher"
+    assert by_words(of_columns(val_loss=[0.5], policy_loss=[1.0]), ["val_loss"], set())[0] == {}, (
+        "of the values, perhaps"
+    )
 
 
 def test_of_two_columns_neither_is_taken_unless_one_is_the_total() -> None:
