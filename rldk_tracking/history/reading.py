@@ -188,7 +188,7 @@ def read_candidate(
         return replace(history(name, read_completions(candidate.path)), is_log=True, format="TRL's completions")
     log = read_log(candidate.path, candidate.run)
     found = history(name, log.entries, log.settings, aliases, own)
-    notes = (*found.notes, *skipped_lines(log.skipped), *other_runs(name, log))
+    notes = (*other_runs(name, log), *found.notes, *skipped_lines(log.skipped))
     return replace(found, source=f"{name}#{log.run}" if candidate.run else name, notes=notes, format=log.format)
 
 

@@ -69,21 +69,20 @@ def of_training(entries: Sequence[dict[str, Any]], names: Sequence[str]) -> tupl
     return kept, [f"{rows} of the configuration, and not read"] if left_out else []
 
 
-def runs_in(entries: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """The runs in one file, each with its name.
+def runs_in(entries: list[Row]) -> list[tuple[str, list[Row]]]:
+    """The runs that a column of `RUN_NAMES` names, where the steps of two overlap or each stands in one piece.
 
-    They are told apart by a column that names them, where the steps of two overlap or each stands in one piece; else by
-    a step (where there is none, an epoch) that falls back to where it began. A step that falls elsewhere is a training
-    that was resumed, and one that begins anew in each epoch counts within it.
+    Where there is no such column it is one run, without a name. A training that begins again is told apart by
+    `rldk_tracking.history.formats.runs`.
 
-    >>> [(name, len(rows)) for name, rows in runs_in([{"step": step} for step in (1, 2, 3, 1, 2)])]
-    [('run 1', 3), ('run 2', 2)]
+    >>> [(name, len(rows)) for name, rows in runs_in([{"step": at // 2, "seed": at % 2} for at in range(4)])]
+    [('seed=0', 2), ('seed=1', 2)]
     """
     columns = list(dict.fromkeys(name for entry in entries for name in entry))
     names = step_names(columns)
-    epochs = [name for name in columns if plain(name) == "epoch"]
-    steps = [step_of(entry, names) for entry in entries]
     for column in RUN_NAMES:
+        if column not in columns:
+            continue
         found = [str(entry.get(column, "")) for entry in entries]
         named: dict[str, list[int]] = {}
         for place, value in enumerate(found):
@@ -92,44 +91,11 @@ def runs_in(entries: Sequence[Row]) -> list[tuple[str, list[Row]]]:
             continue
         if any(value.lower() in TRAINED | EVALUATED for value in named):
             continue
-        known = [{steps[place] for place in places} - {None} for places in named.values()]
-        overlap = sum(map(len, known)) > len(set().union(*known))
-        if overlap or (not any(known) and len(list(groupby(found))) == len(named)):
+        steps = [{step_of(entries[place], names) for place in places} - {None} for places in named.values()]
+        overlap = sum(map(len, steps)) > len(set().union(*steps))
+        if overlap or (not any(steps) and len(list(groupby(found))) == len(named)):
             return [(f"{column}={value}", [entries[place] for place in places]) for value, places in named.items()]
-    runs: list[list[Row]] = [[]]
-    first: float | None = None
-    last: float | None = None
-    last_epoch: float | None = None
-    for entry, step in zip(entries, steps, strict=True):
-        epoch = next((at for name in epochs if (at := number(entry.get(name))) is not None), None)
-        at_step = step if any(one is not None for one in steps) else epoch
-        if at_step is None:
-            runs[-1].append(entry)
-            continue
-        is_within = epoch is not None and last_epoch is not None and epoch > last_epoch
-        if last is not None and first is not None and last > at_step <= first and not is_within:
-            runs.append([])
-            first = None
-        first, last, last_epoch = at_step if first is None else first, at_step, epoch
-        runs[-1].append(entry)
-    whole: list[list[Row]] = []
-    for run in runs:
-        if len(run) < 2 and whole:
-            whole[-1] += run  # an evaluation at step 0 that came last, say
-        else:
-            whole.append(run)
-    return [(f"run {place}", run) for place, run in enumerate(whole, 1)]
-
-
-def longest(entries: list[Row]) -> tuple[list[Row], list[str]]:
-    """The longest of several runs, and a sentence on the others where there are any."""
-    runs = runs_in(entries)
-    if len(runs) < 2:
-        return entries, []
-    name, rows = max(runs, key=lambda run: len(run[1]))
-    others = [f"{other} ({len(run)} rows)" for other, run in runs if other != name]
-    also = ", ".join(others[:8]) + (f" and {len(others) - 8} more" if len(others) > 8 else "")
-    return rows, [f"{len(runs)} runs in one file: reading {name} ({len(rows)} rows), not {also}"]
+    return [("", entries)]
 
 
 def steps_of(
@@ -153,5 +119,5 @@ def steps_of(
     before, after, place = falls[0]
     at_first = min(step for step, _ in known)
     if all(fallen == at_first for _, fallen, _ in falls):
-        return list(places), [f"the step starts again {len(falls)} times, as in each epoch: rows are counted"]
+        return list(places), ["the step starts again, as in each epoch: rows are counted"]
     return counted, [f"the step falls back, first from {before} to {after} in row {place + 1}: a training resumed?"]

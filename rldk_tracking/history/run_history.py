@@ -8,7 +8,7 @@ from typing import Any
 
 from rldk_tracking.history.handwritten import plain
 from rldk_tracking.history.handwritten import read as read_handwritten
-from rldk_tracking.history.rows import STEP_NAMES, longest, of_training, step_names, step_of, steps_of
+from rldk_tracking.history.rows import STEP_NAMES, of_training, step_names, step_of, steps_of
 from rldk_tracking.history.unweighted import KEY as UNWEIGHTED
 from rldk_tracking.history.unweighted import unweighted_score
 from rldk_tracking.history.words import by_words, misspelt_column, unread
@@ -80,8 +80,7 @@ def history(
     """Log entries as rows.
 
     What is asked for by names that are not in the catalogue, `own`, is in them too. A column under nobody's name is
-    taken where its words leave no doubt, see `rldk_tracking.history.words`. Of several runs the longest is read, see
-    `rldk_tracking.history.rows`.
+    taken where its words leave no doubt, see `rldk_tracking.history.words`.
 
     A score that was logged beside the reward and is no part of it becomes `rldk/reward/unweighted`, see
     `rldk_tracking.history.unweighted`; a name that the user gave for it goes before. Where a source has series of ours,
@@ -101,14 +100,13 @@ def history(
     if is_log:
         names = step_names(seen)
         rows, left_out = of_training(rows, names)
-        rows, others = longest(rows)
         steps, on_steps = steps_of(rows, names, [places[id(row)] for row in rows])
         unweighted = unweighted_score(rows)
         if unweighted is not None:
             aliases = {unweighted: UNWEIGHTED, **(aliases or {})}
         taken, on_columns, ignored = _columns(rows, aliases or {}, frozenset() if own is None else own.forms)
         aliases = {**taken, **(aliases or {})}
-        notes = [*on_columns, *left_out, *others, *on_steps]
+        notes = [*on_columns, *left_out, *on_steps]
     found: list[Entry] = []
     wrong = WrongCells(aliases)
     repeated = 0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rldk_tracking.history.reading import read
 from rldk_tracking.history.rows import runs_in
 from rldk_tracking.history.run_history import history
 
@@ -17,31 +20,31 @@ def rewards(steps: list[int], **more: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("entries", "runs"),
     [
-        (rewards([1, 2, 3]), [("run 1", 3)]),
-        (rewards([1, 2, 3, 1, 2]), [("run 1", 3), ("run 2", 2)]),
-        (rewards([10, 20, 30, 40, 30, 40]), [("run 1", 6)]),  # a training that was resumed
-        (rewards([1, 2, 3, 0]), [("run 1", 4)]),  # an evaluation at the end
-        ([{"epoch": at} for at in (0.1, 0.2, 0.3, 0.1, 0.2)], [("run 1", 3), ("run 2", 2)]),
-        (rewards([1, 2], epoch=1) + rewards([1, 2], epoch=2), [("run 1", 4)]),
+        (rewards([1, 2, 3]), [("", 3)]),
         (rewards([1, 2], seed=1) + rewards([1, 2, 3], seed=2), [("seed=1", 2), ("seed=2", 3)]),
         ([{"step": at // 2, "seed": at % 2} for at in range(4)], [("seed=0", 2), ("seed=1", 2)]),
-        (rewards([1, 2], seed=1) + rewards([3, 4], seed=2), [("run 1", 4)]),  # a seed of the environment
+        (rewards([1, 2], seed=1) + rewards([3, 4], seed=2), [("", 4)]),  # a seed of the environment
         ([{"run": name, "reward": 1.0} for name in "aabbb"], [("run=a", 2), ("run=b", 3)]),
-        ([{"name": name, "step": step} for step in (1, 2) for name in ("train", "eval")], [("run 1", 4)]),
-        ([{"name": f"sample {place}", "step": place} for place in range(4)], [("run 1", 4)]),
-        ([], [("run 1", 0)]),
+        ([{"run": name, "reward": 1.0} for name in "abab"], [("", 4)]),
+        ([{"name": name, "step": step} for step in (1, 2) for name in ("train", "eval")], [("", 4)]),
+        ([{"name": f"sample {place}", "step": 1} for place in range(4)], [("", 4)]),
+        ([], [("", 0)]),
     ],
-)  # fmt: skip
+)
 def test_several_runs_in_one_file(entries: list[dict[str, Any]], runs: list[tuple[str, int]]) -> None:
     found = runs_in(entries)
     assert [(name, len(rows)) for name, rows in found] == runs
     assert sorted(id(row) for _, rows in found for row in rows) == sorted(map(id, entries)), "each row in one run"
 
 
-def test_the_longest_run_is_read_and_the_others_are_said() -> None:
-    past = history("x", [*rewards([1, 2]), *rewards([1, 2, 3]), *rewards([1, 2])])
-    assert [(entry.index, entry.step) for entry in past.entries] == [(2, 1), (3, 2), (4, 3)]
-    assert past.notes == ("3 runs in one file: reading run 2 (3 rows), not run 1 (2 rows), run 3 (2 rows)",)
+def test_the_longest_run_is_read_and_another_can_be_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "runs.jsonl"
+    entries = [*rewards([1, 2], seed=1), *rewards([1, 2, 3], seed=2), *rewards([1, 2], seed=3)]
+    path.write_text("\n".join(map(json.dumps, entries)))
+    past = read(path)
+    assert [entry.step for entry in past.entries] == [1, 2, 3]
+    assert past.notes[0].startswith("reading run seed=2 of 3 in the file; also found seed=1, seed=3")
+    assert len(read(f"{path}#seed=3").entries) == 2
 
 
 def test_steps_that_are_not_what_they_should_be_are_said() -> None:
@@ -49,7 +52,7 @@ def test_steps_that_are_not_what_they_should_be_are_said() -> None:
     (note,) = history("x", rewards([10, 20, 30, 20, 30])).notes
     assert note == "the step falls back, first from 30 to 20 in row 4: a training resumed?"
     within = history("x", [row | {"epoch": epoch} for epoch in (1, 2) for row in rewards([0, 1])])
-    assert within.notes == ("the step starts again 1 times, as in each epoch: rows are counted",)
+    assert within.notes == ("the step starts again, as in each epoch: rows are counted",)
     assert [entry.step for entry in within.entries] == [0, 1, 2, 3]
     assert history("x", rewards([1, 2, 2, 3])).notes == ("1 row has the step of the row before",)
     assert history("x", [{"step": 1, "loss": 0.5}, {"step": 1, "eval_loss": 0.5}]).notes == ()

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from rldk_tracking.history.formats.content import Content, Entries, Parsed
-from rldk_tracking.history.run_history import STEP_NAMES, UnreadableSourceError
+from rldk_tracking.history.rows import STEP_NAMES
+from rldk_tracking.history.run_history import UnreadableSourceError
 from rldk_tracking.sources.logs import number
 
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

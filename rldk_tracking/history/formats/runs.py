@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rldk_tracking.history.formats.content import Entries
-from rldk_tracking.history.run_history import STEP_NAMES, UnreadableSourceError
+from rldk_tracking.history.rows import STEP_NAMES, runs_in
+from rldk_tracking.history.run_history import UnreadableSourceError
 from rldk_tracking.sources.logs import number
 
 OF_ALL = re.compile(r"(\d+)/(\d+)")
@@ -49,12 +50,15 @@ def settings_of(entries: Entries) -> dict[str, Any]:
 def told_apart(runs: Mapping[str, Entries]) -> dict[str, Entries]:
     """Runs whose entries begin anew as runs of their own, `NAME.1`, `NAME.2`, or "1", "2" where there is no name.
 
+    Before, those that a column names are told apart, see `rldk_tracking.history.rows.runs_in`.
+
     One begins where an entry like the run's first stands at a step below the last one: no later than the run's first,
     or after transformers' summary of a training. Steps that are counted within epochs are one run, and so is a run that
     went on from a checkpoint.
     """
     found: dict[str, Entries] = {}
-    for name, entries in runs.items():
+    named = [(".".join(filter(None, (name, run))), rows) for name, all_ in runs.items() for run, rows in runs_in(all_)]
+    for name, entries in named:
         parts = list(_parts(entries))
         if len(parts) == 1:
             found[name] = parts[0]
