@@ -11,7 +11,8 @@ from rldk_tracking.health.conditions.base import Row
 from rldk_tracking.health.detectors import Stateful, remembered
 from rldk_tracking.health.detectors.baseline import Change
 
-MEAN, WEIGHT = re.compile(r"rldk/reward/function/(.+)/mean"), "rldk/reward/function/{}/weight"
+FUNCTION = "rldk/reward/function/"
+MEAN, WEIGHT = re.compile(FUNCTION + "(.+)/mean"), FUNCTION + "{}/weight"
 PENALTY = re.compile(r"penal|punish|cost|violat|overlong|too_long|repeti|repeat|toxic|unsafe|error|invalid", re.I)
 """Names of parts that are there to take away: 0 is the best that they can be."""
 ROWS = 20
@@ -38,7 +39,7 @@ class Parts(Stateful):
     def add(self, row: Row) -> None:
         """Take what the row says of the parts."""
         for key, value in row.items():
-            match = MEAN.fullmatch(key) if key.startswith("rldk/reward/function/") else None
+            match = MEAN.fullmatch(key) if key.startswith(FUNCTION) else None
             if match is None or PENALTY.search(name := match[1]) or row.get(WEIGHT.format(name), 1.0) <= 0.0:
                 continue
             if name not in self.changes:

@@ -7,7 +7,11 @@ import random
 import pytest
 
 from rldk_tracking.health.conditions.reward_signal import TiedGroups
+from rldk_tracking.health.engine import Engine
+from rldk_tracking.health.presets import builtin_rules
 
+RULES = builtin_rules()
+LENGTH = "rldk/length/mean"
 TIED, MEAN, STD, WITHIN = "tied", "rldk/reward/mean", "rldk/reward/std", "rldk/reward/group_std_mean"
 
 
@@ -63,7 +67,8 @@ def test_a_log_without_ties_is_judged_by_its_spread() -> None:
 def test_a_log_with_means_alone_is_judged_by_their_repetition() -> None:
     draw = random.Random(0)
     assert breaches([{MEAN: draw.gauss(0.5, 0.1)} for _ in range(200)]) == []
-    assert breaches([{MEAN: 0.5}] * 30)
+    assert breaches([{MEAN: 0.5}] * 60)[0] == 39, "the same number in 40 rows"
+    assert breaches([{MEAN: draw.gauss(0.5, 0.1)} for _ in range(50)] + [{MEAN: 0.5}] * 20)[0] < 70
     almost = [{MEAN: -0.1 if draw.random() < 0.6 else -0.1 - 0.003 * draw.random()} for _ in range(100)]
     assert breaches(almost), "a reward function that nearly always says the same"
 
@@ -122,10 +127,10 @@ def test_rows_in_a_row_count_from_nearly_all_on() -> None:
 def test_the_usual_mean_is_that_of_most_rows(level: float) -> None:
     condition = TiedGroups((TIED,), solved=False)
     for step, mean in enumerate([*[level] * 10, *[0.7] * 4]):
-        condition.judge(step, {MEAN: mean})
+        condition.judge(step, {MEAN: mean, LENGTH: step})
     assert condition.usual == level
     for step in range(14, 22):
-        condition.judge(step, {MEAN: 0.7})
+        condition.judge(step, {MEAN: 0.7, LENGTH: step})
     assert condition.usual == 0.7
 
 
@@ -144,7 +149,62 @@ def test_how_often_the_usual_mean_is_met_and_how_far_the_others_are() -> None:
     condition = TiedGroups((TIED,), solved=False)
     met = far = 0.0
     for step, mean in enumerate([1.0, 1.0, 1.0, 3.0] * 20):
-        condition.judge(step, {MEAN: mean})
+        condition.judge(step, {MEAN: mean, LENGTH: step})
         if step > 0:
             met, far = met + 0.05 * ((mean == 1.0) - met), far + 0.05 * (abs(mean - 1.0) - far)
     assert (condition.at_usual, condition.off_usual) == (pytest.approx(met), pytest.approx(far))
+
+
+def sentence_of(rows) -> str:
+    engine, alerts = Engine([RULES["reward.no_signal"]]), []
+    for step, row in enumerate(rows):
+        alerts += engine.update(step, row)
+    return alerts[0].message if alerts else ""
+
+
+def test_it_is_said_what_was_seen() -> None:
+    assert "100% of the last 40 rows have the same mean reward, 0.5, since step" in sentence_of([{MEAN: 0.5}] * 60)
+    spread = [{MEAN: row[MEAN], STD: row[STD]} for row in usual(40)] + [{MEAN: 0.5, STD: 0.0}] * 20
+    assert "100% of the rows have rewards without any spread since step" in sentence_of(spread)
+    share = usual(40) + [{"rldk/reward/group_tied_fraction": 1.0, MEAN: 0.5}] * 20
+    assert "100% of the groups have completions of equal reward since step" in sentence_of(share)
+
+
+@pytest.mark.parametrize("per_rollout", [2, 4, 16])
+@pytest.mark.parametrize("witness", [STD, LENGTH, None])
+def test_rows_that_show_one_rollout_again_count_once(per_rollout: int, witness: str | None) -> None:
+    draw = random.Random(0)
+    rollouts = [{MEAN: draw.gauss(0.4, 0.05)} | ({witness: draw.uniform(1, 2)} if witness else {}) for _ in range(40)]
+    assert breaches([row for row in rollouts for _ in range(per_rollout)]) == []
+    stands = [{MEAN: 0.4} | ({witness: 0.0} if witness == STD else {})] * (10 * per_rollout)
+    found = breaches([row for row in rollouts for _ in range(per_rollout)] + stands)
+    assert found and found[0] < (40 + 6) * per_rollout
+
+
+def test_one_rollout_of_tied_groups_shown_many_times_is_one() -> None:
+    """One prompt a rollout, tied half of the time, and 16 rows of each."""
+    draw = random.Random(3)
+    rollouts = [
+        {TIED: float(draw.random() < 0.5), MEAN: draw.random(), LENGTH: draw.uniform(90, 110)} for _ in range(60)
+    ]
+    assert breaches([row for row in rollouts for _ in range(16)]) == []
+
+
+@pytest.mark.parametrize(
+    "contradicts",
+    [
+        {"rldk/advantage/std": lambda step: 1.0},
+        {"rldk/grad/norm": lambda step: 1.0 + 0.1 * (step % 3)},
+        {"rldk/reward/function/a/mean": lambda step: 0.1 * (step % 3)},
+        {STD: lambda step: 0.3},
+    ],
+)
+def test_a_mean_that_repeats_is_no_tie_where_something_contradicts(contradicts) -> None:
+    rows = [{MEAN: 0.5} | {key: value(step) for key, value in contradicts.items()} for step in range(100)]
+    assert breaches(rows) == []
+
+
+def test_spread_0_and_length_at_its_limit_row_after_row_are_no_single_rollout() -> None:
+    dead = {TIED: 1.0, MEAN: -0.7, WITHIN: 0.0, LENGTH: 256.0, "rldk/length/truncated_fraction": 1.0}
+    rows = [dead] * 5 + [{**dead, MEAN: -0.68, TIED: 0.5, WITHIN: 0.02}] + [dead] * 20
+    assert breaches(rows)[0] < 20
