@@ -184,9 +184,7 @@ def test_rows_that_show_one_rollout_again_count_once(per_rollout: int, witness: 
 def test_one_rollout_of_tied_groups_shown_many_times_is_one() -> None:
     """One prompt a rollout, tied half of the time but not in the first, and 16 rows of each."""
     draw = random.Random(3)
-    rollouts = [
-        {TIED: float(draw.random() < 0.5), MEAN: draw.random(), LENGTH: draw.uniform(90, 110)} for _ in range(60)
-    ]
+    rollouts = [{TIED: float(i > 0 and draw.random() < 0.5), MEAN: draw.random(), LENGTH: 90.0 + i} for i in range(60)]
     assert breaches([row for row in rollouts for _ in range(16)]) == []
 
 
