@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from rldk_tracking.history.reading import read
+from rldk_tracking.history.reading import read, runs_of
 from rldk_tracking.history.run_history import UnreadableSourceError
 from rldk_tracking.trackers.wandb_backend import WandbStore, has_key
+from tests.trackers.wandb_backend import WandbBackend
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +42,27 @@ def test_wandb(monkeypatch) -> None:
     past = read("wandb:me/p/1")
     assert [(entry.step, entry.row) for entry in past.entries] == [(5, {"rldk/reward/mean": 0.5})]
     assert past.settings == {"beta": 0.1}
+
+
+def test_every_run_of_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb", reason="lists the runs of a W&B project")
+    server = WandbBackend()
+    for name in ("BASE_URL", "DIR", "CONFIG_DIR", "CACHE_DIR", "DATA_DIR"):
+        monkeypatch.setenv(f"WANDB_{name}", server.url if name == "BASE_URL" else str(tmp_path))
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    wandb.teardown()  # what it remembers of another server
+    try:
+        with pytest.raises(UnreadableSourceError, match="wandb:tester/p: the project has no run"):
+            runs_of("wandb:tester/p")
+        server.run("older")
+        server.run("newer")
+        assert runs_of("wandb:tester/p") == ["wandb:tester/p/newer", "wandb:tester/p/older"]
+        with pytest.raises(UnreadableSourceError, match="wandb:tester/none: "):
+            runs_of("wandb:tester/none")
+        assert runs_of("wandb:tester/p/1") == ["wandb:tester/p/1"]
+    finally:
+        wandb.teardown()
+        server.close()
 
 
 def test_wandb_is_offline_without_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

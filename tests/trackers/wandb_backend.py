@@ -103,12 +103,16 @@ class WandbBackend:
         return self.runs.setdefault(name, StoredRun())
 
     def graphql(self, body: dict[str, Any]) -> dict[str, Any]:
-        query, variables = body.get("query", ""), body.get("variables") or {}
+        query, variables = body.get("query", "").replace("#graphql", ""), body.get("variables") or {}
         operation = [*query.split("(")[0].split("{")[0].split(), "unnamed"][1]
         self.operations.append(operation)
         if operation == "Viewer":
             viewer = {"id": "1", "entity": "tester", "username": "tester", "flags": "{}", "teams": {"edges": []}}
             return {"data": {"viewer": viewer}}
+        if operation == "GetDefaultEntity":
+            return {"data": {"viewer": {"id": "1", "entity": "tester"}}}
+        if operation == "Runs":
+            return {"data": {"project": self._project() if variables["project"] == "p" else None}}
         if operation == "RunResumeStatus":
             known = self.runs.get(variables["name"])
             bucket = None if known is None else known.resumed()
@@ -131,6 +135,14 @@ class WandbBackend:
             "project": {"name": variables.get("project") or "project", "entity": {"name": "tester"}},
         }
         return {"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}}
+
+    def _project(self) -> dict[str, Any]:
+        """The runs, the latest first, as the public client lists them."""
+        nodes = [{"id": name, "name": name, "projectId": "1", "state": "finished", "tags": []} for name in self.runs]
+        edges = [{"node": node, "cursor": node["id"]} for node in reversed(nodes)]
+        page = {"endCursor": None, "hasNextPage": False}
+        runs = {"edges": edges, "pageInfo": page}
+        return {"internalId": "1", "runCount": len(nodes), "readOnly": False, "runs": runs}
 
     def close(self) -> None:
         self.server.shutdown()
