@@ -24,7 +24,7 @@ REWARDS = [{"rldk/reward/mean": 0.25}, {"rldk/reward/mean": 0.5}]
         [{"step": 1, "reward": 0.25}, {"step": 2, "reward": 0.5}],
         {"reward": [0.25, 0.5], "step": [1, 2], "note": "x", "betas": [0.9]},
         {"reward": {"0": 0.25, "1": 0.5}, "step": {"0": 1, "1": 2}},
-        {"history": [{"step": 1, "reward": 0.25}, {"step": 2, "reward": 0.5}], "layers": [1, 2, 3, 4]},
+        {"history": [{"step": 1, "reward": 0.25}, {"step": 2, "reward": 0.5}], "layers": [{"reward": 9.0}] * 3},
         {"history": {"reward": [0.25, 0.5], "step": [1, 2]}},
         {"logs": [{"step": 1, "metrics": {"reward": 0.25}}, {"step": 2, "metrics": {"reward": 0.5}}]},
         {"log_history": [{"step": 1, "reward": 0.25}, {"step": 2, "reward": 0.5}]},

@@ -91,7 +91,7 @@ def test_bars_that_carry_numbers(reads: Reads) -> None:
 def test_prime_rl(reads: Reads) -> None:
     text = (
         "10:00:00 SUCCESS Step 1 |   5.10s | Reward 0.2500 | Trainable 3/4 (75.0%) | Turns 1.0 | Truncation 5.0%\n"
-        "10:00:01   DEBUG Micro Step 1/2 | Loss 9.0000\n"
+        "10:00:01   DEBUG Micro Step 2 | Loss 9.0000\n"
         "10:00:02 \x1b[32mSUCCESS\x1b[0m Step 1 | 5.20s | Loss 0.5000 | Entropy 0.7500 | Grad. Norm 0.1250"
         " | LR 1.00e-06 | Throughput 900 tokens/s | MFU 3.0%\n"
         "10:00:03 SUCCESS Step 2 | 5.20s | Reward 0.5000\n"

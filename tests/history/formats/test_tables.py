@@ -9,6 +9,7 @@ import pytest
 
 from rldk_tracking.history.files import read_log
 from rldk_tracking.history.formats import tables
+from rldk_tracking.history.formats.content import Content
 from rldk_tracking.history.run_history import UnreadableSourceError
 from tests.history.formats.conftest import Reads
 
@@ -55,11 +56,12 @@ def test_a_history_with_rows_of_timings(reads: Reads) -> None:
     ]
 
 
-def test_runs_of_a_wandb_panel(reads: Reads) -> None:
+def test_runs_of_a_wandb_panel(reads: Reads, tmp_path: Path) -> None:
     columns = [f"{run} - train/reward{end}" for run in ("my - run", "other") for end in ("", "__MIN", "__MAX")]
     head = ",".join(f'"{name}"' for name in ("Step", *columns))
     text = f'{head}\n"1","0.25","0","9","0.5","0","9"\n"2","0.75","0","9","","",""\n'
     found = reads(text)
+    assert set(tables.read_table(Content(tmp_path / "some.thing")).runs["other"][0]) == {"Step", "train/reward"}
     assert found.format == "W&B's panel export"
     assert [(entry.step, entry.row) for entry in found.entries] == [
         (1, {"rldk/reward/mean": 0.25}), (2, {"rldk/reward/mean": 0.75}),
