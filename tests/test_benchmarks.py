@@ -106,5 +106,8 @@ def test_detection_in_other_peoples_logs(
     with (tmp_path / "labels.csv").open("w", newline="") as file:
         csv.writer(file).writerows([head, ["a.csv", "healthy", "", "high", "someone/runs"]])
     called(monkeypatch, "logs", str(tmp_path))
+    strangers = load("strangers")
     load("detection").main()
-    assert "of 1 (high confidence)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    part = "in fold" if strangers.fold_of("someone/runs") in strangers.LOOKED_AT else "**out of fold**"
+    assert f"| rldk-tracking | {part}, 1 | of high confidence | none | none | 0 of 1 | 0 |" in out

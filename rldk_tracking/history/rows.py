@@ -118,6 +118,6 @@ def steps_of(
         return counted, []
     before, after, place = falls[0]
     at_first = min(step for step, _ in known)
-    if all(fallen == at_first for _, fallen, _ in falls):
+    if known[0][0] == at_first and all(fallen == at_first for _, fallen, _ in falls):
         return list(places), ["the step starts again, as in each epoch: rows are counted"]
     return counted, [f"the step falls back, first from {before} to {after} in row {place + 1}: a training resumed?"]

@@ -25,7 +25,7 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_a_run_of_mlflow_gets_its_alerts_and_what_it_lacks_itself(client: Any) -> None:
     run_id = client.create_run(client.create_experiment("training")).info.run_id
     for step in range(12):
-        client.log_metric(run_id, "train/completions/clipped_ratio", 0.9, step=step)
+        client.log_metric(run_id, "train/completions/clipped_ratio", 1.0, step=step)
     source = f"mlflow:{run_id}"
     for _ in range(2):  # once from the trainer's series, then from those that were written back
         write_back(source, replay(source), "mlflow")

@@ -94,11 +94,12 @@ class FromStart(Condition):
     ] = False
     sudden: Annotated[AtLeastOne, "gradually is not within a few rows from so many times as much"] = 5.0
     capped_key: Annotated[str | None, "a series that says that a limit outside the policy stops the value"] = None
-    capped: Annotated[NonNegative, "above which it says so"] = 0.5
+    capped: Annotated[NonNegative, "above which its mean over 16 observations says so"] = 0.5
     capped_share: Annotated[NonNegative | None, "what holds then in place of `share`"] = None
     start: Start = remembered()
     mean: float | None = remembered()
     slow: float | None = remembered()
+    cut: float = remembered(0.0)
     progress: Progress | None = remembered()
 
     def __post_init__(self) -> None:
@@ -110,12 +111,11 @@ class FromStart(Condition):
         """Hold the value to the start."""
         if self.progress is not None:
             self.progress.add(row)
+        self.cut += (row.get(self.capped_key or "", self.cut) - self.cut) / 16
         now = self.read(row)
         if now is None or (self.skip_zero and now == 0.0):
             return None
-        value = now
-        if self.weight < 1.0:
-            value = self.mean = smoothed(self.mean, now, self.weight)
+        value = self.mean = now if self.weight == 1.0 else smoothed(self.mean, now, self.weight)
         start = self.start.value
         if start is None:
             self.start.add(now)
@@ -123,7 +123,7 @@ class FromStart(Condition):
         if start == 0.0 and self.change == 0.0 and self.beyond is None and self.start.is_known:  # no share of nothing
             return self.learns(value)
         sign, share = self.sign, self.share
-        if self.capped_share is not None and self.capped_key is not None and row.get(self.capped_key, 0) > self.capped:
+        if self.capped_share is not None and self.cut > self.capped:
             share = self.capped_share
         limit = start + sign * max(share * abs(start), self.change)
         if self.beyond is not None:

@@ -36,7 +36,8 @@ def test_a_capped_value_is_held_to_another_share() -> None:
     for step in range(8):
         condition.judge(step, {"x": 100.0, "cut": 0.0})
     assert not condition.judge(8, {"x": 180.0, "cut": 0.0}).breached
-    assert condition.judge(9, {"x": 180.0, "cut": 0.9}).breached
+    capped = [condition.judge(step, {"x": 180.0, "cut": 0.9}).breached for step in range(9, 25)]
+    assert capped == [False] * 12 + [True] * 4, "0.9 (1 - (15 / 16)^13) is the first mean above one half"
 
 
 def test_zeros_can_be_left_out(findings) -> None:
