@@ -49,7 +49,7 @@ class Family:
         summary: what it is.
         climb: (from, to) of the mean probability of success, over the run.
         length: the last length as a multiple of the first, low and high.
-        scatter: of a row's length, in its logarithm, low and high.
+        sampling: of a row's length, in its logarithm, low and high: the scatter of few completions, each row by itself.
         entropy: the same.
         pace: rows over which a drift happens for the most part, low and high.
         interval: rollouts that a row is the mean of.
@@ -65,7 +65,7 @@ class Family:
     summary: str
     climb: tuple[float, float] = (0.3, 0.3)
     length: tuple[float, float] = (1.0, 1.0)
-    scatter: tuple[float, float] = (0.03, 0.15)
+    sampling: tuple[float, float] = (0.0, 0.0)
     entropy: tuple[float, float] = (1.0, 1.0)
     pace: tuple[float, float] = (40.0, 120.0)
     interval: int = 1
@@ -85,7 +85,7 @@ FAMILIES: dict[str, Family] = {
     "level": Family("learns nothing, and nothing is wrong"),
     "learns": LEARNS,
     "grows longer": replace(LEARNS, summary="learns with answers that grow", length=(1.6, 2.4)),
-    "few completions": replace(LEARNS, summary="learns with a handful of completions a row", scatter=(0.3, 0.6)),
+    "few completions": replace(LEARNS, summary="learns with a handful of completions a row", sampling=(0.3, 0.6)),
     "grows shorter": replace(LEARNS, summary="learns with answers that shrink", length=(0.35, 0.6), pace=(8, 100)),
     "solved": replace(LEARNS, summary="solves its task", climb=(0.3, 0.995), entropy=(0.04, 0.2), pace=(20, 60)),
     "transient": replace(LEARNS, summary="first rows are off by a factor that decays", transient=6.0),
@@ -159,7 +159,9 @@ def _series(family: Family, draw: Draw, count: int, correlation: float) -> Serie
     logit = np.log(start / (1 - start)) + (np.log(end / (1 - end)) - np.log(start / (1 - start))) * done
     series = _rewards(family, draw, logit + 0.25 * noise() + 0.3 * season)
     length = np.exp(draw.uniform(np.log(30), np.log(1500))) * moved(*family.length) * begun() ** 0.3
-    series[LENGTH] = length * np.exp(draw.uniform(*family.scatter) * noise() + 0.1 * season)
+    series[LENGTH] = length * np.exp(draw.uniform(0.03, 0.15) * noise() + 0.1 * season)
+    if family.sampling[1] > 0.0:
+        series[LENGTH] *= np.exp(draw.uniform(*family.sampling) * draw.standard_normal(count))
     series[CUT] = np.clip(draw.uniform(0.0, 0.15) * np.exp(0.4 * noise()), 0.0, 1.0)
     series[ENTROPY] = draw.uniform(0.25, 2.0) * moved(*family.entropy) * np.exp(0.06 * noise()) * begun() ** 0.2
     series[KL] = draw.uniform(0.005, 0.3) * done * np.exp(0.3 * noise())
