@@ -24,12 +24,12 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def test_a_run_of_mlflow_gets_its_alerts_and_what_it_lacks_itself(client: Any) -> None:
     run_id = client.create_run(client.create_experiment("training")).info.run_id
-    for step in range(12):
-        client.log_metric(run_id, "train/completions/clipped_ratio", 1.0, step=step)
+    for step in range(30):
+        client.log_metric(run_id, "train/completions/clipped_ratio", 0.9, step=step)
     source = f"mlflow:{run_id}"
     for _ in range(2):  # once from the trainer's series, then from those that were written back
         write_back(source, replay(source), "mlflow")
-        assert len(client.get_metric_history(run_id, "rldk/length/truncated_fraction")) == 12
+        assert len(client.get_metric_history(run_id, "rldk/length/truncated_fraction")) == 30
     assert "length.truncated" in client.get_run(run_id).data.tags["rldk.alerts.open"]
     assert len(client.search_experiments()) == 2  # with MLflow's own default
 
