@@ -202,3 +202,12 @@ def test_the_wait_begins_where_the_two_part() -> None:
 
     breached, condition, _ = judged(extra)
     assert breached and breached[0] < 60 and condition.pair.together_at < 30
+
+
+def test_a_score_without_room_that_hardly_scatters_is_no_contradiction() -> None:
+    assert judged(lambda done, draw: {GOLD: 0.97 + draw.gauss(0, 0.0005)})[0] == []
+
+
+def test_rises_are_compared_as_shares_of_the_room_above_their_starts() -> None:
+    """The reward wins 0.5 of its 0.8, and the score 0.08 of its 0.2: two thirds as much, which is to follow."""
+    assert judged(lambda done, draw: {GOLD: 0.8 + 0.08 * done + draw.gauss(0, 0.004)})[0] == []

@@ -206,3 +206,13 @@ def test_spread_0_and_length_at_its_limit_row_after_row_are_no_single_rollout() 
     dead = {TIED: 1.0, MEAN: -0.7, WITHIN: 0.0, LENGTH: 256.0, "rldk/length/truncated_fraction": 1.0}
     rows = [dead] * 5 + [{**dead, MEAN: -0.68, TIED: 0.5, WITHIN: 0.02}] + [dead] * 20
     assert breaches(rows)[0] < 20
+
+
+def test_a_task_of_which_a_part_never_gave_anything_is_not_solved() -> None:
+    """The total is tied at its ceiling."""
+    parts = {"rldk/reward/function/form/mean": 1.0, "rldk/reward/function/task/mean": 0.0}
+    solved = climbing() + [{TIED: 1.0, MEAN: 1.0, STD: 0.0}] * 20
+    rows = [row | parts for row in solved]
+    assert not breaches(rows, solved=True) and breaches(rows, solved=False)
+    both = [row | dict.fromkeys(parts, 1.0) for row in solved]
+    assert breaches(both, solved=True) and not breaches(both, solved=False)
