@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from rldk_tracking.cli.main import main
-from rldk_tracking.cli.replay_text import plot
-from rldk_tracking.health.alert import Alert
+from rldk_tracking.cli.replay_text import _line, plot
+from rldk_tracking.health.alert import Alert, AlertState, Severity
 
 
 @pytest.fixture
@@ -55,3 +55,28 @@ def test_a_plot_shows_the_spike_the_limit_and_the_incident() -> None:
     assert [line.count("-") > 60 for line in values].count(True) == 1
     assert all(line[values[0].index("*")] == "|" for line in values[1:])
     assert plot(series[:1], alert) == []
+
+
+def test_what_came_later_is_named_with_its_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.jsonl"
+    rows = [
+        {"step": step, "reward": 0.3, "kl": 0.01 if step < 30 else 3.0, "completions/clipped_ratio": float(step > 60)}
+        for step in range(1, 121)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["replay", str(path)]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert " kl." in said[1] and said[1].startswith("step 3")
+    later = next(line for line in said if line.startswith("    later: "))
+    step = next(line for line in said if " length.truncated" in line and line.startswith("step ")).split()[1]
+    assert f"length.truncated (step {step})" in later and int(step) > 60
+
+
+def test_an_alert_that_becomes_critical_has_not_fired_twice() -> None:
+    def alert(severity: Severity, state: AlertState, step: int) -> tuple[int, Alert]:
+        return step, Alert("kl.high", severity, state, step, step, 3.0, 2.0, "KL is high.", "", key="rldk/kl/ref_k1")
+
+    once = [alert("warning", "firing", 5), alert("critical", "firing", 9), alert("critical", "resolved", 12)]
+    assert _line(*once[0], once) == "step 5 (row 5) critical kl.high (over at step 12): KL is high."
+    again = [*once, alert("warning", "firing", 30)]
+    assert " kl.high 2 times, first step 5, last step 30: " in _line(*again[0], again)
