@@ -23,6 +23,7 @@ from rldk_tracking.sources.trl_grpo import GroupSource
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.memory import InMemoryTracker
 from rldk_tracking.trackers.records import parsed
+from tests.clock import own_time
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Outcome:
     Attributes:
         steps: optimiser steps that it finished.
         waits: seconds that it waited for our events and hooks, for each step.
+        own_waits: the same, less the time in which the machine had no core for it.
         end: seconds that it waited for us at train end; None where it did not come to that.
         produced: (key, step) of every number that was produced.
         callback: the callback, where the training was in this process.
@@ -39,6 +41,7 @@ class Outcome:
 
     steps: int = 0
     waits: dict[int, float] = field(default_factory=dict)
+    own_waits: dict[int, float] = field(default_factory=dict)
     end: float | None = None
     produced: set[tuple[str, int]] = field(default_factory=set)
     callback: Any = None
@@ -70,9 +73,10 @@ def clock(outcome: Outcome, step: Callable[[], int]) -> Iterator[None]:
     def timed(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def call(*args: Any, **kwargs: Any) -> Any:
-            number, before = step(), time.perf_counter()
+            number, own_before, before = step(), own_time(), time.perf_counter()
             result = original(*args, **kwargs)
             outcome.waits[number] = outcome.waits.get(number, 0.0) + time.perf_counter() - before
+            outcome.own_waits[number] = outcome.own_waits.get(number, 0.0) + own_time() - own_before
             return result
 
         return call

@@ -33,8 +33,9 @@ def settled(backend: Backend, outcome: Outcome, folder: Path) -> Count:
 
 def wait_by_fault(outcome: Outcome) -> float:
     """Milliseconds that a step waits longer for us while the server is broken than before and after."""
-    healthy = [seconds for step, seconds in outcome.waits.items() if step > 1 and step not in BROKEN]
-    return 1000 * (median(outcome.waits[step] for step in BROKEN) - median(healthy))
+    waits = outcome.own_waits
+    healthy = [seconds for step, seconds in waits.items() if step > 1 and step not in BROKEN]
+    return 1000 * (median(waits[step] for step in BROKEN) - median(healthy))
 
 
 def fail(backend: Backend, **changes: Any) -> Callable[[], None]:
