@@ -65,6 +65,8 @@ class RLDKMetrics(Snapshot):
 class RLDKCallback(Monitor):
     """All diagnostics that fit the trainer, in one callback.
 
+    What is left out is taken from the environment, as RLDK_RULES, or from a file `rldk.yaml` beside the script.
+
     Series are named `rldk/<group>/<name>`. `rldk-tracking keys [group]` says unit, meaning and formula of each.
 
     | groups | of what |
@@ -82,17 +84,17 @@ class RLDKCallback(Monitor):
     Args:
         trackers: exactly these backends; by default those that the trainer's `report_to` names.
         monitors: exactly these monitors instead of all that fit.
-        rules: a preset, "safe", "strict" or "quiet", the path of a YAML file, or a list of `Rule`.
+        rules: a preset, "safe" (the default), "strict" or "quiet", the path of a YAML file, or a list of `Rule`.
         overrides: changes to single rules, {"kl.high": {"threshold": 0.2}}.
-        on_critical: "alert", or "stop" to save and stop the training at the first critical alert.
+        on_critical: "alert" (the default), or "stop" to save and stop the training at the first critical alert.
         slack: an incoming webhook's address or a `SlackNotifier`; by default RLDK_SLACK_WEBHOOK_URL where it is set.
-        level: what the optimizer's diagnostics may cost, "light", "standard" or "full".
+        level: what the optimizer's diagnostics may cost, "light", "standard" (the default) or "full".
         log_samples: log the best and worst completions of a step as a table. Off, so that texts stay where they are.
         gold_score_fn: a held-out judge of completions, `f(prompts, completions) -> scores`, against reward hacking.
         output_dir: a folder for the run's journal, JSON lines of everything that is logged.
         charts: numbers to draw that the trainer logs under names of its own, ["tools/failure_frequency"].
         performance_benchmarks: goals such as {"target_reward": 1.0, "max_kl_divergence": 0.1}, see `health.goals`.
-        max_overhead: the share of the training's time that `gold_score_fn` may take; it is asked that much less often.
+        max_overhead: the share of the training's time that `gold_score_fn` may take, 0.02; it is asked less often.
         strict: let faults of the diagnostics out instead of logging them once, for development.
         trainer: the trainer, where it cannot be found from the callback event (it can, in every TRL trainer).
 
@@ -114,22 +116,20 @@ class RLDKCallback(Monitor):
         *,
         trackers: list[Tracker] | None = None,
         monitors: Sequence[Monitor] | None = None,
-        rules: str | os.PathLike[str] | list[Rule] = "safe",
+        rules: str | os.PathLike[str] | list[Rule] | None = None,
         overrides: Mapping[str, Mapping[str, Any]] | None = None,
-        on_critical: OnCritical = "alert",
+        on_critical: OnCritical | None = None,
         slack: Any = None,
-        level: Level = "standard",
-        log_samples: bool = False,
+        level: Level | None = None,
+        log_samples: bool | None = None,
         gold_score_fn: GoldScore | None = None,
         output_dir: str | os.PathLike[str] | None = None,
-        charts: Sequence[str] = (),
+        charts: Sequence[str] | None = None,
         performance_benchmarks: Mapping[str, float] | None = None,
-        max_overhead: float = 0.02,
-        strict: bool = False,
+        max_overhead: float | None = None,
+        strict: bool | None = None,
         trainer: Any = None,
     ) -> None:
-        word("level", level, get_args(Level))
-        number("max_overhead", max_overhead, above=0, high=1)
         super().__init__(
             trackers=trackers,
             rules=rules,
@@ -140,7 +140,12 @@ class RLDKCallback(Monitor):
             strict=strict,
             trainer=trainer,
         )
-        self._settings.charts = listed("charts", charts, str, '["tools/failure_frequency"]')
+        pick = self._options.pick
+        level, log_samples = pick("level", level), pick("log_samples", log_samples)
+        performance_benchmarks = pick("performance_benchmarks", performance_benchmarks)
+        word("level", level, get_args(Level))
+        max_overhead = number("max_overhead", pick("max_overhead", max_overhead), above=0, high=1)
+        self._settings.charts = listed("charts", pick("charts", charts), str, '["tools/failure_frequency"]')
         if performance_benchmarks is not None:
             rules_of(performance_benchmarks)
             self._settings.goals = dict(performance_benchmarks)

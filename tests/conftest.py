@@ -32,7 +32,7 @@ ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",
 }
 PRIVATE = (
-    "RLDK_SLACK_WEBHOOK_URL",
+    *(name for name in os.environ if name.startswith("RLDK_") and not name.startswith(("RLDK_TEST_", "RLDK_VERSION_"))),
     "WANDB_API_KEY",
     "WANDB_BASE_URL",
     "WANDB_RUN_ID",

@@ -20,6 +20,7 @@ from rldk_tracking.demo.faults import FAULTS
 from rldk_tracking.health.actions import action
 from rldk_tracking.health.presets import builtin_rules
 from rldk_tracking.health.rule import FAMILIES
+from rldk_tracking.journal.options import Options
 from rldk_tracking.metrics.keys import CATALOGUE
 
 RULES = builtin_rules()
@@ -47,6 +48,18 @@ def test_python_parses_and_its_names_exist(page: str, block: str) -> None:
             assert all(alias.name in rldk_tracking.__all__ for alias in node.names)
 
 
+def yaml_of(page: str) -> str:
+    """The one YAML file of a page."""
+    (text,) = (block for name, language, block in BLOCKS if (name, language) == (page, "yaml"))
+    return text
+
+
+def test_the_settings_file_can_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rldk.yaml").write_text(yaml_of("how-to/own-environment.md"))
+    assert Options().settings().on_critical == "stop"
+
+
 WHOLE = [(page, block) for page, block in PYTHON if "..." not in block]
 
 
@@ -55,8 +68,7 @@ def test_python_without_gaps_runs(page: str, block: str, tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     for variable in ("RLDK_SLACK_WEBHOOK_URL", "PAGER_URL"):
         monkeypatch.setenv(variable, "https://hooks.example.org/1")
-    (rules,) = (block for page, language, block in BLOCKS if language == "yaml")
-    (tmp_path / "rules.yaml").write_text(rules)
+    (tmp_path / "rules.yaml").write_text(yaml_of("how-to/own-rules.md"))
     (tmp_path / "OUTPUT_DIR").mkdir()
     rows = [{"step": step, "rldk/reward/mean": 0.1 * (step % 3)} for step in range(1, 40)]
     (tmp_path / "OUTPUT_DIR" / "run.jsonl").write_text("\n".join(json.dumps(row) for row in rows))

@@ -152,8 +152,8 @@ WRONG: dict[str, str] = {
         "rldk/policy/clip_fraction is, got 20: it is a share, not per cent."
     ),
     # Rules and what is changed of them.
-    "RLDKCallback(rules=None)": (
-        'rules must be "safe", "strict", "quiet", the path of a .yaml file, or a list of Rule, got None: '
+    "RLDKCallback(rules=3)": (
+        'rules must be "safe", "strict", "quiet", the path of a .yaml file, or a list of Rule, got 3: '
         'leave it out for "safe".'
     ),
     "RLDKCallback(rules='saef')": "unknown preset 'saef'; did you mean safe?",

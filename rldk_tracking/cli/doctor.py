@@ -1,4 +1,4 @@
-"""`rldk-tracking doctor`: what is installed, which trainers and trackers that serves, and what is configured.
+"""`rldk-tracking doctor`: what is installed, which trainers and trackers that serves, and what is set, and where.
 
 Secrets are named as present or absent, never shown.
 """
@@ -14,8 +14,11 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import rldk_tracking
+from rldk_tracking.journal.options import Options
+from rldk_tracking.messages.arguments import printable
 from rldk_tracking.trackers.registry import ask
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft")
@@ -42,8 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the report. Returns 1 where no trainer, or no tracker, can be served."""
+    """Print the report. Returns 1 where no trainer, or no tracker, can be served, or a setting cannot be."""
     versions = installed()
+    options, wrong = settings()
     hints = notes(versions)
     sections = {
         "trainers": trainers(versions),
@@ -51,17 +55,36 @@ def run(arguments: argparse.Namespace) -> int:
         "machine": [gpu()],
         "alerts": channels(versions),
     }
+    place = options.get("slack_webhook_url", ("", ""))[1]
+    if Path(place).is_file():
+        sections["alerts"] = [
+            Finding("Slack", True, f"slack_webhook_url is set in {place}") if one.topic == "Slack" else one
+            for one in sections["alerts"]
+        ]
     if arguments.format == "json":
-        findings = {name: [asdict(finding) for finding in found] for name, found in sections.items()}
+        findings: dict[str, Any] = {name: [asdict(one) for one in found] for name, found in sections.items()}
+        findings["settings"] = {name: {"value": value, "origin": origin} for name, (value, origin) in options.items()}
+        findings["wrong settings"] = wrong
         print(
             json.dumps(
                 {"rldk-tracking": rldk_tracking.__version__, "packages": versions, **findings, "notes": hints}, indent=2
             )
         )
     else:
-        print(as_text(versions, sections, hints))
+        print(as_text(versions, sections, options, wrong, hints))
     served = all(any(finding.usable for finding in sections[name]) for name in ("trainers", "trackers"))
-    return 0 if served else 1
+    return 0 if served and not wrong else 1
+
+
+def settings() -> tuple[dict[str, tuple[str, str]], str]:
+    """Option to its value, secrets masked, and where it is set; and what is wrong with them, or an empty text."""
+    options: dict[str, tuple[str, str]] = {}
+    try:
+        options = Options().shown()
+        Options().settings()
+    except (TypeError, ValueError) as error:
+        return options, str(error)
+    return options, ""
 
 
 def installed() -> dict[str, str | None]:
@@ -162,7 +185,13 @@ def gpu() -> Finding:
     return Finding("NVIDIA GPU", bool(names), ", ".join(str(name) for name in names) or "none seen")
 
 
-def as_text(versions: dict[str, str | None], sections: dict[str, list[Finding]], hints: list[str]) -> str:
+def as_text(
+    versions: dict[str, str | None],
+    sections: dict[str, list[Finding]],
+    options: dict[str, tuple[str, str]],
+    wrong: str,
+    hints: list[str],
+) -> str:
     """The report for a terminal."""
     lines = [f"rldk-tracking {rldk_tracking.__version__}, Python {platform.python_version()}", "", "packages"]
     lines += [f"  {name:<18}{version or 'not installed'}" for name, version in versions.items()]
@@ -170,6 +199,11 @@ def as_text(versions: dict[str, str | None], sections: dict[str, list[Finding]],
         lines += ["", name]
         for finding in findings:
             lines.append(f"  {'yes' if finding.usable else 'no ':<5}{finding.topic:<30}{finding.detail}")
+    lines += ["", "settings"]
+    for name, (value, origin) in options.items():
+        lines.append(printable(f"  {name:<24}{value:<20} {origin}"))
+    if wrong:
+        lines += [f"  cannot be: {printable(wrong)}"]
     if hints:
         lines += ["", "good to know"]
         for hint in hints:

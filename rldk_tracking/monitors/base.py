@@ -16,8 +16,8 @@ from transformers.trainer_callback import ExportableState
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.presets import THRESHOLDS
 from rldk_tracking.isolation import Shield
-from rldk_tracking.journal.judge import Actions
-from rldk_tracking.journal.settings import OnCritical, Settings
+from rldk_tracking.journal.options import Options
+from rldk_tracking.journal.settings import OnCritical
 from rldk_tracking.messages.arguments import NamedArguments
 from rldk_tracking.monitors.ending import close_before_reporters
 from rldk_tracking.monitors.training import make_run, reference_to, run_of, say_late, trainer_above
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Monitor(NamedArguments, TrainerCallback, ExportableState):  # type: ignore[misc]
-    """A callback that contributes to the training run's one row a step.
+    """A callback that contributes to the training run's one row a step. Arguments also come by `journal.options`.
 
     Args:
         trackers: exactly these backends; by default those that the trainer's `report_to` names.
@@ -57,17 +57,18 @@ class Monitor(NamedArguments, TrainerCallback, ExportableState):  # type: ignore
         self,
         *,
         trackers: list[Tracker] | None = None,
-        rules: str | os.PathLike[str] | list[Rule] = "safe",
+        rules: str | os.PathLike[str] | list[Rule] | None = None,
         overrides: Mapping[str, Mapping[str, Any]] | None = None,
-        on_critical: OnCritical = "alert",
+        on_critical: OnCritical | None = None,
         slack: Any = None,
         output_dir: str | os.PathLike[str] | None = None,
-        strict: bool = False,
+        strict: bool | None = None,
         trainer: Any = None,
     ) -> None:
-        given: Any = {} if overrides is None else overrides
-        self._settings = Settings(trackers, rules, given, on_critical, slack, output_dir, strict=strict)
-        Actions(self._settings.all_rules())  # raises now, not in training, for rules and webhooks that cannot be
+        self._options = Options()
+        self._settings = self._options.settings(
+            trackers, rules, overrides, on_critical=on_critical, slack=slack, output_dir=output_dir, strict=strict
+        )
         self._given_trainer = reference_to(trainer)
         self._run: Run | None = None
         self._drives = False

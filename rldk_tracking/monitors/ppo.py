@@ -89,7 +89,7 @@ class PPOMonitor(GroupMonitor):
             if limit is not None:
                 fields = overrides.setdefault(THRESHOLDS[name], {})
                 fields.setdefault("threshold", float(number(name, limit, low=0)))
-        options["overrides"] = overrides
+        options["overrides"] = overrides or None
         super().__init__(output_dir=output_dir, **options)
 
     @property

@@ -162,3 +162,21 @@ def test_an_address_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_nothing_but_the_report_is_written() -> None:
     result = subprocess.run([sys.executable, "-m", "rldk_tracking.cli.main", "doctor"], capture_output=True, text=True)
     assert result.stderr == "" and "rldk-tracking demo" in result.stdout.splitlines()[-1]
+
+
+def test_settings_are_shown_with_their_origin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rldk.yaml").write_text("slack_webhook_url: https://hooks.slack.com/verysecret\nlevel: full\n")
+    monkeypatch.setenv("RLDK_RULES", "quiet")
+    assert main(["doctor", "--format", "json"]) == 0
+    shown = capsys.readouterr().out
+    found = json.loads(shown)
+    assert found["settings"]["rules"] == {"value": "quiet", "origin": "RLDK_RULES"}
+    assert found["settings"]["level"] == {"value": "full", "origin": str(tmp_path.resolve() / "rldk.yaml")}
+    assert [one["usable"] for one in found["alerts"] if one["topic"] == "Slack"] == [True]
+    assert "verysecret" not in shown
+    monkeypatch.setenv("RLDK_RULES", "saef")
+    assert main(["doctor"]) == 1
+    assert "unknown preset 'saef'; did you mean safe? (rules is set by RLDK_RULES)" in capsys.readouterr().out
