@@ -10,20 +10,20 @@ drawn by a process of their own, and logged beside the row that comes when they 
 | ..._table | the same as a table, which the saved view draws |
 | ..._histogram | where it is a distribution, the latest steps' part of it, which W&B lines up over the steps |
 | rldk/charts/reward_against_kl | a point for each row |
-| rldk/charts/alerts | a table of the alerts, the open ones first |
+| rldk/charts/alerts | a table, a row for each alert and each end of one, in order |
 | rldk/charts/report | the whole run on one page, at the end |
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from rldk_tracking.charts.binning import Cadence
 from rldk_tracking.charts.drawing import OVERVIEW, REPORT, Drawing
 from rldk_tracking.charts.heatmap import Heatmap
-from rldk_tracking.charts.incidents import by_weight, incidents_of, overview_charts
+from rldk_tracking.charts.incidents import incidents_of, overview_charts
 from rldk_tracking.charts.report import Report
 from rldk_tracking.charts.series import Thinned
 from rldk_tracking.charts.spec import HEATMAP_TITLES
@@ -37,7 +37,9 @@ END_S = 15.0
 """So long the end of a training waits for the last pictures."""
 CELL_COLUMNS = ["global_step", "row", "value"]
 """Of a heat-map's table."""
-ALERT_COLUMNS = ["first_step", "severity", "rule", "message", "advice", "value", "threshold", "step", "ended", "series"]
+ALERT_COLUMNS = [
+    *("step", "state", "severity", "rule", "message", "advice", "value", "threshold", "first_step", "series"),
+]
 HEATMAP_CHART = "rldk-heatmap-1"
 """Of the definition by which W&B draws heat-maps; another number where it changes, since W&B cannot change one."""
 STEP, ROW, VALUE = CELL_COLUMNS
@@ -60,18 +62,18 @@ HEATMAP_DEFINITION: dict[str, Any] = {
 }
 
 
-class RunPanels:
-    """The panels of one run.
+class RunPictures:
+    """Pictures of one run, for a backend whose module has `Html`, `Table` and `Histogram` as W&B's has.
 
     Args:
-        wandb: the module.
+        module: wandb, or trackio.
         info: what is known of the training.
         most: points of a series that are kept.
         resumed_after: the last step that the run holds of an earlier process.
     """
 
-    def __init__(self, wandb: Any, info: RunInfo, most: int = 200, resumed_after: int | None = None) -> None:
-        self._wandb = wandb
+    def __init__(self, module: Any, info: RunInfo, most: int = 200, resumed_after: int | None = None) -> None:
+        self._module = module
         self._info = info
         self._resumed_after = resumed_after
         self._past = Thinned(most)
@@ -81,6 +83,16 @@ class RunPanels:
         self._has_news = self._cannot_draw = False
         self._undrawn: set[str] = set()
         self._drawing: Drawing | None = None
+
+    def restore(self, past: Iterable[tuple[str, tuple[Any, ...]]]) -> None:
+        """Take what an earlier process has shown."""
+        for method, args in past:
+            if method == "log":
+                self._past.add(args[0], args[1])
+            elif method == "alert":
+                self._alerts.append(args[0])
+            elif method == "log_heatmap":
+                self._heatmaps[args[0]] = args[1]
 
     def row(self, metrics: Mapping[str, float], step: int) -> dict[str, Any]:
         """Take a row. Returns the panels to log beside it, none where their turn has not come."""
@@ -105,12 +117,10 @@ class RunPanels:
         """The panels of a heat-map; its picture comes with a later row."""
         self._heatmaps[key] = heatmap
         self._undrawn.add(key)
-        data = [list(cell) for cell in heatmap.cells()]
-        found: dict[str, Any] = {f"{key}_table": self._wandb.Table(columns=CELL_COLUMNS, data=data)}
-        if heatmap.edges:
-            latest = [row[-1] or 0.0 for row in reversed(heatmap.values)]
-            found[f"{key}_histogram"] = self._wandb.Histogram(np_histogram=(latest, list(heatmap.edges)))
-        return found
+        if not heatmap.edges:
+            return {}
+        latest = [row[-1] or 0.0 for row in reversed(heatmap.values)]
+        return {f"{key}_histogram": self._module.Histogram(np_histogram=(latest, list(heatmap.edges)))}
 
     def at_end(self, status: str, title: str) -> dict[str, Any]:
         """All panels and the report, none where there was no row."""
@@ -150,28 +160,50 @@ class RunPanels:
         drawing, self._drawing = self._drawing, None
         pictures = {} if drawing is None else drawing.pictures(timeout_s)
         return {
-            name if name in self._heatmaps else f"{PREFIX}/{name}": self._wandb.Html(picture, inject=False)
+            name if name in self._heatmaps else f"{PREFIX}/{name}": self._module.Html(picture, inject=False)
             for name, picture in pictures.items()
         }
 
     def panels(self) -> dict[str, Any]:
         """The panels without a picture, for which there is data."""
+        return {}
+
+
+class RunPanels(RunPictures):
+    """The same with what W&B draws itself: tables of heat-maps and of alerts, and the reward against KL.
+
+    Of the table of alerts each version holds only what is new, and W&B shows them as one.
+    """
+
+    def __init__(self, module: Any, info: RunInfo, most: int = 200, resumed_after: int | None = None) -> None:
+        super().__init__(module, info, most, resumed_after)
+        self._table = module.Table(columns=ALERT_COLUMNS, log_mode="INCREMENTAL", allow_mixed_types=True)
+        self._new: list[Alert] = []
+
+    def alert(self, alert: Alert) -> None:
+        super().alert(alert)
+        self._new.append(alert)
+
+    def heatmap(self, key: str, heatmap: Heatmap) -> dict[str, Any]:
+        data = [list(cell) for cell in heatmap.cells()]
+        return {f"{key}_table": self._module.Table(columns=CELL_COLUMNS, data=data), **super().heatmap(key, heatmap)}
+
+    def panels(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         series = self._past.series
-        incidents = incidents_of(self._alerts)
         kl = next((key for key in ("rldk/kl/ref_k3", "rldk/kl/ref_k1") if key in series), None)
         if kl is not None and "rldk/reward/mean" in series:
             reward = dict(series["rldk/reward/mean"])
             points = [[value, reward[step], step] for step, value in series[kl] if step in reward]
-            table = self._wandb.Table(columns=["kl", "reward", "global_step"], data=points)
-            chart = self._wandb.plot.scatter(table, "kl", "reward", title="Reward against KL")
+            table = self._module.Table(columns=["kl", "reward", "global_step"], data=points)
+            chart = self._module.plot.scatter(table, "kl", "reward", title="Reward against KL")
             found[f"{PREFIX}/reward_against_kl"] = chart
-        if incidents:
-            rows = [
-                [e.first_step, e.severity, e.rule, e.message, e.advice, e.value, e.threshold, e.step, e.ended, e.key]
-                for e in by_weight(incidents)
-            ]
-            found[f"{PREFIX}/alerts"] = self._wandb.Table(columns=ALERT_COLUMNS, data=rows, allow_mixed_types=True)
+        for a in self._new:
+            row = (a.step, a.state, a.severity, a.rule, a.message, a.advice, a.value, a.threshold, a.first_step, a.key)
+            self._table.add_data(*row)
+        if self._new:
+            self._new.clear()
+            found[f"{PREFIX}/alerts"] = self._table
         return found
 
 

@@ -136,7 +136,7 @@ class Publisher:
     @property
     def ends_with_trainer(self) -> bool:
         """Whether a tracker's run is ended by a callback of the trainer's."""
-        return any(tracker.ends_with_trainer for tracker, _ in self._in_process)
+        return any(t.ends_with_trainer for t in [t for t, _ in self._in_process] + [d.tracker for d in self._sent])
 
     @property
     def is_open(self) -> bool:

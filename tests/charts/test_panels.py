@@ -164,11 +164,26 @@ def test_the_tables_hold_the_series_and_the_alerts(offline: Path, make_alert: Ma
         made = panels.panels()
     points = rows_of(made["rldk/charts/reward_against_kl"].table)
     assert points == [{"kl": 0.1, "reward": 0.5, "global_step": 1}, {"kl": 0.2, "reward": 0.5, "global_step": 2}]
-    alerts = rows_of(made["rldk/charts/alerts"])
-    assert [(row["rule"], row["first_step"], row["ended"]) for row in alerts] == [
-        ("kl.high", 2, None),
-        ("old.one", 1, 2),
+    assert [(row["rule"], row["step"], row["state"]) for row in rows_of(made["rldk/charts/alerts"])] == [
+        ("old.one", 1, "firing"),
+        ("old.one", 2, "resolved"),
+        ("kl.high", 2, "firing"),
     ]
+
+
+def test_a_version_of_the_table_of_alerts_holds_what_is_new(offline: Path, make_alert: Make) -> None:
+    run = wandb.init(project="p")
+    panels = RunPanels(wandb, RunInfo())
+    panels.alert(make_alert("first.one"))
+    run.log(panels.panels())
+    assert panels.panels() == {}, "nothing new"
+    panels.alert(make_alert("second.one"))
+    panels.alert(make_alert("second.one", state="resolved"))
+    run.log(panels.panels())
+    wandb.finish()
+    files = offline.glob("wandb/offline-run-*/files/media/table/rldk/charts/alerts_*.json")
+    rules = [[row[3] for row in json.loads(path.read_text())["data"]] for path in sorted(files)]
+    assert rules == [["first.one"], ["second.one", "second.one"]]
 
 
 def test_a_run_ends_with_its_panels_and_its_report(offline: Path, make_alert: Make) -> None:
@@ -186,8 +201,8 @@ def test_a_run_ends_with_its_panels_and_its_report(offline: Path, make_alert: Ma
     shown = [row for row in log.rows if "rldk/charts/report/path" in row]
     assert len(shown) == 1
     assert shown[0]["train/global_step"] == 2
-    for chart in ("rldk/charts/reward_against_kl_table", "rldk/charts/alerts"):
-        assert shown[0][f"{chart}/_type"] == "table-file"
+    assert shown[0]["rldk/charts/reward_against_kl_table/_type"] == "table-file"
+    assert shown[0]["rldk/charts/alerts/_type"] == "incremental-table-file"
     assert log.series("rldk/kl/ref_k3") == [(1, 0.1), (2, 0.1)]
     (report,) = (path for path in offline.rglob("*.html") if "report" in path.name)
     assert "Finished, step 2. Warning: kl.high since step 2." in report.read_text()

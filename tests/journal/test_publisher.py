@@ -15,6 +15,7 @@ import pytest
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.rule import Rule
 from rldk_tracking.journal.offset import named
+from rldk_tracking.journal.offset import Destination
 from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of, news_of
 from rldk_tracking.journal.settings import Settings, needs_journal
 from rldk_tracking.rollout import RunInfo
@@ -363,6 +364,9 @@ def test_a_tracker_whose_run_ends_with_the_trainer_is_known(ends: bool) -> None:
     publisher = publisher_of(InMemoryTracker(), kind())
     assert publisher.ends_with_trainer is ends
     publisher.close("finished")
+    sending = Publisher()
+    sending._sent = [Destination("kind", kind())]
+    assert sending.ends_with_trainer is ends, "of the courier's too"
 
 
 class Placed(Noting):

@@ -1,83 +1,245 @@
-"""What Trackio's own database holds: one run, every row at the trainer's step, the alerts."""
+"""What Trackio's own store holds: one run, every row at the trainer's step, the alerts, tables and pictures."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.health.rule import Rule
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.trackers.base import RejectedError
+from rldk_tracking.trackers.base import RefusedError, RejectedError, Row, UnavailableError
 from rldk_tracking.trackers.trackio import TrackioTracker
+from rldk_tracking.trackers.trackio_backend import TrackioBackend
 
 trackio = pytest.importorskip("trackio", reason="needs trackio")
 
+Read = Callable[[str], list[Any]]
+
 
 @pytest.fixture
-def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], list[Any]]]:
-    """`rows(sql)` of the one project that a test writes to."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Trackio's, for this test alone."""
     import trackio.utils
     from trackio import sqlite_storage
+    from trackio.media import media
 
-    folder = tmp_path / "trackio"
+    place = tmp_path / "trackio"
     for module in (trackio.utils, sqlite_storage):
-        monkeypatch.setattr(module, "TRACKIO_DIR", folder, raising=False)
+        monkeypatch.setattr(module, "TRACKIO_DIR", place, raising=False)
+    for module in (trackio.utils, media):
+        monkeypatch.setattr(module, "MEDIA_DIR", place / "media")
+    yield place
+    trackio.context_vars.current_run.set(None)
+
+
+@pytest.fixture
+def database(folder: Path) -> Read:
+    """`rows(sql)` of the one project that a test writes to."""
 
     def rows(sql: str) -> list[Any]:
         (path,) = folder.glob("*.db")
         with sqlite3.connect(path) as connection:
             return connection.execute(sql).fetchall()
 
-    yield rows
-    trackio.context_vars.current_run.set(None)
+    return rows
 
 
-def test_rows_and_alerts(database: Callable[[str], list[Any]], make_alert: Callable[..., Alert]) -> None:
+def courier_of(tracker: TrackioTracker) -> TrackioTracker:
+    """What the courier's process makes of it."""
+    other = TrackioTracker.resume(tracker.address(), tracker.secrets())
+    other.open(RunInfo(trainer="GRPOTrainer"))
+    return other
+
+
+@pytest.fixture
+def courier(folder: Path) -> Iterator[TrackioTracker]:
+    """A tracker as the courier has it, for a run that has been finished."""
+    trackio.init(project="tests", name="one", embed=False, auto_log_gpu=False, auto_log_cpu=False)
+    trackio.log({"train/loss": 1.0})
     tracker = TrackioTracker()
-    tracker.open(RunInfo())
     assert not tracker.joined
-    with pytest.raises(RejectedError, match="no Trackio run"):
-        tracker.log({"rldk/a": 1.0}, 1)
-    trackio.init(project="tests", name="one", embed=False)
-    assert tracker.joined
-    for step in (1, 2, 5):
-        trackio.log({"profiling": 0.1})
-        tracker.log({"rldk/a": step / 2}, step)
-    tracker.alert(make_alert())
-    tracker.alert(make_alert(severity="critical", state="resolved"))
-    tracker.alert(make_alert(notify=False))
+    tracker.open(RunInfo())
     trackio.finish()
+    trackio.context_vars.current_run.set(None)
+    assert tracker.joined
+    yield courier_of(tracker)
+
+
+def test_rows_and_alerts(courier: TrackioTracker, database: Read, make_alert: Callable[..., Alert]) -> None:
+    for _ in range(2):  # a courier that was killed sends again what it had sent
+        courier.log_rows([Row({"rldk/a": step / 2}, step, 1000.0 + step) for step in (1, 2, 5)])
+        courier.alert(make_alert())
+        courier.alert(make_alert(severity="critical", state="resolved", step=20))
+        courier.alert(make_alert(notify=False))
     rows = [(step, json.loads(text)) for step, text in database("select step, metrics from metrics")]
-    ours = {step: row for step, row in rows if "rldk/a" in row}
-    assert ours == {step: {"rldk/a": step / 2, "train/global_step": step} for step in (1, 2, 5)}
+    assert [(step, row) for step, row in rows if "rldk/a" in row] == [
+        (step, {"rldk/a": step / 2, "train/global_step": step}) for step in (1, 2, 5)
+    ]
     found = database("select level, title, text, step from alerts order by id")
     assert [(level, title, step) for level, title, _, step in found] == [
-        ("warn", "rldk warning: kl.high", 5),
-        ("info", "rldk resolved: kl.high", 5),
+        ("warn", "rldk warning: kl.high", 12),
+        ("info", "rldk resolved: kl.high", 20),
     ]
     assert "Lower the learning rate" in found[0][2]
+    (run,) = database(
+        "select distinct run_id from metrics union select run_id from alerts union select run_id from configs"
+    )
+    assert run == (courier.address()["id"],)
+    assert "_Created" in json.loads(database("select config from configs")[0][0]), "the run's own settings stay"
 
 
-def test_a_training_is_one_run_with_its_last_row(tmp_path: Path, database: Callable[[str], list[Any]]) -> None:
+def test_tables_and_pictures(courier: TrackioTracker, database: Read, folder: Path) -> None:
+    courier.log_table("rldk/samples", ["text", "reward"], [["a", 1.5], ["b", None]], 7)
+    courier.log_figure("rldk/curve", "<svg>curve</svg>", 7)
+    rewards = Heatmap("Rewards", ("1 to 2", "0 to 1"), (1, 5), ((0.25, None), (0.75, 1.0)), edges=(0.0, 1.0, 2.0))
+    courier.log_heatmap("rldk/charts/reward_distribution", rewards, 7)
+    courier.log({"rldk/reward/mean": 0.5}, 8)
+    courier.status("running", {}, 8)
+    courier.status("finished", {}, 8)
+    stored: dict[str, Any] = {}
+    for step, text in database("select step, metrics from metrics order by id"):
+        stored |= {key: (step, value) for key, value in json.loads(text).items()}
+    samples = [{"text": "a", "reward": 1.5}, {"text": "b", "reward": None}]
+    assert stored["rldk/samples"] == (7, {"_type": "trackio.table", "_value": samples})
+    step, histogram = stored["rldk/charts/reward_distribution_histogram"]
+    assert (step, histogram["_type"], histogram["values"]) == (7, "trackio.histogram", [1.0, 0.0])
+    pages = {"rldk/curve": 7} | {f"rldk/charts/{name}": 8 for name in ("overview", "report", "reward_distribution")}
+    for key, at in pages.items():
+        step, page = stored[key]
+        assert (step, page["_type"]) == (at, "trackio.html")
+        assert "<svg" in (folder / "media" / page["file_path"]).read_text()
+
+
+def test_what_the_store_does_not_take(courier: TrackioTracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trackio.sqlite_storage import SQLiteStorage
+
+    def locked(**_: Any) -> None:
+        raise sqlite3.OperationalError("database is locked")
+
+    monkeypatch.setattr(SQLiteStorage, "bulk_log", locked)
+    with pytest.raises(UnavailableError, match="locked"):
+        courier.log({"rldk/a": 1.0}, 1)
+
+
+def test_on_a_networks_file_system_there_are_lines(
+    courier: TrackioTracker, folder: Path, monkeypatch: pytest.MonkeyPatch, make_alert: Callable[..., Alert]
+) -> None:
+    monkeypatch.setenv("TRACKIO_STORAGE_MODE", "jsonl")
+    courier.log({"rldk/a": 1.0}, 3)
+    courier.alert(make_alert())
+    lines = [json.loads(line) for path in folder.glob("inbox/*/*.jsonl") for line in path.read_text().splitlines()]
+    assert {(line["kind"], line["step"], line["run_id"]) for line in lines} == {
+        ("metric", 3, courier.address()["id"]),
+        ("alert", 12, courier.address()["id"]),
+    }
+
+
+def test_only_a_run_of_this_users_trackio_is_gone_on_with(courier: TrackioTracker, folder: Path) -> None:
+    backend, to = TrackioBackend(), courier.address()
+    assert backend.approved(to, Namespace()) == (to, {})
+    for other in ({"folder": "/elsewhere"}, {"url": "somebody/space"}, {"url": "https://elsewhere.example.org/"}):
+        with pytest.raises(PermissionError, match="TRACKIO_.* sends it there"):
+            backend.approved({**to, **other}, Namespace())
+    with pytest.raises(ValueError, match="TRACKIO_DIR"):
+        TrackioTracker.resume({**to, "folder": "/elsewhere"}, {})
+    with pytest.raises(ValueError, match="before it had a Trackio run"):
+        TrackioTracker.resume({}, {})
+
+
+def test_a_server_of_ones_own(folder: Path, database: Read, make_alert: Callable[..., Alert]) -> None:
+    server, _, _, address = trackio.show(open_browser=False, block_thread=False)
+    tracker = TrackioTracker()
+    try:
+        trackio.init(project="tests", server_url=address, embed=False, auto_log_gpu=False, auto_log_cpu=False)
+        tracker.open(RunInfo())
+        trackio.finish()
+        to, secrets = tracker.address(), tracker.secrets()
+        token = secrets["write_token"]
+        assert token not in "".join(to.values())
+        courier = courier_of(tracker)
+        assert courier.url() == to["url"]
+        for _ in range(2):
+            courier.log_rows([Row({"rldk/a": 1.5}, 3, 1000.0)])
+            courier.alert(make_alert())
+        courier.log_figure("rldk/curve", "<svg>curve</svg>", 4)
+        with pytest.raises(RejectedError, match="write_token is required") as refused:
+            TrackioTracker.resume(to, {"write_token": "wrong"}).log({"rldk/a": 1.5}, 3)
+        assert token not in str(refused.value)
+    finally:
+        server.close()
+    rows = [(step, json.loads(text)) for step, text in database("select step, metrics from metrics order by id")]
+    assert [(step, row.get("rldk/a")) for step, row in rows] == [(3, 1.5), (4, None)]
+    assert "curve" in (folder / "media" / rows[1][1]["rldk/curve"]["file_path"]).read_text()
+    assert database("select level, step from alerts") == [("warn", 12)]
+    gone = TrackioTracker.resume({**to, "url": "http://127.0.0.1:9/"}, secrets)
+    with pytest.raises(UnavailableError, match="does not answer"):
+        gone.log({"rldk/a": 1.5}, 3)
+
+
+@pytest.mark.parametrize(("status", "error"), [(401, RefusedError), (404, UnavailableError), (503, UnavailableError)])
+def test_what_a_server_answers(status: int, error: type[Exception]) -> None:
+    import httpx
+
+    from rldk_tracking.trackers.trackio_store import Remote
+
+    def answer(**_: Any) -> None:
+        httpx.Response(status, request=httpx.Request("POST", "http://example.org")).raise_for_status()
+
+    store = Remote("somebody/space", None)
+    store._client = SimpleNamespace(predict=answer)
+    with pytest.raises(error, match=str(status)):
+        store.alert({})
+
+
+def test_an_alert_reaches_the_webhook_that_the_run_was_given(
+    courier: TrackioTracker, monkeypatch: pytest.MonkeyPatch, make_alert: Callable[..., Alert]
+) -> None:
+    posted: list[Any] = []
+    monkeypatch.setattr(trackio.alerts, "send_webhook", lambda *given: posted.append(given))
+    secrets = {"webhook": "https://example.org/hook", "webhook_level": "warn"}
+    tracker = TrackioTracker.resume(courier.address(), secrets)
+    tracker.alert(make_alert())
+    tracker.alert(make_alert(state="resolved"))
+    ((url, level, title, _, project, run, step, _),) = posted
+    assert (url, level.value, title) == (secrets["webhook"], "warn", "rldk warning: kl.high")
+    assert (project, run, step) == ("tests", "one", 12)
+
+
+@pytest.mark.slow
+def test_a_training_is_one_run_with_its_last_row_and_its_alerts(tmp_path: Path, database: Read) -> None:
     from tests.trackers.training import STEPS, LastRow, train
 
-    train(tmp_path, "trackio", LastRow())
+    rule = Rule(
+        id="mine.step",
+        keys=("rldk/train/loss",),
+        condition="level",
+        parameters={"threshold": -1.0, "patience": 1},
+        severity="critical",
+    )
+    train(tmp_path, "trackio", LastRow(), rules=[rule])
     assert trackio.context_vars.current_run.get() is None
-    assert len(database("select distinct run_name from metrics")) == 1
+    tables = " union ".join(f"select run_name, run_id from {table}" for table in ("metrics", "alerts", "configs"))
+    assert len(database(tables)) == 1
     rows = [(step, json.loads(text)) for step, text in database("select step, metrics from metrics order by id")]
     assert [(step, row["train/global_step"]) for step, row in rows if "rldk/train/loss" in row] == [
         (step, step) for step in range(1, STEPS + 1)
     ]
     assert [step for step, row in rows if "rldk/last" in row] == [STEPS]
     assert any("train/loss" in row for _, row in rows), "the trainer's own are in the same run"
+    assert not any(key.startswith("train/rldk/") for _, row in rows for key in row)
+    assert database("select level, title, step from alerts") == [("error", "rldk critical: mine.step", 2)]
 
 
-def test_a_loop_without_a_trainer_has_it_too(database: Callable[[str], list[Any]]) -> None:
+def test_a_loop_without_a_trainer_has_it_too(folder: Path) -> None:
     from rldk_tracking.journal.settings import Settings
     from rldk_tracking.monitors.training import find_trackers
 
