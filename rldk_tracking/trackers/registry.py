@@ -19,7 +19,7 @@ from rldk_tracking.trackers.mlflow_backend import MLflowBackend
 from rldk_tracking.trackers.reporter import ReporterBackend
 from rldk_tracking.trackers.slack import ENVIRONMENT, SlackBackend, SlackNotifier
 from rldk_tracking.trackers.tensorboard import TensorBoardBackend
-from rldk_tracking.trackers.trackio_backend import TrackioBackend
+from rldk_tracking.trackers.trackio import TrackioBackend
 from rldk_tracking.trackers.wandb_backend import WandbBackend
 from rldk_tracking.trackers.webhook import WebhookBackend
 

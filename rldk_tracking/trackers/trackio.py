@@ -11,6 +11,7 @@ there, of which a second one is left out, so any call may be repeated.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import sys
@@ -22,6 +23,7 @@ from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.panels import RunPictures
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.backend import Backend
 from rldk_tracking.trackers.base import Row, Tracker, UnavailableError
 from rldk_tracking.trackers.records import ENDED, Call
 from rldk_tracking.trackers.trackio_store import Entry, Store, store_of
@@ -191,3 +193,36 @@ class TrackioTracker(Tracker):
         if alerts.should_send_webhook(level, least):
             fields = (entry[name] for name in ("title", "text", "project", "run", "step", "timestamp"))
             alerts.send_webhook(self._secrets["webhook"], level, *fields)
+
+
+class TrackioBackend(Backend):
+    """See `TrackioTracker`."""
+
+    kind = TrackioTracker
+    title: ClassVar[str] = "Trackio"
+    packages: ClassVar[tuple[str, ...]] = ("trackio",)
+    install: ClassVar[str] = INSTALL
+    callback: ClassVar[str] = "TrackioCallback"
+
+    def is_open(self) -> bool:
+        trackio = sys.modules.get("trackio")
+        return trackio is not None and trackio.context_vars.current_run.get() is not None
+
+    def approved(
+        self, to: Mapping[str, str], arguments: argparse.Namespace
+    ) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        """Only the store that this user's environment names: it gets their token, or files of theirs."""
+        import trackio
+
+        if "url" not in to:
+            ours, variable, named = str(trackio.utils.TRACKIO_DIR.absolute()), FOLDER_VARIABLE, to.get("folder", "")
+            secrets: dict[str, str] = {}
+        else:
+            is_server, named = "://" in to["url"], to["url"]
+            variable = "TRACKIO_SERVER_URL" if is_server else "TRACKIO_SPACE_ID"
+            ours, token = trackio.utils.parse_trackio_server_url(os.environ.get(variable, ""))
+            token = token or os.environ.get("TRACKIO_WRITE_TOKEN")
+            secrets = {"write_token": token} if is_server and token else {}
+        if ours != named:
+            raise PermissionError(f"it is for {named!r}, which is not your Trackio; {variable}={named} sends it there")
+        return to, secrets

@@ -14,8 +14,7 @@ import pytest
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.rule import Rule
-from rldk_tracking.journal.offset import named
-from rldk_tracking.journal.offset import Destination
+from rldk_tracking.journal.offset import Destination, named
 from rldk_tracking.journal.publisher import FOLDER, Publisher, folder_of, news_of
 from rldk_tracking.journal.settings import Settings, needs_journal
 from rldk_tracking.rollout import RunInfo

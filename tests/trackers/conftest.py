@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -146,3 +147,52 @@ def mlflow_server(mlflow_template: Path, tmp_path_factory: pytest.TempPathFactor
         yield server
     finally:
         server.kill()
+
+
+@pytest.fixture
+def trackio_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Trackio's, for this test alone."""
+    trackio = pytest.importorskip("trackio", reason="needs trackio")
+    import trackio.utils
+    from trackio import sqlite_storage
+    from trackio.media import media
+
+    place = tmp_path / "trackio"
+    for module in (trackio.utils, sqlite_storage):
+        monkeypatch.setattr(module, "TRACKIO_DIR", place, raising=False)
+    for module in (trackio.utils, media):
+        monkeypatch.setattr(module, "MEDIA_DIR", place / "media")
+    yield place
+    trackio.context_vars.current_run.set(None)
+
+
+@pytest.fixture
+def trackio_rows(trackio_folder: Path) -> Callable[[str], list[Any]]:
+    """`trackio_rows(sql)` of the one project that a test writes to."""
+
+    def rows(sql: str) -> list[Any]:
+        (path,) = trackio_folder.glob("*.db")
+        with sqlite3.connect(path) as connection:
+            return connection.execute(sql).fetchall()
+
+    return rows
+
+
+@pytest.fixture
+def trackio_courier(trackio_folder: Path) -> Any:
+    """A tracker as the courier has it, for a run that has been finished."""
+    import trackio
+
+    from rldk_tracking.rollout import RunInfo
+    from rldk_tracking.trackers.trackio import TrackioTracker
+
+    trackio.init(project="tests", name="one", embed=False, auto_log_gpu=False, auto_log_cpu=False)
+    trackio.log({"train/loss": 1.0})
+    tracker = TrackioTracker()
+    assert not tracker.joined
+    tracker.open(RunInfo())
+    trackio.finish()
+    trackio.context_vars.current_run.set(None)
+    courier = TrackioTracker.resume(tracker.address(), tracker.secrets())
+    courier.open(RunInfo(trainer="GRPOTrainer"))
+    return courier

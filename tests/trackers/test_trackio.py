@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,97 +14,47 @@ from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.rule import Rule
 from rldk_tracking.rollout import RunInfo
-from rldk_tracking.trackers.base import RefusedError, RejectedError, Row, UnavailableError
-from rldk_tracking.trackers.trackio import TrackioTracker
-from rldk_tracking.trackers.trackio_backend import TrackioBackend
+from rldk_tracking.trackers.base import RejectedError, Row, UnavailableError
+from rldk_tracking.trackers.trackio import TrackioBackend, TrackioTracker
 
 trackio = pytest.importorskip("trackio", reason="needs trackio")
 
 Read = Callable[[str], list[Any]]
+RUNS = """select run_name, run_id from metrics union select run_name, run_id from alerts
+    union select run_name, run_id from configs"""
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Trackio's, for this test alone."""
-    import trackio.utils
-    from trackio import sqlite_storage
-    from trackio.media import media
-
-    place = tmp_path / "trackio"
-    for module in (trackio.utils, sqlite_storage):
-        monkeypatch.setattr(module, "TRACKIO_DIR", place, raising=False)
-    for module in (trackio.utils, media):
-        monkeypatch.setattr(module, "MEDIA_DIR", place / "media")
-    yield place
-    trackio.context_vars.current_run.set(None)
-
-
-@pytest.fixture
-def database(folder: Path) -> Read:
-    """`rows(sql)` of the one project that a test writes to."""
-
-    def rows(sql: str) -> list[Any]:
-        (path,) = folder.glob("*.db")
-        with sqlite3.connect(path) as connection:
-            return connection.execute(sql).fetchall()
-
-    return rows
-
-
-def courier_of(tracker: TrackioTracker) -> TrackioTracker:
-    """What the courier's process makes of it."""
-    other = TrackioTracker.resume(tracker.address(), tracker.secrets())
-    other.open(RunInfo(trainer="GRPOTrainer"))
-    return other
-
-
-@pytest.fixture
-def courier(folder: Path) -> Iterator[TrackioTracker]:
-    """A tracker as the courier has it, for a run that has been finished."""
-    trackio.init(project="tests", name="one", embed=False, auto_log_gpu=False, auto_log_cpu=False)
-    trackio.log({"train/loss": 1.0})
-    tracker = TrackioTracker()
-    assert not tracker.joined
-    tracker.open(RunInfo())
-    trackio.finish()
-    trackio.context_vars.current_run.set(None)
-    assert tracker.joined
-    yield courier_of(tracker)
-
-
-def test_rows_and_alerts(courier: TrackioTracker, database: Read, make_alert: Callable[..., Alert]) -> None:
-    for _ in range(2):  # a courier that was killed sends again what it had sent
-        courier.log_rows([Row({"rldk/a": step / 2}, step, 1000.0 + step) for step in (1, 2, 5)])
-        courier.alert(make_alert())
-        courier.alert(make_alert(severity="critical", state="resolved", step=20))
-        courier.alert(make_alert(notify=False))
-    rows = [(step, json.loads(text)) for step, text in database("select step, metrics from metrics")]
+def test_rows_and_alerts(trackio_courier: TrackioTracker, trackio_rows: Read, make_alert: Callable[..., Alert]) -> None:
+    for _ in range(2):  # a trackio_courier that was killed sends again what it had sent
+        trackio_courier.log_rows([Row({"rldk/a": step / 2}, step, 1000.0 + step) for step in (1, 2, 5)])
+        trackio_courier.alert(make_alert())
+        trackio_courier.alert(make_alert(severity="critical", state="resolved", step=20))
+        trackio_courier.alert(make_alert(notify=False))
+    rows = [(step, json.loads(text)) for step, text in trackio_rows("select step, metrics from metrics")]
     assert [(step, row) for step, row in rows if "rldk/a" in row] == [
         (step, {"rldk/a": step / 2, "train/global_step": step}) for step in (1, 2, 5)
     ]
-    found = database("select level, title, text, step from alerts order by id")
+    found = trackio_rows("select level, title, text, step from alerts order by id")
     assert [(level, title, step) for level, title, _, step in found] == [
         ("warn", "rldk warning: kl.high", 12),
         ("info", "rldk resolved: kl.high", 20),
     ]
     assert "Lower the learning rate" in found[0][2]
-    (run,) = database(
-        "select distinct run_id from metrics union select run_id from alerts union select run_id from configs"
-    )
-    assert run == (courier.address()["id"],)
-    assert "_Created" in json.loads(database("select config from configs")[0][0]), "the run's own settings stay"
+    (run,) = trackio_rows(RUNS)
+    assert run == ("one", trackio_courier.address()["id"])
+    assert "_Created" in json.loads(trackio_rows("select config from configs")[0][0]), "the run's own settings stay"
 
 
-def test_tables_and_pictures(courier: TrackioTracker, database: Read, folder: Path) -> None:
-    courier.log_table("rldk/samples", ["text", "reward"], [["a", 1.5], ["b", None]], 7)
-    courier.log_figure("rldk/curve", "<svg>curve</svg>", 7)
+def test_tables_and_pictures(trackio_courier: TrackioTracker, trackio_rows: Read, trackio_folder: Path) -> None:
+    trackio_courier.log_table("rldk/samples", ["text", "reward"], [["a", 1.5], ["b", None]], 7)
+    trackio_courier.log_figure("rldk/curve", "<svg>curve</svg>", 7)
     rewards = Heatmap("Rewards", ("1 to 2", "0 to 1"), (1, 5), ((0.25, None), (0.75, 1.0)), edges=(0.0, 1.0, 2.0))
-    courier.log_heatmap("rldk/charts/reward_distribution", rewards, 7)
-    courier.log({"rldk/reward/mean": 0.5}, 8)
-    courier.status("running", {}, 8)
-    courier.status("finished", {}, 8)
+    trackio_courier.log_heatmap("rldk/charts/reward_distribution", rewards, 7)
+    trackio_courier.log({"rldk/reward/mean": 0.5}, 8)
+    trackio_courier.status("running", {}, 8)
+    trackio_courier.status("finished", {}, 8)
     stored: dict[str, Any] = {}
-    for step, text in database("select step, metrics from metrics order by id"):
+    for step, text in trackio_rows("select step, metrics from metrics order by id"):
         stored |= {key: (step, value) for key, value in json.loads(text).items()}
     samples = [{"text": "a", "reward": 1.5}, {"text": "b", "reward": None}]
     assert stored["rldk/samples"] == (7, {"_type": "trackio.table", "_value": samples})
@@ -116,35 +64,13 @@ def test_tables_and_pictures(courier: TrackioTracker, database: Read, folder: Pa
     for key, at in pages.items():
         step, page = stored[key]
         assert (step, page["_type"]) == (at, "trackio.html")
-        assert "<svg" in (folder / "media" / page["file_path"]).read_text()
+        assert "<svg" in (trackio_folder / "media" / page["file_path"]).read_text()
 
 
-def test_what_the_store_does_not_take(courier: TrackioTracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trackio.sqlite_storage import SQLiteStorage
-
-    def locked(**_: Any) -> None:
-        raise sqlite3.OperationalError("database is locked")
-
-    monkeypatch.setattr(SQLiteStorage, "bulk_log", locked)
-    with pytest.raises(UnavailableError, match="locked"):
-        courier.log({"rldk/a": 1.0}, 1)
-
-
-def test_on_a_networks_file_system_there_are_lines(
-    courier: TrackioTracker, folder: Path, monkeypatch: pytest.MonkeyPatch, make_alert: Callable[..., Alert]
+def test_only_a_run_of_this_users_trackio_is_gone_on_with(
+    trackio_courier: TrackioTracker, trackio_folder: Path
 ) -> None:
-    monkeypatch.setenv("TRACKIO_STORAGE_MODE", "jsonl")
-    courier.log({"rldk/a": 1.0}, 3)
-    courier.alert(make_alert())
-    lines = [json.loads(line) for path in folder.glob("inbox/*/*.jsonl") for line in path.read_text().splitlines()]
-    assert {(line["kind"], line["step"], line["run_id"]) for line in lines} == {
-        ("metric", 3, courier.address()["id"]),
-        ("alert", 12, courier.address()["id"]),
-    }
-
-
-def test_only_a_run_of_this_users_trackio_is_gone_on_with(courier: TrackioTracker, folder: Path) -> None:
-    backend, to = TrackioBackend(), courier.address()
+    backend, to = TrackioBackend(), trackio_courier.address()
     assert backend.approved(to, Namespace()) == (to, {})
     for other in ({"folder": "/elsewhere"}, {"url": "somebody/space"}, {"url": "https://elsewhere.example.org/"}):
         with pytest.raises(PermissionError, match="TRACKIO_.* sends it there"):
@@ -155,7 +81,7 @@ def test_only_a_run_of_this_users_trackio_is_gone_on_with(courier: TrackioTracke
         TrackioTracker.resume({}, {})
 
 
-def test_a_server_of_ones_own(folder: Path, database: Read, make_alert: Callable[..., Alert]) -> None:
+def test_a_server_of_ones_own(trackio_folder: Path, trackio_rows: Read, make_alert: Callable[..., Alert]) -> None:
     server, _, _, address = trackio.show(open_browser=False, block_thread=False)
     tracker = TrackioTracker()
     try:
@@ -165,7 +91,8 @@ def test_a_server_of_ones_own(folder: Path, database: Read, make_alert: Callable
         to, secrets = tracker.address(), tracker.secrets()
         token = secrets["write_token"]
         assert token not in "".join(to.values())
-        courier = courier_of(tracker)
+        courier = TrackioTracker.resume(to, secrets)
+        courier.open(RunInfo())
         assert courier.url() == to["url"]
         for _ in range(2):
             courier.log_rows([Row({"rldk/a": 1.5}, 3, 1000.0)])
@@ -176,37 +103,22 @@ def test_a_server_of_ones_own(folder: Path, database: Read, make_alert: Callable
         assert token not in str(refused.value)
     finally:
         server.close()
-    rows = [(step, json.loads(text)) for step, text in database("select step, metrics from metrics order by id")]
+    rows = [(step, json.loads(text)) for step, text in trackio_rows("select step, metrics from metrics order by id")]
     assert [(step, row.get("rldk/a")) for step, row in rows] == [(3, 1.5), (4, None)]
-    assert "curve" in (folder / "media" / rows[1][1]["rldk/curve"]["file_path"]).read_text()
-    assert database("select level, step from alerts") == [("warn", 12)]
+    assert "curve" in (trackio_folder / "media" / rows[1][1]["rldk/curve"]["file_path"]).read_text()
+    assert trackio_rows("select level, step from alerts") == [("warn", 12)]
     gone = TrackioTracker.resume({**to, "url": "http://127.0.0.1:9/"}, secrets)
     with pytest.raises(UnavailableError, match="does not answer"):
         gone.log({"rldk/a": 1.5}, 3)
 
 
-@pytest.mark.parametrize(("status", "error"), [(401, RefusedError), (404, UnavailableError), (503, UnavailableError)])
-def test_what_a_server_answers(status: int, error: type[Exception]) -> None:
-    import httpx
-
-    from rldk_tracking.trackers.trackio_store import Remote
-
-    def answer(**_: Any) -> None:
-        httpx.Response(status, request=httpx.Request("POST", "http://example.org")).raise_for_status()
-
-    store = Remote("somebody/space", None)
-    store._client = SimpleNamespace(predict=answer)
-    with pytest.raises(error, match=str(status)):
-        store.alert({})
-
-
 def test_an_alert_reaches_the_webhook_that_the_run_was_given(
-    courier: TrackioTracker, monkeypatch: pytest.MonkeyPatch, make_alert: Callable[..., Alert]
+    trackio_courier: TrackioTracker, monkeypatch: pytest.MonkeyPatch, make_alert: Callable[..., Alert]
 ) -> None:
     posted: list[Any] = []
     monkeypatch.setattr(trackio.alerts, "send_webhook", lambda *given: posted.append(given))
     secrets = {"webhook": "https://example.org/hook", "webhook_level": "warn"}
-    tracker = TrackioTracker.resume(courier.address(), secrets)
+    tracker = TrackioTracker.resume(trackio_courier.address(), secrets)
     tracker.alert(make_alert())
     tracker.alert(make_alert(state="resolved"))
     ((url, level, title, _, project, run, step, _),) = posted
@@ -215,7 +127,7 @@ def test_an_alert_reaches_the_webhook_that_the_run_was_given(
 
 
 @pytest.mark.slow
-def test_a_training_is_one_run_with_its_last_row_and_its_alerts(tmp_path: Path, database: Read) -> None:
+def test_a_training_is_one_run_with_its_last_row_and_its_alerts(tmp_path: Path, trackio_rows: Read) -> None:
     from tests.trackers.training import STEPS, LastRow, train
 
     rule = Rule(
@@ -227,19 +139,18 @@ def test_a_training_is_one_run_with_its_last_row_and_its_alerts(tmp_path: Path, 
     )
     train(tmp_path, "trackio", LastRow(), rules=[rule])
     assert trackio.context_vars.current_run.get() is None
-    tables = " union ".join(f"select run_name, run_id from {table}" for table in ("metrics", "alerts", "configs"))
-    assert len(database(tables)) == 1
-    rows = [(step, json.loads(text)) for step, text in database("select step, metrics from metrics order by id")]
+    assert len(trackio_rows(RUNS)) == 1
+    rows = [(step, json.loads(text)) for step, text in trackio_rows("select step, metrics from metrics order by id")]
     assert [(step, row["train/global_step"]) for step, row in rows if "rldk/train/loss" in row] == [
         (step, step) for step in range(1, STEPS + 1)
     ]
     assert [step for step, row in rows if "rldk/last" in row] == [STEPS]
     assert any("train/loss" in row for _, row in rows), "the trainer's own are in the same run"
     assert not any(key.startswith("train/rldk/") for _, row in rows for key in row)
-    assert database("select level, title, step from alerts") == [("error", "rldk critical: mine.step", 2)]
+    assert trackio_rows("select level, title, step from alerts") == [("error", "rldk critical: mine.step", 2)]
 
 
-def test_a_loop_without_a_trainer_has_it_too(folder: Path) -> None:
+def test_a_loop_without_a_trainer_has_it_too(trackio_folder: Path) -> None:
     from rldk_tracking.journal.settings import Settings
     from rldk_tracking.monitors.training import find_trackers
 
