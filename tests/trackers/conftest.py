@@ -153,14 +153,13 @@ def mlflow_server(mlflow_template: Path, tmp_path_factory: pytest.TempPathFactor
 def trackio_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Trackio's, for this test alone."""
     trackio = pytest.importorskip("trackio", reason="needs trackio")
-    import trackio.utils
-    from trackio import sqlite_storage
+    from trackio import sqlite_storage, utils
     from trackio.media import media
 
     place = tmp_path / "trackio"
-    for module in (trackio.utils, sqlite_storage):
+    for module in (utils, sqlite_storage):
         monkeypatch.setattr(module, "TRACKIO_DIR", place, raising=False)
-    for module in (trackio.utils, media):
+    for module in (utils, media):
         monkeypatch.setattr(module, "MEDIA_DIR", place / "media")
     yield place
     trackio.context_vars.current_run.set(None)
