@@ -199,6 +199,7 @@ class RunInfo:
         config: settings of the run that alerts and notes may quote (learning rate, beta, ...). No secrets.
         callback: the transformers callback of the backend, where the backend has one in this trainer.
         args, state, control: the transformers objects, for backends that are served through their callback.
+        saves_view: whether a tracker may save charts as a view that is not the run's alone, as in a W&B project.
     """
 
     name: str | None = None
@@ -209,6 +210,7 @@ class RunInfo:
     args: Any = None
     state: Any = None
     control: Any = None
+    saves_view: bool = False
 
 
 def _check_shape(name: str, value: Tensor | None, allowed: list[tuple[int, ...]]) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from typing import Any
 
 from rldk_tracking.charts.report import Report
 
@@ -33,7 +34,50 @@ def pictures_of(report: Report, names: Sequence[str]) -> dict[str, str]:
     return {name: picture for name, picture in found.items() if picture}
 
 
-class Drawing:
+class Task:
+    """A process of this package that answers one request.
+
+    Args:
+        module: run with `python -m`; reads the request as JSON from its input, and writes the answer to its output.
+        request: as JSON has it.
+
+    Raises:
+        OSError: no process can be started.
+    """
+
+    def __init__(self, module: str, request: Any) -> None:
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as the process
+        self._faults = tempfile.TemporaryFile()  # noqa: SIM115
+        with tempfile.TemporaryFile() as file:
+            file.write(json.dumps(request, default=str).encode())
+            file.seek(0)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module], stdin=file, stdout=self._output, stderr=self._faults
+            )
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its answer is there."""
+        return self._process.poll() is not None
+
+    def answer(self, timeout_s: float) -> Any:
+        """What it wrote, None where it has failed or takes longer; to be called once."""
+        try:
+            status = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
+        with self._output, self._faults:
+            if status == 0:
+                self._output.seek(0)
+                return json.load(self._output)
+            self._faults.seek(0)
+            words = self._faults.read().decode(errors="replace").strip().splitlines()
+        logger.info("%s failed: %s", self._process.args, words[-1] if words else f"it took longer than {timeout_s:g} s")
+        return None
+
+
+class Drawing(Task):
     """A process that draws.
 
     Args:
@@ -45,35 +89,11 @@ class Drawing:
     """
 
     def __init__(self, report: Report, names: Sequence[str]) -> None:
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as the process
-        self._faults = tempfile.TemporaryFile()  # noqa: SIM115
-        with tempfile.TemporaryFile() as request:
-            request.write(json.dumps({"report": report.as_dict(), "names": list(names)}, default=str).encode())
-            request.seek(0)
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__], stdin=request, stdout=self._output, stderr=self._faults
-            )
-
-    @property
-    def is_done(self) -> bool:
-        """Whether its pictures are there."""
-        return self._process.poll() is not None
+        super().__init__(__name__, {"report": report.as_dict(), "names": list(names)})
 
     def pictures(self, timeout_s: float) -> dict[str, str]:
         """Name to picture, none where it has failed or takes longer; to be called once."""
-        try:
-            status = self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            status = self._process.wait()
-        with self._output, self._faults:
-            if status == 0:
-                self._output.seek(0)
-                return dict(json.load(self._output))
-            self._faults.seek(0)
-            words = self._faults.read().decode(errors="replace").strip().splitlines()
-        logger.info("Pictures could not be drawn: %s", words[-1] if words else f"it took longer than {timeout_s:g} s")
-        return {}
+        return dict(self.answer(timeout_s) or {})
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
-"""What an explicit command sets up in a W&B project: the specification as a saved view, and two automations.
+"""What is set up in a W&B project: the specification as a saved view, and, by a command alone, two automations.
 
 W&B draws every series by itself; the view adds the order, the titles, limits beside what they bound, and reward against
-KL. Neither is made inside a training: a view is the project's, and saving one needs the right to write to it. The
-view's address has a fixed name, by which an earlier one is found: what is there already is not sent again, and what has
-fewer charts than there is data for is replaced.
+KL. A project's first run saves it (`rldk_tracking.charts.first_view`). The view's address has a fixed name, by which an
+earlier one is found: a later run leaves it alone. The command `rldk-tracking charts wandb` does not send again what is
+there already, and replaces what has fewer charts than there is data for.
 
 The automations are W&B's own rules on our series: a message to the team's Slack when the health score is low or an
 alert opens. They run on W&B's server, so they speak even where the training cannot. Each is made once, and known by its
@@ -14,7 +14,7 @@ administrator has set up for the team; none of these can be had from here.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ OVERVIEW, ALERTS = f"{PREFIX}/overview", f"{PREFIX}/alerts"
 LATEST_RUNS = 20
 """How many of the latest runs are asked for their series."""
 ABOUT = (
-    "Made by `rldk-tracking charts wandb`, which may be run again when there are new series. "
+    "Saved once; `rldk-tracking charts wandb ENTITY/PROJECT` brings it up to date when there are new series. "
     "Read from the top: health and open alerts first, then the section that an alert's series belongs to. "
     "A limit that was given is drawn as a series of its own, `rldk/<group>/limit`."
 )
@@ -52,8 +52,13 @@ class SavedView:
     charts: int
 
 
-def save_view(entity: str, project: str) -> SavedView:
+def save_view(entity: str, project: str, also: Iterable[str] = (), first_only: bool = False) -> SavedView:
     """Have the view in a project, with the charts for which its latest runs have data.
+
+    Args:
+        entity, project: where.
+        also: further series, of a run that has not told W&B of them yet.
+        first_only: leave a view that is there as it is.
 
     Raises:
         ImportError: wandb or wandb-workspaces is not installed.
@@ -62,15 +67,17 @@ def save_view(entity: str, project: str) -> SavedView:
     wandb, ws, _ = packages()
     url = f"{project_url(wandb, entity, project)}?nw={SLUG}"
     try:
-        series = series_of(wandb, entity, project)
+        series = series_of(wandb, entity, project, also)
         chosen = sections(series)
+        count = sum(len(section.charts) for section in chosen)
         known = _known(ws, entity, project)
+        if known is not None and first_only:
+            return SavedView(url, "unchanged", count)
         chart = None
         if any(table_of(key) in series for section in chosen for key in section.heatmaps):
             there = known is not None and heatmap_chart_id(entity) in known["spec"]
             chart = heatmap_chart_id(entity) if there else define_heatmap(wandb, entity, faults(wandb))
         wish = _signature(chosen, series, chart)
-        count = sum(len(section.charts) for section in chosen)
         if known is not None and wish in known["spec"]:
             return SavedView(url, "unchanged", count)
         view = workspace(entity, project, series, chart)
@@ -129,12 +136,12 @@ def _panel(wr: Any, chart: Chart, names: list[str]) -> Any:
     )
 
 
-def series_of(wandb: Any, entity: str, project: str) -> set[str]:
-    """The series that the project's latest runs have and the specification draws; all of it where there is no run."""
+def series_of(wandb: Any, entity: str, project: str, also: Iterable[str] = ()) -> set[str]:
+    """The series that the project's latest runs have and the specification draws; all of it where there is none."""
     try:
         runs = wandb.Api().runs(f"{entity}/{project}", order="-created_at", per_page=LATEST_RUNS, lazy=False)
         latest = (run for run, _ in zip(runs, range(LATEST_RUNS), strict=False))
-        found = {str(key) for run in latest for key in _plain(run.summary_metrics)}
+        found = {*also, *(str(key) for run in latest for key in _plain(run.summary_metrics))}
     except ValueError as fault:
         raise RefusedError(f"W&B has no project {entity}/{project}, or it is not yours to read: {fault}") from fault
     ours = charted(key for key in found if key.startswith("rldk/"))

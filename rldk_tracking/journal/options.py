@@ -90,6 +90,7 @@ OPTIONS: dict[str, Option] = {
     "performance_benchmarks": Option(_mapping),
     "max_overhead": Option(_share, 0.02),
     "strict": Option(_switch, False),
+    "view": Option(_switch, True),
 }
 """Name in the file, and in capitals after RLDK_ in the environment, to what is known of it."""
 
@@ -161,6 +162,7 @@ class Options:
                 slack,
                 self.pick("output_dir", output_dir),
                 strict=self.pick("strict", strict),
+                saves_view=self.pick("view", None),
             )
             Actions(settings.all_rules())  # raises now, not in training, for rules and webhooks that cannot be
         except ValueError as error:

@@ -33,6 +33,7 @@ class Settings:
 
     Attributes:
         policy_is_new: False where this trainer has trained before: its policy is then not the reference at the start.
+        saves_view: whether the first run of a W&B project saves the charts as a view there.
 
     Raises:
         TypeError, ValueError: an argument cannot be; the message says what to write instead, and quotes no address.
@@ -49,6 +50,7 @@ class Settings:
     strict: bool = False
     close_timeout_s: float = 15.0
     policy_is_new: bool = True
+    saves_view: bool = True
 
     def __post_init__(self) -> None:
         if self.trackers is not None:
@@ -96,6 +98,7 @@ class Settings:
             _say(f"the journal is in output_dir={mine!r} of the first, not in {theirs!r}: a run has one journal.")
         self.output_dir = self.output_dir or other.output_dir
         self.strict = self.strict or other.strict
+        self.saves_view = self.saves_view and other.saves_view
 
     def _adopt_rules(self, other: Settings) -> None:
         before = self.rules, deepcopy(self.overrides), dict(self.goals)

@@ -6,6 +6,7 @@ import logging
 import sys
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from rldk_tracking.journal.publisher import Publisher
@@ -90,7 +91,8 @@ def make_run(trainer: Any, args: Any, state: Any, control: Any, model: Any, opti
     settings = Settings(policy_is_new=not has_trained(trainer))  # which other monitors add to
     settings.adopt(wishes)
     training = Training(trainer, args, model, optimizer, device)
-    return Run(settings, run_info(trainer, args, state, control), training, find_trackers(trainer, settings))
+    info = replace(run_info(trainer, args, state, control), saves_view=settings.saves_view)
+    return Run(settings, info, training, find_trackers(trainer, settings))
 
 
 def has_trained(trainer: Any) -> bool:

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from rldk_tracking.charts.announce import announce
+from rldk_tracking.charts.first_view import FirstView
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.panels import RunPanels
 from rldk_tracking.health.alert import Alert
@@ -64,6 +65,7 @@ class WandbTracker(Tracker):
         self._defined: set[str] = set()
         self._open_alerts: dict[str, str] = {}
         self._panels: RunPanels | None = None
+        self._view: FirstView | None = None
 
     @classmethod
     def resume(cls, to: Mapping[str, str], secrets: Mapping[str, str]) -> WandbTracker:
@@ -106,6 +108,8 @@ class WandbTracker(Tracker):
             last = self._run.summary.get(STEP, 0) if self._run.resumed else None
             self._last_step = int(last) if isinstance(last, (int, float)) else None
             self._panels = RunPanels(self._wandb, run, resumed_after=self._last_step)
+            if run.saves_view and self._url is not None:
+                self._view = FirstView(self._run.settings.base_url, self._run.entity, self._run.project)
             self._wandb.Table(columns=["a"], data=[])  # the first one imports pandas, which would hold up a step
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -115,6 +119,8 @@ class WandbTracker(Tracker):
         for row in rows:
             panels = {} if self._panels is None else self._panels.row(row.all, row.step)
             self._write({**row.metrics, **panels}, row.step)
+            if self._view is not None:
+                self._view.row([*row.metrics, *panels])
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         table = self._wandb.Table(columns=list(columns), data=[list(row) for row in rows], allow_mixed_types=True)
@@ -162,7 +168,10 @@ class WandbTracker(Tracker):
         if self._url is not None and (ended or not self._pointed_out):
             self._pointed_out = True
             place = f"{run.entity}/{run.project}"
-            announce(f"charts in W&B: {self._url} (`rldk-tracking charts wandb {place}` makes one view of all runs)")
+            hint = f" (`rldk-tracking charts wandb {place}` makes one view of all runs)" if self._view is None else ""
+            announce(f"charts in W&B: {self._url}{hint}")
+        if ended and self._view is not None:
+            self._view.at_end()
 
     def url(self) -> str | None:
         return self._url
@@ -184,7 +193,7 @@ class WandbTracker(Tracker):
             self._run.finish()
             return
         self._run = self._given
-        self._panels = None
+        self._panels = self._view = None
         self._newest_step = None
         self._pointed_out = False
         self._defined.clear()

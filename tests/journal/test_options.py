@@ -55,6 +55,7 @@ WRITTEN: dict[str, tuple[str, str, Any]] = {
     "performance_benchmarks": ("target_reward: 1.0", "{target_reward: 1.0}", {"target_reward": 1.0}),
     "max_overhead": ("0.1", "0.1", 0.1),
     "strict": ("no", "no", False),
+    "view": ("0", "no", False),
 }
 """Option to how it is written in the environment and in the file, and its value."""
 
@@ -69,6 +70,14 @@ def test_both_forms_of_every_option(name: str, folder: Path, monkeypatch: pytest
     monkeypatch.setenv(environment_name(name), in_environment)
     assert Options().given[name] == options.Given(value, environment_name(name))
     RLDKCallback()
+
+
+def test_the_view_is_saved_where_nobody_is_against_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = RLDKCallback()._settings
+    assert settings.saves_view
+    monkeypatch.setenv("RLDK_VIEW", "0")
+    settings.adopt(RLDKCallback()._settings)
+    assert not settings.saves_view
 
 
 def test_paths_in_the_file_are_relative_to_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

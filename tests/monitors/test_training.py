@@ -10,7 +10,15 @@ from transformers import TrainerCallback
 
 from rldk_tracking.demo.trainers import grpo_trainer
 from rldk_tracking.journal.settings import Settings
-from rldk_tracking.monitors.training import _RUNS, find_trackers, has_trained, run_info, run_of, trainer_above
+from rldk_tracking.monitors.training import (
+    _RUNS,
+    find_trackers,
+    has_trained,
+    make_run,
+    run_info,
+    run_of,
+    trainer_above,
+)
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.slack import SlackNotifier
 
@@ -29,6 +37,12 @@ def test_the_trainer_is_found_from_within_its_event(tmp_path: Path) -> None:
 
 def test_outside_of_training_there_is_none() -> None:
     assert trainer_above() is None
+
+
+@pytest.mark.parametrize("wish", [True, False])
+def test_what_trackers_may_save(wish: bool) -> None:
+    run = make_run(None, None, None, None, None, None, Settings(saves_view=wish))
+    assert run.info.saves_view is wish
 
 
 def test_what_trackers_learn_holds_no_secret() -> None:
