@@ -111,6 +111,9 @@ class RLDKCallback(Monitor):
         [(1, 1.5)]
     """
 
+    makes_way = False
+    """Whether `rldk-tracking run` made it: one that the user gives takes its place."""
+
     def __init__(
         self,
         *,
@@ -263,7 +266,7 @@ def attach(trainer: Any, **options: Any) -> RLDKCallback:
     if handler is None:
         raise TypeError(f"attach() takes a transformers or TRL trainer, got {shown(trainer)}.")
     for known in handler.callbacks:
-        if isinstance(known, RLDKCallback):
+        if isinstance(known, RLDKCallback) and not known.makes_way:
             if options:
                 logger.warning("rldk: the trainer has an RLDKCallback; %s of attach() is not used.", ", ".join(options))
             return known

@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {
         *{"__init__", "charts", "checkpoint", "demo", "health", "history", "journal", "trackers", "metrics"},
-        *{"courier", "messages"},
+        *{"courier", "messages", "report_to"},
     },
     "courier": {"journal"},
     "demo": {"callback", "charts"},
@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *{"report_to", "callback", "monitors", "history", "trackers", "health", "rollout", "isolation"},
         *{"messages"},
     },
-    "report_to": {"callback"},
+    "report_to": {"callback", "monitors"},
     "callback": {"monitors", "run", "probes", "journal", "trackers", "health", "messages"},
     "monitors": {
         *{"run", "probes", "journal", "trackers", "sources", "health", "checkpoint", "rollout"},

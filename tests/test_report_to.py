@@ -6,8 +6,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+from rldk_tracking import report_to
 
 pytestmark = pytest.mark.slow
 
@@ -142,6 +146,9 @@ import sys
 from rldk_tracking import report_to
 report_to.install()
 assert sum(type(finder).__module__ == "rldk_tracking.report_to" for finder in sys.meta_path) == 1
+report_to.watch_every_trainer()
+report_to.watch_every_trainer()
+assert sum(type(finder).__module__ == "rldk_tracking.report_to" for finder in sys.meta_path) == 2
 assert "transformers" not in sys.modules
 """
     python(code)
@@ -150,3 +157,54 @@ assert "transformers" not in sys.modules
 def test_with_the_table_loaded_no_finder_is_added(python: Callable[[str], str]) -> None:
     code = f"import sys, transformers.integrations.integration_utils, rldk_tracking\n{CHECK}"
     assert "registered" in python(code)
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> type[Any]:
+    """The class that holds a trainer's callbacks, as `rldk-tracking run` has it, in this process and for one test."""
+    from transformers.trainer_callback import CallbackHandler
+
+    for name in ("__init__", "add_callback", "on_train_begin"):
+        monkeypatch.setattr(CallbackHandler, name, getattr(CallbackHandler, name))
+    report_to.watch_every_trainer()
+    report_to.watch_every_trainer()
+    return CallbackHandler
+
+
+def ours(handler: Any) -> list[Any]:
+    from rldk_tracking.monitors.base import Monitor
+
+    return [known for known in handler.callbacks if isinstance(known, Monitor)]
+
+
+def test_a_trainer_without_one_of_ours_gets_one(watched: type[Any]) -> None:
+    handler = watched([], None, None, None, None)
+    assert [type(known).__name__ for known in ours(handler)] == ["RLDKCallback"]
+
+
+def test_one_of_the_user_s_takes_its_place(watched: type[Any]) -> None:
+    from rldk_tracking import GroupMonitor, RLDKCallback
+
+    own = RLDKCallback()
+    assert ours(watched([own], None, None, None, None)) == [own]
+    assert [type(known) for known in ours(watched([GroupMonitor], None, None, None, None))] == [GroupMonitor]
+    handler = watched([], None, None, None, None)
+    handler.add_callback(own)
+    handler.add_callback(GroupMonitor)
+    assert [type(known) for known in ours(handler)] == [RLDKCallback, GroupMonitor] and ours(handler)[0] is own
+
+
+def test_settings_that_cannot_be_end_the_making_of_a_trainer(
+    watched: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RLDK_LEVEL", "ful")
+    with pytest.raises(ValueError, match="RLDK_LEVEL must be"):
+        watched([], None, None, None, None)
+
+
+def test_what_a_process_comes_to_is_noted(watched: type[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(report_to.SEEN, str(tmp_path / "seen"))
+    report_to.note("python")
+    monkeypatch.setenv(report_to.SEEN, str(tmp_path / "gone" / "seen"))
+    report_to.note("nobody reads it")
+    assert (tmp_path / "seen").read_text() == "python\n"

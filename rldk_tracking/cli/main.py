@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "keys": ("rldk_tracking.cli.keys", "print the catalogue of series"),
     "replay": ("rldk_tracking.cli.replay", "judge past runs by the rules that would have watched them"),
     "report": ("rldk_tracking.cli.report", "put a past run on one page, or its series into a table"),
+    "run": ("rldk_tracking.cli.run", "run a command with the callback in every transformers trainer of it"),
     "sync": ("rldk_tracking.cli.sync", "send what a tracker did not take, and complete trainings that were killed"),
 }
 """Name of the command to its module and one line of help."""
