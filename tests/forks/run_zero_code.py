@@ -286,7 +286,7 @@ def installed(package: str) -> str | None:
 def main(names: list[str]) -> int:
     """Run what is installed, all of it or what is named, and write the result."""
     if names == ["--page"]:
-        page()
+        PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
         return 0
     package = next((one for one in ("axolotl", "llamafactory", "ms-swift") if installed(one)), "trl")
     more, commands = CASES[package]
@@ -302,30 +302,31 @@ def main(names: list[str]) -> int:
         sys.stdout.write(f"{results[-1]}\n")
         sys.stdout.flush()
     versions = {one: installed(one) for one in dict.fromkeys((package, "trl", "transformers", "accelerate", "mlflow"))}
-    if not names:
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        result = {"date": date.today().isoformat(), "versions": versions, "ran": [asdict(one) for one in results]}
-        (RESULTS / f"{package}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    path = RESULTS / f"{package}.json"
+    known = json.loads(path.read_text(encoding="utf-8"))["ran"] if names and path.exists() else []
+    found = {one["name"]: one for one in (*known, *map(asdict, results))}
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    result = {"date": date.today().isoformat(), "versions": versions, "ran": list(found.values())}
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return int(any(one.exit_code or one.runs != 1 or one.messages != 1 for one in results))
 
 
-def page() -> None:
-    """Write the table of the page anew from all result files."""
+def page(text: str) -> str:
+    """The page, with the table of all result files in the place of that which it had."""
     lines = [
-        "| what | command, after `rldk-tracking run --rules rules.yaml --slack-from-env --` | exit code | series | rows"
+        "| what | command, after `rldk-tracking run --rules rules.yaml --slack-from-env --` | exit code | series "
+        "| rows | messages | versions | date |",
+        "|---|---|---:|---:|---:|---:|---|---|",
     ]
-    lines[0] += " | messages | versions | date |"
-    lines.append("|---|---|---:|---:|---:|---:|---|---|")
-    for path in (RESULTS / f"{package}.json" for package in CASES):
+    for path in sorted(RESULTS.glob("*.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items() if number)
         for one in found["ran"]:
             command = one["command"].removeprefix(f"{RUN} ")
             numbers = " | ".join(str(one[name]) for name in ("exit_code", "series", "steps", "messages"))
             lines.append(f"| {one['name']} | `{command}` | {numbers} | {versions} | {found['date']} |")
-    text = PAGE.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    return "\n".join([f"{before}{BEGIN}", "", *lines, "", f"{END}{rest.split(END)[1]}"])
 
 
 if __name__ == "__main__":
