@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any
 
-from rldk_tracking.health.detectors.baseline import mann_kendall, theil_sen
+from rldk_tracking.health.detectors.trend import mann_kendall, theil_sen
 from rldk_tracking.metrics.keys import lookup, misspelt
 
 LONGEST = 2000

@@ -21,9 +21,12 @@ Keys, read by `rldk_tracking.metrics.keys`:
         How the reward comes along, in preference training rldk/preference/margin: 0 diverging, 0.5 plateau, 0.75
         improving, 1 solved.
         = 1 while reward.saturated fires; 0 while nan.weights, nan.loss, reward.collapse or policy.collapse fires or is
-        held back by its cause; else by the Mann-Kendall score S of the blocks of convergence_slope, and the change C =
-        slope x steps / noise, the noise being an exponential mean (weight 1/50) of 0.8862 |change of the reward|: 0.75
-        where S > 2.6 and C > 0.6, 0 where S < -2.6 and C < -0.6, else 0.5
+        held back by its cause; else by the blocks of convergence_slope, their Mann-Kendall score S and the change C =
+        slope x steps / W: from 32 rows on 0 where S < -3.3 and C < -0.6, and where the mean of the last quarter of the
+        blocks is below the best of such quarters by more than 3 W and 1/4 of what these differ by, and less than that
+        1/4 above the lowest since; then 0.75 where S > 2.6 and C > 0.6, else 0.5. W is the noise of single rows, of
+        values that repeat the first alone: mean |x - 2 x' + x''| x 1.2533 / sqrt(6), or up to three times as much where
+        values eight apart differ by more: half their variance, at most 5 such deviations each
     rldk/health/policy_collapse_risk | score in [0, 1] | rules | lower
         Signs that the policy has become deterministic without having solved the task.
         = mean over entropy, diversity and reward spread of (1 - left) / 0.9 within [0, 1], left being the exponential
@@ -62,7 +65,8 @@ from typing import TYPE_CHECKING
 from rldk_tracking.health.alert import SEVERITIES, Severity
 from rldk_tracking.health.conditions.base import REWARD_MEAN
 from rldk_tracking.health.detectors import Stateful, remembered
-from rldk_tracking.health.detectors.baseline import Baseline, RunTrend
+from rldk_tracking.health.detectors.baseline import Baseline
+from rldk_tracking.health.detectors.trend import RunTrend
 
 if TYPE_CHECKING:
     from rldk_tracking.health.watch import Watch

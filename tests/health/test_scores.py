@@ -262,12 +262,28 @@ def test_stability_is_what_the_catalogue_says(seed: int) -> None:
         assert scored(one, ["nan.weights"])[0]["rldk/health/stability"] == 1.0
 
 
+def noise_of(values: list[float]) -> float:
+    """Of single rows, as the catalogue says: of how the series bends, or of rows eight apart."""
+    bends = [1.2533 / 6**0.5 * abs(c - 2 * b + a) for a, b, c in zip(values, values[1:], values[2:], strict=False)]
+    noise, moved, square = 0.0, 0.0, 0.0
+    for row in range(2, len(values)):
+        noise += (bends[row - 2] - noise) / min(row - 1, 100)
+        if row >= 8:
+            move, weight = values[row] - values[row - 8], 1 / min(row - 7, 100)
+            square += weight * (min(abs(move - moved), 5 * 2**0.5 * noise) ** 2 - square)
+            moved += weight * (move - moved)
+    return max(noise, min((square / 2) ** 0.5, 3 * noise))
+
+
 @pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize("fall", [0.0, 3.0])
 @pytest.mark.parametrize("count", [8, 20, 31, 32, 50, 130])
-def test_convergence_is_what_the_catalogue_says(count: int, every: int) -> None:
+def test_convergence_is_what_the_catalogue_says(count: int, fall: float, every: int) -> None:
     draw = random.Random(count)
-    points = [(every * i, 0.01 * i + draw.gauss(0, 0.3)) for i in range(count)]
-    engine = Engine([RULES["reward.collapse"]])
+    points = [
+        (every * i, 0.01 * i + draw.gauss(0, 0.3) - (fall if i > count / 2 and i != 40 else 0.0)) for i in range(count)
+    ]
+    engine = Engine([])
     for step, value in points:
         engine.update(step, {REWARD: value})
     length = 1
@@ -283,12 +299,16 @@ def test_convergence_is_what_the_catalogue_says(count: int, every: int) -> None:
     n = len(blocks)
     s = sum((b > a) - (b < a) for i, a in enumerate(values) for b in values[i + 1 :])
     certain = (s - (s > 0) + (s < 0)) / (n * (n - 1) * (2 * n + 5) / 18) ** 0.5
-    noise = None
-    for (_, a), (_, b) in pairwise(points):
-        change = 0.8862 * abs(b - a)
-        noise = change if noise is None else noise + (change - noise) / 50
+    noise = noise_of([value for _, value in points])
     effect = slope * length * every * n / noise
-    expected = 0.75 if certain > 2.6 and effect > 0.6 else 0.0 if certain < -2.6 and effect < -0.6 else 0.5
+    quarters = [statistics.fmean(values[i : i + n // 4]) for i in range(n - n // 4 + 1)]
+    matters, best = (max(quarters) - min(quarters)) / 4, quarters.index(max(quarters))
+    lost, regained = quarters[best] - quarters[-1], quarters[-1] - min(quarters[best:])
+    fell = lost > 3 * noise and lost > matters and regained < matters
+    if n * length >= 32 and (fell or (certain < -3.3 and effect < -0.6)):
+        expected = 0.0
+    else:
+        expected = 0.75 if certain > 2.6 and effect > 0.6 else 0.5
     assert scores["rldk/health/convergence"] == expected
 
 

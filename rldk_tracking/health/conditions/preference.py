@@ -16,7 +16,7 @@ from rldk_tracking.health.conditions.base import (
     condition,
 )
 from rldk_tracking.health.detectors import remembered
-from rldk_tracking.health.detectors.baseline import RunTrend
+from rldk_tracking.health.detectors.trend import RunTrend
 
 MARGIN, RATE = "rldk/preference/margin", "rldk/update/learning_rate"
 REWARDS = {
