@@ -58,7 +58,11 @@ class Pair(Stateful):
     rewards: bool = remembered(True)
     scores: bool = remembered(True)
     together_at: int = remembered(0)
+    together: tuple[float, float] | None = remembered()
+    """Reward and score where, both within [0, 1], the score last was not behind."""
     behind_at: int | None = remembered()
+    passed_at: int | None = remembered()
+    """The row in which one of them left [0, 1]."""
     missing: float = remembered(0.0)
 
     def add(self, reward: float, score: float) -> None:
@@ -67,9 +71,13 @@ class Pair(Stateful):
         self.score.add(score)
         self.rewards = self.rewards and 0.0 <= reward <= 1.0
         self.scores = self.scores and 0.0 <= score <= 1.0
+        if self.passed_at is None and not self.like:
+            self.passed_at = self.reward.count
         self.missing = self._missing()
         if self.missing <= 0.0:
             self.together_at = self.reward.count
+            if self.like:
+                self.together = (self.reward.mean, self.score.mean)
         if self.missing <= self.pay / 2.0:
             self.behind_at = None
         elif self.behind_at is None:
@@ -84,6 +92,12 @@ class Pair(Stateful):
     def like(self) -> bool:
         """Whether both lie within [0, 1], and can be compared as they are."""
         return self.rewards and self.scores
+
+    @property
+    def of_a_kind(self) -> bool:
+        """Whether they are like each other, or were when the score was left behind by a reward that went past 1."""
+        was_behind = self.behind_at is not None and self.passed_at is not None and self.behind_at < self.passed_at
+        return self.like or (self.scores and was_behind)
 
     @property
     def contradicts(self) -> bool:
@@ -112,18 +126,28 @@ class Pair(Stateful):
         """What the score lacks of the share of the reward's rise that it must make up, in standard deviations.
 
         Of two within [0, 1], each rise is taken as a share of the room that was left above its start. The units of
-        others are not alike, nor is their noise: there the score must not have risen beyond its noise at all.
+        others are not alike, nor is their noise: there the score must not have risen beyond its noise at all. So it is
+        for a reward that went past 1 and has no ceiling that is known, from where the two were last together, unless
+        the score has made up what a reward of 1 asks of it.
         """
         reward, score = self.reward, self.score
         rise, gain = reward.sigmas, score.sigmas
         if rise is None or gain is None or rise <= self.pay or not self.known:
             return 0.0
-        if not self.like or reward.start >= 1.0:
-            return self.pay * (rise - gain) / self.sure if gain < 1.0 else 0.0
-        slope = self.lag * (1.0 - score.start) / (1.0 - reward.start)
-        lacks = slope * (reward.mean - reward.start) - (score.mean - score.start)
-        noise = ((slope * reward.wander) ** 2 + score.wander**2) ** 0.5
-        return lacks / noise if noise > 0.0 else math.copysign(MANY_SIGMAS, lacks)
+        if self.together is not None and self.scores and reward.start < 1.0:
+            slope = self.lag * (1.0 - score.start) / (1.0 - reward.start)
+            lacks = slope * (min(reward.mean, 1.0) - reward.start) - (score.mean - score.start)
+            behind = _sigmas(lacks, ((slope * reward.wander) ** 2 + score.wander**2) ** 0.5)
+            if self.like or behind <= self.pay / 2.0:
+                return behind
+            rise = _sigmas(reward.mean - self.together[0], reward.wander)
+            gain = _sigmas(score.mean - self.together[1], score.wander)
+        return self.pay * (rise - gain) / self.sure if gain < 1.0 else 0.0
+
+
+def _sigmas(change: float, noise: float) -> float:
+    """A change in standard deviations of the noise."""
+    return change / noise if noise > 0.0 else math.copysign(MANY_SIGMAS, change) if change else 0.0
 
 
 @condition("hacking")
@@ -232,7 +256,7 @@ class Hacking(Condition):
         pair, is_gold = self.pair, self.gold_key != UNWEIGHTED
         asked = (perplexity, length_corr, disagreement)
         is_any = pair.known or self.parts.known or any(each is not None for each in asked)
-        if pair.contradicts and (is_gold or (pair.like and pair.score.mean < pair.reward.mean)):
+        if pair.contradicts and (is_gold or (pair.of_a_kind and pair.score.mean < pair.reward.mean)):
             return ["held-out score" if is_gold else "reward function of weight 0"], [], is_any
         if is_gold and pair.follows:
             return [], [], is_any

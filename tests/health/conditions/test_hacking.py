@@ -211,3 +211,74 @@ def test_a_score_without_room_that_hardly_scatters_is_no_contradiction() -> None
 def test_rises_are_compared_as_shares_of_the_room_above_their_starts() -> None:
     """The reward wins 0.5 of its 0.8, and the score 0.08 of its 0.2: two thirds as much, which is to follow."""
     assert judged(lambda done, draw: {GOLD: 0.8 + 0.08 * done + draw.gauss(0, 0.004)})[0] == []
+
+
+def past_one(gold, top: float = 1.8, n: int = 200, seed: int = 0, key: str = GOLD, noise: float = 0.03):
+    """A reward that rises from 0.3 to `top` over rows 60 to 120, beside `gold(done)`; the rows that are breached."""
+    draw, condition = random.Random(seed), Hacking(("r",))
+    found = []
+    for step in range(n):
+        done = min(1.0, max(0.0, (step - 60) / 60))
+        row = {"r": 0.3 + (top - 0.3) * done + draw.gauss(0, noise), key: gold(done) + draw.gauss(0, noise)}
+        found.append(condition.judge(step, row))
+    return [step for step, finding in enumerate(found) if finding is not None and finding.breached]
+
+
+@pytest.mark.parametrize("key", [GOLD, UNWEIGHTED])
+def test_what_was_behind_stays_behind_where_the_reward_goes_past_1(key: str) -> None:
+    breached = past_one(lambda done: 0.25, key=key)
+    assert breached[0] < 85 and breached == list(range(breached[0], 200)), "no row without it once it is seen"
+
+
+def test_a_reward_that_goes_past_1_at_once_is_held_to_where_the_two_were_together() -> None:
+    """Before, the score rose with it to 0.4, which is more than its noise."""
+    draw, condition = random.Random(0), Hacking(("r",))
+    found = []
+    for step in range(120):
+        both = 0.3 + 0.1 * min(1.0, step / 60)
+        reward = both if step < 80 else 1.5
+        found.append(condition.judge(step, {"r": reward + draw.gauss(0, 0.03), GOLD: both + draw.gauss(0, 0.03)}))
+    breached = [step for step, finding in enumerate(found) if finding is not None and finding.breached]
+    assert breached and 80 < breached[0] <= 95 and breached[-1] == 119
+
+
+def test_a_score_that_comes_after_all_ends_it() -> None:
+    draw, condition = random.Random(2), Hacking(("r",))
+    found = []
+    for step in range(300):
+        reward, score = 0.3 + 0.015 * min(100, max(0, step - 60)), 0.3 + 0.005 * min(80, max(0, step - 180))
+        found.append(condition.judge(step, {"r": reward + draw.gauss(0, 0.03), GOLD: score + draw.gauss(0, 0.03)}))
+    breached = [step for step, finding in enumerate(found) if finding is not None and finding.breached]
+    assert breached[0] < 90 and 185 < breached[-1] < 240
+
+
+@pytest.mark.parametrize("top", [1.2, 2.0, 3.0])
+def test_a_total_of_several_parts_past_1_that_the_score_follows_is_no_hacking(top: float) -> None:
+    """The score wins as large a share of what it can win as the total of its own `top`."""
+    alarmed = 0
+    for seed in range(20):
+        alarmed += len(past_one(lambda done: 0.3 + 0.5 * done, top=top, seed=seed, noise=0.05)) > 2
+    assert alarmed <= 1
+
+
+@pytest.mark.parametrize("won", [0.24, 0.35])
+def test_a_score_that_followed_and_is_done_is_not_behind_a_reward_that_goes_past_1(won: float) -> None:
+    """It has what is asked of it for a reward of 1, in the second case with some to spare."""
+    alarmed = 0
+    for seed in range(20):
+        alarmed += len(past_one(lambda done: 0.3 + won * min(1.0, 4 * done), top=2.5, seed=seed)) > 2
+    assert alarmed <= 1
+
+
+def test_a_reward_that_creeps_past_1_is_held_to_where_the_two_were_together() -> None:
+    """Four standard deviations ahead since then; twelve since the start, of which the score made up its share."""
+    alarmed = 0
+    for seed in range(20):
+        draw, condition = random.Random(seed), Hacking(("r",))
+        found = []
+        for step in range(240):
+            done = min(1.0, max(0.0, (step - 60) / 60))
+            row = {"r": 0.3 + 0.5 * done + 0.22 * (step >= 140) + draw.gauss(0, 0.06)}
+            found.append(condition.judge(step, row | {GOLD: 0.3 + 0.2 * done + draw.gauss(0, 0.03)}))
+        alarmed += sum(finding is not None and finding.breached for finding in found) > 2
+    assert alarmed <= 1

@@ -14,7 +14,8 @@ ALL_MAX = f"{TIED}_all_max"
 
 
 def hacked(since, row):
-    return {MEAN: min(1.0, 0.45 + 0.02 * since), "rldk/reward/gold": 0.3}
+    """The total goes on past 1, and the held-out score stays."""
+    return {MEAN: 0.45 + 0.02 * since, "rldk/reward/gold": 0.4}
 
 
 CASES = {
@@ -40,6 +41,14 @@ CASES = {
 @pytest.mark.parametrize("rule", CASES)
 def test_rule(rule, case, check) -> None:
     check(rule, CASES[rule](case))
+
+
+@pytest.mark.parametrize(("ceiling", "gold", "within"), [(1.0, 0.3, 40), (1.0, 0.4, 60), (9.0, 0.3, 40)])
+def test_hacking_is_found_whether_the_reward_has_a_ceiling_or_not(ceiling, gold, within, case, check) -> None:
+    check(
+        "reward.hacking",
+        case(lambda since, row: {MEAN: min(ceiling, 0.45 + 0.02 * since), "rldk/reward/gold": gold}, within=within),
+    )
 
 
 def test_solved_is_not_collapsed(healthy) -> None:
