@@ -28,21 +28,28 @@ def run_demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
 
 
-def test_the_first_command_of_the_readme(tmp_path: Path) -> None:
-    """Both runs in MLflow, the right rule, the page's address, in less than two minutes."""
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str], float]:
+    """The README's first command: its folder, what it printed, seconds of the processor that it took."""
+    folder = tmp_path_factory.mktemp("first")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    result = run_demo(tmp_path)
+    result = run_demo(folder)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return folder, result, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_the_first_command_of_the_readme(first: tuple[Path, subprocess.CompletedProcess[str], float]) -> None:
+    """Both runs in MLflow, the right rule, the page's address, in less than two minutes."""
+    folder, result, seconds = first
     assert result.returncode == 0, result.stdout + result.stderr
-    # Seconds of the processor: those on the wall depend on what else the machine does.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 120
+    assert seconds < 120  # of the processor: those on the wall depend on what else the machine does
     assert "No warning, as it should be." in result.stdout
     assert "mlflow ui --backend-store-uri sqlite:///mlflow.db" in result.stdout
     assert "Traceback" not in result.stderr
 
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     pages = re.findall(r"(\S+)\s+http://127.0.0.1:5000/#/experiments/(\d+)/runs/(\w+)", result.stdout)
     assert [name for name, _, _ in pages] == ["healthy", demo.DEFAULT_FAULT]
     for name, experiment, run_id in pages:
@@ -74,17 +81,25 @@ def test_every_other_fault_meets_its_rule_and_not_before(
 
 @pytest.mark.parametrize("tracker", ["mlflow", "jsonl"])
 def test_what_the_demo_leaves_can_be_judged_and_reported(
-    tracker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tracker: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
-    result = run_demo(tmp_path, "--tracker", tracker, "--steps", "30", "--fault", "nan")
-    assert result.returncode == 0, result.stdout + result.stderr
-    monkeypatch.chdir(tmp_path)
-    for name, code in (("healthy", 0), ("nan", 2)):
+    place, fault, rule = tmp_path, "nan", "nan"
+    if tracker == "mlflow":
+        place, fault, rule = request.getfixturevalue("first")[0], demo.DEFAULT_FAULT, "lr.spike"
+    else:
+        result = run_demo(tmp_path, "--tracker", tracker, "--steps", "30", "--fault", fault)
+        assert result.returncode == 0, result.stdout + result.stderr
+    monkeypatch.chdir(place)
+    for name in ("healthy", fault):
         folder = f"rldk_demo/{name}"
-        assert main(["replay", folder]) == code
+        assert main(["replay", folder]) == (0 if name == "healthy" else 2)
         assert "reading _rldk/run.jsonl" in capsys.readouterr().out
         assert main(["report", folder]) == 0
-        assert ("Critical: nan" in capsys.readouterr().out) == (name == "nan")
+        assert (f"Critical: {rule}" in capsys.readouterr().out) == (name != "healthy")
 
 
 def test_an_interrupt_is_one_line(tmp_path: Path) -> None:
