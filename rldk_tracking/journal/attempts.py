@@ -11,6 +11,7 @@ from functools import partial
 
 from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception, wait_exponential
 
+from rldk_tracking.charts.announce import announce
 from rldk_tracking.journal.offset import Offset
 from rldk_tracking.journal.reader import Entry, Lines, read, read_all
 from rldk_tracking.trackers.base import LostAnswerError, RefusedError, RejectedError, Tracker, UnavailableError
@@ -198,6 +199,8 @@ class Refusals:
         if why not in self._said:
             self._said.add(why)
             self._log.warning("Refused for good, and passed over (from byte %d on): %s", entry.start, why)
+            if not self._attempts.repeatable:  # people wait for it
+                announce(f"a message was not sent: {_SECRETS.sub('***', str(error))}")
 
     def repeat(self, tracker: Tracker, most_failures: float, count: Callable[[int], None]) -> None:
         """What was refused may be taken now, as by a run that was deleted and restored.

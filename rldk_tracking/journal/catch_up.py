@@ -19,8 +19,9 @@ from rldk_tracking.journal.watchdog import Watchdog
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.backend import Backend
 from rldk_tracking.trackers.base import RejectedError, UnavailableError
+from rldk_tracking.trackers.channel import DIGEST
 from rldk_tracking.trackers.lines import LineFile, try_lock
-from rldk_tracking.trackers.records import decode, encode
+from rldk_tracking.trackers.records import ENDED, decode, encode
 from rldk_tracking.trackers.registry import able, backends, resumed, tracker_class
 
 logger = logging.getLogger(__name__)
@@ -165,11 +166,12 @@ def _left(lines: FileLines, position: int) -> int | None:
 
 
 def _is_asked_for(target: Target, lines: FileLines, position: int) -> bool:
-    """Whether there is anything for it; a channel for alerts may have no address here, and need none."""
+    """Whether there is anything for it; a channel for messages may have no address here, and need none."""
     kind = tracker_class(target.tracker)
-    if kind is None or kind.takes_rows:
+    if kind is None or kind.takes_rows or DIGEST in target.to.get("messages", ""):
         return True
-    return any(method == "alert" for entry in read_all(lines, position) for method, _ in entry.calls)
+    calls = (call for entry in read_all(lines, position) for call in entry.calls)
+    return any(method == "alert" or (method == "status" and args[0] in ENDED) for method, args in calls)
 
 
 def _note_crash(journal: Path, contents: Contents) -> None:

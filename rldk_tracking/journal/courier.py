@@ -22,9 +22,9 @@ from rldk_tracking.journal.reader import FileLines, JournalLines, Lines, MemoryL
 from rldk_tracking.journal.sender import Sender
 from rldk_tracking.journal.watchdog import Watchdog
 from rldk_tracking.trackers.base import Tracker
+from rldk_tracking.trackers.channel import Channel
 from rldk_tracking.trackers.lines import LineFile, line_of
 from rldk_tracking.trackers.records import encode
-from rldk_tracking.trackers.slack import SlackNotifier
 
 AFTER_THE_TRAINER_S = 6 * 3600.0
 """For so long it goes on trying when the trainer is gone."""
@@ -221,7 +221,7 @@ class Follower(threading.Thread):
     def _connecting(self, target: Target) -> Callable[[Mapping[str, str]], Tracker]:
         def connect(to: Mapping[str, str]) -> Tracker:
             tracker = target.connect(to)
-            if isinstance(tracker, SlackNotifier):
+            if isinstance(tracker, Channel):
                 tracker.link_to_pages([self._page])
             return tracker
 

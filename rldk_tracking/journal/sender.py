@@ -254,7 +254,7 @@ class Sender:
             try:
                 if not self._has_ended:
                     self._attempts.make(lambda: tracker.status("crashed", {}, self._last_step))
-                    self.said_crashed = type(tracker).status is not Tracker.status
+                    self.said_crashed = tracker.takes_rows and type(tracker).status is not Tracker.status
                 self._attempts.make(tracker.close)
             except RejectedError as error:
                 self._log.warning("The end of the run is refused: %s", discreet(error))

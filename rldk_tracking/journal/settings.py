@@ -15,6 +15,8 @@ from rldk_tracking.health.goals import rules_of
 from rldk_tracking.health.presets import checked_overrides, rules_for
 from rldk_tracking.messages.arguments import flag, folder, listed, shown, word
 from rldk_tracking.trackers.base import Tracker
+from rldk_tracking.trackers.channel import wanted
+from rldk_tracking.trackers.notify import channels
 from rldk_tracking.trackers.slack import ENVIRONMENT, SlackNotifier
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class Settings:
 
     Raises:
         TypeError, ValueError: an argument cannot be; the message says what to write instead, and quotes no address.
+        ImportError: `RLDK_NOTIFY_URLS` asks for a package that is not installed.
     """
 
     trackers: list[Tracker] | None = None
@@ -57,7 +60,10 @@ class Settings:
             self.trackers = listed("trackers", self.trackers, Tracker, TRACKERS)  # type: ignore[type-abstract]
         self.overrides = checked_overrides(self.overrides)
         word("on_critical", self.on_critical, ("alert", "stop"))
+        wanted(None)
         self.slack = _notifier(self.slack, is_wanted=self.trackers is None)
+        if self.trackers is None:
+            channels()  # raises now, not in training
         self.output_dir = folder("output_dir", self.output_dir, '"rldk_logs"')
         flag("strict", self.strict)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
-from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -20,21 +20,20 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import MaxRetryError
 from urllib3.util.retry import Retry
 
-from rldk_tracking.health.alert import Alert
+from rldk_tracking.health.alert import Severity
 from rldk_tracking.messages.arguments import flag, number, whole_number
-from rldk_tracking.rollout import RunInfo
-from rldk_tracking.trackers.base import LostAnswerError, RejectedError, Tracker, UnavailableError
-from rldk_tracking.trackers.records import Call
+from rldk_tracking.trackers.base import LostAnswerError, RejectedError, UnavailableError
+from rldk_tracking.trackers.channel import Channel
 
 LOOPBACK_ENVIRONMENT = "RLDK_ALLOW_LOOPBACK_WEBHOOK"
 
 _TIMEOUT = (5.0, 10.0)
 _LONGEST_RETRY_AFTER = 120
-_URLLIB3_LOGGERS = ("urllib3.connectionpool", "urllib3.util.retry")
+URLLIB3_LOGGERS = ("urllib3.connectionpool", "urllib3.util.retry")
 
 
-class Notifier(Tracker):
-    """Posts alerts, and no series, to one address.
+class Notifier(Channel):
+    """Posts messages to one address.
 
     Args:
         address: `https://...`.
@@ -42,21 +41,29 @@ class Notifier(Tracker):
             `RLDK_ALLOW_LOOPBACK_WEBHOOK=1`.
         retries: how often a request is repeated that was not accepted (429, 5xx, no connection).
         backoff: seconds before the second repetition; doubled at each further one. Retry-After goes first.
+        messages, min_severity: as for `Channel`.
 
     Raises:
         ValueError: no address, or one that is not https. The message does not quote it.
         TypeError: an argument is of another type.
     """
 
-    in_process: ClassVar[bool] = False
-    takes_rows: ClassVar[bool] = False
-    repeatable: ClassVar[bool] = False
     service: ClassVar[str]
     """What is posted to, in messages."""
     environment: str = ""
     """The variable that holds the address where none is given; "" for none."""
 
-    def __init__(self, address: str | None, *, allow_loopback: bool, retries: int, backoff: float) -> None:
+    def __init__(
+        self,
+        address: str | None,
+        *,
+        allow_loopback: bool,
+        retries: int,
+        backoff: float,
+        messages: str | None = None,
+        min_severity: Severity = "warning",
+    ) -> None:
+        super().__init__(messages, min_severity)
         flag("allow_loopback", allow_loopback)
         whole_number("retries", retries, low=0)
         number("backoff", backoff, low=0)
@@ -69,49 +76,17 @@ class Notifier(Tracker):
         problem = _problem(url, allow_loopback, self.service, type(self).environment)
         if problem is not None:
             raise ValueError(problem)
-        self._url = _Secret(url)
+        self._url = Secret(url)
         self._allow_loopback = allow_loopback
         self._retries = retries
         self._backoff = backoff
-        self._sent: dict[str, tuple[str, str]] = {}
-        self.run_name: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_url": _Secret("")}
-
-    @abstractmethod
-    def payload(self, alert: Alert) -> dict[str, Any]:
-        """The body of the request."""
-
-    @abstractmethod
-    def _is_wanted(self, alert: Alert) -> bool:
-        """Whether this alert is one of those that are posted."""
-
-    def open(self, run: RunInfo) -> None:
-        self.run_name = run.name
+        return super().__getstate__() | {"_url": Secret("")}
 
     def secrets(self) -> Mapping[str, str]:
         url = self._url.reveal() or self._address_around()
-        return {"url": url} | ({"allow_loopback": "1"} if self._allow_loopback else {})
-
-    def restore(self, past: Iterable[Call]) -> None:
-        for method, args in past:
-            if method == "alert" and args[0].notify and self._is_wanted(args[0]):
-                self._sent[args[0].rule] = (args[0].state, args[0].severity)
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Series are for other trackers."""
-
-    def alert(self, alert: Alert) -> None:
-        """Post it, unless it is not wanted, not for people (`Alert.notify`), or known there already."""
-        news = (alert.state, alert.severity)
-        if not alert.notify or not self._is_wanted(alert) or self._sent.get(alert.rule) == news:
-            return
-        self._post(self.payload(alert))
-        self._sent[alert.rule] = news
-
-    def close(self) -> None:
-        self._sent.clear()
+        return {**super().secrets(), "url": url} | ({"allow_loopback": "1"} if self._allow_loopback else {})
 
     def _address_around(self) -> str:
         return os.environ.get(self.environment, "") if self.environment else ""
@@ -125,14 +100,14 @@ class Notifier(Tracker):
         # has them as its context.
         fault: Exception | None = None
         status = 0
-        with _discreet_logs(url):
+        with discreet_logs(*URLLIB3_LOGGERS):
             try:
                 # A session for each message: alerts are rare, and a kept connection may be dead by the next one.
                 with self._new_session() as session:
                     answer = session.post(url, json=dict(payload), timeout=_TIMEOUT, allow_redirects=False)
                 status = answer.status_code
             except requests.exceptions.RequestException as error:
-                if _may_have_arrived(error):
+                if may_have_arrived(error):
                     fault = LostAnswerError(
                         f"the {self.service} gave no answer; the message may have arrived and is not repeated"
                     )
@@ -166,7 +141,7 @@ class Notifier(Tracker):
         return session
 
 
-def _may_have_arrived(error: requests.exceptions.RequestException) -> bool:
+def may_have_arrived(error: requests.exceptions.RequestException) -> bool:
     """Whether the request was sent before it failed: it broke off, or nobody answered in time."""
     if isinstance(error, requests.exceptions.Timeout):
         return isinstance(error, requests.exceptions.ReadTimeout)
@@ -175,7 +150,7 @@ def _may_have_arrived(error: requests.exceptions.RequestException) -> bool:
     return type(error) is requests.exceptions.ConnectionError and not connecting
 
 
-class _Secret:
+class Secret:
     """A string that shows itself to nobody who does not ask for it."""
 
     __slots__ = ("_value",)
@@ -189,10 +164,10 @@ class _Secret:
     def __repr__(self) -> str:
         return "***"
 
-    def __reduce__(self) -> tuple[type[_Secret], tuple[str]]:
-        return _Secret, ("",)
+    def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
+        return Secret, ("",)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Secret:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Secret:
         return self
 
 
@@ -222,22 +197,22 @@ def _is_loopback(host: str) -> bool:
 
 
 @contextmanager
-def _discreet_logs(url: str) -> Iterator[None]:
-    """While a request is under way, drop what urllib3 logs about it: its retries quote the address, as warnings."""
-    parts = urlsplit(url)
-    secrets = [
-        part for part in (url, parts.path + (f"?{parts.query}" if parts.query else ""), parts.path) if len(part) > 1
-    ]
+def discreet_logs(*names: str) -> Iterator[None]:
+    """Drop what these loggers are told in this thread: urllib3's words on a request that it repeats quote its address.
 
-    def discreet(record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        return not any(secret in message for secret in secrets)
+    Args:
+        names: of the loggers.
+    """
+    thread = threading.get_ident()
 
-    loggers = [logging.getLogger(name) for name in _URLLIB3_LOGGERS]
+    def is_of_another(record: logging.LogRecord) -> bool:
+        return record.thread != thread
+
+    loggers = [logging.getLogger(name) for name in names]
     for logger in loggers:
-        logger.addFilter(discreet)
+        logger.addFilter(is_of_another)
     try:
         yield
     finally:
         for logger in loggers:
-            logger.removeFilter(discreet)
+            logger.removeFilter(is_of_another)

@@ -14,8 +14,10 @@ from typing import Any, TypeVar
 from rldk_tracking.messages.packages import TRACKERS, extensions, leave_out, tried
 from rldk_tracking.trackers.backend import Backend
 from rldk_tracking.trackers.base import Tracker
+from rldk_tracking.trackers.channel import Channel
 from rldk_tracking.trackers.jsonl import JsonlBackend
 from rldk_tracking.trackers.mlflow_backend import MLflowBackend
+from rldk_tracking.trackers.notify import NotifyBackend, channels
 from rldk_tracking.trackers.reporter import ReporterBackend
 from rldk_tracking.trackers.slack import ENVIRONMENT, SlackBackend, SlackNotifier
 from rldk_tracking.trackers.tensorboard import TensorBoardBackend
@@ -32,6 +34,7 @@ BUILT_IN: tuple[Backend, ...] = (
     TensorBoardBackend(),
     TrackioBackend(),
     SlackBackend(),
+    NotifyBackend(),
     WebhookBackend(),
 )
 ANY_OTHER = ReporterBackend()
@@ -75,9 +78,11 @@ def trackers_for(callbacks: Iterable[Any] | None, slack: SlackNotifier | str | b
         callbacks: `trainer.callback_handler.callbacks`, in whose order the trackers come; None without a trainer.
         slack: a notifier, a webhook's address, None for the one in `RLDK_SLACK_WEBHOOK_URL` if set, False for none.
 
+    The channels in `RLDK_NOTIFY_URLS` come too.
+
     Raises:
         ImportError: a backend's package is missing; the message names the extra to install.
-        ValueError: the webhook's address is not usable.
+        ValueError: an address is not usable.
     """
     trackers: list[Tracker] = []
     served: set[str] = set()
@@ -89,10 +94,10 @@ def trackers_for(callbacks: Iterable[Any] | None, slack: SlackNotifier | str | b
     for name, made in ask(lambda backend: _open_run(backend, is_alone=callbacks is None)).items():
         trackers += made if name not in served else []
     notifier = _notifier(slack)
-    if notifier is not None:
-        notifier.link_to(trackers)
-        trackers.append(notifier)
-    return trackers
+    to_people: list[Channel] = [*([] if notifier is None else [notifier]), *channels()]
+    for channel in to_people:
+        channel.link_to(trackers)
+    return [*trackers, *to_people]
 
 
 def resumed(name: str, to: Mapping[str, str], secrets: Mapping[str, str]) -> Tracker:

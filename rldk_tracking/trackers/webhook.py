@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.backend import Backend
+from rldk_tracking.trackers.channel import ALERTS, Message
 from rldk_tracking.trackers.notifier import Notifier
 
 
@@ -37,7 +38,7 @@ class WebhookNotifier(Notifier):
         backoff: float = 1.0,
     ) -> None:
         self.environment = environment
-        super().__init__(address, allow_loopback=allow_loopback, retries=retries, backoff=backoff)
+        super().__init__(address, allow_loopback=allow_loopback, retries=retries, backoff=backoff, messages=ALERTS)
         self.rules = frozenset(rules)
 
     def __repr__(self) -> str:
@@ -57,6 +58,12 @@ class WebhookNotifier(Notifier):
         """The variable that holds the address, where one does, and the rules."""
         place = {"environment": self.environment} if self.environment else {}
         return place | {"rules": ",".join(sorted(self.rules))}
+
+    def send(self, message: Message) -> None:
+        """Its rules name alerts alone."""
+
+    def _send_alert(self, alert: Alert) -> None:
+        self._post(self.payload(alert))
 
     def payload(self, alert: Alert) -> dict[str, Any]:
         return {name: _plain(value) for name, value in (alert.as_dict() | {"run": self.run_name}).items()}

@@ -87,7 +87,7 @@ def test_the_webhook_is_told_but_never_shown(
         assert "verysecret" not in shown
         assert "hooks.slack.com" not in shown
     monkeypatch.delenv("RLDK_SLACK_WEBHOOK_URL")
-    assert [finding.usable for finding in doctor.channels(ALL_MISSING)] == [False]
+    assert [finding.usable for finding in doctor.channels(ALL_MISSING)] == [False, False]
 
 
 def test_gpu_is_read_from_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from rldk_tracking.callback import RLDKCallback
 from rldk_tracking.demo.trainers import grpo_trainer
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.trackers.base import RejectedError, UnavailableError
+from rldk_tracking.trackers.channel import alert_message
 from rldk_tracking.trackers.jsonl import JsonlTracker
 from rldk_tracking.trackers.memory import InMemoryTracker
 from rldk_tracking.trackers.mlflow import MLflowTracker
@@ -181,7 +182,7 @@ def marked_up(part: Any) -> list[str]:
 
 def test_slack_does_not_act_on_names_of_strangers() -> None:
     for alert in (hostile_alert(), replace(hostile_alert(), message="")):
-        payload = slack_payload(alert, "https://mlflow.example/run", HOSTILE)
+        payload = slack_payload(alert_message(alert, HOSTILE, "https://mlflow.example/run"))
         for text in (payload["text"], *marked_up(payload)):
             assert "<!channel>" not in text
             assert "<https://evil" not in text

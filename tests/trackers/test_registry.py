@@ -107,7 +107,7 @@ def test_slack_links_to_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MLflowTracker, "url", lambda self: "https://host/run")
     *_, slack = trackers_for(callbacks_of("mlflow"), slack=WEBHOOK)
     assert isinstance(slack, SlackNotifier)
-    assert slack._page() == "https://host/run"
+    assert slack.page() == "https://host/run"
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import responses
 
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.rollout import RunInfo
+from rldk_tracking.trackers.channel import alert_message
 from rldk_tracking.trackers.memory import InMemoryTracker
 from rldk_tracking.trackers.slack import SlackNotifier, slack_payload
 
@@ -21,10 +22,14 @@ URL = f"https://hooks.slack.com/services/T00000000/B00000000/{TOKEN}"
 
 
 class Webhook:
-    """An incoming webhook on loopback. `answers` are (status, headers) to give before it starts to accept."""
+    """An incoming webhook on loopback. `answers` are (status, headers) to give before it starts to accept.
+
+    How runs ended is in `ends`, everything else in `messages`.
+    """
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
+        self.ends: list[dict[str, Any]] = []
         self.requests = 0
         self.answers: list[tuple[int, dict[str, str]]] = []
         self.delay = 0.0
@@ -37,7 +42,8 @@ class Webhook:
                 time.sleep(webhook.delay)
                 status, headers = webhook.answers.pop(0) if webhook.answers else (200, {})
                 if status == 200:
-                    webhook.messages.append(json.loads(body))
+                    is_end = b": run finished" in body or b": run stopped" in body
+                    (webhook.ends if is_end else webhook.messages).append(json.loads(body))
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)
@@ -99,6 +105,22 @@ def test_one_message_when_it_fires_and_one_when_it_ends(webhook: Webhook, make_a
     assert "rldk resolved: kl.high" in shown
     assert "KL is back" in shown
     assert "Lower the learning rate" not in shown
+
+
+def test_how_the_run_ended(webhook: Webhook) -> None:
+    slack = notifier(webhook)
+    slack.open(RunInfo(name="grpo"))
+    slack.status("running", {}, 1)
+    slack.status("finished", {"rldk/reward/mean": 0.25, "rldk/health/score": 1.0}, 30)
+    slack.status("crashed", {}, 30)
+    (message,) = webhook.ends
+    shown = "\n".join(texts(message))
+    for fact in ("rldk healthy: run finished", "Finished, step 30. No alert so far.", "0.25", "grpo"):
+        assert fact in shown
+    silent = notifier(webhook, messages="alerts")
+    silent.status("finished", {}, 30)
+    assert webhook.requests == 1
+    assert SlackNotifier.resume(silent.address(), silent.secrets()).address()["messages"] == "alerts"
 
 
 def test_it_fires_again_after_it_ended(webhook: Webhook, make_alert: Callable[..., Alert]) -> None:
@@ -195,11 +217,8 @@ def test_the_variable_is_named_and_not_its_value(webhook: Webhook, monkeypatch: 
 
 def test_a_strangers_text_cannot_steer_slack(make_alert: Callable[..., Alert]) -> None:
     nasty = "<!channel> <https://evil.example|click> & done"
-    payload = slack_payload(
-        make_alert(rule=f"x.{nasty}", message=nasty, advice=nasty, evidence={"prompt": "TOP SECRET PROMPT"}),
-        "https://host/#/runs/1?a=1&b=<2>|3",
-        nasty,
-    )
+    alert = make_alert(rule=f"x.{nasty}", message=nasty, advice=nasty, evidence={"prompt": "TOP SECRET PROMPT"})
+    payload = slack_payload(alert_message(alert, nasty, "https://host/#/runs/1?a=1&b=<2>|3"))
     for text in texts(payload):
         assert "<!channel" not in text or text == payload["blocks"][0]["text"]["text"]
         assert "<https://evil" not in text or text == payload["blocks"][0]["text"]["text"]
@@ -213,17 +232,19 @@ def test_a_strangers_text_cannot_steer_slack(make_alert: Callable[..., Alert]) -
 
 def test_a_link_must_be_a_page(make_alert: Callable[..., Alert]) -> None:
     for url in (None, "javascript:alert(1)", "file:///x"):
-        assert slack_payload(make_alert(), url, "name")["blocks"][-1]["elements"][0]["text"] == "name"
+        assert slack_payload(alert_message(make_alert(), "name", url))["blocks"][-1]["elements"][0]["text"] == "name"
 
 
 def test_limits_of_block_kit(make_alert: Callable[..., Alert]) -> None:
     """https://api.slack.com/reference/block-kit/blocks: header 150, section text 3000, field 2000 characters."""
-    payload = slack_payload(make_alert(rule="r" * 500, message="<" * 9000, advice="&" * 9000), None, "<" * 9000)
+    alert = make_alert(rule="r" * 500, message="<" * 9000 + "\n." * 99, advice="&" * 9000)
+    payload = slack_payload(alert_message(alert, "<" * 9000, None))
+    assert len(payload["blocks"]) <= 50
     assert len(payload["blocks"][0]["text"]["text"]) <= 150
     for block in payload["blocks"][1:]:
         assert len(block.get("text", {}).get("text", "")) <= 3000
         for field in block.get("fields", []):
             assert len(field["text"]) <= 2000
-    unusual = slack_payload(make_alert(value=math.nan, threshold=None, message=""), None, None)
+    unusual = slack_payload(alert_message(make_alert(value=math.nan, threshold=None, message=""), None, None))
     assert "nan" in json.dumps(unusual)
     assert all(text for text in texts(unusual))
