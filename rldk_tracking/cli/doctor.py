@@ -27,6 +27,8 @@ TESTED = ("0.18.2", "0.19.1", "0.24.0", "0.29.1", "1.0.0", "1.9.0", "1.12.0", "1
 """Releases of TRL that this package is tested with, see docs/trainers/versions.md."""
 NEWEST_PPO = "1.12"
 """The last minor release of TRL that has PPOTrainer."""
+ADDRESSES = {"Slack": "slack_webhook_url", "Other channels": "notify_urls"}
+"""Channel to the option that holds its address."""
 NEXT = "next: `rldk-tracking demo` shows a healthy and a broken run; in a trainer of yours, callbacks=[RLDKCallback()]"
 
 
@@ -55,12 +57,11 @@ def run(arguments: argparse.Namespace) -> int:
         "machine": [gpu()],
         "alerts": channels(versions),
     }
-    place = options.get("slack_webhook_url", ("", ""))[1]
-    if Path(place).is_file():
-        sections["alerts"] = [
-            Finding("Slack", True, f"slack_webhook_url is set in {place}") if one.topic == "Slack" else one
-            for one in sections["alerts"]
-        ]
+    for topic, option in ADDRESSES.items():
+        place = options.get(option, ("", ""))[1]
+        if Path(place).is_file():
+            in_file = Finding(topic, not wrong, f"{option} is set in {place}")
+            sections["alerts"] = [in_file if one.topic == topic else one for one in sections["alerts"]]
     if arguments.format == "json":
         findings: dict[str, Any] = {name: [asdict(one) for one in found] for name, found in sections.items()}
         findings["settings"] = {name: {"value": value, "origin": origin} for name, (value, origin) in options.items()}
@@ -82,7 +83,7 @@ def settings() -> tuple[dict[str, tuple[str, str]], str]:
     try:
         options = Options().shown()
         Options().settings()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ImportError) as error:
         return options, str(error)
     return options, ""
 

@@ -30,6 +30,8 @@ from rldk_tracking.journal.judge import Actions
 from rldk_tracking.journal.settings import OnCritical, Settings
 from rldk_tracking.messages.arguments import NO_WORDS, YES_WORDS, flag, listed, mapping, nearest, number, shown, word
 from rldk_tracking.trackers.base import Tracker
+from rldk_tracking.trackers.channel import Channel, Wanted
+from rldk_tracking.trackers.notify import channels
 from rldk_tracking.trackers.slack import SlackNotifier
 
 logger = logging.getLogger(__name__)
@@ -74,6 +76,17 @@ def _names(place: str, value: Any) -> list[str]:
     return listed(place, value.replace(",", " ").split() if isinstance(value, str) else value, str, "[a, b]")
 
 
+def _lines(place: str, value: Any) -> str:
+    return value if isinstance(value, str) else "\n".join(listed(place, value, str, "[discord://ID/TOKEN]"))
+
+
+def _messages(place: str, value: Any) -> str:
+    try:
+        return Wanted(value if isinstance(value, str) else ",".join(listed(place, value, str, "[alerts, ended]"))).words
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+
+
 def _mapping(place: str, value: Any) -> dict[str, Any]:
     return mapping(place, yaml.safe_load(value) if isinstance(value, str) else value, "{name: value}")
 
@@ -84,6 +97,8 @@ OPTIONS: dict[str, Option] = {
     "level": Option(partial(word, words=("light", "standard", "full")), "standard"),
     "on_critical": Option(partial(word, words=("alert", "stop")), "alert"),
     "slack_webhook_url": Option(_text, is_secret=True),
+    "notify_urls": Option(_lines, is_secret=True),
+    "notify_messages": Option(_messages),
     "output_dir": Option(_text),
     "charts": Option(_names, ()),
     "log_samples": Option(_switch, False),
@@ -147,12 +162,17 @@ class Options:
             ValueError, TypeError: one of them, or what is given outside in its place, cannot be.
         """
         arguments = {"rules": rules, "overrides": overrides, "output_dir": output_dir}
-        of_file = self.given.get("slack_webhook_url")
-        if slack is None and trackers is None and of_file and of_file.origin != environment_name("slack_webhook_url"):
-            try:  # that of the environment is known by its variable, in later processes too
-                slack = SlackNotifier(of_file.value)
+        messages, notify = self.pick("notify_messages", None), None
+        if slack is None and trackers is None and (of_file := self._of_file("slack_webhook_url")):
+            try:
+                slack = SlackNotifier(of_file.value, messages=messages)
             except ValueError as error:
                 raise ValueError(f"{of_file.origin}: slack_webhook_url: {error}.") from None
+        if trackers is None and (of_file := self._of_file("notify_urls")):
+            try:
+                notify = list[Channel](channels(of_file.value, messages))
+            except ValueError as error:
+                raise ValueError(f"{of_file.origin}: notify_urls: {error}") from None
         try:
             settings = Settings(
                 trackers,
@@ -163,6 +183,8 @@ class Options:
                 self.pick("output_dir", output_dir),
                 strict=self.pick("strict", strict),
                 saves_view=self.pick("view", None),
+                notify=notify,
+                messages=messages,
             )
             Actions(settings.all_rules())  # raises now, not in training, for rules and webhooks that cannot be
         except ValueError as error:
@@ -172,6 +194,11 @@ class Options:
             where = ", ".join(f"{name} is set by {self.given[name].origin}" for name in outside)
             raise ValueError(f"{error} ({where})") from error
         return settings
+
+    def _of_file(self, name: str) -> Given | None:
+        """What the file gives; that of the environment is known by its variable, in later processes too."""
+        given = self.given.get(name)
+        return None if given is None or given.origin == environment_name(name) else given
 
     def shown(self) -> dict[str, tuple[str, str]]:
         """Option to the value that is in force where the code gives none, and where it is from. Secrets are masked."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rldk_tracking.charts.announce import announced_by
+from rldk_tracking.charts.announce import announce, announced_by
 from rldk_tracking.journal.attempts import Attempts, Deadline, OutOfTimeError, Refusals, discreet
 from rldk_tracking.journal.offset import Offset
 from rldk_tracking.journal.reader import Entry, Lines, read, read_all
@@ -84,6 +84,7 @@ class Sender:
             except RejectedError as error:
                 self.offset.fault, self.offset.down_since = discreet(error), time.time()
                 self._log.warning("Nothing can be sent there: %s", self.offset.fault)
+                announce(f"nothing can be sent to {self.name}: {self.offset.fault.removeprefix('RejectedError: ')}")
         self.offset.save()
 
     def _join(self) -> None:

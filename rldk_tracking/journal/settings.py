@@ -15,7 +15,7 @@ from rldk_tracking.health.goals import rules_of
 from rldk_tracking.health.presets import checked_overrides, rules_for
 from rldk_tracking.messages.arguments import flag, folder, listed, shown, word
 from rldk_tracking.trackers.base import Tracker
-from rldk_tracking.trackers.channel import wanted
+from rldk_tracking.trackers.channel import Channel, wanted
 from rldk_tracking.trackers.notify import channels
 from rldk_tracking.trackers.slack import ENVIRONMENT, SlackNotifier
 
@@ -36,6 +36,8 @@ class Settings:
     Attributes:
         policy_is_new: False where this trainer has trained before: its policy is then not the reference at the start.
         saves_view: whether the first run of a W&B project saves the charts as a view there.
+        notify: channels beside Slack; None for those in `RLDK_NOTIFY_URLS`.
+        messages: words for channels that have none of their own, as for `Channel`.
 
     Raises:
         TypeError, ValueError: an argument cannot be; the message says what to write instead, and quotes no address.
@@ -54,16 +56,18 @@ class Settings:
     close_timeout_s: float = 15.0
     policy_is_new: bool = True
     saves_view: bool = True
+    notify: list[Channel] | None = None
+    messages: str | None = None
 
     def __post_init__(self) -> None:
         if self.trackers is not None:
             self.trackers = listed("trackers", self.trackers, Tracker, TRACKERS)  # type: ignore[type-abstract]
         self.overrides = checked_overrides(self.overrides)
         word("on_critical", self.on_critical, ("alert", "stop"))
-        wanted(None)
-        self.slack = _notifier(self.slack, is_wanted=self.trackers is None)
-        if self.trackers is None:
-            channels()  # raises now, not in training
+        wanted(self.messages)
+        self.slack = _notifier(self.slack, self.trackers is None, self.messages)
+        if self.trackers is None and self.notify is None:
+            channels(None, self.messages)  # raises now, not in training
         self.output_dir = folder("output_dir", self.output_dir, '"rldk_logs"')
         flag("strict", self.strict)
 
@@ -99,6 +103,7 @@ class Settings:
         if self.slack and other.slack and self.slack.secrets() != other.slack.secrets():
             _say("the slack of the first is used, that of another is not.")
         self.slack = self.slack or other.slack
+        self.notify, self.messages = self.notify or other.notify, self.messages or other.messages
         mine, theirs = self.output_dir, other.output_dir
         if mine and theirs and os.path.abspath(mine) != os.path.abspath(theirs):
             _say(f"the journal is in output_dir={mine!r} of the first, not in {theirs!r}: a run has one journal.")
@@ -134,7 +139,7 @@ class Settings:
         return [rule for rule in rules if self.policy_is_new or rule.id != "reference.mismatch"]
 
 
-def _notifier(slack: object, is_wanted: bool) -> SlackNotifier | Literal[False] | None:
+def _notifier(slack: object, is_wanted: bool, messages: str | None) -> SlackNotifier | Literal[False] | None:
     """The notifier that is meant; None for that of the environment, which is looked at now and not in training."""
     if isinstance(slack, SlackNotifier) or slack is False:
         return slack
@@ -151,7 +156,7 @@ def _notifier(slack: object, is_wanted: bool) -> SlackNotifier | Literal[False] 
             f"slack must be a webhook's address, a SlackNotifier or False, got {shown(slack)}: write {SLACK}."
         )
     try:
-        return SlackNotifier(slack)
+        return SlackNotifier(slack, messages=messages)
     except ValueError as error:  # which does not quote the address
         raise ValueError(f"slack: {error}: write {SLACK}.") from None
 

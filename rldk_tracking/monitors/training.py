@@ -145,6 +145,6 @@ def find_trackers(trainer: Any, settings: Settings) -> Callable[[], list[Tracker
     is_alone = trainer is None
 
     def find() -> list[Tracker]:
-        return trackers_for(None if is_alone else callbacks, slack=settings.slack)
+        return trackers_for(None if is_alone else callbacks, settings.slack, settings.notify, settings.messages)
 
     return find

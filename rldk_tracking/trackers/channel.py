@@ -9,9 +9,10 @@ Which of them a channel wants is a list of words, "critical,kl,ended":
 | alerts | alerts of every rule but the next two |
 | crashed, hung | that the training crashed or hangs: the alerts of `run.crashed` and `run.hung` |
 | ended | how the run ended: its verdict, three numbers, a link |
-| digest | all of that in one message now and then, together with the other runs of the channel, see `Digest` |
+| digest | all of that in one message every ten minutes, for all runs of the channel together; `digest:60` every 60 s |
+| digest:60:/folder | the same, where runs on several machines, or of several users, meet in a folder, see `Digest` |
 
-Without a word there is everything, as single messages.
+Without a word there is everything, as single messages. `ended` alone is that and no alert.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, ClassVar
 
 from rldk_tracking.charts.incidents import ALWAYS_SHOWN, incidents_of, verdict, verdict_word
 from rldk_tracking.charts.spec import chart_of
 from rldk_tracking.health.alert import SEVERITIES, Alert, Severity, add_alert
 from rldk_tracking.health.rule import FAMILIES
+from rldk_tracking.messages.arguments import nearest, number
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import Tracker
-from rldk_tracking.trackers.digest import Digest
+from rldk_tracking.trackers.digest import PERIOD_S, Digest
 from rldk_tracking.trackers.records import Call
 
 MESSAGES = "RLDK_NOTIFY_MESSAGES"
@@ -108,26 +109,39 @@ class Wanted:
     """
 
     def __init__(self, words: str = "") -> None:
-        given = {word.strip().lower() for word in words.split(",")} - {""}
+        said = {word.strip() for word in words.split(",")} - {""}
+        digest = {word for word in said if word.lower().partition(":")[0] == DIGEST}
+        given = {word.lower() for word in said - digest}
         known = [*SEVERITIES, *FAMILIES, *_RULES, ALERTS, ENDED, DIGEST]
         for word in sorted(given):
             if word not in known and "." not in word:
-                near = get_close_matches(word, known, 1)
-                hint = f": {near[0]!r} is meant?" if near else "; a family of your own ends with a dot"
-                raise ValueError(f"{word[:40]!r} is no severity, family or kind of message{hint}")
-        self.words = ",".join(sorted(given))
-        self.digest = DIGEST in given
+                raise ValueError(
+                    f"{word[:40]!r} is no severity, family of rules or kind of message, and a family of your own ends "
+                    f"with a dot{nearest(word, known)}"
+                )
+        self.words = ",".join(sorted(given | digest))
+        self.digest = _digest(max(digest)) if digest else None
+        """Seconds and folder."""
         self._severities = given & {*SEVERITIES}
-        self._kinds = given - {*SEVERITIES, DIGEST}
-        self.ended = ENDED in self._kinds or not given - {DIGEST}
+        self._kinds = given - {*SEVERITIES, ENDED}
+        self.ended = ENDED in given or not given
+        self._alerts = given != {ENDED}
 
     def takes(self, alert: Alert, least: Severity) -> bool:
         """Whether an alert is wanted. `least` counts where no severity is named."""
-        if self._severities and alert.severity not in self._severities:
+        if not self._alerts or (self._severities and alert.severity not in self._severities):
             return False
         if not self._severities and SEVERITIES.index(alert.severity) < SEVERITIES.index(least):
             return False
         return not self._kinds or any(_is_about(word, alert.rule) for word in self._kinds)
+
+
+def _digest(word: str) -> tuple[float, str]:
+    seconds, _, folder = word.partition(":")[2].partition(":")
+    try:
+        return number("its seconds", float(seconds or PERIOD_S), low=0), folder
+    except ValueError:
+        raise ValueError("write digest, digest:SECONDS or digest:SECONDS:FOLDER") from None
 
 
 def _is_about(word: str, rule: str) -> bool:
@@ -191,7 +205,7 @@ class Channel(Tracker):
     def _continue(self, secrets: Mapping[str, str], meeting: str) -> None:
         """For `resume`: what this process knows. `meeting` is the same for all runs of one channel, and secret."""
         self._known_page = secrets.get("page")
-        self._digest = Digest.of(meeting) if self._wanted.digest else None
+        self._digest = Digest.of(meeting, *self._wanted.digest) if self._wanted.digest else None
 
     def open(self, run: RunInfo) -> None:
         self.run_name = run.name

@@ -22,10 +22,6 @@ from rldk_tracking.health.alert import SEVERITIES, Severity
 from rldk_tracking.trackers.base import RejectedError, UnavailableError
 from rldk_tracking.trackers.lines import LineFile
 
-FOLDER = "RLDK_NOTIFY_DIGEST_DIR"
-"""Environment variable: where runs meet; by default in this user's temporary folder, which one machine's runs share."""
-PERIOD = "RLDK_NOTIFY_DIGEST_S"
-"""Environment variable: seconds from a digest's first message to its sending."""
 PERIOD_S = 600.0
 MOST_LINES = 20
 _LOCK_S = 30.0
@@ -54,18 +50,23 @@ class Digest:
             self._presence.try_lock()
 
     @classmethod
-    def of(cls, meeting: str) -> Digest:
+    def of(cls, meeting: str, period_s: float, folder: str = "") -> Digest:
         """That of a channel by its address, of which the folder's name tells nothing.
 
+        Args:
+            meeting: the address.
+            period_s: as above.
+            folder: where runs meet; "" for this user's on this machine.
+
         Raises:
-            ValueError: the period is no number, or the folder belongs to another user.
+            ValueError: that is another user's.
         """
         name = hashlib.pbkdf2_hmac("sha256", meeting.encode(), b"rldk digest", 100_000).hex()[:16]
-        base = Path(os.environ.get(FOLDER) or Path(tempfile.gettempdir()) / f"rldk-digest-{_user()}")
+        base = Path(folder or Path(tempfile.gettempdir()) / f"rldk-digest-{_user()}").expanduser()
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not os.environ.get(FOLDER) and base.lstat().st_uid != _user():
-            raise ValueError(f"the folder of digests belongs to another user; name one in {FOLDER}")
-        return cls(base / name, float(os.environ.get(PERIOD) or PERIOD_S))
+        if not folder and base.lstat().st_uid != _user():
+            raise ValueError(f"{base} belongs to another user; name a folder, digest:SECONDS:FOLDER")
+        return cls(base / name, period_s)
 
     def add(self, run: str, text: str, severity: Severity) -> None:
         """Keep a message for the next digest."""

@@ -15,14 +15,14 @@ import re
 import smtplib
 import socket
 import sys
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import requests
 
 from rldk_tracking.health.alert import Severity
+from rldk_tracking.messages.arguments import nearest
 from rldk_tracking.trackers.backend import Backend
 from rldk_tracking.trackers.base import LostAnswerError, RejectedError, UnavailableError
 from rldk_tracking.trackers.channel import Channel, Message
@@ -30,30 +30,36 @@ from rldk_tracking.trackers.notifier import URLLIB3_LOGGERS, Secret, discreet_lo
 
 URLS = "RLDK_NOTIFY_URLS"
 INSTALL = "pip install 'rldk-tracking[notify]'"
+SERVICES = "https://appriseit.com/services"
 LONGEST_TEXT = 400
 """Characters of one line of a message."""
-_ADDRESS = re.compile(r"(?:(?P<words>[\w.,-]+)=)?(?P<url>[a-zA-Z][a-zA-Z0-9+.-]{0,19}://\S+)")
+PAUSE_S = 1.0
+"""Seconds between two requests where apprise would wait longer. A run says little; what is too much is repeated."""
+_ADDRESS = re.compile(r"(?:(?P<words>(?:(?!//)[\w.,:/~-])+)=)?(?P<url>[a-zA-Z][a-zA-Z0-9+.-]{0,19}://\S+)")
 _STATUS = re.compile(r"\berror=(\d{3})\b")
 _PASSING = (408, 425, 429)
 _TYPES: Mapping[Severity, str] = {"info": "info", "warning": "warning", "critical": "failure"}
+_FAULTS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+"""Of a plugin that breaks. Its words may quote the address, and are left behind."""
 _MENTION = re.compile(r"@|<(?=[!#])")
 
 
-def channels(addresses: str | Sequence[str] | None = None) -> list[AppriseNotifier]:
+def channels(addresses: str | None = None, messages: str | None = None) -> list[AppriseNotifier]:
     """A notifier for each address.
 
     Args:
-        addresses: with words before them, in one string or several; by default those in `RLDK_NOTIFY_URLS`.
+        addresses: with words before them; by default those in `RLDK_NOTIFY_URLS`.
+        messages: words for those that have none, as for `Channel`.
 
     Raises:
         ValueError: one is no address, or its words mean nothing. The message does not quote it.
         ImportError: there are some, and apprise is not installed.
     """
-    given = os.environ.get(URLS, "") if addresses is None else addresses
-    entries = given.split() if isinstance(given, str) else [str(address) for address in given]
-    found = [AppriseNotifier(entry, number, addresses is None) for number, entry in enumerate(entries, 1)]
+    around = addresses is None
+    entries = (os.environ.get(URLS, "") if addresses is None else addresses).split()
+    found = [AppriseNotifier(entry, number, around, messages) for number, entry in enumerate(entries, 1)]
     if found and find_spec("apprise") is None:
-        raise ImportError(f"{URLS if addresses is None else 'notify'} needs apprise: {INSTALL}")
+        raise ImportError(f"{URLS} needs apprise: {INSTALL}")
     return found
 
 
@@ -64,6 +70,7 @@ class AppriseNotifier(Channel):
         address: `discord://ID/TOKEN`, with words before it as in `critical,kl=discord://ID/TOKEN`.
         number: which of the addresses it is, for messages.
         from_environment: whether a later process finds it as this number of `RLDK_NOTIFY_URLS`.
+        messages: words for an address that has none, as for `Channel`.
 
     Raises:
         ValueError: it is no address, or its words mean nothing. The message does not quote it.
@@ -75,13 +82,15 @@ class AppriseNotifier(Channel):
 
     name: ClassVar[str] = "notify"
 
-    def __init__(self, address: str, number: int = 1, from_environment: bool = False) -> None:
+    def __init__(
+        self, address: str, number: int = 1, from_environment: bool = False, messages: str | None = None
+    ) -> None:
         self._service = f"channel {number}{f' of {URLS}' if from_environment else ''}"
         parts = _ADDRESS.fullmatch(address.strip())
         if parts is None:
             raise ValueError(f"{self._service} is no address: write discord://ID/TOKEN, or critical,kl=discord://...")
         try:
-            super().__init__(parts["words"])
+            super().__init__(parts["words"] or messages)
         except ValueError as error:
             raise ValueError(f"{self._service}: {error}") from None
         self._url = Secret(parts["url"])
@@ -102,7 +111,7 @@ class AppriseNotifier(Channel):
         url = secrets.get("url") or (around and _url_in(around))
         if not url:
             raise ValueError(f"channel {number} is not known here{f'; set {URLS}' if from_environment else ''}")
-        notifier = cls(f"{to.get('messages', '')}={url}".lstrip("="), number, from_environment)
+        notifier = cls(url, number, from_environment, to.get("messages", ""))
         notifier._continue(secrets, url)
         notifier._plugin = plugin(url, notifier._service)
         return notifier
@@ -116,16 +125,19 @@ class AppriseNotifier(Channel):
         return {**super().secrets(), "url": self._url.reveal()}
 
     def send(self, message: Message) -> None:
+        from apprise import NotifyFormat, NotifyType
+
         fault, said = None, _Said()
         self._plugin.logger = said
-        kind = _TYPES[message.severity]
+        kind, form = NotifyType(_TYPES[message.severity]), NotifyFormat.TEXT
         with discreet_logs("apprise", *URLLIB3_LOGGERS):
             try:
                 was_taken = self._plugin.notify(
-                    body=body_of(message), title=_harmless(message.title), notify_type=kind, body_format="text"
+                    body=body_of(message), title=_harmless(message.title), notify_type=kind, body_format=form
                 )
-            except Exception as error:  # noqa: BLE001 - a plugin's own fault, whose words may quote the address
-                was_taken, fault = False, RejectedError(f"{self._service} fails ({type(error).__name__})")
+            except _FAULTS as error:
+                broke = f"{self._service} breaks ({type(error).__name__}); the message is not repeated"
+                was_taken, fault = False, LostAnswerError(broke)
         if not was_taken:
             raise fault or said.fault(self._service)
 
@@ -149,13 +161,14 @@ def plugin(url: str, service: str) -> Any:
     with discreet_logs("apprise"):
         made = apprise.Apprise.instantiate(url, asset=asset)
     if made is not None:
+        made.request_rate_per_sec = min(made.request_rate_per_sec, PAUSE_S)
         return made
     scheme, known = url.partition("://")[0].lower(), sorted(NotificationManager().schemas())  # type: ignore[no-untyped-call]
     if scheme in known:
-        raise ValueError(f"{service} is no address that {scheme}:// can have, see https://appriseit.com/services")
-    near = get_close_matches(scheme, known, 1)
-    hint = f"; {near[0]}:// is meant?" if near else ""
-    raise ValueError(f"{service}: apprise knows no such scheme{hint}, see https://appriseit.com/services")
+        raise ValueError(f"{service} is no address that {scheme}:// can have, see {SERVICES}")
+    hint = nearest(scheme, known)
+    hint = hint if hint.endswith("?") else f", see {SERVICES}"  # there are hundreds
+    raise ValueError(f"{service}: apprise knows no such scheme{hint}")
 
 
 def body_of(message: Message) -> str:

@@ -71,14 +71,19 @@ def ask(question: Callable[[Backend], T]) -> dict[str, T]:
     return answers | {ANY_OTHER.name: question(ANY_OTHER)}
 
 
-def trackers_for(callbacks: Iterable[Any] | None, slack: SlackNotifier | str | bool | None = None) -> list[Tracker]:
+def trackers_for(
+    callbacks: Iterable[Any] | None,
+    slack: SlackNotifier | str | bool | None = None,
+    notify: Iterable[Channel] | None = None,
+    messages: str | None = None,
+) -> list[Tracker]:
     """A tracker for each run that is open.
 
     Args:
         callbacks: `trainer.callback_handler.callbacks`, in whose order the trackers come; None without a trainer.
         slack: a notifier, a webhook's address, None for the one in `RLDK_SLACK_WEBHOOK_URL` if set, False for none.
-
-    The channels in `RLDK_NOTIFY_URLS` come too.
+        notify: further channels; None for those in `RLDK_NOTIFY_URLS`.
+        messages: words for channels that have none of their own, as for `Channel`.
 
     Raises:
         ImportError: a backend's package is missing; the message names the extra to install.
@@ -93,8 +98,7 @@ def trackers_for(callbacks: Iterable[Any] | None, slack: SlackNotifier | str | b
         served.add(name)
     for name, made in ask(lambda backend: _open_run(backend, is_alone=callbacks is None)).items():
         trackers += made if name not in served else []
-    notifier = _notifier(slack)
-    to_people: list[Channel] = [*([] if notifier is None else [notifier]), *channels()]
+    to_people: list[Channel] = [*_notifier(slack, messages), *(channels(None, messages) if notify is None else notify)]
     for channel in to_people:
         channel.link_to(trackers)
     return [*trackers, *to_people]
@@ -124,14 +128,14 @@ def _open_run(backend: Backend, is_alone: bool) -> list[Tracker]:
     return [backend.tracker()] if (is_alone or not backend.callback) and backend.is_open() else []
 
 
-def _notifier(slack: SlackNotifier | str | bool | None) -> SlackNotifier | None:
+def _notifier(slack: SlackNotifier | str | bool | None, messages: str | None) -> list[SlackNotifier]:
     if isinstance(slack, SlackNotifier):
-        return slack
+        return [slack]
     if isinstance(slack, str):
-        return SlackNotifier(slack)
+        return [SlackNotifier(slack, messages=messages)]
     if slack is False or not os.environ.get(ENVIRONMENT):
-        return None
-    return SlackNotifier()
+        return []
+    return [SlackNotifier(messages=messages)]
 
 
 @cache

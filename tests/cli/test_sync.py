@@ -318,7 +318,7 @@ def test_what_slack_refused_is_sent_when_its_address_is_mended(
     monkeypatch.setenv("RLDK_SLACK_WEBHOOK_URL", webhook.url)
     monkeypatch.setenv("RLDK_ALLOW_LOOPBACK_WEBHOOK", "1")
     left(tmp_path, SlackNotifier())
-    webhook.answers = [(403, {})] * 2
+    webhook.answers = [(403, {})] * 4  # the alert and the end, twice
     assert main(["sync", str(tmp_path), "--timeout", "20"]) == 1
     assert "A later sync tries them again" in capsys.readouterr().out
     assert main(["sync", str(tmp_path), "--timeout", "20"]) == 0

@@ -11,6 +11,8 @@ import pytest
 from rldk_tracking import AdvancedPPOMonitor, InMemoryTracker, PPOMonitor, RLDKCallback
 from rldk_tracking.journal import options
 from rldk_tracking.journal.options import FILE, OPTIONS, Options, environment_name
+from rldk_tracking.journal.settings import Settings
+from rldk_tracking.monitors.training import find_trackers
 
 SECRET = "https://hooks.slack.com/services/SECRET"
 
@@ -49,6 +51,8 @@ WRITTEN: dict[str, tuple[str, str, Any]] = {
     "level": ("full", "full", "full"),
     "on_critical": ("stop", "stop", "stop"),
     "slack_webhook_url": (SECRET, SECRET, SECRET),
+    "notify_urls": ("kl=json://a ntfy://b/c", "kl=json://a ntfy://b/c", "kl=json://a ntfy://b/c"),
+    "notify_messages": ("ended, alerts", "[alerts, ended]", "alerts,ended"),
     "output_dir": ("/logs", "/logs", "/logs"),
     "charts": ("tools/a, env/b", "[tools/a, env/b]", ["tools/a", "env/b"]),
     "log_samples": ("1", "true", True),
@@ -64,6 +68,8 @@ WRITTEN: dict[str, tuple[str, str, Any]] = {
 def test_both_forms_of_every_option(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(WRITTEN) <= set(OPTIONS)
     in_environment, in_file, value = WRITTEN[name]
+    if name == "notify_urls":
+        pytest.importorskip("apprise", reason="needs apprise")
     (folder / FILE).write_text(f"{name}: {in_file}\n")
     assert Options().given[name] == options.Given(value, str(folder.resolve() / FILE))
     (folder / FILE).unlink()
@@ -97,6 +103,30 @@ def test_a_webhook_of_the_file_is_used_where_trackers_are_not_named(folder: Path
     assert RLDKCallback(trackers=[InMemoryTracker()])._settings.slack is None
 
 
+def test_channels_of_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("apprise", reason="needs apprise")
+    (folder / FILE).write_text(
+        "notify_urls:\n- critical=json://host/SECRET\n- ntfy://host/b\nnotify_messages: [alerts]\n"
+    )
+    monkeypatch.setenv("RLDK_SLACK_WEBHOOK_URL", SECRET)
+    monitor, trainer = RLDKCallback(), None
+    found = find_trackers(trainer, monitor._settings)()
+    assert [(one.name, dict(one.address()).get("messages")) for one in found] == [
+        ("slack", "alerts"),
+        ("notify", "critical"),
+        ("notify", "alerts"),
+    ]
+    assert [one.secrets()["url"] for one in found[1:]] == ["json://host/SECRET", "ntfy://host/b"]
+    joined = Settings()
+    joined.adopt(monitor._settings)
+    assert len(find_trackers(trainer, joined)()) == 3
+    assert RLDKCallback(trackers=[InMemoryTracker()])._settings.notify is None
+    assert "SECRET" not in str(Options().shown()) + repr(monitor._settings)
+
+
+WORD = "is no severity, family of rules or kind of message, and a family of your own ends with a dot; did you mean"
+
+
 def said() -> str:
     with pytest.raises((TypeError, ValueError)) as error:
         RLDKCallback()
@@ -112,6 +142,16 @@ def said() -> str:
         ("RLDK_STRICT", "maybe", "RLDK_STRICT must be True or False, got 'maybe'."),
         ("RLDK_MAX_OVERHEAD", "2", "RLDK_MAX_OVERHEAD must be a number above 0 and at most 1, got 2."),
         ("RLDK_OVERRIDES", "3", "RLDK_OVERRIDES must be a mapping, got 3: write {name: value}."),
+        (
+            "RLDK_NOTIFY_MESSAGES",
+            "endd",
+            f"RLDK_NOTIFY_MESSAGES: 'endd' {WORD} ended?",
+        ),
+        (
+            "RLDK_NOTIFY_URLS",
+            "SECRET",
+            "channel 1 of RLDK_NOTIFY_URLS is no address: write discord://ID/TOKEN, or critical,kl=discord://...",
+        ),
         ("RLDK_CONFIG", "no.yaml", "RLDK_CONFIG must be the path of a settings file, and 'no.yaml' is none."),
     ],
 )
@@ -135,6 +175,8 @@ def test_what_is_said_of_a_variable(
             "slack_webhook_url: http://a/SECRET",
             ": slack_webhook_url: the Slack webhook's address must begin with https://.",
         ),
+        ("notify_urls: 3", ":1: notify_urls must be a text."),
+        ("notify_urls: [critcal=json://SECRET]", f": notify_urls: channel 1: 'critcal' {WORD} critical?"),
     ],
 )
 def test_what_is_said_of_a_file(text: str, sentence: str, folder: Path) -> None:

@@ -413,7 +413,7 @@ def test_one_in_which_the_process_is_killed_is_not_sent_again(tmp_path: Path) ->
 
 def test_slack_after_its_webhook_was_mended(tmp_path: Path, webhook: Any) -> None:
     path = journal_of(tmp_path)
-    webhook.answers = [(404, {})] * 4
+    webhook.answers = [(404, {})] * 5
     send(path, SlackNotifier(webhook.url, allow_loopback=True, retries=0))
     assert webhook.messages == []
     send(path, SlackNotifier(webhook.url, allow_loopback=True, retries=0), repeats_rejected=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -59,7 +60,8 @@ class List(Channel):
         ("hung", "run.hung:warning"),
         ("hung,critical", ""),
         ("ended", "ended"),
-        ("critical,ended", "ended"),
+        ("critical,ended", "reward.nan:critical run.crashed:critical ended"),
+        ("kl,ended", "kl.high:warning ended"),
     ],
 )
 def test_words(make_alert: Callable[..., Alert], words: str, takes: str) -> None:
@@ -75,10 +77,35 @@ def test_words(make_alert: Callable[..., Alert], words: str, takes: str) -> None
 
 
 def test_words_that_mean_nothing() -> None:
-    with pytest.raises(ValueError, match="'critcal' is no severity, family or kind of message: 'critical' is meant"):
+    with pytest.raises(ValueError, match="'critcal' is no severity, .* did you mean critical"):
         Wanted("critcal")
     with pytest.raises(ValueError, match="a family of your own ends with a dot"):
         Wanted("zzzz")
+    for word in ("digest:soon", "digest:-1", "digest:nan:/x"):
+        with pytest.raises(ValueError, match="write digest, digest:SECONDS or digest:SECONDS:FOLDER"):
+            Wanted(word)
+
+
+def test_a_digest_for_several_runs(tmp_path: Path, make_alert: Callable[..., Alert]) -> None:
+    words = f"warning,ended,digest:60:{tmp_path}/Shared"
+    runs = [List(words), List(words)]
+    for number, run in enumerate(runs):
+        run.open(RunInfo(name=f"run {number}"))
+        run._continue({}, "json://host/SECRET")
+        run.alert(make_alert())
+        run.status("finished", NUMBERS, 20)
+        run.flush()
+    for run in runs:
+        run.close()
+    (message,) = runs[1].sent
+    assert (runs[0].sent, message.title) == ([], "rldk digest: 4 messages of 2 runs")
+    assert message.severity == "warning"
+    first, _, end, *_ = message.text.splitlines()
+    assert (first, end) == (
+        "run 0:",
+        "- rldk warning: run finished (step 20): Finished, step 20. Warning: kl.high since step 10.",
+    )
+    assert Wanted(runs[0].address()["messages"]).digest == (60.0, f"{tmp_path}/Shared"), "the courier is told of it"
 
 
 def test_one_setting_for_all_channels(make_alert: Callable[..., Alert], monkeypatch: pytest.MonkeyPatch) -> None:

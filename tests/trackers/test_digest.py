@@ -111,17 +111,19 @@ def test_many_messages_and_a_torn_line(tmp_path: Path) -> None:
 
 
 def test_the_folder_names_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RLDK_NOTIFY_DIGEST_DIR", str(tmp_path))
-    monkeypatch.setenv("RLDK_NOTIFY_DIGEST_S", "0")
     sent = Sent()
-    digest = Digest.of("json://host/SECRET")
-    digest.add("a", "x", "warning")
+    Digest.of("json://host/SECRET", 0, str(tmp_path)).add("a", "x", "warning")
     (folder,) = tmp_path.iterdir()
     assert not any("SECRET" in f"{path} {path.read_text()}" for path in folder.iterdir())
-    Digest.of("json://host/other").send_what_is_due(sent)
+    Digest.of("json://host/other", 0, str(tmp_path)).send_what_is_due(sent)
     assert sent.digests == [], "that is another channel"
-    Digest.of("json://host/SECRET").send_what_is_due(sent)
+    Digest.of("json://host/SECRET", 0, str(tmp_path)).send_what_is_due(sent)
     assert len(sent.digests) == 1
-    monkeypatch.setenv("RLDK_NOTIFY_DIGEST_S", "ten")
-    with pytest.raises(ValueError, match="ten"):
-        Digest.of("json://host/SECRET")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    Digest.of("json://host/SECRET", 0)
+    (own,) = tmp_path.glob("rldk-digest-*")
+    assert own.stat().st_mode & 0o077 == 0
+    monkeypatch.setattr("rldk_tracking.trackers.digest._user", lambda: 12345)
+    own.rename(own.with_name("rldk-digest-12345"))
+    with pytest.raises(ValueError, match="belongs to another user"):
+        Digest.of("json://host/SECRET", 0)

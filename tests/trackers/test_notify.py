@@ -118,7 +118,7 @@ def test_a_plugin_that_breaks(make_alert: Callable[..., Alert], monkeypatch: pyt
         raise KeyError(secret)
 
     monkeypatch.setattr(notifier._plugin, "notify", broken)
-    with pytest.raises(RejectedError, match=r"channel 1 fails \(KeyError\)") as caught:
+    with pytest.raises(LostAnswerError, match=r"channel 1 breaks \(KeyError\)") as caught:
         notifier.alert(make_alert())
     assert "SECRET" not in "".join(traceback.format_exception(caught.value))
 
@@ -186,7 +186,7 @@ def test_addresses_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("https//host", "channel 1 of RLDK_NOTIFY_URLS is no address: write discord://"),
         ("json://a critical, kl=json://b", "channel 2 of RLDK_NOTIFY_URLS is no address"),
-        ("crytical=json://a", "channel 1 of RLDK_NOTIFY_URLS: 'crytical' is no severity.*'critical' is meant"),
+        ("crytical=json://a", "channel 1 of RLDK_NOTIFY_URLS: 'crytical' is no severity.*did you mean critical"),
         ("json://", "channel 1 of RLDK_NOTIFY_URLS is no address"),
     ],
 )
@@ -217,7 +217,7 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     assert NotifyBackend().check({}) == (True, "2 in RLDK_NOTIFY_URLS, which apprise can send to")
     monkeypatch.setenv("RLDK_NOTIFY_URLS", "json://host discrod://1/2")
     usable, words = NotifyBackend().check({})
-    assert (usable, "channel 2 of RLDK_NOTIFY_URLS: apprise knows no such scheme; discord:// is meant?" in words) == (
+    assert (usable, "channel 2 of RLDK_NOTIFY_URLS: apprise knows no such scheme; did you mean discord?" in words) == (
         False,
         True,
     )
