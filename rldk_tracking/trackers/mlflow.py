@@ -71,7 +71,8 @@ class MLflowTracker(Tracker):
         try:
             import mlflow
         except ImportError as error:
-            raise ImportError('MLflowTracker needs mlflow: pip install "rldk-tracking[mlflow]"') from error
+            install = 'pip install "rldk-tracking[mlflow]", or [mlflow-skinny] for a server alone'
+            raise ImportError(f"MLflowTracker needs mlflow: {install}") from error
         self._mlflow: Any = mlflow
         text("run_id", run_id, "a run's id", '"<32 digits>"')
         text("tracking_uri", tracking_uri, "a server's address", '"http://127.0.0.1:5000"')

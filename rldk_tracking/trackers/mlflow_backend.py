@@ -15,10 +15,12 @@ from rldk_tracking.trackers.backend import Backend, DemoStore, PastRun
 from rldk_tracking.trackers.base import RejectedError, Tracker
 from rldk_tracking.trackers.mlflow import MLflowTracker
 from rldk_tracking.trackers.mlflow_server import (
+    SERVERS_ONLY,
     URI_ADVICE,
     absolute,
     has_password,
     is_http,
+    lacks_store,
     local_store,
     without_credentials,
 )
@@ -77,7 +79,7 @@ class MLflowBackend(Backend):
 
     kind = MLflowTracker
     title: ClassVar[str] = "MLflow"
-    packages: ClassVar[tuple[str, ...]] = ("mlflow",)
+    packages: ClassVar[tuple[str, ...]] = ("mlflow", "mlflow-skinny")
     install: ClassVar[str] = "pip install 'rldk-tracking[mlflow]'"
     callback: ClassVar[str] = "MLflowCallback"
     sources: ClassVar[str] = "mlflow:RUN_ID, mlflow:experiment/NAME (MLFLOW_TRACKING_URI says where)"
@@ -88,14 +90,16 @@ class MLflowBackend(Backend):
         return mlflow is not None and mlflow.active_run() is not None
 
     def check(self, versions: Mapping[str, str | None]) -> tuple[bool, str]:
-        version = versions["mlflow"]
+        version = versions["mlflow"] or versions.get("mlflow-skinny")
         if version is None:
-            return False, self.install
+            return False, f"{self.install}, or [mlflow-skinny] for a server alone"
+        if versions["mlflow"] is None and not is_http(os.environ.get("MLFLOW_TRACKING_URI")):
+            return False, SERVERS_ONLY
         return True, where() + ("" if shows_views(version) else "; saved views need MLflow 3.15 or newer")
 
     def notes(self, versions: Mapping[str, str | None]) -> list[str]:
         uri, found = os.environ.get("MLFLOW_TRACKING_URI", ""), []
-        if versions["mlflow"] is not None and is_http(uri):
+        if is_http(uri) and self.check(versions)[0]:
             found.append(
                 "MLflow: transformers and TRL write to the server in the training thread. A dead server stops a step "
                 "for about 250 s, a busy one for as long as its Retry-After header says. "
@@ -182,7 +186,8 @@ def _client() -> Iterator[Any]:
     try:
         yield mlflow.MlflowClient(address)
     except mlflow.exceptions.MlflowException as error:
-        raise RejectedError(f"{error.message} (asked was {uri})") from error
+        message = SERVERS_ONLY if lacks_store(error) else error.message
+        raise RejectedError(f"{message} (asked was {uri})") from error
 
 
 def _wanted(keys: Mapping[str, Any], skip: tuple[str, ...], also: Collection[str]) -> list[str]:

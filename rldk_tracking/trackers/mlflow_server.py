@@ -21,6 +21,7 @@ URI_ADVICE = (
     "MLflow prints the address with it when a run ends, and W&B keeps what is printed. Set MLFLOW_TRACKING_USERNAME "
     "and MLFLOW_TRACKING_PASSWORD, and leave both out of the address."
 )
+SERVERS_ONLY = 'mlflow-skinny writes to servers alone; for any other store: pip install "rldk-tracking[mlflow]"'
 
 _HOPELESS = frozenset(
     {
@@ -107,6 +108,8 @@ def translated(mlflow: Any) -> Iterator[None]:
     try:
         yield
     except mlflow.exceptions.MlflowException as error:
+        if lacks_store(error):
+            raise RejectedError(SERVERS_ONLY) from error
         text = str(error).lower()
         kind: type[Exception] = UnavailableError
         if str(error.error_code) in _CREDENTIALS or any(sign in text for sign in _NO_CREDENTIALS):
@@ -116,6 +119,11 @@ def translated(mlflow: Any) -> Iterator[None]:
         elif any(sign in text for sign in _NEVER) or str(error.error_code) in _HOPELESS:
             kind = RejectedError
         raise kind(f"{error.error_code}: {error}") from error
+
+
+def lacks_store(error: Exception) -> bool:
+    """Whether MLflow has no store for an address, as `mlflow-skinny` has none but servers."""
+    return type(error).__name__.startswith("Unsupported")
 
 
 def is_http(uri: str | None) -> bool:

@@ -20,6 +20,7 @@ from rldk_tracking.trackers.mlflow_backend import MLflowBackend
 from rldk_tracking.trackers.notify import NotifyBackend, channels
 from rldk_tracking.trackers.reporter import ReporterBackend
 from rldk_tracking.trackers.slack import ENVIRONMENT, SlackBackend, SlackNotifier
+from rldk_tracking.trackers.swanlab import SwanLabBackend
 from rldk_tracking.trackers.tensorboard import TensorBoardBackend
 from rldk_tracking.trackers.trackio import TrackioBackend
 from rldk_tracking.trackers.wandb_backend import WandbBackend
@@ -33,6 +34,7 @@ BUILT_IN: tuple[Backend, ...] = (
     WandbBackend(),
     TensorBoardBackend(),
     TrackioBackend(),
+    SwanLabBackend(),
     SlackBackend(),
     NotifyBackend(),
     WebhookBackend(),

@@ -1,4 +1,4 @@
-"""Any other backend of `report_to` (Comet, ClearML, SwanLab, ...), through its own transformers callback."""
+"""Any other backend of `report_to` (Comet, ClearML, ...), through its own transformers callback."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 from rldk_tracking.history.reading import read, runs_of
 from rldk_tracking.history.replay import replay
 from rldk_tracking.history.run_history import UnreadableSourceError
-from rldk_tracking.trackers.mlflow_backend import MLflowStore
+from rldk_tracking.trackers.mlflow_backend import MLflowBackend, MLflowStore
 from rldk_tracking.trackers.mlflow_server import local_store
 
 
@@ -157,3 +157,14 @@ def test_mlflow_keeps_everything_in_the_folder(tmp_path: Path, monkeypatch: pyte
 
 def test_mlflow_in_another_folder_is_named_in_full(tmp_path: Path) -> None:
     assert MLflowStore(tmp_path).uri == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.mark.parametrize(
+    ("uri", "is_ready"), [("http://127.0.0.1:5000", True), ("sqlite:///mlflow.db", False), ("", False)]
+)
+def test_the_client_alone_is_for_servers(monkeypatch: pytest.MonkeyPatch, uri: str, is_ready: bool) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    ready, detail = MLflowBackend().check({"mlflow": None, "mlflow-skinny": "3.17.2"})
+    assert ready is is_ready
+    assert ("rldk-tracking[mlflow]" in detail) is not is_ready
+    assert bool(MLflowBackend().notes({"mlflow": None, "mlflow-skinny": "3.17.2"})) is is_ready

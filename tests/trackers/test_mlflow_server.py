@@ -106,6 +106,14 @@ def test_refusals(code: str, message: str, kind: type[Exception]) -> None:
     assert type(told.value) is kind
 
 
+def test_a_store_that_mlflow_skinny_does_not_know() -> None:
+    mlflow = pytest.importorskip("mlflow")
+    from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException as Unsupported
+
+    with pytest.raises(RejectedError, match=r"rldk-tracking\[mlflow\]"), translated(mlflow):
+        raise Unsupported(unsupported_uri="sqlite:///mlflow.db", supported_uri_schemes=["http"])
+
+
 def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert absolute("sqlite:///a.db") == f"sqlite:///{tmp_path}/a.db"
