@@ -21,7 +21,7 @@ INSTALL = "pip install swanlab"
 class SwanLabTracker(Tracker):
     """Writes to the SwanLab run that transformers, or `swanlab.init`, has opened; never opens or ends one.
 
-    SwanLab has no alerts: each is a text under `rldk/alert/<rule>`, at its step.
+    SwanLab has no alerts: each is a text under `rldk/alerts/<rule>`, at its step.
 
     Raises:
         ImportError: swanlab is not installed, or has no `Html` yet.
@@ -73,7 +73,7 @@ class SwanLabTracker(Tracker):
         if alert.notify:
             advice = f" {alert.advice}" if alert.state == "firing" and alert.advice else ""
             text = self._swanlab.Text(f"{alert.title} (step {alert.step}): {alert.message}{advice}")
-            self._write({f"rldk/alert/{alert.rule}": text}, alert.step)
+            self._write({f"rldk/alerts/{alert.rule}": text}, alert.step)
 
     def status(self, status: str, metrics: Mapping[str, float], step: int) -> None:
         """At the end come the last pictures and the report."""

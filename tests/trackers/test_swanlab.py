@@ -70,9 +70,9 @@ def test_rows_alerts_and_pictures(client: Client, make_alert: Callable[..., Aler
     assert [rows[0], rows[1]] == [(1, {"rldk/reward/mean": 0.5}), (5, {"rldk/reward/mean": 2.5})]
     (first, fired), (last, resolved) = rows[2:4]
     assert (first, last) == (12, 20)
-    assert "rldk warning: kl.high (step 12)" in fired["rldk/alert/kl.high"]
-    assert "Lower the learning rate" in fired["rldk/alert/kl.high"]
-    assert "resolved" in resolved["rldk/alert/kl.high"]
+    assert "rldk warning: kl.high (step 12)" in fired["rldk/alerts/kl.high"]
+    assert "Lower the learning rate" in fired["rldk/alerts/kl.high"]
+    assert "resolved" in resolved["rldk/alerts/kl.high"]
     assert (step, pictures) == (7, {"rldk/curve": "<svg/>"})
     tracker.status("finished", {}, 9)
     step, pictures = client.rows[-1]
