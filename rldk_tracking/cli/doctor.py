@@ -29,7 +29,10 @@ NEWEST_PPO = "1.12"
 """The last minor release of TRL that has PPOTrainer."""
 ADDRESSES = {"Slack": "slack_webhook_url", "Other channels": "notify_urls"}
 """Channel to the option that holds its address."""
-NEXT = "next: `rldk-tracking demo` shows a healthy and a broken run; in a trainer of yours, callbacks=[RLDKCallback()]"
+NEXT = (
+    "next: `rldk-tracking demo` shows a healthy and a broken run; `rldk-tracking run -- COMMAND` or, in a trainer of "
+    "yours, callbacks=[RLDKCallback()]"
+)
 
 
 @dataclass(frozen=True)

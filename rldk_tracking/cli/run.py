@@ -129,9 +129,9 @@ def _missing(name: str, seen: Sequence[str]) -> str:
         return ""
     if not seen:
         return (
-            f"no trainer began; no Python process was reached. {name} is no Python program and starts none, or the "
-            "environment is replaced on the way (env -i, sudo, python -I or -E, a container). Write `rldk-tracking run "
-            "--` directly before the Python command."
+            f"no trainer began; no Python process was reached on this machine. {name} is no Python program and starts "
+            "none, or the environment is replaced on the way (env -i, sudo, python -I or -E, a container). Write "
+            "`rldk-tracking run --` directly before the Python command."
         )
     if "transformers" not in seen:
         return (

@@ -89,7 +89,11 @@ def test_the_callback_is_in_every_trainer_of_a_child_and_never_twice(
         (["--level", "ful", "--", "true"], 2, 'RLDK_LEVEL must be "light", "standard" or "full", got \'ful\''),
         (["--config", "no.yaml", "--", "true"], 2, "RLDK_CONFIG must be the path of a settings file"),
         (["--", "./broken"], 126, "cannot be run: Exec format error."),
-        (["--", "sh", "-c", "exit 3"], 3, "no trainer began; no Python process was reached. sh is no Python program"),
+        (
+            ["--", "sh", "-c", "exit 3"],
+            3,
+            "no trainer began; no Python process was reached on this machine. sh is no Python program",
+        ),
         (["--", "env", "-i", PYTHON, "-c", "pass"], 0, "or the environment is replaced on the way (env -i, "),
         ([PYTHON, "-I", "-c", "pass"], 0, "python -I or -E"),
         (["--", PYTHON, "-c", "raise SystemExit(7)"], 7, "no trainer began; nothing imported a transformers trainer."),

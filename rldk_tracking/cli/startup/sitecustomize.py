@@ -17,15 +17,23 @@ def prepare() -> None:
     try:
         from rldk_tracking.report_to import note, watch_every_trainer
     except ImportError as error:
-        seen, line = os.environ.get("_RLDK_RUN_SEEN", os.devnull), f"without {sys.executable}\n"
-        with open(seen, "a+", encoding="utf-8") as file:
-            file.seek(0)
-            if line not in file.readlines():
-                file.write(line)
-                sys.stderr.write(f"rldk-tracking run: no callback in {sys.executable}: {error}; install it there.\n")
+        if is_first(f"without {sys.executable}\n"):
+            sys.stderr.write(f"rldk-tracking run: no callback in {sys.executable}: {error}; install it there.\n")
         return
     note("python")
     watch_every_trainer()
+
+
+def is_first(line: str) -> bool:
+    """Whether no other process of the command has written this line; it is written now."""
+    try:
+        with open(os.environ["_RLDK_RUN_SEEN"], "a+", encoding="utf-8") as file:
+            file.seek(0)
+            known = file.readlines()
+            file.write(line)
+    except (KeyError, OSError):  # of another machine
+        return True
+    return line not in known
 
 
 def go_on() -> None:
@@ -38,5 +46,7 @@ def go_on() -> None:
 
 
 if __name__ == "sitecustomize":
-    prepare()
-    go_on()
+    try:
+        prepare()
+    finally:
+        go_on()

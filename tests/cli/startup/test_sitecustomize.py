@@ -32,10 +32,12 @@ def test_the_user_s_own_runs_as_before(tmp_path: Path) -> None:
 def test_a_python_without_the_package_says_so_once(tmp_path: Path) -> None:
     (tmp_path / "rldk_tracking").mkdir()
     (tmp_path / "rldk_tracking" / "__init__.py").write_text("raise ModuleNotFoundError('there is none')\n")
+    (tmp_path / "sitecustomize.py").write_text("print('mine')\n")
     first, second = (python("print('runs')", tmp_path) for _ in range(2))
-    assert first.stdout == second.stdout == "runs\n"
+    assert first.stdout == second.stdout == "mine\nruns\n"
     assert first.stderr == (f"rldk-tracking run: no callback in {sys.executable}: there is none; install it there.\n")
     assert second.stderr == ""
+    assert python("print('runs')", tmp_path, **{SEEN: str(tmp_path / "no" / "seen")}).stdout == "mine\nruns\n"
 
 
 def test_nothing_else_can_be_imported_from_its_folder() -> None:
