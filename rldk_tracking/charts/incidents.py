@@ -44,7 +44,7 @@ class Incident:
 def incidents_of(alerts: Iterable[Alert]) -> list[Incident]:
     """Every incident, in the order in which they began.
 
-    One that fires again soon is the same incident (`Alert.times`). An end without a beginning, of another process, is
+    One that fires again is the same incident (`Alert.times`). An end without a beginning, of another process, is
     left out.
     """
     incidents: list[Incident] = []

@@ -9,7 +9,7 @@
 | `Webhook(...)` | `webhook: {environment: NAME}` or `webhook: ADDRESS` | the alert is posted as JSON |
 
 Stop and save are asked for when the rule begins to fire or becomes more severe; functions and webhooks are told of its
-end as well (`alert.state`). Of one that fires again soon (`alert.times`) only functions are told, unless it is more
+end as well (`alert.state`). Of one that fires again (`alert.times`) only functions are told, unless it is more
 severe. A replay takes no action. Nothing here runs a shell, and a file of rules imports nothing: it can name only
 functions that the program has given a name. TRL's PPO on several ranks cannot save.
 """

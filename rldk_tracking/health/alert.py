@@ -28,7 +28,7 @@ class Alert:
         evidence: further numbers that the verdict rests on.
         key: the series to look at.
         consequences: rules that would fire too and are held back, because this one is their cause.
-        times: how often the rule has fired since it was quiet for `Rule.reopen_steps`.
+        times: how often the rule has fired in the run; always 1 where `Rule.reopen_steps` is 0.
         notify: whether people are to be sent it. False for a repeat that is no more severe than what they were sent,
             and for an alert that is given again with more consequences.
 

@@ -90,10 +90,10 @@ class Rule(BaseModel):
         persistence: (k, n): believed when k of the last n observations were breached.
         clear_after: observations in a row, past the clear level, that end it. Twice as many with each return.
         cooldown_steps: after it ended, steps in which it stays silent unless it is more severe than before.
-        reopen_steps: an alert that fires again within so many steps of its end, or ten times `clear_after`
-            observations, is the same one, counted in `Alert.times`: people are sent it again only if it is more
-            severe. 0: each firing is a new alert.
-        critical_after: steps in which a warning was breached, over all its returns, after which it is critical: what
+        reopen_steps: within so many steps of its end, or ten times `clear_after` observations, an alert that fires
+            again has to be clear for longer, and its steps add up. However late it comes back in a run, it is counted
+            (`Alert.times`), and people are sent it again only if it is more severe. 0: each firing is a new alert.
+        critical_after: steps in which a warning was breached, with its returns, after which it is critical: what
             it costs grows with them. None: never.
         silences: ids, or families as `family.*`, whose alerts are held back while this one fires: its consequences.
         message: sentence with {value}, {threshold}, {first_step}, {step}, {key} and the names of the evidence.

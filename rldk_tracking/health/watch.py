@@ -39,7 +39,7 @@ class Watch(Stateful):
     severity: Severity | None = remembered()
     last_step: int | None = remembered()
     lasted: int = remembered(0)
-    """Steps in which the incident was breached, over all its returns."""
+    """Steps in which it was breached, over all returns that came soon."""
     alert: dict[str, Any] | None = remembered()
     ended: int | None = remembered()
     ended_severity: Severity | None = remembered()
@@ -47,6 +47,9 @@ class Watch(Stateful):
     cause: str | None = remembered()
     """The rule that fires and holds this one back, as long as this one would fire too."""
     times: int = remembered(0)
+    """How often it has fired in the run, or since the run went back."""
+    returns: int = remembered(0)
+    """How often of these it came back soon, one after the other."""
     first_fired: int | None = remembered()
     notified: Severity | None = remembered()
 
@@ -118,11 +121,11 @@ class Watch(Stateful):
 
     @property
     def is_clear(self) -> bool:
-        """Whether the condition has been clear for as long as ends an alert: twice as long with each return."""
+        """Whether the condition has been clear for as long as ends an alert: twice as long with each quick return."""
         needed = self.rule.clear_after
         if self.severity is not None:
             longest = max(self.rule.reopen_steps, SOON * needed)
-            needed = min(needed * 2 ** min(self.times - 1, 16), longest)
+            needed = min(needed * 2 ** min(self.returns, 16), longest)
         return self.clears >= needed
 
     def wants_to_resolve(self) -> bool:
@@ -161,11 +164,14 @@ class Watch(Stateful):
         return alert
 
     def _count(self, step: int, first: int) -> None:
-        """An alert opens: a new one, or again that which was open shortly before, in steps or in rows of its own."""
+        """An alert opens: the first of the run, or once more; soon after its end, in steps or in rows of its own, or
+        as if there had been none."""
         within, rows = self.rule.reopen_steps, self.samples - self.ended_samples
-        is_soon = self.ended is not None and step >= self.ended and within > 0
-        if not is_soon or (step - (self.ended or 0) >= within and rows >= SOON * self.rule.clear_after):
-            self.times, self.first_fired, self.notified, self.lasted = 0, first, None, 0
+        if self.ended is None or step < self.ended or within == 0:
+            self.times, self.first_fired, self.notified = 0, first, None
+        is_soon = self.times > 0 and (step - (self.ended or 0) < within or rows < SOON * self.rule.clear_after)
+        self.returns = self.returns + 1 if is_soon else 0
+        self.lasted = self.lasted if is_soon else 0
         self.times += 1
 
     def _sentence(self, step: int, first: int, finding: Finding, consequences: tuple[str, ...]) -> str:
@@ -173,7 +179,7 @@ class Watch(Stateful):
         if self.times > 1:
             parts.append(f"It has fired {self.times} times since step {self.first_fired}.")
         if self.lasted > 0:
-            parts.append(f"It has lasted {self.lasted} steps{' in all' if self.times > 1 else ''}.")
+            parts.append(f"It has lasted {self.lasted} steps{' in all' if self.returns > 0 else ''}.")
         if consequences:
             parts.append(f"With it: {', '.join(consequences)}.")
         return " ".join(parts)
@@ -194,7 +200,10 @@ class Watch(Stateful):
         self.ended, self.ended_severity, self.ended_samples = step, self.severity, self.samples
         self.severity = self.alert = self.onset = None
         self.recent.clear()
-        message = f"{how or f'Over after {max(0, step - was.first_step)} steps.'} It was: {was.message}"
+        over = how or f"Over after {max(0, step - was.first_step)} steps."
+        if how is None and was.notify and self.rule.reopen_steps > 0:
+            over += " Should it come back, that is counted, and told only where it is worse."
+        message = f"{over} It was: {was.message}"
         return replace(was, state="resolved", step=step, value=value, message=message, advice="")
 
     def firing(self) -> Alert | None:

@@ -378,9 +378,9 @@ def judged(run: Run) -> tuple[dict[str, list[int]], Engine]:
     engine = Engine(row_rules(rules_for("safe")), strict=True)
     fired: dict[str, list[int]] = defaultdict(list)
     for row, values in enumerate(run.rows):
-        was = set(engine.held_back)
+        was, warned = set(engine.held_back), {alert.rule for alert in engine.firing if alert.severity != "info"}
         for alert in engine.update((row + 1) * run.interval, values):
-            if alert.state == "firing" and alert.severity != "info" and alert.notify:
+            if alert.state == "firing" and alert.severity != "info" and alert.rule not in warned:
                 fired[alert.rule].append(row)
         for rule in set(engine.held_back) - was:
             fired[rule].append(row)

@@ -9,6 +9,8 @@ import pytest
 
 from rldk_tracking.charts.incidents import by_weight, incidents_of, verdict, verdict_word, worst_open
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.health.engine import Engine
+from rldk_tracking.health.presets import rules_for
 from rldk_tracking.health.verdict import Coverage
 
 Make = Callable[..., Alert]
@@ -57,6 +59,20 @@ def test_one_that_fires_again_soon_is_one_incident(make_alert: Make) -> None:
     assert (again.first_step, again.ended, again.times) == (1, None, 2)
     first, _ = incidents_of(story)
     assert (first.ended, first.times, first.message, first.consequences) == (12, 2, "Again.", ("kl.spike",))
+
+
+def test_a_rule_that_flaps_through_a_run_is_one_message_and_one_incident_with_a_count() -> None:
+    engine = Engine(rules_for())
+    alerts = [
+        alert
+        for step in range(3400)
+        for alert in engine.update(step, {"rldk/kl/ref_k1": -0.5 if 100 <= step % 200 < 105 else 0.01})
+    ]
+    told = [(alert.rule, alert.state) for alert in alerts if alert.notify]
+    assert told == [("kl.negative", "firing"), ("kl.negative", "resolved")]
+    (incident,) = incidents_of(alerts)
+    assert (incident.times, incident.first_step) == (17, 100)
+    assert incident.message.endswith("It has fired 17 times since step 100.")
 
 
 def test_an_end_without_a_beginning_tells_nothing(make_alert: Make) -> None:

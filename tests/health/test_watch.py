@@ -84,7 +84,8 @@ def test_the_end_names_what_it_was_and_how_long() -> None:
     was = watch.fire(3, "warning", watch.finding)
     watch.look(9, {"x": 0.0})
     end = watch.resolve(9, was)
-    assert end.message == "Over after 6 steps. It was: 2 is high."
+    again = " Should it come back, that is counted, and told only where it is worse."
+    assert end.message == f"Over after 6 steps.{again} It was: 2 is high."
     assert (end.state, end.first_step, end.value) == ("resolved", 3, 0.0)
 
 
@@ -196,11 +197,32 @@ def test_a_return_long_after_ends_as_soon_as_the_first() -> None:
     found = transitions(ruled(), {0: 2.0, 1: 0.0, 2: 2.0, 3: 0.0, 4: 0.0} | dict.fromkeys(range(5, 200), 0.0))
     again = transitions(ruled(), {0: 2.0, **dict.fromkeys(range(1, 200), 0.0), 200: 2.0, 201: 0.0})
     assert [alert.step for alert in found if alert.state == "resolved"] == [1, 4]
-    assert [(alert.step, alert.times) for alert in again] == [(0, 1), (1, 1), (200, 1), (201, 1)]
+    assert [(alert.step, alert.times) for alert in again] == [(0, 1), (1, 1), (200, 2), (201, 2)]
 
 
-@pytest.mark.parametrize(("quiet", "fields", "times"), [(99, {}, 2), (100, {}, 1), (1, {"reopen_steps": 0}, 1)])
-def test_after_a_quiet_time_it_is_a_new_alert(quiet: int, fields: dict[str, int], times: int) -> None:
+@pytest.mark.parametrize("apart", [5, 40, 170, 2000])
+def test_however_often_it_comes_back_in_a_run_it_is_told_once_and_counted(apart: int) -> None:
+    found = transitions(ruled(), {step: 2.0 if step % apart == 0 else 0.0 for step in range(17 * apart)})
+    assert [(alert.state, alert.step) for alert in found if alert.notify] == [("firing", 0), ("resolved", 1)]
+    assert "Should it come back" in found[1].message
+    assert not [alert for alert in found[2:] if "Should it come back" in alert.message]
+    if apart >= 170:
+        assert [alert.times for alert in found if alert.state == "firing"] == [*range(1, 18)]
+        assert all(alert.step % apart == 1 for alert in found if alert.state == "resolved")
+        last = found[-1].message
+        assert last.endswith("It has fired 17 times since step 0.")
+
+
+def test_a_run_that_goes_back_begins_to_count_anew() -> None:
+    watch = ruled()
+    first = transitions(watch, {0: 0.0, 100: 2.0, 101: 0.0, 110: 2.0, 111: 0.0, 112: 0.0})
+    again = transitions(watch, {50: 2.0, 51: 0.0, 60: 2.0})
+    assert [(alert.times, alert.notify) for alert in first] == [(1, True), (1, True), (2, False), (2, False)]
+    assert [(alert.times, alert.notify) for alert in again] == [(1, True), (1, True), (2, False)]
+
+
+@pytest.mark.parametrize(("quiet", "fields", "times"), [(99, {}, 2), (100, {}, 2), (1, {"reopen_steps": 0}, 1)])
+def test_only_where_a_rule_says_so_is_each_firing_a_new_alert(quiet: int, fields: dict[str, int], times: int) -> None:
     found = transitions(ruled(**fields), {0: 2.0, **dict.fromkeys(range(10, 10 + quiet), 0.0), 10 + quiet: 2.0})
     assert (found[-1].times, found[-1].notify) == (times, times == 1)
 
