@@ -98,6 +98,7 @@ class Ranks:
         probe: length of the optimizer probe's numbers where that is known; else it is settled at the first step.
         handshake_s: how long the first rank waits here for the last.
         settings: a digest of what the user asks of the run. Where it differs, rank 0's is in force, and it says so.
+        is_alone: no other rank makes one, and this one does not look for them.
 
     Attributes:
         rank, job_size: of this process in the job, and how many ranks the job has.
@@ -116,12 +117,13 @@ class Ranks:
         probe: int | None = None,
         handshake_s: float = 30.0,
         settings: str = "",
+        is_alone: bool = False,
     ) -> None:
         self.schema = schema
         self.device = device if device is not None else torch.device("cpu")
         digest = hashlib.sha256(repr(schema).encode()).hexdigest()
         about = {"schema": digest, "rows": rows, "probe": probe, "settings": settings}
-        joined = process_group.join(about, handshake_s)
+        joined = process_group.Membership() if is_alone else process_group.join(about, handshake_s)
         self._membership = joined
         self.rank, self.job_size = joined.rank, joined.job_size
         self.world_size = 1 if joined.group is None else joined.job_size

@@ -101,7 +101,7 @@ class Run:
         self.probes.load_state(state)
         schema = Schema(ROLLOUT_COLUMNS, UPDATE_COLUMNS, TAILS, tuple(CATALOGUE))
         rows, about = self.probes.rows_per_rank or 512, settings.digest(rules)
-        self._ranks = Ranks(schema, self.training.device, rows, settings=about)
+        self._ranks = Ranks(schema, self.training.device, rows, settings=about, is_alone=settings.is_alone)
         folder = shared = folder_of(settings.output_dir, self.info)
         if self._ranks.writes:
             trackers = self._find_trackers() if settings.named_trackers is None else settings.named_trackers

@@ -32,6 +32,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *{"messages"},
     },
     "report_to": {"callback", "monitors"},
+    # The stacks import them.
+    "integrations": {
+        *{"callback", "monitors", "run", "probes", "journal", "trackers", "sources", "metrics", "rollout"},
+    },
     "callback": {"monitors", "run", "probes", "journal", "trackers", "health", "messages"},
     "monitors": {
         *{"run", "probes", "journal", "trackers", "sources", "health", "checkpoint", "rollout"},

@@ -38,6 +38,7 @@ class Settings:
         saves_view: whether the first run of a W&B project saves the charts as a view there.
         notify: channels beside Slack; None for those in `RLDK_NOTIFY_URLS`.
         messages: words for channels that have none of their own, as for `Channel`.
+        is_alone: True where this process logs for all of its job, and no other rank is to be waited for.
 
     Raises:
         TypeError, ValueError: an argument cannot be; the message says what to write instead, and quotes no address.
@@ -58,6 +59,7 @@ class Settings:
     saves_view: bool = True
     notify: list[Channel] | None = None
     messages: str | None = None
+    is_alone: bool = False
 
     def __post_init__(self) -> None:
         if self.trackers is not None:
@@ -110,6 +112,7 @@ class Settings:
         self.output_dir = self.output_dir or other.output_dir
         self.strict = self.strict or other.strict
         self.saves_view = self.saves_view and other.saves_view
+        self.is_alone = self.is_alone or other.is_alone
 
     def _adopt_rules(self, other: Settings) -> None:
         before = self.rules, deepcopy(self.overrides), dict(self.goals)

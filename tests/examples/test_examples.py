@@ -174,3 +174,11 @@ def test_custom_callbacks(tmp_path: Path) -> None:
     shown = run("custom_callbacks.py", tmp_path)
     assert "solved at step" in shown
     assert "step 10: reward" in shown
+
+
+def test_accelerate_loop(tmp_path: Path) -> None:
+    shown = run("accelerate_loop.py", tmp_path)
+    assert "1 processes, reward 0." in shown
+    rows = [line for line in lines_of(tmp_path / "rldk_logs" / "run.jsonl") if line["type"] == "metrics"]
+    of_steps = [row["step"] for row in rows if "rldk/reward/group_tied_fraction" in row["metrics"]]
+    assert of_steps == list(range(1, 61))

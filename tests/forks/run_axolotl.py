@@ -19,18 +19,22 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from axolotl.integrations.base import BasePlugin
 from result import Result, Training, compared, listen, said, stored
 
 from rldk_tracking import RLDKCallback
 from rldk_tracking.demo.task import reward
+from rldk_tracking.sources.logs import Observation
+from rldk_tracking.sources.trl_grpo import GroupSource
 
 STEPS = 5
 LOGGED = {
@@ -50,11 +54,11 @@ LOGGED = {
 }
 
 
-class RLDKPlugin(BasePlugin):
-    """`plugins: [run_axolotl.RLDKPlugin]`."""
+class Bridge(BasePlugin):
+    """What axolotl 0.19.0's async trainer needs without vLLM."""
 
     def pre_model_load(self, cfg: Any) -> None:
-        """axolotl 0.19.0's async trainer does not know an argument and a value of TRL 1.9.0, its pin."""
+        """It does not know an argument and a value of TRL 1.9.0, its pin."""
         if not (cfg.trl and cfg.trl.use_data_producer):
             return
         from axolotl.core.trainers.grpo.async_trainer import AsyncGRPOTrainer
@@ -69,6 +73,50 @@ class RLDKPlugin(BasePlugin):
             return (*found, None) if is_of_trl else found
 
         AsyncGRPOTrainer._get_per_token_logps_and_entropies = bridged
+
+
+class Prefetch(Bridge):
+    """What it needs to sample ahead (`async_prefetch`), which is when it hands scored rollouts to plugins.
+
+    With RLDK_SHUT nothing is read of the trainer itself, so that what is there came that way.
+    """
+
+    def pre_model_load(self, cfg: Any) -> None:
+        """It unpacks 7 values of the 8 that `_generate` of TRL 1.9.0 returns; one of them was the number of tokens."""
+        super().pre_model_load(cfg)
+        from axolotl.core.trainers.grpo.async_trainer import AsyncGRPOTrainer
+
+        only, generate, here = AsyncGRPOTrainer._generate_only, AsyncGRPOTrainer._generate, threading.local()
+
+        @functools.wraps(only)
+        def generate_only(*args: Any, **kwargs: Any) -> Any:
+            here.is_ahead = True
+            try:
+                return only(*args, **kwargs)
+            finally:
+                here.is_ahead = False
+
+        @functools.wraps(generate)
+        def of_seven(*args: Any, **kwargs: Any) -> Any:
+            found = generate(*args, **kwargs)
+            if len(found) == 7 or not getattr(here, "is_ahead", False):
+                return found
+            return (*found[:4], torch.tensor(sum(map(len, found[1]))), *found[4:6])
+
+        AsyncGRPOTrainer._generate_only, AsyncGRPOTrainer._generate = generate_only, of_seven
+
+    def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[RLDKCallback]:
+        """It asks for two names that TRL's trainer no longer has."""
+        for name in ("pad_token_id", "eos_token_id"):
+            if not hasattr(trainer, name):
+                setattr(trainer, name, getattr(trainer.processing_class, name))
+        if os.environ.get("RLDK_SHUT"):
+            GroupSource.read = lambda self, step, logs: Observation()
+        return []
+
+
+class RLDKPlugin(Bridge):
+    """`plugins: [run_axolotl.RLDKPlugin]`."""
 
     def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[RLDKCallback]:
         """All that a user's plugin needs."""
