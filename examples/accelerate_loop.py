@@ -46,9 +46,7 @@ def main() -> None:
         callback = accelerator.get_tracker("rldk", unwrap=True)
         for alert in callback.alerts:
             print(f"step {alert.step}: {alert.title}: {alert.message}")
-        print(
-            f"{accelerator.num_processes} processes, step {callback.metrics.step}: {callback.metrics.reward_mean:.2f}"
-        )
+        print(f"{accelerator.num_processes} processes, reward {callback.metrics.reward_mean:.2f}")
     accelerator.end_training()
 
 

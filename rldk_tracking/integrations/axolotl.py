@@ -38,8 +38,8 @@ class RLDKPlugin(BasePlugin):  # type: ignore[misc]
         return f"{__name__}.{RLDKArgs.__name__}"
 
     def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[RLDKCallback]:
-        """The callback, unless the trainer has one."""
-        if any(isinstance(known, RLDKCallback) for known in trainer.callback_handler.callbacks):
+        """The callback, unless the user has given the trainer one."""
+        if any(isinstance(known, RLDKCallback) and not known.makes_way for known in trainer.callback_handler.callbacks):
             return []
         return [RLDKCallback(trainer=trainer, **(cfg.get("rldk") or {}))]
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rldk_tracking.integrations import part_of_stack
+from rldk_tracking.journal.options import Options
 from rldk_tracking.journal.publisher import FOLDER
 from rldk_tracking.trackers.base import Tracker
 from rldk_tracking.trackers.registry import trackers_for
@@ -58,10 +59,11 @@ class RLDKLogger:
     def __init__(self, tracking: Any, experiment: str, config: Any) -> None:
         from rldk_tracking.integrations.loop import LoopCallback  # every process of a job imports this module
 
-        found = trackers_for(None)
+        options = Options().settings()
+        found = trackers_for(None, slack=options.slack)
         loggers = LoggersTracker(tracking.logger, {tracker.name for tracker in found})
         settings = config.get("trainer", {}) if isinstance(config, Mapping) else {}
-        folder = Path(settings.get("default_local_dir") or ".") / FOLDER
+        folder = options.output_dir or Path(settings.get("default_local_dir") or ".") / FOLDER
         # What the process of the trainer needs itself says nothing of the workers: only what verl logs is judged.
         self.callback = LoopCallback(monitors=[], trackers=[loggers, *found], output_dir=folder)
         self.callback.quote({"run_name": str(experiment)})

@@ -8,7 +8,7 @@ script of the stack's name describes (accelerate: that of the tests):
     PYTHONPATH=$PWD python tests/forks/run_hooks.py verl
     PYTHONPATH=$PWD python tests/forks/run_hooks.py accelerate
 
-Without a name it writes the table of docs/how-to/stacks.md anew from hooks/*.json.
+Without a name it writes the table of docs/how-to/stacks.md anew from results/hooks/*.json.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-RESULTS = HERE / "hooks"
+RESULTS = HERE / "results" / "hooks"
 PAGE = ROOT / "docs" / "how-to" / "stacks.md"
-BEGIN, END = "<!-- made by tests/forks/run_hooks.py from tests/forks/hooks/ -->", "<!-- end -->"
+BEGIN, END = "<!-- made by tests/forks/run_hooks.py from tests/forks/results/hooks/ -->", "<!-- end -->"
 FAULTY_CALL = 3
 """The call of the reward function, or the step, whose first reward is NaN."""
 

@@ -64,6 +64,8 @@ def test_a_trainer_that_has_the_callback_gets_no_second_one(axolotl: Any) -> Non
     trainer = Trainer()
     trainer.callback_handler.callbacks = [RLDKCallback(trackers=[])]
     assert axolotl.RLDKPlugin().add_callbacks_post_trainer({}, trainer) == []
+    trainer.callback_handler.callbacks[0].makes_way = True  # that of `rldk-tracking run`
+    assert len(axolotl.RLDKPlugin().add_callbacks_post_trainer({}, trainer)) == 1
 
 
 def test_scores_stand_where_the_trainers_own_could_not_be_read(axolotl: Any, tmp_path: Path) -> None:

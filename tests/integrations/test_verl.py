@@ -12,6 +12,7 @@ import pytest
 
 from rldk_tracking.history.reading import read
 from rldk_tracking.history.replay import replay
+from rldk_tracking.isolation import TrainingStopped
 from tests.integrations.conftest import Stack
 
 MODULE = "verl.utils.tracking"
@@ -106,6 +107,18 @@ def test_its_file_is_replayed_as_before(tracking: Any, tmp_path: Path) -> None:
         (3, 0.5),
     ]
     assert replay(path).rows == 3
+
+
+def test_what_the_environment_says_is_in_force(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLDK_OUTPUT_DIR", str(tmp_path / "logs"))
+    monkeypatch.setenv("RLDK_ON_CRITICAL", "stop")
+    kind = tracking_class()
+    stack(MODULE, Tracking=kind)
+    tracking = kind("tiny", "run", ["console"])
+    with pytest.raises(TrainingStopped, match=r"nan\.reward"):
+        tracking.log(data={"critic/score/mean": math.nan}, step=1)
+    tracking.finish(exit_code=1)
+    assert (tmp_path / "logs" / "run.jsonl").exists()
 
 
 @pytest.mark.parametrize(("exit_code", "status"), [(0, "finished"), (1, "crashed")])
