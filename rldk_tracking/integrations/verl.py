@@ -20,7 +20,6 @@ from rldk_tracking.integrations import part_of_stack
 from rldk_tracking.journal.options import Options
 from rldk_tracking.journal.publisher import FOLDER
 from rldk_tracking.trackers.base import Tracker
-from rldk_tracking.trackers.registry import trackers_for
 
 NAME = "rldk"
 """Of the logger, in `Tracking.logger`."""
@@ -58,9 +57,10 @@ class RLDKLogger:
 
     def __init__(self, tracking: Any, experiment: str, config: Any) -> None:
         from rldk_tracking.integrations.loop import LoopCallback  # every process of a job imports this module
+        from rldk_tracking.monitors.training import find_trackers
 
         options = Options().settings()
-        found = trackers_for(None, slack=options.slack)
+        found = find_trackers(None, options)()
         loggers = LoggersTracker(tracking.logger, {tracker.name for tracker in found})
         settings = config.get("trainer", {}) if isinstance(config, Mapping) else {}
         folder = options.output_dir or Path(settings.get("default_local_dir") or ".") / FOLDER
