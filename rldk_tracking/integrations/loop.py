@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from rldk_tracking.callback import RLDKCallback
+from rldk_tracking.rollout import PolicyUpdate, Rollout
 from rldk_tracking.run import Run
 
 
@@ -28,3 +29,22 @@ class LoopCallback(RLDKCallback):
 
     def _begin(self, trainer: Any, args: Any, state: Any, control: Any, model: Any, optimizer: Any) -> Run:
         return super()._begin(trainer, SimpleNamespace(**self._config), state, control, model, optimizer)
+
+    def observe(
+        self,
+        rollout: Rollout | None = None,
+        *,
+        step: int,
+        update: PolicyUpdate | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> dict[str, float]:
+        """As of `Monitor`. Numbers alone of a step that has its row, as an evaluation's, are added to that row."""
+        run = self._run
+        last = None if run is None or run.closed else run.latest_step
+        if run is None or last is None or step > last or rollout is not None or update is not None:
+            return super().observe(rollout, step=step, update=update, metrics=metrics)
+        with run.shield.at("observe"):
+            run.extra_row(step, metrics or {}, override=False)
+        if run.should_stop:
+            run.raise_stop(step)
+        return run.latest if step == last else {}

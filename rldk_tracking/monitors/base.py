@@ -76,8 +76,6 @@ class Monitor(NamedArguments, TrainerCallback, ExportableState):  # type: ignore
         self._closed_step: int | None = None
         """The last step whose row is begun; None while no training has begun."""
         self._stopping_since: int | None = None
-        self._observed: int | None = None
-        """The last step that a loop of the user's own handed over; None while its run has none."""
 
     def make_probes(self) -> Sequence[Probe]:
         """The probes of a training that begins."""
@@ -269,8 +267,6 @@ class Monitor(NamedArguments, TrainerCallback, ExportableState):  # type: ignore
     ) -> dict[str, float]:
         """Hand over a step of a training loop that is not a transformers Trainer.
 
-        Numbers alone of the last step, or of an earlier one, are added to its row, as an evaluation's are.
-
         Args:
             rollout: what was sampled.
             step: the optimiser step, counted from 1.
@@ -282,16 +278,12 @@ class Monitor(NamedArguments, TrainerCallback, ExportableState):  # type: ignore
         """
         run = self._run
         if run is None or run.closed:
-            run, self._observed = self._begin(None, None, None, None, None, None), None
+            run = self._begin(None, None, None, None, None, None)
         with run.shield.at("observe"):
-            if rollout is None and update is None and self._observed is not None and step <= self._observed:
-                run.extra_row(step, metrics or {}, override=False)
-            else:
-                self._observed = step
-                data = StepData(step, metrics or {}, rollout=rollout, update=update)
-                data.add(named(metrics or {}))
-                run.finish(data)
-                run.complete()
+            data = StepData(step, metrics or {}, rollout=rollout, update=update)
+            data.add(named(metrics or {}))
+            run.finish(data)
+            run.complete()
         if run.should_stop:
             run.raise_stop(step)
         return run.latest if run.latest_step == step else {}
