@@ -125,11 +125,9 @@ class Ranks:
         about = {"schema": digest, "rows": rows, "probe": probe, "settings": settings}
         joined = process_group.Membership() if is_alone else process_group.join(about, handshake_s)
         self._membership = joined
-        self.rank, self.job_size = joined.rank, joined.job_size
+        self.rank, self.job_size, self.is_alone_of = joined.rank, joined.job_size, len(joined.missing)
         self.world_size = 1 if joined.group is None else joined.job_size
-        self.is_alone_of = len(joined.missing)
-        self.writes = joined.is_lowest
-        self.waited = 0.0
+        self.writes, self.waited = joined.is_lowest, 0.0
         self._lengths = [(said["rows"], said["probe"]) for said in joined.said.values()]
         self._layout: VectorLayout | None = None
         self._agreed_rows = rows
