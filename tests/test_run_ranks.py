@@ -31,7 +31,7 @@ class Exchange:
     decided: int | None = None
     made: ClassVar[list[Exchange]]
 
-    def __init__(self, schema: Schema, device: torch.device | None = None, rows: int = 512, settings: str = "") -> None:
+    def __init__(self, schema: Schema, device: torch.device | None = None, rows: int = 512, **_: object) -> None:
         self.rows = rows
         self.device = device
         self.calls: list[str] = []
