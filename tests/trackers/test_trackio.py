@@ -64,7 +64,9 @@ def test_tables_and_pictures(trackio_courier: TrackioTracker, trackio_rows: Read
     for key, at in pages.items():
         step, page = stored[key]
         assert (step, page["_type"]) == (at, "trackio.html")
-        assert "<svg" in (trackio_folder / "media" / page["file_path"]).read_text()
+        text = (trackio_folder / "media" / page["file_path"]).read_text()
+        assert "<svg" in text
+        assert key.endswith("report") or "max-width:100%" in text, "it fits into its card"
 
 
 def test_only_a_run_of_this_users_trackio_is_gone_on_with(
