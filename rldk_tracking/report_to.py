@@ -11,7 +11,6 @@ there by then. `rldk-tracking run` has each process that it reaches call `watch_
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,11 +19,11 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
+from rldk_tracking.messages.seen import note
+
 NAME = "rldk"
 INTEGRATIONS = "transformers.integrations.integration_utils"
 CALLBACKS = "transformers.trainer_callback"
-SEEN = "_RLDK_RUN_SEEN"
-"""Environment variable of `rldk-tracking run`: a file that gets a line for each thing that its processes come to."""
 
 logger = logging.getLogger(__name__)
 
@@ -37,16 +36,6 @@ def install() -> None:
 def watch_every_trainer() -> None:
     """Have an `RLDKCallback` in every transformers trainer of this process to which the user gives none of ours."""
     _when_loaded(CALLBACKS, "CallbackHandler", _watch)
-
-
-def note(what: str) -> None:
-    """Tell `rldk-tracking run`, where it started this process, what it has come to."""
-    if path := os.environ.get(SEEN):
-        try:
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(f"{what}\n")
-        except OSError:  # on another machine, or after the end of the command
-            logger.debug("nobody is told of %s", what)
 
 
 def register() -> None:
@@ -62,7 +51,7 @@ def register() -> None:
 def _watch() -> None:
     """Wrap what a trainer does with its callbacks. A callback of the user's is none that we make way for."""
     handler = sys.modules[CALLBACKS].CallbackHandler
-    make, add, begin = handler.__init__, handler.add_callback, handler.on_train_begin
+    make, add = handler.__init__, handler.add_callback
     if hasattr(make, "__wrapped__"):
         return
     note("transformers")
@@ -84,12 +73,8 @@ def _watch() -> None:
             self.callbacks = [known for known in self.callbacks if not getattr(known, "makes_way", False)]
         add(self, callback)
 
-    def wrapped_begin(self: Any, *arguments: Any, **named: Any) -> Any:
-        note("training")
-        return begin(self, *arguments, **named)
-
     wrapped_init.__wrapped__ = make  # type: ignore[attr-defined]
-    handler.__init__, handler.add_callback, handler.on_train_begin = wrapped_init, wrapped_add, wrapped_begin
+    handler.__init__, handler.add_callback = wrapped_init, wrapped_add
 
 
 def _when_loaded(module: str, attribute: str, work: Callable[[], None]) -> None:

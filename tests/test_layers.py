@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *{"report_to", "callback", "monitors", "history", "trackers", "health", "rollout", "isolation"},
         *{"messages"},
     },
-    "report_to": {"callback", "monitors"},
+    "report_to": {"callback", "monitors", "messages"},
     # The stacks import them.
     "integrations": {
         *{"callback", "monitors", "run", "probes", "journal", "trackers", "sources", "metrics", "rollout"},

@@ -21,7 +21,7 @@ from pathlib import Path
 from rldk_tracking.health.presets import SUFFIXES
 from rldk_tracking.journal.options import FILE_ENVIRONMENT, OPTIONS, Options, environment_name
 from rldk_tracking.messages.arguments import printable
-from rldk_tracking.report_to import SEEN
+from rldk_tracking.messages.seen import SEEN
 from rldk_tracking.trackers.slack import ENVIRONMENT
 
 STARTUP = Path(__file__).with_name("startup")
@@ -36,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, option in OPTIONS.items():
         if not option.is_secret:
             flag = f"--{name.replace('_', '-')}"
-            parser.add_argument(flag, metavar="VALUE", help=f"as {environment_name(name)}; default: {option.default}")
+            default = option.default or "none" if option.default is not False else "no"
+            parser.add_argument(flag, metavar="VALUE", help=f"as {environment_name(name)}; default: {default}")
     parser.add_argument("--config", metavar="FILE", help=f"settings, as {FILE_ENVIRONMENT}")
     parser.add_argument("--slack-from-env", action="store_true", help=f"insist on a Slack webhook in {ENVIRONMENT}")
     parser.add_argument("command_line", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="what is run")
@@ -48,7 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         program = _program(command)
         os.environ.update(_settings(arguments))
-        Options().settings()
+        options = Options()
+        if options.given:  # else there is nothing that could be wrong, and rules take long to read
+            options.settings()
         if arguments.slack_from_env and not os.environ.get(ENVIRONMENT):
             raise ValueError(f"--slack-from-env contradicts the environment: {ENVIRONMENT} is not set.")
     except (TypeError, ValueError) as error:

@@ -12,6 +12,7 @@ from typing import Any
 from rldk_tracking.journal.publisher import Publisher
 from rldk_tracking.journal.settings import Settings
 from rldk_tracking.messages.arguments import shown
+from rldk_tracking.messages.seen import note
 from rldk_tracking.probes.base import Training
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.run import Run
@@ -86,6 +87,7 @@ def reference_to(trainer: Any) -> Callable[[], Any]:
 
 def make_run(trainer: Any, args: Any, state: Any, control: Any, model: Any, optimizer: Any, wishes: Settings) -> Run:
     """A run of a training that begins, with a monitor's wishes."""
+    note("training")
     accelerator = getattr(trainer, "accelerator", None)
     device = None if accelerator is None else accelerator.device
     settings = Settings(policy_is_new=not has_trained(trainer))  # which other monitors add to

@@ -139,11 +139,10 @@ time.sleep(60)
     ("code", "sent", "expected"),
     [
         (HEARING, signal.SIGTERM, 9),
-        (SLEEP, signal.SIGTERM, -15),
         (SLEEP, signal.SIGINT, -2),
         (SLEEP, signal.SIGKILL, -9),
     ],
-    ids=["heard", "term", "int", "kill"],
+    ids=["heard", "ends", "kill"],
 )
 def test_signals_are_the_command_s(code: str, sent: signal.Signals, expected: int, tmp_path: Path) -> None:
     command = [PYTHON, "-m", "rldk_tracking", "run", "--", PYTHON, "-c", code]

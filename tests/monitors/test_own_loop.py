@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from rldk_tracking import CustomRLDKCallback, RLDKCallback
 from rldk_tracking.isolation import TrainingStopped
+from rldk_tracking.messages.seen import SEEN
 from rldk_tracking.monitors.base import Monitor
 from rldk_tracking.monitors.group import GroupMonitor
 from rldk_tracking.rollout import Rollout
@@ -73,6 +76,13 @@ def test_a_fault_of_ours_leaves_the_loop_alone(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("rldk_tracking.run.Run.finish", lambda self, data: 1 // 0)
     assert monitor.observe(rollout(1), step=1) == {}
     monitor.close()
+
+
+def test_rldk_tracking_run_hears_that_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SEEN, str(tmp_path / "seen"))
+    with GroupMonitor(trackers=[InMemoryTracker()]) as monitor:
+        monitor.observe(rollout(1), step=1)
+    assert (tmp_path / "seen").read_text() == "training\n"
 
 
 def test_goals_of_the_users_own() -> None:

@@ -15,7 +15,8 @@ from importlib.util import module_from_spec
 def prepare() -> None:
     """Have the callback in the trainers of this process, or say, once for each Python, why it cannot be."""
     try:
-        from rldk_tracking.report_to import note, watch_every_trainer
+        from rldk_tracking.messages.seen import note
+        from rldk_tracking.report_to import watch_every_trainer
     except ImportError as error:
         if is_first(f"without {sys.executable}\n"):
             sys.stderr.write(f"rldk-tracking run: no callback in {sys.executable}: {error}; install it there.\n")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from rldk_tracking.cli.run import STARTUP
-from rldk_tracking.report_to import SEEN
+from rldk_tracking.messages.seen import SEEN
 
 
 def python(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
