@@ -21,6 +21,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from rldk_tracking.charts.incidents import ALWAYS_SHOWN, incidents_of, verdict, verdict_word
@@ -208,7 +209,7 @@ class Channel(Tracker):
         self._digest = Digest.of(meeting, *self._wanted.digest) if self._wanted.digest else None
 
     def open(self, run: RunInfo) -> None:
-        self.run_name = run.name
+        self.run_name = run.name or (Path(run.output_dir).name if run.output_dir else None)
 
     def restore(self, past: Iterable[Call]) -> None:
         for method, args in past:
@@ -261,7 +262,7 @@ class Channel(Tracker):
         count = sum(map(len, runs.values())) + left_out
         text = "\n".join(line for run, lines in runs.items() for line in (f"{run}:", *(f"- {one}" for one in lines)))
         more = f"\nand {left_out} more" if left_out else ""
-        title = f"rldk digest: {count} messages of {len(runs)} runs"
+        title = f"rldk digest: {count} message{'s' * (count > 1)} of {len(runs)} run{'s' * (len(runs) > 1)}"
         self.send(Message(title, text + more, severity, 0, "several runs"))
 
 

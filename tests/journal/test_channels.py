@@ -86,6 +86,6 @@ def test_two_runs_in_one_digest(train: Start, chat: Chat, tmp_path: Path) -> Non
     assert chat.requests == 0, "the first run is there still, and not enough time is over"
     assert first.wait() == 0
     (digest,) = chat.messages + chat.ends
-    assert digest["title"] == "rldk digest: 4 messages of 1 runs", "both have one name"
+    assert digest["title"] == "rldk digest: 4 messages of 1 run", "both have one name"
     assert digest["message"].count("kl.high (step") == digest["message"].count("run finished") == 2
     assert not any(os.path.exists(path) for path in (tmp_path / "digests").rglob("*.run"))

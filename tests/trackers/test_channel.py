@@ -165,6 +165,14 @@ def test_how_a_run_ended(make_alert: Callable[..., Alert]) -> None:
     assert (len(ended.facts), ended.severity) == (1, "info")
 
 
+def test_a_run_without_a_name_has_that_of_its_folder(make_alert: Callable[..., Alert]) -> None:
+    channel = List()
+    for info in (RunInfo(output_dir="out/lr-3e-5"), RunInfo()):
+        channel.open(info)
+        channel.status("finished", NUMBERS, 20)
+    assert [message.run for message in channel.sent] == ["lr-3e-5", "the run"]
+
+
 def test_evidence_stays_at_home(make_alert: Callable[..., Alert]) -> None:
     message = alert_message(make_alert(evidence={"prompt": "TOP SECRET"}), "run 7", None)
     assert "TOP SECRET" not in repr(message)
