@@ -135,10 +135,7 @@ class Condition(Stateful, ABC):
 
 def first_of(keys: Iterable[str], row: Row) -> str | None:
     """The first of the keys that the row has."""
-    for key in keys:
-        if key in row:
-            return key
-    return None
+    return next((key for key in keys if key in row), None)
 
 
 def smoothed(mean: float | None, value: float, weight: float) -> float:
@@ -230,13 +227,11 @@ class Progress(Stateful):
 
     def add(self, row: Mapping[str, float]) -> None:
         """Take what the row says of the reward."""
-        spread = next((row[key] for key in REWARD_SPREADS if key in row), None)
-        if spread is not None:
-            self.spread = spread if self.spread is None else self.spread + 0.2 * (spread - self.spread)
-            self.widest = max(self.widest, spread)
-        solved = row.get(TIED_AT_TOP)
-        if solved is not None:
-            self.all_max = solved if self.all_max is None else self.all_max + 0.2 * (solved - self.all_max)
+        if (key := first_of(REWARD_SPREADS, row)) is not None:
+            self.spread = smoothed(self.spread, row[key], 0.2)
+            self.widest = max(self.widest, row[key])
+        if (all_max := row.get(TIED_AT_TOP)) is not None:
+            self.all_max = smoothed(self.all_max, all_max, 0.2)
         value = row.get(REWARD_MEAN)
         if value is None:
             return
@@ -279,17 +274,22 @@ class Progress(Stateful):
         return self.climbed and self.at_best and (self.all_max is None or self.all_max >= 0.5)
 
     @property
-    def excuses(self) -> bool:
-        """Whether a loss of variety costs nothing: the reward rose, by a climb or four times what its means scatter
-        by, keeps most of that, and still rises (a best in the last quarter of the run) or has three quarters of what
-        can be had, with a quarter of its spread left; or is tied at the top."""
+    def keeps_its_rise(self) -> bool:
+        """Whether the reward rose, by a climb or by four times what its means scatter by, and keeps most of that."""
         rise, kept = self.best - self.first, (self.mean or 0.0) - self.first
-        rose = (self.climbed or 0 < 4.0 * self.jitter <= rise) and kept >= 0.7 * rise
+        return (self.climbed or 0.0 < 4.0 * self.jitter <= rise) and kept >= 0.7 * rise
+
+    @property
+    def excuses(self) -> bool:
+        """Whether a loss of variety costs nothing: the task is solved; or the reward keeps its rise and is tied at the
+        top, or still varies while it goes on (a best in the last quarter) or has three quarters of what can be had."""
+        if self.solved or not self.keeps_its_rise:
+            return self.solved
         top = self.all_max
-        rises = self.since_best <= max(PATIENCE_ROWS, self.count // 4)
-        rises = rises or (self.near_ceiling(0.75) and (top is None or top >= 0.05))
         varies = (self.spread or 0.0) > 0.25 * self.widest
-        return self.solved or (rose and ((rises and varies) or (top is not None and top >= 0.3)))
+        goes_on = self.since_best <= max(PATIENCE_ROWS, self.count // 4)
+        has_most = self.near_ceiling(0.75) and (top is None or top >= 0.05)
+        return (top is not None and top >= 0.3) or (varies and (goes_on or has_most))
 
     def near_ceiling(self, share: float = 0.5) -> bool:
         """Whether so much of what can be had is had, if rewards are 0 or R: mean / R = mean² / (mean² + spread²). A

@@ -95,6 +95,11 @@ def test_what_goes_on_learning_loses_nothing() -> None:
     assert all(binary(rising + most, seed).excuses for seed in range(10)), "there is little left to learn"
 
 
+def test_a_rise_within_what_the_means_scatter_by_excuses_nothing() -> None:
+    scattered = [{REWARD_MEAN: 0.3 + 0.2 * (row % 2), STD: 0.4} for row in range(40)]
+    assert not fed(scattered + [{REWARD_MEAN: 0.5, STD: 0.4}] * 3).keeps_its_rise
+
+
 def test_where_rewards_no_longer_differ_a_rise_excuses_nothing() -> None:
     rising = [{REWARD_MEAN: 0.2 + 0.002 * row, STD: 0.3, TIED_AT_TOP: 0.0} for row in range(80)]
     assert fed(rising).excuses
