@@ -4,7 +4,7 @@ In the environment that the script of the package begins with (for TRL: `pip ins
 
     python -m tests.forks.run_zero_code [NAME...]
 
-It runs what is installed there, and writes `results/zero_code/PACKAGE.json`. The page docs/how-to/zero-code.md is made
+It runs what is installed there, and writes `results/zero_code/PACKAGE-VERSION.json`. docs/how-to/zero-code.md is made
 from all of them by `python -m tests.forks.run_zero_code --page`.
 """
 
@@ -93,7 +93,7 @@ class Ran:
         runs: how many MLflow runs hold `rldk/` series.
         series: how many `rldk/` series there are.
         steps: how many rows.
-        messages: how many messages of the rule that fires in every training were posted.
+        messages: how often the alert of the rule that fires in every training was posted.
     """
 
     name: str
@@ -265,7 +265,7 @@ def ran(name: str, command: str, folder: Path) -> Ran:
     while time.monotonic() < until and not slack.messages:
         time.sleep(0.5)
     time.sleep(2)  # for what may come twice
-    found.messages = sum("team.trains" in text or "It trains" in text for text in slack.messages)
+    found.messages = sum("It trains." in text for text in slack.messages)
     if (folder / "mlflow.db").exists():
         series = stored(folder / "mlflow.db")
         found.runs, found.series = 1, len(series)
@@ -302,7 +302,7 @@ def main(names: list[str]) -> int:
         sys.stdout.write(f"{results[-1]}\n")
         sys.stdout.flush()
     versions = {one: installed(one) for one in dict.fromkeys((package, "trl", "transformers", "accelerate", "mlflow"))}
-    path = RESULTS / f"{package}.json"
+    path = RESULTS / f"{package}-{versions[package]}.json"
     known = json.loads(path.read_text(encoding="utf-8"))["ran"] if names and path.exists() else []
     found = {one["name"]: one for one in (*known, *map(asdict, results))}
     RESULTS.mkdir(parents=True, exist_ok=True)
