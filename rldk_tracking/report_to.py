@@ -52,7 +52,7 @@ def _watch() -> None:
     """Wrap what a trainer does with its callbacks. A callback of the user's is none that we make way for."""
     handler = sys.modules[CALLBACKS].CallbackHandler
     make, add = handler.__init__, handler.add_callback
-    if hasattr(make, "__wrapped__"):
+    if make.__module__ == __name__:  # it is done
         return
     note("transformers")
 
@@ -73,7 +73,6 @@ def _watch() -> None:
             self.callbacks = [known for known in self.callbacks if not getattr(known, "makes_way", False)]
         add(self, callback)
 
-    wrapped_init.__wrapped__ = make  # type: ignore[attr-defined]
     handler.__init__, handler.add_callback = wrapped_init, wrapped_add
 
 
