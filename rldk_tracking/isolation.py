@@ -66,12 +66,18 @@ class Shield:
         self._places.append(place)
         return self
 
-    def each(self, items: Iterable[T], work: Callable[[T], object]) -> list[tuple[T, Exception]]:
-        """Do the work on every item; those that failed come back with their exceptions, for whoever says so."""
+    def each(self, items: Iterable[T], work: Callable[..., object], *given: object) -> list[tuple[T, Exception]]:
+        """Do the work on every item; those that failed come back with their exceptions, for whoever says so.
+
+        Args:
+            items: what may fail.
+            work: is called with each of them.
+            given: further arguments of it.
+        """
         failed: list[tuple[T, Exception]] = []
         for item in items:
             try:
-                work(item)
+                work(item, *given)
             except Exception as error:
                 if self.strict:
                     raise

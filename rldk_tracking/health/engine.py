@@ -28,7 +28,7 @@ from typing import Any
 
 from rldk_tracking.health.alert import Alert, Severity, add_alert
 from rldk_tracking.health.rule import Rule
-from rldk_tracking.health.scores import Scores
+from rldk_tracking.health.scores import STABILITY, Scores
 from rldk_tracking.health.watch import Watch
 from rldk_tracking.isolation import Shield
 
@@ -40,6 +40,8 @@ RULE_FAILED = "health.rule_failed"
 NEVER_LOGGED = "health.never_logged"
 """Likewise: rules or charts ask for names that the trainer does not log."""
 CAUSE_CHARACTERS = 200
+MOST_KINDS = 256
+"""Of rows, by their series, of which it is remembered which rules they concern."""
 
 
 class Engine:
@@ -71,6 +73,14 @@ class Engine:
         }
         self._working = dict(self._watches)
         self._order = sorted(self._watches.values(), key=lambda watch: len(self._silenced_by[watch.rule.id]))
+        self._readers = {
+            key: {watch.rule.id for watch in self._order if key in watch.condition.reads()}
+            for key in {key for watch in self._order for key in watch.condition.reads()}
+        }
+        self._concerned: dict[tuple[str, ...], list[Watch]] = {}
+        self._looked: list[Watch] = []
+        self._open = list(self._order)
+        self._begins = True
 
     def update(self, step: int, row: Mapping[str, float]) -> list[Alert]:
         """Judge a row.
@@ -85,29 +95,55 @@ class Engine:
         """
         if not all(map(math.isfinite, row.values())):
             row = {key: value for key, value in row.items() if math.isfinite(value)}
-        row = self._scores.follow(step, row, self._working)
+        row = self._scores.follow(step, row, self._working, STABILITY in self._readers)
         changes: list[Alert] = []
-        self._each(step, self._order, lambda watch: watch.look(step, row), changes)
-        firing = [watch for watch in self._order if watch.severity is not None]
-        self._each(step, firing, lambda watch: self._resolve(step, watch, changes), changes)
-        for watch in self._order:
-            if watch.cause is not None and (watch.is_clear or self._severity(watch.cause) is None):
-                watch.cause = None
-        breached = [watch for watch in self._order if watch.finding is not None and watch.finding.breached]
-        self._each(step, breached, lambda watch: self._fire(step, watch, changes), changes)
+        self._each(changes, self._concerned_by(step, tuple(row)), Watch.look, step, row)
+        if self._open:
+            self._each(changes, self._open, self._resolve, step, changes)
+            for watch in self._open:
+                if watch.cause is not None and (watch.is_clear or self._severity(watch.cause) is None):
+                    watch.cause = None
+            self._open = [watch for watch in self._open if watch.severity is not None or watch.cause is not None]
+        breached = [watch for watch in self._looked if watch.finding is not None and watch.finding.breached]
+        if breached:
+            self._each(changes, breached, self._fire, step, changes)
+            self._open = [watch for watch in self._order if watch.severity is not None or watch.cause is not None]
         return changes
 
-    def _each(self, step: int, watches: list[Watch], work: Callable[[Watch], object], changes: list[Alert]) -> None:
+    def _concerned_by(self, step: int, series: tuple[str, ...]) -> list[Watch]:
+        """The rules whose data may be among a row's series; the others find nothing in it."""
+        if self._begins:
+            self._begins = False
+            for watch in self._order:
+                watch.begin = step if watch.begin is None else watch.begin
+        concerned = self._concerned.get(series)
+        if concerned is None:
+            if len(self._concerned) == MOST_KINDS:
+                self._concerned.clear()
+            readers = set().union(*(self._readers.get(key, ()) for key in series))
+            concerned = self._concerned[series] = [
+                watch for watch in self._order if watch.condition.reads_others or watch.rule.id in readers
+            ]
+        if concerned is not self._looked:
+            for watch in self._order:
+                watch.finding = None
+            self._looked = concerned
+        return concerned
+
+    def _each(self, changes: list[Alert], watches: list[Watch], work: Callable[..., object], *given: Any) -> None:
         """Do the work for these rules; one that raises costs that rule alone."""
-        for watch in self._failures.each(step, watches, work, changes):
+        for watch in self._failures.each(changes, watches, work, *given):
             del self._working[watch.rule.id]
             self._order.remove(watch)
+            self._concerned.clear()
+            self._looked = [each for each in self._looked if each is not watch]
+            self._open = [each for each in self._open if each is not watch]
 
-    def _resolve(self, step: int, watch: Watch, changes: list[Alert]) -> None:
+    def _resolve(self, watch: Watch, step: int, changes: list[Alert]) -> None:
         if watch.wants_to_resolve() and (was := watch.firing()) is not None:
             changes.append(watch.resolve(step, was))
 
-    def _fire(self, step: int, watch: Watch, changes: list[Alert]) -> None:
+    def _fire(self, watch: Watch, step: int, changes: list[Alert]) -> None:
         severity = watch.wants_to_fire(step)
         if severity is None or watch.finding is None:
             return
@@ -204,6 +240,7 @@ class Engine:
         self._scores.load_state(state.get("scores", {}))
         self.held_back = dict(state.get("held_back", {}))
         self._failures.load_state(state.get("failure", {}))
+        self._begins, self._open = True, list(self._order)
 
 
 def _covers(patterns: Iterable[str], rule: str) -> bool:
@@ -229,15 +266,16 @@ class Failures:
         self._earlier: Alert | None = None
 
     def each(
-        self, step: int, watches: Iterable[Watch], work: Callable[[Watch], object], changes: list[Alert]
+        self, changes: list[Alert], watches: Iterable[Watch], work: Callable[..., object], step: int, *given: Any
     ) -> list[Watch]:
         """Do the work for every rule, and switch off those that raise.
 
         Args:
-            step: the trainer's global step.
+            changes: gets the alerts about those that failed.
             watches: the rules that work so far.
             work: what may fail.
-            changes: gets the alerts about those that failed.
+            step: the trainer's global step, the work's second argument.
+            given: further arguments of it.
 
         Returns:
             The watches that failed now.
@@ -245,7 +283,7 @@ class Failures:
         if self._earlier is not None:
             changes.append(_resolved(self._earlier, step))
             self._earlier = None
-        failed = self._shield.each(watches, work)
+        failed = self._shield.each(watches, work, step, *given)
         for watch, error in failed:
             cause = f"{type(error).__name__}: {error}"[:CAUSE_CHARACTERS]
             self.causes[watch.rule.id] = cause

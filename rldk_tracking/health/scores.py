@@ -134,7 +134,9 @@ class Scores(Stateful):
     trend: RunTrend = remembered(RunTrend)
     memory: float | None = remembered()
 
-    def follow(self, step: int, row: Mapping[str, float], watches: Mapping[str, Watch]) -> Mapping[str, float]:
+    def follow(
+        self, step: int, row: Mapping[str, float], watches: Mapping[str, Watch], with_stability: bool = True
+    ) -> Mapping[str, float]:
         """Take a row, before it is judged; returns it with the scores that rules may watch."""
         known = [watches[name] for name in UNSTABLE if name in watches and watches[name].known]
         if known:
@@ -150,13 +152,15 @@ class Scores(Stateful):
         peak, reserved = row.get(PEAK), row.get(RESERVED)
         if peak is not None and reserved:
             self.memory = min(1.0, peak / reserved)
-        return {**row, **self._steadiness()}
+        return {**row, **self._steadiness(with_stability)}
 
-    def _steadiness(self) -> dict[str, float]:
+    def _steadiness(self, with_stability: bool = True) -> dict[str, float]:
         """How steadily the run goes; empty before there are rows enough."""
         if self.unstable is None or self.rows < ENOUGH:
             return {}
         spike_free = stability = 1.0 - self.unstable
+        if not with_stability:
+            return {SPIKE_FREE: spike_free}
         varying = sorted(size for v in self.varying.values() if (size := v.size) is not None)
         if len(varying) >= 2:  # one series alone may have a mean of about 0, as losses of RL do
             middle = varying[1] if len(varying) == 3 else varying[0]

@@ -75,16 +75,15 @@ class Watch(Stateful):
         """Judge a row. A row without this rule's data changes nothing."""
         if self.begin is None:
             self.begin = step
-        condition = self.condition
-        is_idle = condition.needs_key and condition.key is None and row.keys().isdisjoint(condition.keys)
-        finding = self.finding = None if is_idle else condition.judge(step, row)
+        finding = self.finding = self.condition.judge(step, row)
         if finding is None:
             return
         self.samples += 1
         breached, before = finding.breached, self.last_step
         self.last_step = step
         if breached or not self.judged:  # else what is warm stays warm, and nothing depends on it
-            warm = self.samples > self.rule.warm_up_samples and step - self.begin >= self.rule.warm_up_steps
+            rule = self.rule
+            warm = self.samples > rule.warm_up_samples and step - self.begin >= rule.warm_up_steps
             self.judged = self.judged or (warm and finding.judged)
             breached = breached and warm
         if not breached:

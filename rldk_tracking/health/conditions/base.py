@@ -102,8 +102,8 @@ class Condition(Stateful, ABC):
     risk: float | None = remembered()
 
     zero_is_missing = False
-    needs_key: ClassVar[bool] = False
-    """Whether rows before the first with one of the keys change nothing, so that they are not judged."""
+    reads_others: ClassVar[bool] = False
+    """Whether rows without any series of `reads` may change something, so that all are judged."""
     risk_key: ClassVar[str | None] = None
     """The series under which the condition's `risk` goes into the row, where it has one."""
 
@@ -113,16 +113,21 @@ class Condition(Stateful, ABC):
         With `zero_is_missing`, zeros count only once another value was seen: many loops log a constant 0 for what
         they do not measure.
         """
-        if self.key is None:
-            self.key = first_of(self.keys, row)
-            if self.key is None:
+        key = self.key
+        if key is None:
+            key = self.key = first_of(self.keys, row)
+            if key is None:
                 return None
-        value = row.get(self.key)
+        value = row.get(key)
         if self.zero_is_missing and not self.moved and value is not None:
             if value == 0.0:
                 return None
             self.moved = True
         return value
+
+    def reads(self) -> Iterable[str]:
+        """Series without any of which a row changes nothing, so that it need not be judged."""
+        return self.keys
 
     @abstractmethod
     def judge(self, step: int, row: Row) -> Finding | None:
@@ -135,7 +140,10 @@ class Condition(Stateful, ABC):
 
 def first_of(keys: Iterable[str], row: Row) -> str | None:
     """The first of the keys that the row has."""
-    return next((key for key in keys if key in row), None)
+    for key in keys:  # a generator takes several times as long, and every rule asks in every row
+        if key in row:
+            return key
+    return None
 
 
 def smoothed(mean: float | None, value: float, weight: float) -> float:
@@ -193,6 +201,8 @@ class NewLevel(Stateful):
 REWARD_MEAN = "rldk/reward/mean"
 REWARD_SPREADS = ("rldk/reward/group_std_mean", "rldk/reward/std")
 TIED_AT_TOP = "rldk/reward/group_tied_fraction_all_max"
+PROGRESS = (REWARD_MEAN, *REWARD_SPREADS, TIED_AT_TOP)
+"""What `Progress` reads."""
 PATIENCE_ROWS = 20
 """Rows without a new best after which a reward has stopped to rise."""
 
@@ -236,17 +246,20 @@ class Progress(Stateful):
         if value is None:
             return
         self.count += 1
-        if self.mean is None:
-            self.mean = self.best = self.peak = self.lowest = value
-        self.mean += 0.2 * (value - self.mean)
-        self.jitter += 0.1 * (abs(value - self.mean) - self.jitter)
+        mean = self.mean
+        if mean is None:
+            mean = self.best = self.peak = self.lowest = value
+        mean = self.mean = mean + 0.2 * (value - mean)
+        self.jitter += 0.1 * (abs(value - mean) - self.jitter)
         if self.count <= 5:
             self.first += (value - self.first) / self.count
-        self.lowest = min(self.lowest, self.mean)
+        if mean < self.lowest:
+            self.lowest = mean
         self.since_best += 1
-        if self.mean > self.peak + 0.02 * abs(self.best - self.lowest):  # of a slow rise too, row by row a smaller one
-            self.since_best, self.peak = 0, self.mean
-        self.best = max(self.best, self.mean)
+        if mean > self.peak + 0.02 * abs(self.best - self.lowest):  # of a slow rise too, row by row a smaller one
+            self.since_best, self.peak = 0, mean
+        if mean > self.best:
+            self.best = mean
 
     @property
     def climbed(self) -> bool:

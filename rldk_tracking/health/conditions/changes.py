@@ -93,23 +93,27 @@ class Jump(Condition):
             self._learn(value)
             return self.learns(value)
         middle = baseline.median
-        margin = self._margin(middle)
         distance = self.sign * (value - middle)
+        margin = self._least_margin(middle)
+        if distance > margin / 2:  # near enough for the spread to decide
+            margin = max(self.z * baseline.spread, margin)
         breached = distance > margin
         if breached:
             self.level.add(value, middle + self.sign * margin / 2, baseline)
         else:
             self._learn(value)
-            self.level.beyond = []
+            if self.level.beyond:
+                self.level.beyond = []
         is_back = self.level.is_back(value, self.sign)
         critical = breached and self.critical_ratio is not None and abs(value) > self.critical_ratio * abs(middle)
-        evidence = {"normal": middle, "spread": baseline.spread}
+        evidence = {"normal": middle, "spread": baseline.spread} if breached else {"normal": middle}
         clear = distance <= margin / 2 and is_back
         limit = middle + self.sign * margin
         return Finding(breached, clear, value, limit, critical, evidence, self.key, judged=not is_early)
 
-    def _margin(self, middle: float) -> float:
-        margin = max(self.z * self.baseline.spread, self.floor)
+    def _least_margin(self, middle: float) -> float:
+        """The margin where the values have no spread."""
+        margin = self.floor
         if self.early_ratio is not None and len(self.baseline) < self.minimum:
             margin = max(margin, (self.early_ratio - 1.0) * abs(middle))
         if self.ratio is not None:
@@ -174,7 +178,8 @@ class Drop(Condition):
             level, settled = baseline.median, len(baseline) >= SETTLED_ROWS
             if self.best is None or level > self.best or not settled:
                 self.best = level
-            if self.mean >= level - self.wander or not settled:
+            is_usual = self.mean >= level - self.wander or not settled
+            if is_usual and not baseline.wanders_within(self.wander):
                 self.wander = max(self.wander, baseline.wander)
         if self.best is None:
             baseline.add(value)

@@ -165,6 +165,7 @@ class Hacking(Condition):
     """
 
     risk_key = "rldk/health/reward_hacking_risk"
+    reads_others = True  # the parts of the reward, whatever their names
 
     pay: Annotated[NonNegative, "rise of the reward, in standard deviations of its noise, that counts as a rise"] = 2.0
     held_out: Annotated[
@@ -220,11 +221,11 @@ class Hacking(Condition):
         alone, paired, known = self._witnesses()
         if not known:
             return None
-        supporting = self._supporting()
+        supporting = self._supporting() if paired else []
         together = bool(paired) and len(paired) + len(supporting) >= 2
-        doubt = 1.0 if alone else min(1.0, 0.4 * len(paired) + (0.2 * len(supporting) if paired else 0.0))
+        doubt = 1.0 if alone else min(1.0, 0.4 * len(paired) + 0.2 * len(supporting))
         self.risk = doubt * min(1.0, max(0.0, rise / self.pay))
-        against = [*alone, *paired, *(supporting if paired else [])]
+        against = [*alone, *paired, *supporting]
         evidence: dict[str, float | str] = {"reward_rise_sigmas": rise, "against": ", ".join(against) or "nothing"}
         breached = rise > self.pay and (bool(alone) or together)
         clear = not (alone or together) or rise < self.pay / 2
@@ -250,12 +251,13 @@ class Hacking(Condition):
 
     def _witnesses(self) -> tuple[list[str], list[str], bool]:
         """Those that decide alone, those that need a second, and whether there is any to be asked."""
-        known = {name: change for name, change in self.others.items() if change.change is not None}
-        perplexity, length, length_corr = (known.get(name) for name in ("perplexity", "length", "length_corr"))
-        disagreement = known.get("disagreement")
+        others = self.others
+        perplexity, length, length_corr, disagreement = (
+            change if (change := others[name]).count > change.early else None
+            for name in ("perplexity", "length", "length_corr", "disagreement")
+        )
         pair, is_gold = self.pair, self.gold_key != UNWEIGHTED
-        asked = (perplexity, length_corr, disagreement)
-        is_any = pair.known or self.parts.known or any(each is not None for each in asked)
+        is_any = pair.known or self.parts.known or (perplexity or length_corr or disagreement) is not None
         if pair.contradicts and (is_gold or (pair.of_a_kind and pair.score.mean < pair.reward.mean)):
             return ["held-out score" if is_gold else "reward function of weight 0"], [], is_any
         if is_gold and pair.follows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from rldk_tracking.health.conditions.base import (
@@ -26,7 +26,6 @@ from rldk_tracking.health.expression import Expression, ExpressionError
 class Level(Condition):
     """Breached where the value, or its exponential mean over `span` observations, is beyond `threshold`."""
 
-    needs_key = True
     threshold: Annotated[float, "the limit; the value itself is still good"]
     direction: Annotated[Literal["above", "below"], "the bad side"] = "above"
     clear: Annotated[float | None, "where the breach ends; the threshold by default"] = None
@@ -228,6 +227,10 @@ class ExpressionCondition(Condition):
         self.breach = _parsed("when", self.when)
         self.end = None if self.clear_when is None else _parsed("clear_when", self.clear_when)
         self.memories = [each.memory() for each in (self.breach, self.end) if each is not None]
+
+    def reads(self) -> Iterable[str]:
+        """The series of both expressions, under either name."""
+        return {name for memory in self.memories for key in memory.windows for name in (key, f"rldk/{key}")}
 
     def judge(self, step: int, row: Row) -> Finding | None:
         """Take the row into the windows and ask both expressions."""

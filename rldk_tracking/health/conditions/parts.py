@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from rldk_tracking.health.conditions.base import Row
@@ -23,6 +24,13 @@ HALF = 0.5
 """Of its start, below which a part has fallen."""
 
 
+@lru_cache(maxsize=256)
+def parts_of(series: tuple[str, ...]) -> list[tuple[str, str, str]]:
+    """Of a row's series those of parts that are there to give: their names, means and weights."""
+    found = [(match[1], key) for key in series if key.startswith(FUNCTION) and (match := MEAN.fullmatch(key))]
+    return [(name, key, WEIGHT.format(name)) for name, key in found if not PENALTY.search(name)]
+
+
 @dataclass(eq=False)
 class Parts(Stateful):
     """Follows the mean of every reward function that is a part of the reward.
@@ -38,10 +46,10 @@ class Parts(Stateful):
 
     def add(self, row: Row) -> None:
         """Take what the row says of the parts."""
-        for key, value in row.items():
-            match = MEAN.fullmatch(key) if key.startswith(FUNCTION) else None
-            if match is None or PENALTY.search(name := match[1]) or row.get(WEIGHT.format(name), 1.0) <= 0.0:
+        for name, key, weight in parts_of(tuple(row)):
+            if row.get(weight, 1.0) <= 0.0:
                 continue
+            value = row[key]
             if name not in self.changes:
                 self.changes[name] = Change(early=3, growing=0.1)
             self.changes[name].add(value)
@@ -61,8 +69,9 @@ class Parts(Stateful):
         for name, change in self.changes.items():
             if self.highest[name] == self.lowest[name] == 0.0:
                 return f"{name}, which has always been 0"
-            fell = change.sigmas is not None and change.sigmas < -FELL
-            if fell and self.lowest[name] >= 0.0 and change.mean < HALF * change.start:
+            if self.lowest[name] < 0.0 or change.mean >= HALF * change.start:
+                continue
+            if change.sigmas is not None and change.sigmas < -FELL:
                 return f"{name}, which fell to {change.mean:.2g} from {change.start:.2g}"
         return None
 

@@ -38,7 +38,6 @@ class NothingLearned(Condition):
     rate still rises. Pairs whose margin is 0 row after row are no pairs: the texts are the same, or nothing is trained.
     """
 
-    needs_key = True
     minimum: Annotated[Count, "rows before anything is judged"] = 20
     steps: Annotated[int, Range(0), "trainer steps since the learning rate has reached its highest value"] = 200
     same: Annotated[Count, "rows in a row without any margin after which the texts count as the same"] = 20
@@ -105,7 +104,6 @@ class ReferenceApart(Condition):
     both rewards are the same multiple of their log-probabilities.
     """
 
-    needs_key = True
     limit: Annotated[NonNegative, "reward beyond which it is not 0; rounding of bfloat16 leaves some hundredths"] = 0.2
     steady: Annotated[NonNegative, "share by which the second mean may differ from the first"] = 0.25
     latest: Annotated[int, Range(0), "the last step whose value still tells of the beginning"] = 50

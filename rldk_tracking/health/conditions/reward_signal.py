@@ -19,6 +19,7 @@ from rldk_tracking.health.conditions.base import (
     first_of,
 )
 from rldk_tracking.health.conditions.parts import FUNCTION, Parts
+from rldk_tracking.health.conditions.silence import named
 from rldk_tracking.health.detectors import Stateful, remembered
 
 PRIOR_ROWS, PRIOR_TIED = 4.0, 1.0
@@ -58,8 +59,8 @@ class Rollouts(Stateful):
             row: what was logged.
             by_mean: whether the log tells nothing of the reward but its mean.
         """
-        free = LENGTH in row and row.get(TRUNCATED, 0.0) < 1.0
-        if not (by_mean or free or any(row.get(key, 0.0) > 0.0 for key in REWARD_SPREADS)):
+        free = by_mean or (LENGTH in row and row.get(TRUNCATED, 0.0) < 1.0)
+        if not (free or any(row.get(key, 0.0) > 0.0 for key in REWARD_SPREADS)):
             self.shown, self.same = [], 0
             return False
         shown = [row.get(key) for key in OF_ROLLOUT]
@@ -88,6 +89,8 @@ class TiedGroups(Condition):
     (`Progress.near_ceiling`) may have `nearly_all` tied and still learn from the rest. A run in which a part of the
     reward gives nothing, or fell, has not solved its task.
     """
+
+    reads_others = True  # the parts of the reward, whatever their names
 
     solved: Annotated[bool, "True reports tied groups at the ceiling of the task, False those elsewhere"]
     threshold: Annotated[float, "a standard deviation of the reward at or below which the batch counts as tied"] = 0.0
@@ -128,7 +131,7 @@ class TiedGroups(Condition):
         """Count rows that are all tied, follow the average, and ask whether the reward is at its ceiling."""
         mean = row.get(self.mean_key)
         by_mean = self.key is None and self.progress.spread is None
-        by_mean = by_mean and row.keys().isdisjoint((*self.keys, *self.spread_keys))
+        by_mean = by_mean and first_of((*self.keys, *self.spread_keys), row) is None
         if mean is not None and self.rollouts.is_again(row, by_mean):
             return None
         if self.rollouts.blocks == 1 and self.rollouts.rows > self.rollouts.same == 1:
@@ -153,19 +156,21 @@ class TiedGroups(Condition):
             self.in_a_row = 0
         enough = not by_mean or self.rollouts.blocks > 0 or self.in_a_row >= SAME_ROWS - 1
         now = enough and self.in_a_row >= LEAST_IN_A_ROW and self._is_improbable()
-        limit = self.nearly_all if self.progress.near_ceiling() else self.often
+        progress = self.progress
+        limit = self.nearly_all if progress.near_ceiling() else self.often
         surely = self.tied - 1.64 * (self.variance * weight) ** 0.5
         frozen = by_mean and self._is_frozen()
         average = enough and self.count >= self.minimum and (surely > limit or frozen)
-        lost = self.parts.lost if self.progress.solved else None
-        there = self.progress.solved and lost is None
+        solved = progress.solved
+        lost = self.parts.lost if solved else None
+        there = solved and lost is None
         breached = (now or average) and there == self.solved
         clear = there != self.solved or (value < self.nearly_all and self.tied < limit and not frozen)
         evidence: dict[str, float | str] = {"tied": self.tied, "rows_in_a_row": self.in_a_row}
         evidence["tie"] = self._tie(mean, by_mean, now)
         evidence["lost"] = "" if lost is None else f", without the part {lost}"
-        if self.progress.mean is not None:
-            evidence["reward"] = self.progress.mean
+        if progress.mean is not None:
+            evidence["reward"] = progress.mean
         found = Finding(breached, clear, self.tied, limit, False, evidence, self.key)
         found.judged = self.count >= LEAST_IN_A_ROW
         if now:
@@ -193,11 +198,12 @@ class TiedGroups(Condition):
     def _contradicts(self, row: Row) -> bool:
         """Whether a row shows that completions were told apart, whatever their mean."""
         gradient, last = row.get(GRADIENT, 0.0), self.gradient
-        functions = {key: value for key, value in row.items() if key.startswith(FUNCTION) and key.endswith("/mean")}
-        changed = any(abs(value - self.functions.get(key, value)) > 1e-6 for key, value in functions.items())
-        self.gradient, self.functions = gradient, functions
-        moves = last is not None and gradient > 0.0 and abs(gradient - last) > 1e-3 * gradient
-        return moves or changed or any(row.get(key, 0.0) > 0.0 for key in ADVANTAGES)
+        before, self.gradient = self.functions, gradient
+        self.functions = {key: row[key] for _, key in named(tuple(row), FUNCTION, "/mean")}
+        if last is not None and gradient > 0.0 and abs(gradient - last) > 1e-3 * gradient:
+            return True
+        changed = any(abs(value - before.get(key, value)) > 1e-6 for key, value in self.functions.items())
+        return changed or any(row.get(key, 0.0) > 0.0 for key in ADVANTAGES)
 
     def _is_improbable(self) -> bool:
         """Whether so many tied rows are more than chance, by how often a row was tied before."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Annotated
@@ -123,6 +124,10 @@ class Shift(Condition):
         self.cusum = Cusum() if self.limit is None else Cusum(limit=self.limit)
         if self.agree is not None:
             self.agreeing = ShiftedLevel(self.agree, self.sign, self.share / 2)
+
+    def reads(self) -> Iterable[str]:
+        """The series that agrees, too."""
+        return self.keys if self.agree is None else (*self.keys, self.agree)
 
     def judge(self, step: int, row: Row) -> Finding | None:
         """Standardise the value and add it to the sum."""

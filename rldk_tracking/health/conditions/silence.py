@@ -9,6 +9,7 @@ Keys, read by `rldk_tracking.metrics.keys`:
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated
 
 from rldk_tracking.health.conditions.base import Condition, Finding, Row, condition
@@ -59,12 +60,21 @@ class Silence(Condition):
         return Finding(breached, not breached, silent, limit, critical, key=self.key, judged=limit is not None)
 
 
+@lru_cache(maxsize=256)
+def named(series: tuple[str, ...], before: str, after: str) -> list[tuple[str, str]]:
+    """Of a row's series those between two texts, after the name that stands between them."""
+    found = [key for key in series if key.startswith(before) and key.endswith(after)]
+    return [(key[len(before) : -len(after)], key) for key in found]
+
+
 @condition("silent_function")
 class SilentFunction(Condition):
     """Breached where a reward function has scored nothing in so many rollouts in a row.
 
     Its series is the share of completions that a function did not score, with `<name>` for the function's name.
     """
+
+    reads_others = True  # of every function, whatever its name
 
     rollouts: Annotated[
         int, "how many in a row. A function that belongs to a part of the data has none of it in some of them"
@@ -75,11 +85,7 @@ class SilentFunction(Condition):
     def judge(self, step: int, row: Row) -> Finding | None:
         """Count on for each function of the row."""
         before, _, after = self.keys[0].partition(NAME)
-        shares = {
-            key[len(before) : -len(after)]: share
-            for key, share in row.items()
-            if key.startswith(before) and key.endswith(after)
-        }
+        shares = {name: row[key] for name, key in named(tuple(row), before, after)}
         if not shares:
             return None
         for name, share in shares.items():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
 from rldk_tracking.health.conditions.base import (
+    PROGRESS,
     REWARD_MEAN,
     REWARD_SPREADS,
     AtLeastOne,
@@ -107,6 +109,10 @@ class FromStart(Condition):
         self.start = Start(self.early)
         self.progress = Progress() if self.unless_learned else None
 
+    def reads(self) -> Iterable[str]:
+        """What tells of the progress and of the limit, too."""
+        return (*self.keys, self.capped_key or "", *(() if self.progress is None else PROGRESS))
+
     def judge(self, step: int, row: Row) -> Finding | None:
         """Hold the value to the start."""
         if self.progress is not None:
@@ -175,6 +181,7 @@ class Collapse(Condition):
 
     risk_key = "rldk/health/policy_collapse_risk"
     zero_is_missing = True
+    reads_others = True  # once it has judged, it judges every row
 
     remains: Annotated[float, Range(0, 0.99), "a share of the start at or below which a quantity is gone"] = 0.1
     back: Annotated[Share, "the share of its start above which a quantity is back"] = 0.3
@@ -202,16 +209,18 @@ class Collapse(Condition):
         if row.get(self.tied_key, 0.0) >= self.tied:
             self._note("reward spread", 0.0)
         self.progress.add(row)
-        solved = self.progress.excuses
         if len(self.gone) < 2:
             return None
+        solved = self.progress.excuses
         lost = [name for name, left in self.gone.items() if left <= self.remains]
         parts = [min(1.0, max(0.0, (1.0 - left) / (1.0 - self.remains))) for left in self.gone.values()]
         self.risk = 0.0 if solved else sum(parts) / len(parts)
         breached = len(lost) >= 2 and not solved
-        evidence: dict[str, float | str] = {f"{name} left": left for name, left in self.gone.items()}
-        evidence["lost"] = ", ".join(f"{name} {self.gone[name]:.0%}" for name in lost)
-        clear = sum(left <= self.back for left in self.gone.values()) < 2
+        evidence: dict[str, float | str] = {}
+        if breached:
+            evidence = {f"{name} left": left for name, left in self.gone.items()}
+            evidence["lost"] = ", ".join(f"{name} {self.gone[name]:.0%}" for name in lost)
+        clear = len([left for left in self.gone.values() if left <= self.back]) < 2
         return Finding(breached, clear, self.risk, None, False, evidence, self.key)
 
     def _note(self, name: str, left: float | None) -> None:
@@ -253,6 +262,10 @@ class UnpaidDrift(Condition):
 
     def __post_init__(self) -> None:
         self.keys = (*self.keys, self.sequence_key)
+
+    def reads(self) -> Iterable[str]:
+        """What tells of the reward, too."""
+        return (*self.keys, *self.reward_keys)
 
     def judge(self, step: int, row: Row) -> Finding | None:
         """Smooth both, then hold the divergence to the limit that applies."""

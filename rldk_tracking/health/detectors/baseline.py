@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +21,8 @@ BEND_TO_SIGMA = ABSOLUTE_DEVIATION_TO_SIGMA / math.sqrt(6.0)
 """The mean of |x - 2 x before + x before that| times this is the standard deviation of x, if independent."""
 MOST_ALIKE = 3.0
 """By how much that is too small where neighbours correlate at 0.85."""
+FARTHEST = 5.0 * math.sqrt(2.0)
+"""Standard deviations of single values, of which values far apart are taken to differ at most."""
 LAG_VALUES = 8
 """Values apart at which those of a first-order autoregression of up to 0.8 are all but independent."""
 
@@ -46,7 +48,8 @@ class Baseline(Stateful):
 
     def __post_init__(self) -> None:
         self.values = deque(maxlen=self.window)
-        self._sorted: list[float] = []
+        self._sorted: list[float] | None = []
+        self._is_asked = True
         self._spread: float | None = None
 
     def __len__(self) -> int:
@@ -54,9 +57,10 @@ class Baseline(Stateful):
 
     def add(self, value: float, at_once: bool = False) -> None:
         """Take a normal value; it counts `delay` values later, or at once."""
-        self.waiting.append(value)
-        if at_once or len(self.waiting) > self.delay:
-            self._accept(self.waiting.popleft())
+        waiting = self.waiting
+        waiting.append(value)
+        if at_once or len(waiting) > self.delay:
+            self._accept(waiting.popleft())
 
     def freeze(self) -> None:
         """A fault is seen: what has not counted yet never will."""
@@ -66,42 +70,65 @@ class Baseline(Stateful):
         """Another level is normal from now on."""
         self.values.clear()
         self.waiting.clear()
-        self._sorted.clear()
+        self._sorted = None
         for value in values:
             self._accept(value)
 
     @property
+    def ordered(self) -> list[float]:
+        """The values that count, ascending."""
+        self._is_asked = True
+        if self._sorted is None:
+            self._sorted = sorted(self.values)
+        return self._sorted
+
+    @property
     def median(self) -> float:
         """Of the values that count; there must be one."""
-        return median_of_sorted(self._sorted)
+        return median_of_sorted(self.ordered)
 
     @property
     def spread(self) -> float:
         """The standard deviation that a normal distribution of this MAD would have. 0 where values repeat."""
         if self._spread is None:
             middle = self.median
-            self._spread = MAD_TO_SIGMA * median_of_sorted(sorted([abs(value - middle) for value in self._sorted]))
+            self._spread = MAD_TO_SIGMA * median_of_sorted(sorted([abs(value - middle) for value in self.ordered]))
         return self._spread
 
     @property
     def wander(self) -> float:
         """A standard deviation that far values count in as well: the larger of `spread` and the mean deviation's."""
         middle = self.median
-        mean_deviation = sum(abs(value - middle) for value in self._sorted) / len(self._sorted)
+        mean_deviation = sum([abs(value - middle) for value in self.ordered]) / len(self.values)
         return max(self.spread, ABSOLUTE_DEVIATION_TO_SIGMA * mean_deviation)
 
+    def wanders_within(self, sigma: float) -> bool:
+        """Whether `wander` is at most so much, told without computing it; False where it takes a closer look."""
+        ordered, count = self.ordered, len(self.values)
+        middle, half = median_of_sorted(ordered), count // 2
+        surely = 0.999999 * sigma - 1e-12 * max(-ordered[0], ordered[-1])  # so that no rounding decides
+        if ABSOLUTE_DEVIATION_TO_SIGMA * (sum(ordered[count - half :]) - sum(ordered[:half])) > surely * count:
+            return False
+        reach = surely / MAD_TO_SIGMA
+        return bisect_left(ordered, middle + reach) - bisect_right(ordered, middle - reach) > half
+
     def _accept(self, value: float) -> None:
-        if len(self.values) == self.values.maxlen:
-            del self._sorted[bisect_left(self._sorted, self.values[0])]
+        ordered = self._sorted
+        if ordered is not None:
+            if self._is_asked:
+                if len(self.values) == self.window:
+                    del ordered[bisect_left(ordered, self.values[0])]
+                insort(ordered, value)
+                self._is_asked = False
+            else:  # nobody looks at every value: sorted when somebody does
+                self._sorted = None
         self.values.append(value)
-        insort(self._sorted, value)
         self._spread = None
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` returned."""
         super().load_state(state)
-        self._sorted = sorted(self.values)
-        self._spread = None
+        self._sorted = self._spread = None
 
 
 @dataclass(eq=False)
@@ -133,23 +160,25 @@ class Change(Stateful):
 
     def add(self, value: float) -> None:
         """Take a value."""
-        self.count += 1
-        if self.count == 1:
+        self.count = count = self.count + 1
+        recent, memory = self.recent, self.memory
+        if count == 1:
             self.mean = value
-        if self.count > 2:
-            bend = abs(value - 2.0 * self.recent[-1] + self.recent[-2])
-            self.noise += (BEND_TO_SIGMA * bend - self.noise) / min(self.count - 2, self.memory)
-        if len(self.recent) == LAG_VALUES:
+        if count > 2:
+            bend = abs(value - 2.0 * recent[-1] + recent[-2])
+            self.noise += (BEND_TO_SIGMA * bend - self.noise) / (count - 2 if count - 2 < memory else memory)
+        if len(recent) == LAG_VALUES:
             self.moves += 1
-            weight = 1.0 / min(self.moves, self.memory)
-            move = value - self.recent[0] - self.moved
-            bound = 5.0 * math.sqrt(2.0) * self.noise  # a step of the level is no noise
-            self.moved_square += weight * (min(abs(move), bound) ** 2 - self.moved_square)
+            weight = 1.0 / (self.moves if self.moves < memory else memory)
+            move = value - recent[0] - self.moved
+            bound = FARTHEST * self.noise  # a step of the level is no noise
+            size = abs(move)
+            self.moved_square += weight * ((size if size < bound else bound) ** 2 - self.moved_square)
             self.moved += weight * move
-        self.recent.append(value)
-        if self.count <= self.early:
-            self.start += (value - self.start) / self.count
-        span = max(self.span, min(self.growing * self.count, self.memory))
+        recent.append(value)
+        if count <= self.early:
+            self.start += (value - self.start) / count
+        span = self.span if self.growing == 0.0 else max(self.span, min(self.growing * count, memory))
         self.mean += 2.0 / (span + 1.0) * (value - self.mean)
 
     @property
@@ -173,6 +202,6 @@ class Change(Stateful):
         change = self.change
         if change is None:
             return None
-        if self.wander > 0:
-            return change / self.wander
+        if (wander := self.wander) > 0:
+            return change / wander
         return 0.0 if change == 0 else (MANY_SIGMAS if change > 0 else -MANY_SIGMAS)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rldk_tracking.health.detectors import Stateful, remembered
 from rldk_tracking.health.detectors.baseline import MANY_SIGMAS, Change, median_of_sorted
@@ -64,7 +65,7 @@ def theil_sen(
 
 @dataclass(eq=False)
 class RunTrend(Stateful):
-    """The trend of a series over the whole run, robust and in bounded memory, judged anew whenever a block is full.
+    """The trend of a series over the whole run, robust and in bounded memory, judged anew when somebody asks.
 
     The run is kept as at most `2 * HALF` blocks of equally many observations, each with the means of their steps and
     values; when they are full, neighbours are merged and blocks become twice as long. Over the blocks: Theil's slope
@@ -82,9 +83,10 @@ class RunTrend(Stateful):
     total: float = remembered(0.0)
     count: int = remembered(0)
     values: Change = remembered(Change)
-    score: float = remembered(0.0)
-    trend: list[float] = remembered(list)
     fell: bool = remembered(False)
+
+    def __post_init__(self) -> None:
+        self._judged: tuple[float, tuple[float, float, float] | None] | None = None
 
     def add(self, step: int, value: float) -> None:
         """Take the value of a step."""
@@ -101,9 +103,7 @@ class RunTrend(Stateful):
         if len(self.blocks) == 2 * HALF:
             self.steps, self.blocks = _merged(self.steps), _merged(self.blocks)
             self.length *= 2
-        if len(self.blocks) >= LEAST_BLOCKS:
-            self.score = mann_kendall(self.blocks)
-            self.trend = list(theil_sen(self.blocks, self.steps) or ())
+        self._judged = None
         self.fell = self.is_long and self._fell()
 
     @property
@@ -121,17 +121,34 @@ class RunTrend(Stateful):
         return best - last > max(FELL * self.values.wander, matters) and regained < matters
 
     @property
+    def score(self) -> float:
+        """Mann and Kendall's; 0 before there are blocks enough."""
+        return self._judge()[0]
+
+    @property
     def slope(self) -> tuple[float, float, float] | None:
         """(low, slope, high) per step; None before there are blocks enough."""
-        return (self.trend[0], self.trend[1], self.trend[2]) if self.trend else None
+        return self._judge()[1]
+
+    def _judge(self) -> tuple[float, tuple[float, float, float] | None]:
+        """Both, of the blocks as they stand: when somebody asks, as it takes longer than all else."""
+        if self._judged is None:
+            is_enough = len(self.blocks) >= LEAST_BLOCKS
+            self._judged = (mann_kendall(self.blocks), theil_sen(self.blocks, self.steps)) if is_enough else (0.0, None)
+        return self._judged
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
+        super().load_state(state)
+        self._judged = None
 
     @property
     def effect(self) -> float | None:
         """The change over the run, in standard deviations of single observations."""
-        if not self.trend:
+        if self.slope is None:
             return None
         blocks = len(self.blocks)
-        change = self.trend[1] * (self.steps[-1] - self.steps[0]) * blocks / (blocks - 1)
+        change = self.slope[1] * (self.steps[-1] - self.steps[0]) * blocks / (blocks - 1)
         noise = self.values.wander
         if noise == 0:
             return 0.0 if change == 0 else (MANY_SIGMAS if change > 0 else -MANY_SIGMAS)
