@@ -6,13 +6,8 @@ The exit code is that of the worst run, see `rldk_tracking.cli.main.EXIT_CODES`.
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,8 +23,6 @@ from rldk_tracking.trackers.registry import able
 if TYPE_CHECKING:
     from rldk_tracking.history.replay import ReplayResult
 
-WORTH_A_JOB = 8
-"""Runs below which a further process takes longer to start than it saves."""
 FAULTS = (ValueError, OSError, ImportError)
 """What reading a source and judging it may raise: each costs that source alone."""
 
@@ -58,11 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--alias", action="append", default=[], metavar="NAME=KEY", help="a name in the source for a key of `keys`"
     )
     parser.add_argument("--plot", action="store_true", help="plot the first cause also where no terminal is")
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        help=f"runs that are judged at the same time (default: one a processor, if each has {WORTH_A_JOB} to judge)",
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -81,7 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
             sources += runs_of(source)
         except FAULTS as fault:
             results.append(unreadable(source, fault))
-    results += judge_all(sources, arguments.rules, aliases, arguments.jobs)
+    for count, source in enumerate(sources, 1):
+        results.append(judge(source, arguments.rules, aliases))
+        if len(sources) > 1 and sys.stderr.isatty():
+            sys.stderr.write(f"\r{count} of {len(sources)} runs{chr(10) if count == len(sources) else ''}")
     with_plot = arguments.plot or sys.stdout.isatty()
     text = render(results, arguments.format, arguments.rules_without_data, with_plot)
     if text:
@@ -115,35 +106,6 @@ def aliases_of(pairs: Iterable[str]) -> dict[str, str]:
             raise SystemExit(f"--alias {pair}: {problem}")
         aliases[name] = key
     return aliases
-
-
-def judge_all(
-    sources: Sequence[str], rules: str, aliases: Mapping[str, str], jobs: int | None = None
-) -> list[ReplayResult | Unreadable]:
-    """Every run's report or fault, in order; several at a time, with the progress on stderr."""
-    jobs = min(len(sources), jobs or min(os.cpu_count() or 1, len(sources) // WORTH_A_JOB))
-    if jobs <= 1:
-        return [judge(source, rules, aliases) for source in sources]
-    # Processes that are forked would share the connections of a store that was asked for its runs. An interrupt of the
-    # terminal reaches them too, and ends them without a traceback each.
-    quietly = (signal.SIGINT, signal.SIG_DFL)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=signal.signal, initargs=quietly) as pool:
-        waiting = [pool.submit(judge, source, rules, aliases) for source in sources]
-        try:
-            for count, _ in enumerate(as_completed(waiting), 1):
-                sys.stderr.write(f"\r{count} of {len(sources)} runs")
-                sys.stderr.flush()
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        sys.stderr.write("\n")
-        results: list[ReplayResult | Unreadable] = []
-        for source, future in zip(sources, waiting, strict=True):
-            try:
-                results.append(future.result())
-            except BrokenProcessPool:
-                results.append(Unreadable(source, f"{source}: the process that judged it was killed; try --jobs 1."))
-        return results
 
 
 def judge(source: str, rules: str, aliases: Mapping[str, str]) -> ReplayResult | Unreadable:

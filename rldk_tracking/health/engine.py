@@ -21,25 +21,21 @@ Keys, read by `rldk_tracking.metrics.keys`:
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from rldk_tracking.health.alert import Alert, Severity, add_alert
+from rldk_tracking.health.failures import Failures
 from rldk_tracking.health.rule import Rule
-from rldk_tracking.health.scores import STABILITY, Scores
+from rldk_tracking.health.scores import SPIKE_FREE, STABILITY, Scores
 from rldk_tracking.health.watch import Watch
-from rldk_tracking.isolation import Shield
-
-logger = logging.getLogger(__name__)
 
 VERSION = 2
-RULE_FAILED = "health.rule_failed"
-"""Id of the alert. It is in no catalogue, as it is about the rules there."""
 NEVER_LOGGED = "health.never_logged"
-"""Likewise: rules or charts ask for names that the trainer does not log."""
-CAUSE_CHARACTERS = 200
+"""Id of an alert that is in no catalogue either: rules or charts ask for names that the trainer does not log."""
+BLOCK_ROWS = 64
+"""That a rule judges at a time where all are known."""
 MOST_KINDS = 256
 """Of rows, by their series, of which it is remembered which rules they concern."""
 
@@ -93,11 +89,36 @@ class Engine:
             What changed: alerts that began to fire, became more severe, or ended. An open alert that has become the
             cause of further rules comes again with these, its step unchanged.
         """
-        if not all(map(math.isfinite, row.values())):
-            row = {key: value for key, value in row.items() if math.isfinite(value)}
+        return self._update(step, _finite(row))
+
+    def judge(self, rows: Sequence[tuple[int, Mapping[str, float]]]) -> list[list[Alert]]:
+        """What `update` says of each of many rows, faster: one rule after the other judges some rows at a time.
+
+        Args:
+            rows: step and row.
+        """
+        changes: list[list[Alert]] = []
+        for begin in range(0, len(rows), BLOCK_ROWS):
+            block = [(step, _finite(row)) for step, row in rows[begin : begin + BLOCK_ROWS]]
+            self._look_ahead(block)
+            changes += [self._update(step, row) for step, row in block]
+        return changes
+
+    def _look_ahead(self, block: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """Let the rules judge a block, but for those that read what follows from the findings row by row."""
+        ahead: dict[Watch, list[tuple[int, Mapping[str, float]]]] = {watch: [] for watch in self._order}
+        for row in block:
+            for watch in self._concerned_by(tuple(row[1])):
+                ahead[watch].append(row)
+        waiting = {rule for key in (SPIKE_FREE, STABILITY) for rule in self._readers.get(key, ())}
+        watches = [watch for watch, rows in ahead.items() if rows and watch.rule.id not in waiting]
+        for watch, error in self._failures.shield.each(watches, lambda watch: watch.look_ahead(ahead[watch])):
+            watch.fails_ahead(error)
+
+    def _update(self, step: int, row: Mapping[str, float]) -> list[Alert]:
         row = self._scores.follow(step, row, self._working, STABILITY in self._readers)
         changes: list[Alert] = []
-        self._each(changes, self._concerned_by(step, tuple(row)), Watch.look, step, row)
+        self._each(changes, self._looking(step, tuple(row)), Watch.look, step, row)
         if self._open:
             self._each(changes, self._open, self._resolve, step, changes)
             for watch in self._open:
@@ -110,12 +131,21 @@ class Engine:
             self._open = [watch for watch in self._order if watch.severity is not None or watch.cause is not None]
         return changes
 
-    def _concerned_by(self, step: int, series: tuple[str, ...]) -> list[Watch]:
-        """The rules whose data may be among a row's series; the others find nothing in it."""
+    def _looking(self, step: int, series: tuple[str, ...]) -> list[Watch]:
+        """The rules that a row concerns. The others find nothing in it."""
         if self._begins:
             self._begins = False
             for watch in self._order:
                 watch.begin = step if watch.begin is None else watch.begin
+        concerned = self._concerned_by(series)
+        if concerned is not self._looked:
+            for watch in self._order:
+                watch.finding = None
+            self._looked = concerned
+        return concerned
+
+    def _concerned_by(self, series: tuple[str, ...]) -> list[Watch]:
+        """The rules whose data may be among a row's series."""
         concerned = self._concerned.get(series)
         if concerned is None:
             if len(self._concerned) == MOST_KINDS:
@@ -124,10 +154,6 @@ class Engine:
             concerned = self._concerned[series] = [
                 watch for watch in self._order if watch.condition.reads_others or watch.rule.id in readers
             ]
-        if concerned is not self._looked:
-            for watch in self._order:
-                watch.finding = None
-            self._looked = concerned
         return concerned
 
     def _each(self, changes: list[Alert], watches: list[Watch], work: Callable[..., object], *given: Any) -> None:
@@ -243,85 +269,13 @@ class Engine:
         self._begins, self._open = True, list(self._order)
 
 
+def _finite(row: Mapping[str, float]) -> Mapping[str, float]:
+    """A row without the values that are no finite number."""
+    if all(map(math.isfinite, row.values())):
+        return row
+    return {key: value for key, value in row.items() if math.isfinite(value)}
+
+
 def _covers(patterns: Iterable[str], rule: str) -> bool:
     family = rule.partition(".")[0]
     return any(pattern in ("*", rule, f"{family}.*") for pattern in patterns)
-
-
-class Failures:
-    """The rules of a run that raised, and the alert about them.
-
-    Args:
-        strict: let the exceptions out, for development and tests.
-
-    Attributes:
-        causes: rule id to the exception in words.
-        alert: the alert that is open; None while every rule works.
-    """
-
-    def __init__(self, strict: bool = False) -> None:
-        self.causes: dict[str, str] = {}
-        self.alert: Alert | None = None
-        self._shield = Shield(strict)
-        self._earlier: Alert | None = None
-
-    def each(
-        self, changes: list[Alert], watches: Iterable[Watch], work: Callable[..., object], step: int, *given: Any
-    ) -> list[Watch]:
-        """Do the work for every rule, and switch off those that raise.
-
-        Args:
-            changes: gets the alerts about those that failed.
-            watches: the rules that work so far.
-            work: what may fail.
-            step: the trainer's global step, the work's second argument.
-            given: further arguments of it.
-
-        Returns:
-            The watches that failed now.
-        """
-        if self._earlier is not None:
-            changes.append(_resolved(self._earlier, step))
-            self._earlier = None
-        failed = self._shield.each(watches, work, step, *given)
-        for watch, error in failed:
-            cause = f"{type(error).__name__}: {error}"[:CAUSE_CHARACTERS]
-            self.causes[watch.rule.id] = cause
-            about = "rldk: the rule %s failed at step %d and is switched off; the others go on."
-            logger.error(about, watch.rule.id, step, exc_info=error)
-            was = watch.firing()
-            if was is not None:
-                changes.append(watch.resolve(step, was, f"No longer judged, because the rule failed ({cause})."))
-        if failed:
-            self.alert = self._about(step)
-            changes.append(self.alert)
-        return [watch for watch, _ in failed]
-
-    def _about(self, step: int) -> Alert:
-        named = "; ".join(f"{rule} ({cause})" for rule, cause in self.causes.items())
-        return Alert(
-            rule=RULE_FAILED,
-            severity="warning",
-            state="firing",
-            step=step,
-            first_step=step if self.alert is None else self.alert.first_step,
-            value=float(len(self.causes)),
-            threshold=0.0,
-            message=f"Rules failed and are switched off, so nothing is known of what they watch for: {named}.",
-            advice="The log of the training has the traceback. Mend the rule, or switch it off yourself: "
-            'overrides={"RULE": {"enabled": False}}.',
-            evidence=dict(self.causes),
-        )
-
-    def state(self) -> dict[str, Any]:
-        """The alert that is open, as plain data."""
-        return {} if self.alert is None else self.alert.as_dict()
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """A resumed run judges every rule again; the alert of the run before ends with its first row."""
-        self._earlier = Alert(**state) if state else None
-
-
-def _resolved(was: Alert, step: int) -> Alert:
-    message = f"Every rule is judged again since the run was resumed. It was: {was.message}"
-    return Alert(was.rule, was.severity, "resolved", step, was.first_step, None, was.threshold, message, "")

@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterable
 
 from rldk_tracking.health.conditions import CONDITIONS
-from rldk_tracking.health.engine import RULE_FAILED
+from rldk_tracking.health.failures import RULE_FAILED
 from rldk_tracking.health.parameters import parameters_of
 from rldk_tracking.health.presets import builtin_rules
 from rldk_tracking.health.rule import Page, Rule

@@ -162,8 +162,9 @@ def replay(
     engine = Engine(row_rules(chosen), {**past.settings, **(context or {})})
     alerts: list[Alert] = []
     rows: dict[tuple[str, int, str], int] = {}
-    for entry in past.entries:
-        for alert in engine.update(entry.step, entry.row):
+    judged_rows = engine.judge([(entry.step, entry.row) for entry in past.entries])
+    for entry, changes in zip(past.entries, judged_rows, strict=True):
+        for alert in changes:
             rows.setdefault((alert.rule, alert.step, alert.state), entry.index)
             add_alert(alerts, alert)
     judged = Judged.by(engine)

@@ -65,7 +65,7 @@ def test_a_wrong_command_is_code_two_and_a_sentence(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    "words", [["replay"], ["replay", "x.csv", "--jobs", "many"], ["checkpoint", ".", "--what\x1b"]]
+    "words", [["replay"], ["replay", "x.csv", "--format", "many"], ["checkpoint", ".", "--what\x1b"]]
 )
 def test_a_wrong_argument_is_no_verdict(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:

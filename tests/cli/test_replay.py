@@ -3,10 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
-import subprocess
 import sys
-from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -156,30 +153,14 @@ def test_one_bad_source_leaves_the_others_their_verdict(
 ) -> None:
     bad = tmp_path / "deep.json"
     bad.write_text("[" * 100_000)
-    assert main(["replay", str(healthy), str(bad), str(tmp_path / "none"), "--jobs", "1"]) == 3
+    assert main(["replay", str(healthy), str(bad), str(tmp_path / "none")]) == 3
     said = capsys.readouterr()
     assert said.out.startswith(f"healthy: {healthy}") and re.search(rf"^unreadable .* {bad}$", said.out, re.MULTILINE)
     assert said.err.splitlines() == [f"{bad}: nested too deeply.", f"{tmp_path / 'none'}: no such file or folder."]
-    assert main(["replay", str(healthy), str(bad), "--jobs", "1", "--format", "json"]) == 3
+    assert main(["replay", str(healthy), str(bad), "--format", "json"]) == 3
     good, unreadable = json.loads(capsys.readouterr().out)
     assert good["verdict"] == "healthy"
     assert unreadable == {"verdict": "unreadable", "source": str(bad), "error": f"{bad}: nested too deeply."}
-
-
-def test_a_judging_process_that_is_killed_costs_its_runs_only(
-    healthy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from rldk_tracking.cli import replay
-
-    class Pool(ProcessPoolExecutor):
-        """Its workers end as if the system had killed them."""
-
-        def submit(self, function: object, *arguments: object) -> Future[object]:
-            return super().submit(os._exit, 9)
-
-    monkeypatch.setattr(replay, "ProcessPoolExecutor", Pool)
-    assert main(["replay", str(healthy), str(healthy), "--jobs", "2"]) == 3
-    assert f"{healthy}: the process that judged it was killed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", ["text", "markdown"])
@@ -191,7 +172,7 @@ def test_names_from_a_file_do_not_command_the_terminal(
     log(path, [0.5] * 30)
     with path.open("a") as file:
         file.write(json.dumps({"step": 31, "reward": evil, "grad_norm": float("nan")}) + "\n")
-    main(["replay", str(path), str(tmp_path), str(tmp_path / evil), "--format", form, "--jobs", "1"])
+    main(["replay", str(path), str(tmp_path), str(tmp_path / evil), "--format", form])
     said = capsys.readouterr()
     with pytest.raises(SystemExit):
         main(["report", str(tmp_path / evil)])
@@ -201,21 +182,6 @@ def test_names_from_a_file_do_not_command_the_terminal(
     for text in (said.out, said.err, said_too.out, said_too.err):
         assert all(sign.isprintable() or sign == "\n" for sign in text)
         assert not any(line.startswith(("verdict:", "healthy: ")) for line in text.splitlines())
-
-
-def test_an_interrupt_ends_the_judging_of_many(tmp_path: Path) -> None:
-    path = log(tmp_path / "run.jsonl", [0.1] * 5000)
-    command = [sys.executable, "-m", "rldk_tracking", "replay", *[str(path)] * 200, "--jobs", "2"]
-    process = subprocess.Popen(
-        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    )
-    assert process.stderr is not None
-    process.stderr.read(len("\r1 of 200 runs"))
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the processes that judge too
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert out == "" and err.splitlines()[-1] == "rldk-tracking: interrupted."
-    assert "Traceback" not in err
 
 
 def test_one_that_flaps_is_printed_once_with_its_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -272,7 +238,7 @@ def test_without_mlflow_its_extra_is_named(monkeypatch: pytest.MonkeyPatch, caps
 
 
 def test_many_at_once_end_in_a_table(healthy: Path, broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["replay", str(healthy), str(broken), "--jobs", "2"]) == 2
+    assert main(["replay", str(healthy), str(broken)]) == 2
     lines = capsys.readouterr().out.strip().splitlines()
     assert lines[-3].split() == ["verdict", "reward", "first", "cause", "since", "step", "rows", "run"]
     assert lines[-2].split() == ["critical", "improving", "nan.gradients", "21", "21", str(broken)]
@@ -365,4 +331,4 @@ def test_the_worst_of_several_runs_counts(kinds: list[str], code: int, tmp_path:
     paths["unknown"] = log(tmp_path / "unknown.jsonl", [0.1, 0.2])
     paths["warning"] = log(tmp_path / "warning.jsonl", [0.1] * 20, **{"completions/clipped_ratio": 0.9})
     paths["critical"] = log(tmp_path / "critical.jsonl", [float("nan")] * 2)
-    assert main(["replay", *(str(paths[kind]) for kind in kinds), "--jobs", "1"]) == code
+    assert main(["replay", *(str(paths[kind]) for kind in kinds)]) == code

@@ -123,3 +123,24 @@ def test_wander_is_the_standard_deviation_of_correlated_values_beside_a_trend(co
         value = correlation * value + (1 - correlation**2) ** 0.5 * draw.gauss(0, 1)
         values.append(3.0 * value + 0.1 * step)
     assert fed(values, memory=2000).wander == pytest.approx(3.0, rel=0.2)
+
+
+@given(st.lists(st.floats(-1e6, 1e6) | st.floats(1e9, 1e9 + 1e-3), min_size=1, max_size=40), st.floats(0, 2.0))
+def test_a_wander_that_is_within_some_size_is_told_without_it(values: list[float], share: float) -> None:
+    baseline = Baseline(32, delay=0)
+    for value in values:
+        baseline.add(value)
+    sigma = share * baseline.wander
+    assert baseline.wander <= sigma or not baseline.wanders_within(sigma), "it may doubt, and is never wrong"
+    assert baseline.wanders_within(1.5 * baseline.wander) or baseline.wander <= 1e-9 * max(map(abs, values))
+
+
+@given(st.lists(st.tuples(st.sampled_from([-1.0, -0.0, 0.0, 1.0, 2.5]) | st.floats(-9, 9), st.booleans()), max_size=60))
+def test_values_that_nobody_looks_at_are_in_order_when_somebody_does(values: list[tuple[float, bool]]) -> None:
+    seldom, always = Baseline(8, delay=1), Baseline(8, delay=1)
+    for value, looks in values:
+        seldom.add(value)
+        always.add(value)
+        assert always.ordered == sorted(always.values)
+        if looks:
+            assert list(map(str, seldom.ordered)) == list(map(str, always.ordered))
