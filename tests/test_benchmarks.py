@@ -27,7 +27,7 @@ ELSEWHERE = {
 }
 PARTS = {"faults", "healthy", "interventions", "strangers", "synthetic", "training"}
 """What `detection` is made of."""
-HERE = {"checkpoint", "detection", "files_entered", "optimizer_probe", "overhead"}
+HERE = {"checkpoint", "detection", "files_entered", "optimizer_probe", "overhead", "replay"}
 Load = Callable[[str], ModuleType]
 
 
@@ -111,3 +111,13 @@ def test_detection_in_other_peoples_logs(
     out = capsys.readouterr().out
     part = "in fold" if strangers.fold_of("someone/runs") in strangers.LOOKED_AT else "**out of fold**"
     assert f"| rldk-tracking | {part}, 1 | of high confidence | none | none | 0 of 1 | 0 |" in out
+
+
+def test_replay(
+    load: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "log.csv").write_text("step,reward\n1,0.5\n2,0.6\n")
+    called(monkeypatch, str(tmp_path), "--rows", "30", "--repeats", "1")
+    load("replay").main()
+    logs, made_up = capsys.readouterr().out.splitlines()
+    assert logs.startswith("2 rows of 1 logs: reading ") and made_up.startswith("made up: 30 rows of 1 logs: reading ")

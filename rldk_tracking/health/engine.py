@@ -59,20 +59,17 @@ class Engine:
         self._scores = Scores()
         self.held_back: dict[str, str] = {}
         """Rules that would have fired while their cause did: rule id to the cause's id. The last cause stands."""
-        self._silenced_by = {
-            name: tuple(
-                watch.rule.id
-                for watch in self._watches.values()
-                if watch.rule.id != name and _covers(watch.rule.silences, name)
-            )
-            for name in self._watches
-        }
+        self._silenced_by: dict[str, list[str]] = {name: [] for name in self._watches}
+        for cause in self._watches.values():
+            for name in self._watches if cause.rule.silences else ():
+                if cause.rule.id != name and _covers(cause.rule.silences, name):
+                    self._silenced_by[name].append(cause.rule.id)
         self._working = dict(self._watches)
         self._order = sorted(self._watches.values(), key=lambda watch: len(self._silenced_by[watch.rule.id]))
-        self._readers = {
-            key: {watch.rule.id for watch in self._order if key in watch.condition.reads()}
-            for key in {key for watch in self._order for key in watch.condition.reads()}
-        }
+        self._readers: dict[str, set[str]] = {}
+        for watch in self._order:
+            for key in watch.condition.reads():
+                self._readers.setdefault(key, set()).add(watch.rule.id)
         self._concerned: dict[tuple[str, ...], list[Watch]] = {}
         self._looked: list[Watch] = []
         self._open = list(self._order)
@@ -277,5 +274,4 @@ def _finite(row: Mapping[str, float]) -> Mapping[str, float]:
 
 
 def _covers(patterns: Iterable[str], rule: str) -> bool:
-    family = rule.partition(".")[0]
-    return any(pattern in ("*", rule, f"{family}.*") for pattern in patterns)
+    return not {"*", rule, f"{rule.partition('.')[0]}.*"}.isdisjoint(patterns)

@@ -87,6 +87,22 @@ def plain(name: str) -> str:
     return re.sub(r"[\s.-]+", "_", name)
 
 
+@lru_cache(maxsize=256)
+def _keys(names: tuple[Any, ...], aliases: tuple[tuple[str, str], ...]) -> list[tuple[Any, str]]:
+    """Which of an entry's names are read, with their keys; none of transformers' summary of a training that is over."""
+    if any(plain(str(name)) == "train_runtime" for name in names):
+        return []
+    known, is_distilled = dict(aliases), distils(map(str, names))
+    found: list[tuple[Any, str]] = []
+    for name in names:
+        key = known.get(name)
+        if key is None and (key := NAMES.get(plain(str(name)))) == "rldk/kl/ref_k1" and is_distilled:
+            continue
+        if key is not None:
+            found.append((name, key))
+    return found
+
+
 def read(logs: Mapping[str, Any], aliases: Mapping[str, str] | None = None) -> dict[str, float]:
     """One log entry under catalogue keys.
 
@@ -95,14 +111,9 @@ def read(logs: Mapping[str, Any], aliases: Mapping[str, str] | None = None) -> d
         aliases: further names to keys, as the user knows them; they win.
     """
     row: dict[str, float] = {}
-    if any(plain(str(name)) == "train_runtime" for name in logs):
-        return row  # transformers' summary of a training that is over
-    for name, raw in logs.items():
-        key = (aliases or {}).get(name)
-        if key is None and (key := NAMES.get(plain(str(name)))) == "rldk/kl/ref_k1" and distils(map(str, logs)):
-            continue
-        value = None if key is None else number(raw)
-        if key is None or value is None:
+    for name, key in _keys(tuple(logs), tuple(aliases.items()) if aliases else ()):
+        value = number(logs[name])
+        if value is None:
             continue
         if math.isfinite(value):
             row[key] = value

@@ -49,7 +49,7 @@ def of_training(entries: Sequence[dict[str, Any]], names: Sequence[str]) -> tupl
     Returns:
         The rows, changed in place where they are an evaluation's, and sentences on what was left out.
     """
-    columns = {name for entry in entries for name in entry}
+    columns = set[str]().union(*entries)
     kinds = [name for name in columns if plain(name) in KIND_NAMES]
     settings = [name for name in columns if plain(name) in SETTINGS]
     have_steps = any(step_of(entry, names) is not None for entry in entries)
@@ -78,7 +78,7 @@ def runs_in(entries: list[Row]) -> list[tuple[str, list[Row]]]:
     >>> [(name, len(rows)) for name, rows in runs_in([{"step": at // 2, "seed": at % 2} for at in range(4)])]
     [('seed=0', 2), ('seed=1', 2)]
     """
-    columns = list(dict.fromkeys(name for entry in entries for name in entry))
+    columns = list(dict.fromkeys(name for kind, _ in groupby(map(tuple, entries)) for name in kind))
     names = step_names(columns)
     for column in RUN_NAMES:
         if column not in columns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from rldk_tracking.history.handwritten import plain
@@ -90,9 +91,9 @@ def history(
         UnreadableSourceError: not one entry has a known name.
     """
     rows = [_named(entry) for entry in entries]
-    is_log = not any(_is_ours(key) for row in rows for key in row)
     places = {id(row): place for place, row in enumerate(rows)}
-    seen = sorted({name for row in rows for name in row})
+    seen = sorted(set[str]().union(*rows))
+    is_log = not any(map(_is_ours, seen))
     notes: list[str] = []
     on_columns: list[str] = []
     ignored: tuple[str, ...] = ()
@@ -112,8 +113,9 @@ def history(
     repeated = 0
     for entry, step in zip(rows, steps, strict=True):
         wrong.look(places[id(entry)], entry)
-        row = row_of(entry, aliases) if is_log else own_row(entry)
-        row |= {} if own is None else own.read(entry)
+        row = named_row(entry, aliases) if is_log else own_row(entry)
+        if own is not None:
+            row |= own.read(entry)
         if row:
             repeated += is_log and bool(found) and found[-1].step == step and not row.keys().isdisjoint(found[-1].row)
             found.append(Entry(places[id(entry)], step, row))
@@ -160,7 +162,12 @@ def _some(names: Sequence[str]) -> str:
 
 def row_of(entry: Mapping[str, Any], aliases: Mapping[str, str] | None = None) -> dict[str, float]:
     """One log entry under catalogue keys. Keys that are ours already stay as they are."""
-    return own_row(entry) or read_handwritten(entry, aliases) | canonical(entry)
+    return own_row(entry) or named_row(entry, aliases)
+
+
+def named_row(entry: Mapping[str, Any], aliases: Mapping[str, str] | None) -> dict[str, float]:
+    """One log entry under catalogue keys, where no key is ours already."""
+    return read_handwritten(entry, aliases) | canonical(entry)
 
 
 def own_row(entry: Mapping[str, Any]) -> dict[str, float]:
@@ -174,14 +181,19 @@ def _is_ours(key: str) -> bool:
 
 def _named(entry: Mapping[str, Any]) -> dict[str, Any]:
     """An entry without transformers' summary, and with our own names as they are in the catalogue."""
-    is_summary = any(plain(str(name)) == "train_runtime" for name in entry)
-    named: dict[str, Any] = {}
-    for name, value in entry.items():
-        name = str(name)
-        if is_summary and plain(name) in SUMMARY:
-            continue
-        named[name.removeprefix(PREFIX) if name.startswith(f"{PREFIX}rldk/") else name] = value
-    return named
+    return {name: entry[written] for written, name in _names(tuple(entry))}
+
+
+@lru_cache(maxsize=256)
+def _names(written: tuple[Any, ...]) -> list[tuple[Any, str]]:
+    """What an entry's names become, for those that stay."""
+    names = [(name, str(name)) for name in written]
+    is_summary = any(plain(name) == "train_runtime" for _, name in names)
+    return [
+        (old, name.removeprefix(PREFIX) if name.startswith(f"{PREFIX}rldk/") else name)
+        for old, name in names
+        if not (is_summary and plain(name) in SUMMARY)
+    ]
 
 
 class WrongCells:
@@ -196,7 +208,14 @@ class WrongCells:
     def look(self, index: int, entry: Mapping[str, Any]) -> None:
         """Take an entry."""
         for name, raw in entry.items():
-            if type(raw) is float or raw is None or raw == "" or number(raw) is not None or not self._is_known(name):
+            if (
+                type(raw) is float
+                or type(raw) is int
+                or raw is None
+                or raw == ""
+                or number(raw) is not None
+                or not self._is_known(name)
+            ):
                 continue
             self._count += 1
             if self._count == 1:

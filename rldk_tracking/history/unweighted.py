@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def unweighted_score(entries: Sequence[Mapping[str, Any]]) -> str | None:
     Args:
         entries: what was logged, in order.
     """
-    names = {plain(str(name)): str(name) for entry in entries for name in entry}
+    names = {plain(str(name)): str(name) for kind, _ in groupby(map(tuple, entries)) for name in kind}
     reward = next((raw for name, raw in names.items() if _key(name) == "rldk/reward/mean"), None)
     parts = [raw for name, raw in names.items() if raw != reward and _is_part(name)]
     if reward is None or len(parts) < 2:

@@ -169,7 +169,7 @@ def by_words(
     Returns:
         Names to keys, and sentences on what could have been taken and was not.
     """
-    columns = {name: set(words_of(name)) for name in {name for entry in entries for name in entry}}
+    columns = {name: set(words_of(name)) for name in set[str]().union(*entries)}
     has_pairs = any(one.startswith("rldk/preference/") for one in given) or any(
         _PAIRS & one for one in columns.values()
     )

@@ -136,15 +136,24 @@ def canonical(
             than the spread of the batch. By default told from the keys beside it.
     """
     plan, values = _plan(tuple(map(str, logs)), kind, reward_std_within_groups), list(logs.values())
-    return {} if plan is None else _translated(plan, values, num_mini_batches) | _evaluation(plan.evaluated, values)
+    if plan is None:
+        return {}
+    row = _translated(plan, values, num_mini_batches)
+    return row | _evaluation(plan.evaluated, values) if plan.evaluated else row
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What an entry's names stand for, by their places in it: of training, with their keys, and of an evaluation."""
+    """What an entry's names stand for, by their places in it.
+
+    Attributes:
+        places: those of training.
+        keys: of each of these that is known its name, place, key, and the key that counts values that are not finite.
+        evaluated: those of an evaluation.
+    """
 
     places: dict[str, int]
-    keys: list[tuple[str, int, str]]
+    keys: list[tuple[str, int, str, str | None]]
     evaluated: dict[str, int]
 
 
@@ -162,7 +171,8 @@ def _plan(written: tuple[str, ...], kind: Kind | None, within_groups: bool | Non
     # Where several names stand for one key, the one that aliases name first comes last and wins.
     ordered = sorted(trained.items(), key=lambda item: -PLACES.get(item[0], 0))
     found = ((name, place, _key(name, trained, kind, within, preference)) for name, place in ordered)
-    return Plan(trained, [(name, place, key) for name, place, key in found if key is not None], evaluated)
+    keys = [(name, place, key, NAN_COUNTERS.get(key)) for name, place, key in found if key is not None]
+    return Plan(trained, keys, evaluated)
 
 
 def _evaluation(places: Mapping[str, int], values: Sequence[Any]) -> dict[str, float]:
@@ -251,15 +261,16 @@ def _translated(plan: Plan, values: Sequence[Any], num_mini_batches: int) -> dic
     def of(name: str) -> float | None:
         return number(values[plan.places[name]]) if name in plan.places else None
 
-    for name, place, key in plan.keys:
-        value = number(values[place])
+    for name, place, key, counter in plan.keys:
+        value = values[place]
+        if type(value) is not float:
+            value = number(value)
         if value is None or (name == LOG_RATIO and value == 0):
             continue
         if name in OF_NONE and of(OF_NONE[name][0]) == OF_NONE[name][1]:
             continue
-        counter = NAN_COUNTERS.get(key)
         if math.isfinite(value):
-            row[key] = value * (num_mini_batches if name in DIVIDED_BY_MINIBATCHES else 1)
+            row[key] = value * num_mini_batches if name in DIVIDED_BY_MINIBATCHES else value
             if counter == "rldk/nan/gradients":
                 # Only the gradient norm is logged unfiltered, so that a finite one means something.
                 row.setdefault(counter, 0.0)

@@ -52,9 +52,12 @@ class Parts(Stateful):
             value = row[key]
             if name not in self.changes:
                 self.changes[name] = Change(early=3, growing=0.1)
+                self.highest[name] = self.lowest[name] = value
+            elif value > self.highest[name]:
+                self.highest[name] = value
+            elif value < self.lowest[name]:
+                self.lowest[name] = value
             self.changes[name].add(value)
-            self.highest[name] = max(value, self.highest.get(name, value))
-            self.lowest[name] = min(value, self.lowest.get(name, value))
 
     @property
     def known(self) -> bool:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic_core import from_json
+
 from rldk_tracking.history.formats.content import Content, Entries, Parsed, reason
 from rldk_tracking.history.formats.notebook import is_notebook, read_notebook
 from rldk_tracking.history.formats.tables import without_empty_cells
@@ -64,7 +66,7 @@ def read_json_lines(content: Content) -> Parsed:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line.decode("utf-8", "replace").removeprefix("\ufeff"))
+            entry = _decoded(line)
         except RecursionError as error:
             raise UnreadableSourceError(f"{content.path}:{number}: nested too deeply.") from error
         except ValueError as error:  # also of a number with thousands of digits
@@ -91,6 +93,14 @@ def read_json_lines(content: Content) -> Parsed:
     if entries and all(tuple(entry)[:2] == ("step", "time") for entry in entries):
         return Parsed("prime-rl's metrics", {"": list(_prime(entries))})
     return Parsed(_lines_of(entries), {"": entries})
+
+
+def _decoded(line: bytes) -> Any:
+    """As `json.loads`, in a third of the time; what only that reads (half a character, say) or says is left to it."""
+    try:
+        return from_json(line)
+    except ValueError:
+        return json.loads(line.decode("utf-8", "replace").removeprefix("\ufeff"))
 
 
 def read_json(content: Content) -> Parsed:
