@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, TypeVar
 
 from rldk_tracking.health.detectors import Stateful, remembered
-from rldk_tracking.health.detectors.baseline import Baseline
 
 Row = Mapping[str, float]
 C = TypeVar("C", bound="Condition")
@@ -157,45 +156,6 @@ def sign_of(direction: str) -> float:
     if direction not in signs:
         raise ValueError(f"direction must be one of {', '.join(signs)}, got {direction!r}.")
     return signs[direction]
-
-
-@dataclass(eq=False)
-class NewLevel(Stateful):
-    """When a breach has lasted so long that its level is the normal one.
-
-    Attributes:
-        accept_after: breaches in a row; None for never.
-        former: where the breach is over that lasted until its level was accepted.
-    """
-
-    accept_after: int | None
-    beyond: list[float] = remembered(list)
-    former: float | None = remembered()
-
-    def add(self, value: float, back: float, baseline: Baseline) -> bool:
-        """Take a breach, and let the baseline begin anew where it is one too many; True then.
-
-        Args:
-            value: what was breached.
-            back: where the breach would be over.
-            baseline: of the values.
-        """
-        baseline.freeze()
-        if self.accept_after is None:
-            return False
-        self.beyond.append(value)
-        if len(self.beyond) < self.accept_after:
-            return False
-        self.former = back if self.former is None else self.former
-        baseline.restart(self.beyond)
-        self.beyond = []
-        return True
-
-    def is_back(self, value: float, sign: float) -> bool:
-        """Whether the value has left the level that was accepted."""
-        if self.former is not None and sign * (value - self.former) <= 0:
-            self.former = None
-        return self.former is None
 
 
 REWARD_MEAN = "rldk/reward/mean"

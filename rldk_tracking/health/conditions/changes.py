@@ -10,7 +10,6 @@ from rldk_tracking.health.conditions.base import (
     Count,
     Direction,
     Finding,
-    NewLevel,
     NonNegative,
     Range,
     Row,
@@ -21,7 +20,7 @@ from rldk_tracking.health.conditions.base import (
     smoothed,
 )
 from rldk_tracking.health.detectors import remembered
-from rldk_tracking.health.detectors.baseline import Baseline
+from rldk_tracking.health.detectors.baseline import Baseline, NewLevel
 
 SETTLED_ROWS = 8
 """Values before the best level is kept; the median of fewer is now here, now there."""

@@ -14,7 +14,6 @@ from rldk_tracking.health.conditions.base import (
     Count,
     Direction,
     Finding,
-    NewLevel,
     NonNegative,
     Row,
     ZeroIsMissing,
@@ -24,7 +23,7 @@ from rldk_tracking.health.conditions.base import (
 )
 from rldk_tracking.health.conditions.changes import AcceptAfter, Window
 from rldk_tracking.health.detectors import Stateful, remembered
-from rldk_tracking.health.detectors.baseline import Baseline
+from rldk_tracking.health.detectors.baseline import Baseline, NewLevel
 
 RECENT_ROWS = 9.0
 """Of the exponential mean that is the level of now."""

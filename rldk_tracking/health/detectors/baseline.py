@@ -132,6 +132,45 @@ class Baseline(Stateful):
 
 
 @dataclass(eq=False)
+class NewLevel(Stateful):
+    """When a breach has lasted so long that its level is the normal one.
+
+    Attributes:
+        accept_after: breaches in a row; None for never.
+        former: where the breach is over that lasted until its level was accepted.
+    """
+
+    accept_after: int | None
+    beyond: list[float] = remembered(list)
+    former: float | None = remembered()
+
+    def add(self, value: float, back: float, baseline: Baseline) -> bool:
+        """Take a breach, and let the baseline begin anew where it is one too many; True then.
+
+        Args:
+            value: what was breached.
+            back: where the breach would be over.
+            baseline: of the values.
+        """
+        baseline.freeze()
+        if self.accept_after is None:
+            return False
+        self.beyond.append(value)
+        if len(self.beyond) < self.accept_after:
+            return False
+        self.former = back if self.former is None else self.former
+        baseline.restart(self.beyond)
+        self.beyond = []
+        return True
+
+    def is_back(self, value: float, sign: float) -> bool:
+        """Whether the value has left the level that was accepted."""
+        if self.former is not None and sign * (value - self.former) <= 0:
+            self.former = None
+        return self.former is None
+
+
+@dataclass(eq=False)
 class Change(Stateful):
     """Exponential mean against the mean of the first values; the noise is that of how the series bends.
 
