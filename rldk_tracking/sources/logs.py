@@ -136,21 +136,12 @@ def canonical(
             than the spread of the batch. By default told from the keys beside it.
     """
     plan, values = _plan(tuple(map(str, logs)), kind, reward_std_within_groups), list(logs.values())
-    if plan is None:
-        return {}
-    row = _translated(plan, values, num_mini_batches)
-    return row | _evaluation(plan.evaluated, values) if plan.evaluated else row
+    return {} if plan is None else _translated(plan, values, num_mini_batches) | _evaluation(plan.evaluated, values)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What an entry's names stand for, by their places in it.
-
-    Attributes:
-        places: those of training.
-        keys: of each of these that is known its name, place, key, and the key that counts values that are not finite.
-        evaluated: those of an evaluation.
-    """
+    """What an entry's names stand for, by their places in it; `keys` have the key that counts what is not finite, too."""
 
     places: dict[str, int]
     keys: list[tuple[str, int, str, str | None]]
@@ -171,8 +162,8 @@ def _plan(written: tuple[str, ...], kind: Kind | None, within_groups: bool | Non
     # Where several names stand for one key, the one that aliases name first comes last and wins.
     ordered = sorted(trained.items(), key=lambda item: -PLACES.get(item[0], 0))
     found = ((name, place, _key(name, trained, kind, within, preference)) for name, place in ordered)
-    keys = [(name, place, key, NAN_COUNTERS.get(key)) for name, place, key in found if key is not None]
-    return Plan(trained, keys, evaluated)
+    counted = [(name, place, key, NAN_COUNTERS.get(key)) for name, place, key in found if key is not None]
+    return Plan(trained, counted, evaluated)
 
 
 def _evaluation(places: Mapping[str, int], values: Sequence[Any]) -> dict[str, float]:
@@ -262,9 +253,7 @@ def _translated(plan: Plan, values: Sequence[Any], num_mini_batches: int) -> dic
         return number(values[plan.places[name]]) if name in plan.places else None
 
     for name, place, key, counter in plan.keys:
-        value = values[place]
-        if type(value) is not float:
-            value = number(value)
+        value = number(values[place])
         if value is None or (name == LOG_RATIO and value == 0):
             continue
         if name in OF_NONE and of(OF_NONE[name][0]) == OF_NONE[name][1]:

@@ -28,50 +28,7 @@ from rldk_tracking.health.conditions.base import (
     smoothed,
 )
 from rldk_tracking.health.detectors import Stateful, remembered
-from rldk_tracking.health.detectors.baseline import Change, median_of_sorted
-
-ALIKE = 1.5
-"""The factor within which single values of a sound run's first rows lie about their median."""
-
-
-@dataclass(eq=False)
-class Start(Stateful):
-    """The median of those first values that are like the ones before them.
-
-    The first is measured before any update and is the start already; the next ones make it more exact. One that is
-    unlike it counts for nothing: neither an early fault nor a dip that recovers moves the start.
-
-    Attributes:
-        early: how many values are looked at.
-        value: None before the first.
-    """
-
-    early: int
-    first: list[float] = remembered(list)
-    left: int = remembered(0)
-    value: float | None = remembered()
-
-    @property
-    def is_known(self) -> bool:
-        """Whether the first values are over."""
-        return self.value is not None and not self.first
-
-    def is_like(self, value: float, middle: float) -> bool:
-        """Whether it is within `ALIKE` times the start, or nearer than `middle`; any is if that is not above 0."""
-        start = self.value
-        if start is None or start <= 0.0:
-            return True
-        factor = max(ALIKE, middle / start, start / middle if middle > 0.0 else 1.0)
-        return start / factor <= value <= start * factor
-
-    def add(self, value: float, is_like: bool = True) -> None:
-        """Take a value of the start."""
-        self.left += not is_like
-        if is_like:
-            self.first.append(value)
-            self.value = median_of_sorted(sorted(self.first))
-        if len(self.first) + self.left >= self.early:
-            self.first = []
+from rldk_tracking.health.detectors.baseline import Change, Start
 
 
 @condition("from_start")
