@@ -141,7 +141,7 @@ def canonical(
 
 @dataclass(frozen=True)
 class Plan:
-    """What an entry's names stand for, by their places in it; `keys` have the key that counts what is not finite, too."""
+    """What an entry's names stand for, by their places in it; `keys` have what counts numbers that are not finite."""
 
     places: dict[str, int]
     keys: list[tuple[str, int, str, str | None]]
