@@ -1,8 +1,7 @@
 """Pictures as SVG, and line charts.
 
-This module and `pictures` import matplotlib. They are imported where something is drawn, which is never in a training
-process: in the courier, in a command, or in the process of `rldk_tracking.charts.drawing`. The colours are those of
-Okabe and Ito, which colour-blind people can tell apart.
+This module and `pictures` import matplotlib, and are imported where something is drawn, which is never in a training:
+in the courier, in a command, or in the process of `rldk_tracking.charts.drawing`. Colours are Okabe and Ito's.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from rldk_tracking.charts.incidents import Incident, by_weight
 from rldk_tracking.charts.series import Points, extremes
 from rldk_tracking.charts.spec import Chart
 from rldk_tracking.messages.arguments import printable
+from rldk_tracking.messages.packages import install_line
 from rldk_tracking.metrics.keys import lookup
 
 try:
@@ -32,7 +32,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 except ImportError as error:
-    raise ImportError("Pictures need matplotlib: pip install 'rldk-tracking[report]'") from error
+    raise ImportError(f"Pictures need matplotlib: {install_line('report')}") from error
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#56B4E9", "#CC79A7", "#7f7f7f")
 SEVERITY_COLOURS = {"info": "#7f7f7f", "warning": "#E69F00", "critical": "#D55E00"}

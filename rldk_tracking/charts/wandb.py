@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from rldk_tracking.charts.panels import PREFIX, define_heatmap, heatmap_chart_id, heatmap_panel, table_of
 from rldk_tracking.charts.spec import VIEW_NAME, Chart, Section, charted, sections, signature
+from rldk_tracking.messages.packages import install_line
 from rldk_tracking.metrics.keys import CATALOGUE
 
 SLUG = "rldkhealth1"
@@ -181,7 +182,7 @@ def packages() -> tuple[Any, Any, Any]:
         import wandb_workspaces.reports.v2 as panels
         import wandb_workspaces.workspaces as workspaces
     except ImportError as error:
-        raise ImportError('W&B views need wandb-workspaces: pip install "rldk-tracking[wandb]"') from error
+        raise ImportError(f"W&B views need wandb-workspaces: {install_line('wandb')}") from error
     return wandb, workspaces, panels
 
 
@@ -226,7 +227,7 @@ def save_automations(entity: str, project: str, channel: str | None = None) -> l
     try:
         import wandb
     except ImportError as error:
-        raise ImportError('W&B automations need wandb: pip install "rldk-tracking[wandb]"') from error
+        raise ImportError(f"W&B automations need wandb: {install_line('wandb')}") from error
     refusals: tuple[type[Exception], ...] = (*faults(wandb), ValueError)
     try:
         api = wandb.Api()

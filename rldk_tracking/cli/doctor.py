@@ -19,6 +19,7 @@ from typing import Any
 import rldk_tracking
 from rldk_tracking.journal.options import Options
 from rldk_tracking.messages.arguments import printable
+from rldk_tracking.messages.packages import install_line
 from rldk_tracking.trackers.registry import ask
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft")
@@ -105,13 +106,13 @@ def installed() -> dict[str, str | None]:
 def trainers(versions: dict[str, str | None]) -> list[Finding]:
     """Which trainers can be watched."""
     if versions["torch"] is None:
-        return [Finding("any", False, "torch is not installed: pip install 'rldk-tracking[trl]'")]
+        return [Finding("any", False, f"torch is not installed: {install_line('trl')}")]
     found = [Finding("custom loop", True, "monitor.observe(Rollout(...), step=...)")]
     if versions["transformers"] is None:
-        return [*found, Finding("transformers Trainer", False, "pip install 'rldk-tracking[trl]'")]
+        return [*found, Finding("transformers Trainer", False, install_line("trl"))]
     found.append(Finding("transformers Trainer", True, "loss, gradients, weights, resources, rules on logs"))
     if versions["trl"] is None:
-        return [*found, Finding("TRL", False, "pip install 'rldk-tracking[trl]'")]
+        return [*found, Finding("TRL", False, install_line("trl"))]
     found.append(Finding("TRL", True, tested(versions["trl"])))
     found.append(Finding("GRPOTrainer, RLOOTrainer", True, "rollouts, gradients, weights, logs"))
     found.append(Finding("DPO and relatives", True, "gradients, weights, logs"))

@@ -20,6 +20,7 @@ from rldk_tracking.charts.mlflow import VIEW_TAG, view_path
 from rldk_tracking.history.live_page import HOST, LivePage
 from rldk_tracking.history.past import newest_journal
 from rldk_tracking.messages.arguments import NamedArguments, flag, folder, whole_number
+from rldk_tracking.messages.packages import install_line
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ class RLDKDashboard(NamedArguments):
         try:
             import mlflow
         except ImportError as error:
-            raise ImportError('The dashboard needs mlflow: pip install "rldk-tracking[mlflow]"') from error
+            raise ImportError(f"The dashboard needs mlflow: {install_line('mlflow')}") from error
         uri = mlflow.get_tracking_uri() if self.output_dir is None else f"sqlite:///{self.output_dir / STORE}"
         server = _without_credentials(uri) if uri.startswith(("http://", "https://")) else self._serve(uri)
         return f"{server}/{_path(mlflow.MlflowClient(tracking_uri=uri))}"

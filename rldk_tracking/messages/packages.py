@@ -10,12 +10,16 @@ and is found wherever it is installed. One that cannot be used costs a warning w
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import metadata
+from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from rldk_tracking.isolation import Shield
 
@@ -71,6 +75,44 @@ def _package(entry: metadata.EntryPoint) -> str:
     return entry.dist.name if entry.dist is not None else entry.value.partition(":")[0]
 
 
+NAME = "rldk-tracking"
+
+
+@cache
+def install_line(*extras: str) -> str:
+    """The command that adds extras of this package, from where it was installed: one that works in this environment.
+
+    An installation that came from elsewhere than an index remembers the place (PEP 610, `direct_url.json`): a checkout,
+    an archive, a repository. Where the package is only on the path, its checkout is the place.
+
+    >>> install_line("mlflow").startswith("pip install ")
+    True
+    """
+    place, asked = _installed_from(), f"[{','.join(extras)}]"
+    if place is None:
+        return f"pip install '{NAME}{asked}'"
+    url, is_editable = place
+    if is_editable:
+        return f"pip install -e '{url2pathname(urlsplit(url).path)}{asked}'"
+    return f"pip install '{NAME}{asked} @ {url}'"
+
+
+def _installed_from() -> tuple[str, bool] | None:
+    """Address of what was installed, and whether as editable; None for an index, and where it is gone."""
+    checkout = Path(__file__).parents[2]
+    try:
+        written = metadata.distribution(NAME).read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        return (checkout.as_uri(), True) if (checkout / "pyproject.toml").is_file() else None
+    origin = json.loads(written or "{}")
+    url = origin.get("url", "")
+    if url.startswith("file:") and not Path(url2pathname(urlsplit(url).path)).exists():
+        return None
+    if "vcs_info" in origin:
+        url = f"{origin['vcs_info']['vcs']}+{url}@{origin['vcs_info']['commit_id']}"
+    return (url, origin.get("dir_info", {}).get("editable", False)) if url else None
+
+
 EXTRAS: dict[str, str] = {
     "accelerate": "trl",
     "datasets": "trl",
@@ -100,4 +142,4 @@ def advice(subject: str, error: ImportError, extra: str | None = None) -> str | 
     missing = (error.name or "").partition(".")[0]
     if missing not in EXTRAS:
         return None
-    return f"{subject} needs {missing}, which is not installed: pip install 'rldk-tracking[{extra or EXTRAS[missing]}]'"
+    return f"{subject} needs {missing}, which is not installed: {install_line(extra or EXTRAS[missing])}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rldk_tracking.messages.packages import install_line
 from rldk_tracking.trackers.base import Tracker
 
 
@@ -70,8 +71,10 @@ class Backend:
     """For people; by default the name."""
     packages: ClassVar[tuple[str, ...]] = ()
     """Distributions of which `doctor` names the versions. The first one is needed."""
+    extra: ClassVar[str] = ""
+    """The extra of this package that brings it."""
     install: ClassVar[str] = ""
-    """How that is installed, as a command."""
+    """Where there is no such extra: how it is installed, as a command."""
     callback: ClassVar[str] = ""
     """Name of its callback class in `transformers.integrations`, where there is one."""
     sources: ClassVar[str] = ""
@@ -82,6 +85,11 @@ class Backend:
     def name(self) -> str:
         """Of the tracker."""
         return self.kind.name
+
+    @property
+    def how_to_install(self) -> str:
+        """A command."""
+        return install_line(self.extra) if self.extra else self.install
 
     def joins(self, callback: Any) -> bool:
         """Whether a callback of the trainer stands for a run of this backend."""
@@ -104,7 +112,7 @@ class Backend:
     def check(self, versions: Mapping[str, str | None]) -> tuple[bool, str] | None:
         """Whether it can be used, and how or what is missing; None where there is nothing to say."""
         if self.packages and versions.get(self.packages[0]) is None:
-            return False, self.install
+            return False, self.how_to_install
         return True, f"report_to={self.name!r}" if self.callback else "found"
 
     def notes(self, versions: Mapping[str, str | None]) -> list[str]:

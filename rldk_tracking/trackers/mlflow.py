@@ -25,6 +25,7 @@ from rldk_tracking.charts.page import RunPage
 from rldk_tracking.charts.series import Thinned
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.messages.arguments import text
+from rldk_tracking.messages.packages import install_line
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers import mlflow_run
 from rldk_tracking.trackers.base import Row, Tracker, UnavailableError
@@ -71,8 +72,7 @@ class MLflowTracker(Tracker):
         try:
             import mlflow
         except ImportError as error:
-            install = 'pip install "rldk-tracking[mlflow]", or [mlflow-skinny] for a server alone'
-            raise ImportError(f"MLflowTracker needs mlflow: {install}") from error
+            raise ImportError(f"MLflowTracker needs mlflow: {install_line('mlflow')} (or mlflow-skinny)") from error
         self._mlflow: Any = mlflow
         text("run_id", run_id, "a run's id", '"<32 digits>"')
         text("tracking_uri", tracking_uri, "a server's address", '"http://127.0.0.1:5000"')

@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rldk_tracking.charts.mlflow import run_path, shows_views, view_path
+from rldk_tracking.messages.packages import install_line
 from rldk_tracking.trackers.backend import Backend, DemoStore, PastRun
 from rldk_tracking.trackers.base import RejectedError, Tracker
 from rldk_tracking.trackers.mlflow import MLflowTracker
 from rldk_tracking.trackers.mlflow_server import (
-    SERVERS_ONLY,
     URI_ADVICE,
     absolute,
     has_password,
     is_http,
     lacks_store,
     local_store,
+    servers_only,
     without_credentials,
 )
 
@@ -51,7 +52,7 @@ class MLflowStore(DemoStore):
         try:
             import mlflow
         except ImportError as error:
-            raise ImportError("MLflow is not installed: pip install 'rldk-tracking[demo]'") from error
+            raise ImportError(f"MLflow is not installed: {install_line('demo')}") from error
         os.environ["MLFLOW_TRACKING_URI"] = self.uri
         os.environ["MLFLOW_EXPERIMENT_NAME"] = EXPERIMENT
         mlflow.set_tracking_uri(self.uri)
@@ -80,7 +81,7 @@ class MLflowBackend(Backend):
     kind = MLflowTracker
     title: ClassVar[str] = "MLflow"
     packages: ClassVar[tuple[str, ...]] = ("mlflow", "mlflow-skinny")
-    install: ClassVar[str] = "pip install 'rldk-tracking[mlflow]'"
+    extra: ClassVar[str] = "mlflow"
     callback: ClassVar[str] = "MLflowCallback"
     sources: ClassVar[str] = "mlflow:RUN_ID, mlflow:experiment/NAME (MLFLOW_TRACKING_URI says where)"
     demo = MLflowStore
@@ -92,9 +93,9 @@ class MLflowBackend(Backend):
     def check(self, versions: Mapping[str, str | None]) -> tuple[bool, str]:
         version = versions["mlflow"] or versions.get("mlflow-skinny")
         if version is None:
-            return False, f"{self.install}, or [mlflow-skinny] for a server alone"
+            return False, f"{self.how_to_install}, or [mlflow-skinny] for a server alone"
         if versions["mlflow"] is None and not is_http(os.environ.get("MLFLOW_TRACKING_URI")):
-            return False, SERVERS_ONLY
+            return False, servers_only()
         return True, where() + ("" if shows_views(version) else "; saved views need MLflow 3.15 or newer")
 
     def notes(self, versions: Mapping[str, str | None]) -> list[str]:
@@ -178,7 +179,7 @@ def _client() -> Iterator[Any]:
     try:
         import mlflow
     except ImportError as error:
-        raise ImportError("Reading MLflow runs needs mlflow: pip install 'rldk-tracking[mlflow]'.") from error
+        raise ImportError(f"Reading MLflow runs needs mlflow: {install_line('mlflow')}.") from error
     address = str(mlflow.get_tracking_uri())
     uri, place = without_credentials(address), local_store(address)
     if place is not None and not place.exists():
@@ -186,7 +187,7 @@ def _client() -> Iterator[Any]:
     try:
         yield mlflow.MlflowClient(address)
     except mlflow.exceptions.MlflowException as error:
-        message = SERVERS_ONLY if lacks_store(error) else error.message
+        message = servers_only() if lacks_store(error) else error.message
         raise RejectedError(f"{message} (asked was {uri})") from error
 
 

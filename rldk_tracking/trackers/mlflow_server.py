@@ -13,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import requests
 
+from rldk_tracking.messages.packages import install_line
 from rldk_tracking.trackers.base import RefusedError, RejectedError, UnavailableError
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,12 @@ URI_ADVICE = (
     "MLflow prints the address with it when a run ends, and W&B keeps what is printed. Set MLFLOW_TRACKING_USERNAME "
     "and MLFLOW_TRACKING_PASSWORD, and leave both out of the address."
 )
-SERVERS_ONLY = 'mlflow-skinny writes to servers alone; for any other store: pip install "rldk-tracking[mlflow]"'
+
+
+def servers_only() -> str:
+    """What is said to a user of mlflow-skinny who names another store."""
+    return f"mlflow-skinny writes to servers alone; for any other store: {install_line('mlflow')}"
+
 
 _HOPELESS = frozenset(
     {
@@ -109,7 +115,7 @@ def translated(mlflow: Any) -> Iterator[None]:
         yield
     except mlflow.exceptions.MlflowException as error:
         if lacks_store(error):
-            raise RejectedError(SERVERS_ONLY) from error
+            raise RejectedError(servers_only()) from error
         text = str(error).lower()
         kind: type[Exception] = UnavailableError
         if str(error.error_code) in _CREDENTIALS or any(sign in text for sign in _NO_CREDENTIALS):

@@ -23,13 +23,13 @@ import requests
 
 from rldk_tracking.health.alert import Severity
 from rldk_tracking.messages.arguments import nearest
+from rldk_tracking.messages.packages import install_line
 from rldk_tracking.trackers.backend import Backend
 from rldk_tracking.trackers.base import LostAnswerError, RejectedError, UnavailableError
 from rldk_tracking.trackers.channel import Channel, Message
 from rldk_tracking.trackers.notifier import URLLIB3_LOGGERS, Secret, discreet_logs, may_have_arrived
 
 URLS = "RLDK_NOTIFY_URLS"
-INSTALL = "pip install 'rldk-tracking[notify]'"
 SERVICES = "https://appriseit.com/services"
 LONGEST_TEXT = 400
 """Characters of one line of a message."""
@@ -59,7 +59,7 @@ def channels(addresses: str | None = None, messages: str | None = None) -> list[
     entries = (os.environ.get(URLS, "") if addresses is None else addresses).split()
     found = [AppriseNotifier(entry, number, around, messages) for number, entry in enumerate(entries, 1)]
     if found and find_spec("apprise") is None:
-        raise ImportError(f"{URLS} needs apprise: {INSTALL}")
+        raise ImportError(f"{URLS} needs apprise: {install_line('notify')}")
     return found
 
 
@@ -153,7 +153,7 @@ def plugin(url: str, service: str) -> Any:
         import apprise
         from apprise.manager_plugins import NotificationManager
     except ImportError as error:
-        raise ImportError(f"{service} needs apprise: {INSTALL}") from error
+        raise ImportError(f"{service} needs apprise: {install_line('notify')}") from error
     # Nothing is written to this user's disk, nothing is followed to another host, and nothing is sent beside the text.
     asset = apprise.AppriseAsset(
         app_id="rldk_tracking", app_desc="rldk_tracking", async_mode=False, http_redirects=False, storage_mode="memory"
@@ -243,7 +243,7 @@ class NotifyBackend(Backend):
     kind = AppriseNotifier
     title: ClassVar[str] = "Other channels"
     packages: ClassVar[tuple[str, ...]] = ("apprise",)
-    install: ClassVar[str] = INSTALL
+    extra: ClassVar[str] = "notify"
 
     def check(self, versions: Mapping[str, str | None]) -> tuple[bool, str]:
         """How many channels there are and what is wrong with them. No address is shown."""

@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.panels import RunPictures
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.messages.packages import install_line
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.backend import Backend
 from rldk_tracking.trackers.base import Row, Tracker, UnavailableError
@@ -32,7 +33,6 @@ from rldk_tracking.trackers.trackio_store import Entry, Store, store_of
 STEP = "train/global_step"
 """What transformers gives to its own rows; Trackio can draw over it."""
 FOLDER_VARIABLE = "TRACKIO_DIR"
-INSTALL = 'pip install "rldk-tracking[trackio]"'
 
 _LEVELS = {"info": "INFO", "warning": "WARN", "critical": "ERROR"}
 
@@ -58,9 +58,9 @@ class TrackioTracker(Tracker):
         try:
             import trackio
         except ImportError as error:
-            raise ImportError(f"TrackioTracker needs trackio: {INSTALL}") from error
+            raise ImportError(f"TrackioTracker needs trackio: {install_line('trackio')}") from error
         if not hasattr(trackio, "Html"):
-            raise ImportError(f"TrackioTracker needs a newer trackio: {INSTALL}")
+            raise ImportError(f"TrackioTracker needs a newer trackio: {install_line('trackio')}")
         self._trackio: Any = trackio
         self._to: dict[str, str] = {}
         self._secrets: dict[str, str] = {}
@@ -204,7 +204,7 @@ class TrackioBackend(Backend):
     kind = TrackioTracker
     title: ClassVar[str] = "Trackio"
     packages: ClassVar[tuple[str, ...]] = ("trackio",)
-    install: ClassVar[str] = INSTALL
+    extra: ClassVar[str] = "trackio"
     callback: ClassVar[str] = "TrackioCallback"
 
     def is_open(self) -> bool:

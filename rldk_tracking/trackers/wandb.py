@@ -16,6 +16,7 @@ from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.panels import RunPanels
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.messages.arguments import shown
+from rldk_tracking.messages.packages import install_line
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import RejectedError, Row, Tracker
 
@@ -50,7 +51,7 @@ class WandbTracker(Tracker):
         try:
             import wandb
         except ImportError as error:
-            raise ImportError('WandbTracker needs wandb: pip install "rldk-tracking[wandb]"') from error
+            raise ImportError(f"WandbTracker needs wandb: {install_line('wandb')}") from error
         if run is not None and (isinstance(run, (type, ModuleType)) or not callable(getattr(run, "log", None))):
             raise TypeError(f"run must be a run of W&B, got {shown(run)}: write run=wandb.init(...), or leave it out.")
         self._wandb: Any = wandb

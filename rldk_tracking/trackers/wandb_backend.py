@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rldk_tracking.messages.packages import install_line
 from rldk_tracking.trackers.backend import Backend, DemoStore, PastRun
 from rldk_tracking.trackers.base import RejectedError, Tracker, UnavailableError
 from rldk_tracking.trackers.wandb import STEP, WandbTracker
@@ -31,7 +32,7 @@ class WandbStore(DemoStore):
         try:
             import wandb  # noqa: F401
         except ImportError as error:
-            raise ImportError("W&B is not installed: pip install 'rldk-tracking[demo,wandb]'") from error
+            raise ImportError(f"W&B is not installed: {install_line('demo', 'wandb')}") from error
         os.environ.setdefault("WANDB_PROJECT", "rldk-demo")
         os.environ.setdefault("WANDB_DIR", str(self.folder))
         if not has_key():
@@ -62,7 +63,7 @@ class WandbBackend(Backend):
     kind = WandbTracker
     title: ClassVar[str] = "W&B"
     packages: ClassVar[tuple[str, ...]] = ("wandb", "wandb-workspaces")
-    install: ClassVar[str] = "pip install 'rldk-tracking[wandb]'"
+    extra: ClassVar[str] = "wandb"
     callback: ClassVar[str] = "WandbCallback"
     sources: ClassVar[str] = "wandb:ENTITY/PROJECT/RUN or wandb:ENTITY/PROJECT"
     demo = WandbStore
@@ -72,7 +73,7 @@ class WandbBackend(Backend):
 
     def check(self, versions: Mapping[str, str | None]) -> tuple[bool, str]:
         if versions["wandb"] is None:
-            return False, self.install
+            return False, self.how_to_install
         mode = os.environ.get("WANDB_MODE")
         return True, f"WANDB_MODE is {mode}" if mode else "mode as wandb decides"
 
@@ -96,7 +97,7 @@ class WandbBackend(Backend):
         try:
             import wandb
         except ImportError as error:
-            raise ImportError("Reading W&B runs needs wandb: pip install 'rldk-tracking[wandb]'.") from error
+            raise ImportError(f"Reading W&B runs needs wandb: {install_line('wandb')}.") from error
         if len([part for part in path.split("/") if part]) != 3 or path.count("/") != 2:
             raise RejectedError("write wandb:ENTITY/PROJECT/RUN.")
         try:
@@ -117,7 +118,7 @@ class WandbBackend(Backend):
         try:
             import wandb
         except ImportError as error:
-            raise ImportError("Reading W&B runs needs wandb: pip install 'rldk-tracking[wandb]'.") from error
+            raise ImportError(f"Reading W&B runs needs wandb: {install_line('wandb')}.") from error
         try:
             found = [f"{path}/{run.id}" for run in wandb.Api().runs(path, order="-created_at")]
         except (ValueError, wandb.errors.Error) as error:

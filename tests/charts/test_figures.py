@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable
 from itertools import combinations
@@ -28,6 +29,7 @@ from rldk_tracking.charts.incidents import Incident, incidents_of
 from rldk_tracking.charts.series import Points
 from rldk_tracking.charts.spec import Chart, chart_of
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.messages.packages import install_line
 from tests.charts.svg import groups, parsed, points, style, texts
 
 Make = Callable[..., Alert]
@@ -197,5 +199,5 @@ def test_nothing_gives_no_picture() -> None:
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "rldk_tracking.charts.figures")
-    with pytest.raises(ImportError, match=r"pip install 'rldk-tracking\[report\]'"):
+    with pytest.raises(ImportError, match=re.escape(install_line("report"))):
         __import__("rldk_tracking.charts.figures")

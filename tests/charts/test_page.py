@@ -25,6 +25,7 @@ from rldk_tracking.charts.page import (
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.health.engine import Engine
 from rldk_tracking.health.rule import Rule
+from rldk_tracking.messages.packages import install_line
 from rldk_tracking.rollout import RunInfo
 from tests.charts.svg import points, texts
 
@@ -213,7 +214,7 @@ def test_without_matplotlib_the_page_goes_without_pictures(
         run.page.alert([make_alert(step=1, first_step=1)])
         run.page.status("finished", [make_alert(step=1, first_step=1)])
     assert run.tags[NOTE].startswith("**Finished, step 1. Warning")
-    said = [record.getMessage() for record in caplog.records if "rldk-tracking[report]" in record.getMessage()]
+    said = [record.getMessage() for record in caplog.records if install_line("report") in record.getMessage()]
     assert [line.split(".")[0] for line in said] == [
         f"A run's page goes without {what}" for what in ("the pictures", "the report")
     ]

@@ -11,6 +11,7 @@ import pytest
 from rldk_tracking.charts.panels import CELL_COLUMNS
 from rldk_tracking.charts.spec import SECTIONS, VIEW_NAME
 from rldk_tracking.charts.wandb import RefusedError, packages, save_automations, save_view, workspace
+from rldk_tracking.messages.packages import install_line
 from tests.charts.wandb_backend import WandbBackend
 
 pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is not installed")
@@ -166,7 +167,7 @@ def test_names_of_strangers_are_taken_as_names() -> None:
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "wandb_workspaces.workspaces", None)
-    with pytest.raises(ImportError, match=r"rldk-tracking\[wandb\]"):
+    with pytest.raises(ImportError, match=re.escape(install_line("wandb"))):
         packages()
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from rldk_tracking.cli import doctor
 from rldk_tracking.cli.main import main
+from rldk_tracking.messages.packages import install_line
 from rldk_tracking.trackers.mlflow_backend import where
 
 ROOT = Path(__file__).parents[2]
@@ -41,10 +42,10 @@ def test_text_names_every_package_and_section(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_missing_package_names_the_extra() -> None:
-    assert "rldk-tracking[trl]" in doctor.trainers(ALL_MISSING)[0].detail
+    assert install_line("trl") in doctor.trainers(ALL_MISSING)[0].detail
     found = by_topic(doctor.trackers(ALL_MISSING))
-    assert "rldk-tracking[mlflow]" in found["MLflow"].detail
-    assert "rldk-tracking[wandb]" in found["W&B"].detail
+    assert install_line("mlflow") in found["MLflow"].detail
+    assert install_line("wandb") in found["W&B"].detail
     without_trl = doctor.trainers({**ALL_MISSING, "torch": "2.13.0", "transformers": "5.0"})
     assert not by_topic(without_trl)["TRL"].usable
 

@@ -15,6 +15,7 @@ import pytest
 import rldk_tracking
 from rldk_tracking.cli import main as entry
 from rldk_tracking.cli.main import COMMANDS, main
+from rldk_tracking.messages.packages import install_line
 
 ROOT = Path(rldk_tracking.__file__).parents[1]
 
@@ -108,9 +109,7 @@ def test_a_fault_of_the_command_is_a_traceback_and_no_verdict() -> None:
 def test_the_demo_in_a_base_install_names_its_extra(module: str) -> None:
     result = command(f"sys.modules[{module!r}] = None", "demo")
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == (
-        f"rldk-tracking demo needs {module}, which is not installed: pip install 'rldk-tracking[demo]'\n"
-    )
+    assert result.stderr == (f"rldk-tracking demo needs {module}, which is not installed: {install_line('demo')}\n")
 
 
 def test_an_import_that_no_extra_mends_is_a_fault() -> None:

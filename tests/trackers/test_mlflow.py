@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 import requests
 
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.messages.packages import install_line
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import RejectedError, Row, UnavailableError
 from rldk_tracking.trackers.mlflow import MLflowTracker
@@ -218,7 +220,7 @@ def test_page_address(store: Any) -> None:
 
 def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    with pytest.raises(ImportError, match=r'pip install "rldk-tracking\[mlflow\]"'):
+    with pytest.raises(ImportError, match=re.escape(install_line("mlflow"))):
         MLflowTracker()
 
 

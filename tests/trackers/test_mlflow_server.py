@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from rldk_tracking.messages.packages import install_line
 from rldk_tracking.trackers import mlflow_server
 from rldk_tracking.trackers.base import RefusedError, RejectedError, UnavailableError
 from rldk_tracking.trackers.mlflow_server import (
@@ -110,7 +112,7 @@ def test_a_store_that_mlflow_skinny_does_not_know() -> None:
     mlflow = pytest.importorskip("mlflow")
     from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException as Unsupported
 
-    with pytest.raises(RejectedError, match=r"rldk-tracking\[mlflow\]"), translated(mlflow):
+    with pytest.raises(RejectedError, match=re.escape(install_line("mlflow"))), translated(mlflow):
         raise Unsupported(unsupported_uri="sqlite:///mlflow.db", supported_uri_schemes=["http"])
 
 

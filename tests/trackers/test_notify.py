@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 import socket
 import sys
 import traceback
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from rldk_tracking.health.alert import Alert
+from rldk_tracking.messages.packages import install_line
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers import notify
 from rldk_tracking.trackers.base import LostAnswerError, RejectedError, UnavailableError
@@ -200,7 +202,7 @@ def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "apprise", None)
     monkeypatch.setattr(notify, "find_spec", lambda name: None)
     monkeypatch.setenv("RLDK_NOTIFY_URLS", "json://host")
-    with pytest.raises(ImportError, match=r"RLDK_NOTIFY_URLS needs apprise: pip install 'rldk-tracking\[notify\]'"):
+    with pytest.raises(ImportError, match="RLDK_NOTIFY_URLS needs apprise: " + re.escape(install_line("notify"))):
         channels()
     with pytest.raises(ImportError, match="notify"):
         in_courier("json://host")
