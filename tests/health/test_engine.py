@@ -260,9 +260,12 @@ def test_many_rows_are_judged_as_row_by_row(
     preset: str, mixed: list[tuple[int, dict[str, float]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "BLOCK_ROWS", 23)
-    one, other = Engine(rules_for(preset), strict=True), Engine(rules_for(preset), strict=True)
+    when = 'last("rldk/health/spike_free_fraction") < 0.9 and last("rldk/grad/norm") > 1'
+    both = Rule(id="user.both", keys=["rldk/grad/norm"], condition="written", parameters={"when": when})
+    one, other = (Engine([*rules_for(preset), both], strict=True) for _ in range(2))
     changes = [one.update(step, row) for step, row in mixed]
-    assert other.judge(mixed) == changes and any(changes)
+    assert other.judge(mixed) == changes
+    assert {"grad.explosion", "user.both"} <= {alert.rule for found in changes for alert in found}
     assert (other.state(), other.scores(), other.firing) == (one.state(), one.scores(), one.firing)
 
 

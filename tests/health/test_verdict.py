@@ -63,10 +63,10 @@ def test_a_rule_that_raised_has_not_judged(monkeypatch: pytest.MonkeyPatch) -> N
     watched.update(1, {"x": 0.0, "y": 0.0})
     (broken, _) = watched.watches
 
-    def look(step: int, row: object) -> None:
+    def judge(step: int, row: object) -> None:
         raise TypeError("planted")
 
-    monkeypatch.setattr(broken, "look", look)
+    monkeypatch.setattr(broken.condition, "judge", judge)
     watched.update(2, {"x": 0.0, "y": 0.0})
     assert Judged.by(watched) == Judged(("kl.other",), (), (), ("kl.own",))
 

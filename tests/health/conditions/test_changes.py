@@ -32,6 +32,12 @@ def test_a_harmless_wobble_of_a_constant_does_not_count(findings) -> None:
     assert not findings(Jump(("x",), ratio=2.0), wobble)[-1].breached
 
 
+@pytest.mark.parametrize(("value", "breached", "clear"), [(0.9, False, True), (5.5, False, False), (9.0, True, False)])
+def test_what_values_scatter_by_makes_a_small_floor_wider(value: float, breached: bool, clear: bool, findings) -> None:
+    found = findings(Jump(("x",), z=4.0, floor=1.0), [*([-1.0, 0.0, 1.0, -2.0, 2.0] * 12), value])[-1]
+    assert (found.breached, found.clear) == (breached, clear), "the margin is 4 x 1.48"
+
+
 def test_the_baseline_does_not_follow_a_fault(findings) -> None:
     found = findings(Jump(("x",)), noise(60) + [100.0] * 100)
     assert all(f.breached for f in found[60:])

@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -126,6 +126,7 @@ def test_wander_is_the_standard_deviation_of_correlated_values_beside_a_trend(co
 
 
 @given(st.lists(st.floats(-1e6, 1e6) | st.floats(1e9, 1e9 + 1e-3), min_size=1, max_size=40), st.floats(0, 2.0))
+@example([-1.0, 0.0, 1.0], 0.8)
 def test_a_wander_that_is_within_some_size_is_told_without_it(values: list[float], share: float) -> None:
     baseline = Baseline(32, delay=0)
     for value in values:

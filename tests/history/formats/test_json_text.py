@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rldk_tracking.history.reading import read
 from tests.history.formats.conftest import Reads
 
 
@@ -128,3 +130,10 @@ def test_prime_rl_writes_a_step_in_several_lines(reads: Reads) -> None:
         ),
         (2, {"rldk/reward/mean": 0.5, "rldk/length/truncated_fraction": 0.1}),
     ]
+
+
+def test_half_a_character_and_bytes_that_are_none_cost_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "odd.jsonl"
+    text = r'{"step": 1, "reward": 0.25, "text": "\ud83d"}'
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode() + b'\n{"step": 2, "reward": 0.5, "text": "\xff"}\n')
+    assert [entry.row for entry in read(path).entries] == REWARDS
