@@ -100,14 +100,31 @@ def nan_weight(trainer: Any, step: int) -> None:
 def _logits(change: Callable[[torch.Tensor, torch.Tensor], None]) -> Callable[[Any], None]:
     """`change(logits (B, T, V), input ids (B, T))`, in place on a copy, in every pass of the policy from now on."""
 
-    def hook(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
-        ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
-        logits = output.logits.clone()
-        change(logits, ids[:, -logits.shape[1] :])
-        output.logits = logits
-        return output
+    def apply(trainer: Any) -> None:
+        def hook(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+            if getattr(output, "log_probs", None) is not None:
+                return _fused(output, module, kwargs, trainer.temperature)
+            ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+            logits = output.logits.clone()
+            change(logits, ids[:, -logits.shape[1] :])
+            output.logits = logits
+            return output
 
-    return lambda trainer: policy(trainer).register_forward_hook(hook, with_kwargs=True)
+        policy(trainer).register_forward_hook(hook, with_kwargs=True)
+
+    return apply
+
+
+def _fused(output: Any, module: Any, kwargs: Any, temperature: float) -> Any:
+    """What a head without logits gives (TRL's `add_fused_lm_head`), made from the changed logits of a plain pass."""
+    plain = {name: value for name, value in kwargs.items() if name not in ("labels", "fused_lm_head")}
+    logprobs = (module(**plain).logits[:, :-1].float() / temperature).log_softmax(-1)
+    labels = kwargs["labels"][:, 1:]
+    scored = logprobs.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    output.log_probs = scored.masked_fill(labels == -100, 0.0)
+    if output.entropy is not None:
+        output.entropy = -(logprobs.exp() * logprobs).sum(-1).masked_fill(labels == -100, 0.0)
+    return output
 
 
 def _no_end(logits: torch.Tensor, ids: torch.Tensor) -> None:
