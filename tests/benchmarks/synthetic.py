@@ -329,7 +329,7 @@ def made(name: str, seed: int, rows: int = ROWS, fault: str | None = None, onset
         broken.apply(series, first * family.interval, draw)
     if family.repeats > 1:
         written = {key: np.repeat(values, family.repeats) for key, values in series.items()}
-        for key in OF_UPDATE & written.keys() - {NAN, RATE}:
+        for key in sorted(OF_UPDATE & written.keys() - {NAN, RATE}):
             written[key] = written[key] * np.exp(0.05 * draw.standard_normal(len(written[key])))
     else:
         written = {key: values.reshape(-1, family.interval).mean(axis=1) for key, values in series.items()}
