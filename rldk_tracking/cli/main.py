@@ -23,7 +23,7 @@ from rldk_tracking.messages.packages import advice
 UNREADABLE, UNKNOWN, INTERRUPTED = 3, 4, 130
 """Exit codes beside those of the verdicts healthy 0, warning 1, critical 2."""
 EXIT_CODES = """\
-exit codes of replay and checkpoint:
+exit codes of replay, watch and checkpoint:
   0    healthy
   1    warning
   2    critical
@@ -45,9 +45,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("rldk_tracking.cli.report", "put a past run on one page, or its series into a table"),
     "run": ("rldk_tracking.cli.run", "run a command with the callback in every transformers trainer of it"),
     "sync": ("rldk_tracking.cli.sync", "send what a tracker did not take, and complete trainings that were killed"),
+    "watch": ("rldk_tracking.cli.watch", "say what happens in a run as it happens, until it ends"),
 }
 """Name of the command to its module and one line of help."""
-JUDGES = ("checkpoint", "replay", "report")
+JUDGES = ("checkpoint", "replay", "report", "watch")
 """Commands whose mistakes end in `UNREADABLE`: the usual 1 and 2 would be read as verdicts."""
 
 
@@ -102,7 +103,7 @@ def _run(words: Sequence[str], chosen: str | None) -> int:
     parser.add_argument("--version", action="version", version=f"rldk-tracking {rldk_tracking.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
-        judges = name in ("replay", "checkpoint")
+        judges = name in ("replay", "checkpoint", "watch")
         command = commands.add_parser(
             name,
             help=summary,

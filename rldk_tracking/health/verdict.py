@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from rldk_tracking.health.alert import Severity
+from rldk_tracking.health.alert import Alert, Severity
 from rldk_tracking.health.rule import is_core
 
 if TYPE_CHECKING:
@@ -107,3 +107,15 @@ def verdict_of(severities: Iterable[Severity], is_enough: bool) -> Verdict:
     if "warning" in found:
         return "warning"
     return "healthy" if is_enough else "unknown"
+
+
+def verdict_on(alerts: Iterable[Alert], row: Mapping[str, float]) -> Verdict:
+    """The verdict on a whole run, as that of a replay: of the worst alert that fired, over or not.
+
+    Args:
+        alerts: its transitions.
+        row: the last one, which says how much was judged.
+    """
+    coverage = Coverage.of_row(row)
+    fired = (alert.severity for alert in alerts if alert.state == "firing")
+    return verdict_of(fired, coverage is not None and coverage.is_enough)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rldk_tracking.journal.attempts import Deadline
 from rldk_tracking.journal.beats import is_alive
-from rldk_tracking.journal.contents import Contents
+from rldk_tracking.journal.contents import QUIET_S, Contents
 from rldk_tracking.journal.courier import append_alerts
 from rldk_tracking.journal.offset import Offset, Target, load_offset, offset_path
 from rldk_tracking.journal.reader import FileLines, read_all
@@ -25,9 +25,6 @@ from rldk_tracking.trackers.records import ENDED, decode, encode
 from rldk_tracking.trackers.registry import able, backends, resumed, tracker_class
 
 logger = logging.getLogger(__name__)
-
-_QUIET_S = 3600.0
-"""A journal of another machine whose processes cannot be seen is taken for over when nothing came for so long."""
 
 
 @dataclass
@@ -67,7 +64,7 @@ def busy(journal: Path, contents: Contents) -> str | None:
         with journal.open("rb+") as file:
             if not try_lock(file.fileno()):
                 return "the training that writes it is running"
-        if contents.is_elsewhere and not contents.has_ended and time.time() - journal.stat().st_mtime < _QUIET_S:
+        if contents.is_elsewhere and not contents.has_ended and time.time() - journal.stat().st_mtime < QUIET_S:
             return f"{contents.begin.get('host')} was writing it within the last hour; sync it there"
     except OSError:
         return None

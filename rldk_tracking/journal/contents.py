@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.journal.beats import host_name
+from rldk_tracking.journal.beats import host_name, is_alive
 from rldk_tracking.journal.offset import Target
 from rldk_tracking.journal.reader import Entry, FileLines, Lines, read_all
 
 BEFORE_ALL_STEPS = -(2**53)
+QUIET_S = 3600.0
+"""Where another machine has written nothing for so long, its training is taken to be over."""
 
 
 @dataclass
@@ -56,9 +59,10 @@ class Contents:
     def read(self, lines: Lines) -> None:
         """Read on to the end of what there is. Raises OSError."""
         for entry in read_all(lines, self.position):
-            self._take(entry)
+            self.take(entry)
 
-    def _take(self, entry: Entry) -> None:
+    def take(self, entry: Entry) -> None:
+        """What one entry says; they come in order."""
         self.position = entry.end
         record, kind = entry.record, entry.record.get("type")
         if entry.problem is not None:
@@ -99,6 +103,19 @@ class Contents:
     def has_ended(self) -> bool:
         """Whether the training said how it ended."""
         return self.end is not None
+
+    def state(self, journal: Path) -> str:
+        """How the training ended; "running" where it goes on, "unknown" where neither can be seen. Raises OSError.
+
+        Args:
+            journal: the file, which says by its time how long another machine has been silent.
+        """
+        if self.end is not None:
+            return str(self.end.get("status"))
+        if self.is_elsewhere:
+            is_quiet = time.time() - journal.stat().st_mtime > QUIET_S
+            return "crashed" if "run.crashed" in self.firing else "unknown" if is_quiet else "running"
+        return "running" if is_alive(self.pid, self.created) else "crashed"
 
     @property
     def is_elsewhere(self) -> bool:

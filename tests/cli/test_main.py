@@ -36,7 +36,7 @@ def test_every_command_of_the_table_has_help(capsys: pytest.CaptureFixture[str])
         assert f"rldk-tracking {name}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["--help"], ["replay", "--help"], ["checkpoint", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], ["replay", "--help"], ["watch", "--help"], ["checkpoint", "--help"]])
 def test_the_exit_codes_are_in_the_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(words)
