@@ -200,11 +200,11 @@ def comparison(reports: Sequence[Report]) -> str:
         for number, (name, report) in enumerate(zip(names, reports, strict=True))
     ]
     return rendered(
-        "comparison.html", title=" and ".join(names), runs=runs, settings=_differing(reports), sections=drawn
+        "comparison.html", title=" and ".join(names), runs=runs, settings=differing(reports), sections=drawn
     )
 
 
-def _differing(reports: Sequence[Report]) -> list[tuple[str, list[str]]]:
+def differing(reports: Sequence[Report]) -> list[tuple[str, list[str]]]:
     """Setting to its value in each run; empty where a run has none."""
     names = sorted({name for report in reports for name in report.settings})
     rows = [(name, [str(report.settings.get(name, "")) for report in reports]) for name in names]

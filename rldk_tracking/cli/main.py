@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("rldk_tracking.cli.doctor", "say what is installed and what can be watched with it"),
     "explain": ("rldk_tracking.cli.explain", "say what a rule watches, why, and what to try when it fires"),
     "keys": ("rldk_tracking.cli.keys", "print the catalogue of series"),
+    "mcp": ("rldk_tracking.cli.mcp", "answer an agent's questions about runs (Model Context Protocol)"),
     "replay": ("rldk_tracking.cli.replay", "judge past runs by the rules that would have watched them"),
     "report": ("rldk_tracking.cli.report", "put a past run on one page, or its series into a table"),
     "run": ("rldk_tracking.cli.run", "run a command with the callback in every transformers trainer of it"),

@@ -105,11 +105,11 @@ class Changes:
             if alert.state == "firing":
                 self.open[alert.rule] = alert
                 self.fired.append(alert)
-                is_worse = before is None or SEVERITIES.index(alert.severity) > SEVERITIES.index(before.severity)
+                is_told = before is None or SEVERITIES.index(alert.severity) > SEVERITIES.index(before.severity)
                 kind = "worsened" if before is not None else OF_THE_RUN.get(alert.rule, "opened")
             else:
-                kind, is_worse = "resolved", before is not None
-            if is_worse:
+                kind, is_told = "resolved", before is not None
+            if is_told:
                 yield {"event": kind, **alert.as_dict()}
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rldk_tracking.health.alert import Alert
 from rldk_tracking.journal.attempts import Deadline
 from rldk_tracking.journal.beats import is_alive
 from rldk_tracking.journal.contents import QUIET_S, Contents
@@ -92,7 +93,7 @@ def _outcomes(
 ) -> Iterator[Outcome]:
     try:
         if contents.pid > 0:
-            _note_crash(journal, contents)
+            append_alerts(journal, crash_of(journal, contents))
         for target in contents.targets.values():
             yield _send(journal, target, approve, timeout_s)
         for target in [] if contents.has_ended else comparable(contents):
@@ -171,12 +172,11 @@ def _is_asked_for(target: Target, lines: FileLines, position: int) -> bool:
     return any(method == "alert" or (method == "status" and args[0] in ENDED) for method, args in calls)
 
 
-def _note_crash(journal: Path, contents: Contents) -> None:
-    """Have the journal say that its training is gone, by the rule that it ran under."""
-    firing = contents.firing.values()
-    dog = Watchdog(journal, contents.pid, contents.created, contents.rules, firing)
-    for _ in range(2):  # it believes what it sees twice
-        append_alerts(journal, dog.look(time.monotonic(), contents.last_step, contents.end))
+def crash_of(journal: Path, contents: Contents) -> list[Alert]:
+    """What is to be said of a training that is gone, by the rule that it ran under, and is not in its journal yet."""
+    dog = Watchdog(journal, contents.pid, contents.created, contents.rules, contents.firing.values())
+    looks = [dog.look(time.monotonic(), contents.last_step, contents.end) for _ in range(2)]
+    return [alert for alerts in looks for alert in alerts]  # it believes what it sees twice
 
 
 def _compare(journal: Path, target: Target, last_step: int) -> Outcome:

@@ -117,6 +117,7 @@ EXTRAS: dict[str, str] = {
     "accelerate": "trl",
     "datasets": "trl",
     "matplotlib": "report",
+    "mcp": "mcp",
     "mlflow": "mlflow",
     "tokenizers": "trl",
     "torch": "trl",
