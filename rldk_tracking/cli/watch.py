@@ -77,7 +77,7 @@ def journal_of(source: str) -> Path | None:
     from rldk_tracking.history.reading import journals_of
 
     path = Path(source)
-    journals = journals_of(path) if path.is_dir() else [path] if path.is_file() else []
+    journals = journals_of(path) if path.is_dir() else [path] if path.suffix == ".jsonl" and path.is_file() else []
     if len(journals) > 1:
         others = ", ".join(str(journal) for journal in journals[1:])
         sys.stderr.write(f"{printable(f'watching {journals[0]}; also found {others}')}\n")

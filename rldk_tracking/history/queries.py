@@ -167,7 +167,7 @@ class Runs:
         """A run with what its journal does not say yet: whether it goes on, or its process is gone."""
         past = load(self._admitted(run), self._rules)
         path = Path(run)
-        journal = newest_journal(path) if path.is_dir() else path if path.is_file() else None
+        journal = newest_journal(path) if path.is_dir() else path if path.suffix == ".jsonl" else None
         if past.status or journal is None:
             return past
         contents = Contents.of(journal)
