@@ -65,11 +65,13 @@ def test_no_input_stands_within_a_script() -> None:
     assert named - {"inputs"} == set(ACTION["inputs"])
 
 
-def test_it_installs_the_repository_that_it_came_with(tmp_path: Path) -> None:
-    assert ran(INSTALL, tmp_path, extras="mlflow,report").returncode == 0
+@pytest.mark.parametrize("extras", ["", "mlflow,report"])
+def test_it_installs_the_repository_that_it_came_with(extras: str, tmp_path: Path) -> None:
+    assert ran(INSTALL, tmp_path, extras=extras).returncode == 0
     words = (tmp_path / "python.txt").read_text().splitlines()
-    place, _, extras = words[-1].partition("[")
-    assert words[:3] == ["-m", "pip", "install"] and extras == "mlflow,report]"
+    place, bracket, named = words[-1].partition("[")
+    assert words[:3] == ["-m", "pip", "install"]
+    assert bracket + named == (f"[{extras}]" if extras else ""), "pip knows no empty brackets"
     assert 'name = "rldk-tracking"' in (Path(place) / "pyproject.toml").read_text()
 
 
