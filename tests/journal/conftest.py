@@ -85,6 +85,12 @@ class Training:
         """The steps that it said were over, from the first on."""
         return [int(line.split()[1]) for line in self.said if line.startswith("step ")]
 
+    @property
+    def delivered(self) -> str:
+        """What it said at its end: whether all had arrived, and after how many seconds."""
+        (line,) = (line for line in self.said if line.startswith("delivered "))
+        return line
+
     def errors(self) -> str:
         return (self.folder / "stderr.txt").read_text()
 

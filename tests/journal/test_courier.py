@@ -40,7 +40,7 @@ def tags(store: Any, run_id: str) -> dict[str, str]:
 def test_a_training_that_ends(store: Any, run_id: str, train: Train) -> None:
     training = train(uri=store.uri, run_id=run_id, alert_at=5)
     assert training.wait() == 0
-    assert training.said[-2].startswith("delivered True")
+    assert training.delivered.startswith("delivered True")
     assert steps_in(store, run_id) == list(range(1, 21))
     assert tags(store, run_id)["rldk.status"] == "finished"
     assert tags(store, run_id)["rldk.alerts.open"] == "kl.high"
@@ -146,9 +146,8 @@ def test_a_server_that_was_away_all_the_time(
     try:
         training = train(uri=mlflow_server.uri, run_id=run_id, steps=20, alert_at=3)
         assert training.wait() == 0
-        delivered = next(line for line in training.said if line.startswith("delivered"))
-        assert delivered.startswith("delivered False")
-        assert float(delivered.split()[2]) < 6, "a server that does not answer gets 3 s"
+        assert training.delivered.startswith("delivered False")
+        assert float(training.delivered.split()[2]) < 6, "a server that does not answer gets 3 s"
         assert training.courier is not None and training.courier.is_running(), "it goes on trying"
         training.courier.kill()
         eventually(lambda: training.courier is not None and not training.courier.is_running())
@@ -206,7 +205,7 @@ def test_a_run_of_its_own_is_made_once(store: Any, train: Train) -> None:
 def test_no_process_is_to_be_had(store: Any, run_id: str, train: Train) -> None:
     training = train(uri=store.uri, run_id=run_id, no_process=True)
     assert training.wait() == 0
-    assert training.said[-2].startswith("delivered True")
+    assert training.delivered.startswith("delivered True")
     assert steps_in(store, run_id) == list(range(1, 21))
     assert training.errors().count("in a thread of the training instead") == 1
 
@@ -251,7 +250,7 @@ def test_slack_hears_that_the_training_was_killed(webhook: Any, train: Train) ->
 def test_slack_hears_of_a_crash_that_the_training_itself_wrote_down(webhook: Any, train: Train) -> None:
     training = train(slack=webhook.url, steps=5, status="crashed")
     assert training.wait() == 0
-    assert training.said[-2].startswith("delivered True")
+    assert training.delivered.startswith("delivered True")
     assert len(webhook.messages) == 1
     assert "run.crashed" in json.dumps(webhook.messages[0])
 
