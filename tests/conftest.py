@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -55,6 +56,28 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell gives that to w
 
 FOLDERS = {"examples": "slow", "faults": "faults", "runs": "slow"}
 """Marker of every test in a folder. Other tests that are slow, or need much, say so themselves."""
+
+
+TRAIN = {"demo", "e2e", "faults", "monitors", "runs", "sources"}
+"""Folders whose tests train in their own process."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Take what is there before a module's tests out of what the collector looks at.
+
+    PPOTrainer collects garbage twice a step, and to look at all that is imported takes longer than the step.
+    """
+    folder = item.path.relative_to(Path(__file__).parent).parts[0]
+    if folder in TRAIN and item.path != _frozen[0]:
+        _frozen[0] = item.path
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+
+
+_frozen: list[Path | None] = [None]
+"""The module before whose tests that was done."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
