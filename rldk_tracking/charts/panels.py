@@ -17,7 +17,8 @@ drawn by a process of their own, and logged beside the row that comes when they 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from rldk_tracking.charts.binning import Cadence
@@ -63,17 +64,25 @@ HEATMAP_DEFINITION: dict[str, Any] = {
 
 
 class RunPictures:
-    """Pictures of one run, for a backend whose module has `Html`, `Table` and `Histogram` as W&B's has.
+    """Pictures of one run.
 
     Args:
-        module: wandb, or trackio.
+        html: makes of a picture what the backend logs.
         info: what is known of the training.
+        histogram: takes `np_histogram=(counts, edges)`; None where the backend has no such thing.
         most: points of a series that are kept.
         resumed_after: the last step that the run holds of an earlier process.
     """
 
-    def __init__(self, module: Any, info: RunInfo, most: int = 200, resumed_after: int | None = None) -> None:
-        self._module = module
+    def __init__(
+        self,
+        html: Callable[[str], Any],
+        info: RunInfo,
+        histogram: Callable[..., Any] | None = None,
+        most: int = 200,
+        resumed_after: int | None = None,
+    ) -> None:
+        self._html, self._histogram = html, histogram
         self._info = info
         self._resumed_after = resumed_after
         self._past = Thinned(most)
@@ -117,10 +126,10 @@ class RunPictures:
         """The panels of a heat-map; its picture comes with a later row."""
         self._heatmaps[key] = heatmap
         self._undrawn.add(key)
-        if not heatmap.edges:
+        if not heatmap.edges or self._histogram is None:
             return {}
         latest = [row[-1] or 0.0 for row in reversed(heatmap.values)]
-        return {f"{key}_histogram": self._module.Histogram(np_histogram=(latest, list(heatmap.edges)))}
+        return {f"{key}_histogram": self._histogram(np_histogram=(latest, list(heatmap.edges)))}
 
     def at_end(self, status: str, title: str) -> dict[str, Any]:
         """All panels and the report, none where there was no row."""
@@ -160,7 +169,7 @@ class RunPictures:
         drawing, self._drawing = self._drawing, None
         pictures = {} if drawing is None else drawing.pictures(timeout_s)
         return {
-            name if name in self._heatmaps else f"{PREFIX}/{name}": self._module.Html(picture, inject=False)
+            name if name in self._heatmaps else f"{PREFIX}/{name}": self._html(picture)
             for name, picture in pictures.items()
         }
 
@@ -176,7 +185,8 @@ class RunPanels(RunPictures):
     """
 
     def __init__(self, module: Any, info: RunInfo, most: int = 200, resumed_after: int | None = None) -> None:
-        super().__init__(module, info, most, resumed_after)
+        super().__init__(partial(module.Html, inject=False), info, module.Histogram, most, resumed_after)
+        self._module = module
         self._table = module.Table(columns=ALERT_COLUMNS, log_mode="INCREMENTAL", allow_mixed_types=True)
         self._new: list[Alert] = []
 

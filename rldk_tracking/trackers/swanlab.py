@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from rldk_tracking.charts.heatmap import Heatmap
@@ -48,9 +47,7 @@ class SwanLabTracker(Tracker):
     def open(self, run: RunInfo) -> None:
         self._run = self._swanlab.get_run() if self._swanlab.has_run() else None
         if self._run is not None:
-            html = self._swanlab.Html
-            shown = SimpleNamespace(Html=lambda picture, inject: html(picture), Histogram=lambda np_histogram: None)
-            self._pictures = RunPictures(shown, run)
+            self._pictures = RunPictures(self._swanlab.Html, run)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self._write(metrics, step)

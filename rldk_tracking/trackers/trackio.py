@@ -17,7 +17,6 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from rldk_tracking.charts.heatmap import Heatmap
@@ -74,9 +73,8 @@ class TrackioTracker(Tracker):
 
     def open(self, run: RunInfo) -> None:
         """Look for the run of this thread, at each call: it may be opened later."""
-        html = self._trackio.Html  # which fits a picture into its card, and leaves a whole page as it is
-        shown = SimpleNamespace(Html=lambda picture, inject: html(picture), Histogram=self._trackio.Histogram)
-        self._pictures = RunPictures(shown, run)
+        # `Html` fits a picture into its card, and leaves a whole page as it is.
+        self._pictures = RunPictures(self._trackio.Html, run, self._trackio.Histogram)
         current = self._trackio.context_vars.current_run.get()
         if self._is_resumed or current is None:
             return
