@@ -82,7 +82,7 @@ class SlackNotifier(Notifier):
             messages=to.get("messages", ""),
             retries=0,
         )
-        notifier._continue(secrets, secrets.get("url", ""))
+        notifier._continue(secrets, notifier._url.reveal())
         return notifier
 
     def address(self) -> Mapping[str, str]:
@@ -122,7 +122,8 @@ def slack_payload(message: Message) -> dict[str, Any]:
     if message.advice:
         blocks.append({"type": "section", "text": _markdown(f"*Advice*\n{_escape(message.advice)}")})
     blocks.append({"type": "context", "elements": [_markdown(_link(message.url, message.run))]})
-    text = f"{_escape(message.title)} (step {message.step}, {_escape(message.run)}): {_escape(message.text)}"
+    where = _escape(message.run) if message.step is None else f"step {message.step}, {_escape(message.run)}"
+    text = f"{_escape(message.title)} ({where}): {_escape(message.text)}"
     return {"text": text, "blocks": blocks, "unfurl_links": False, "unfurl_media": False}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,6 +82,9 @@ def test_words_that_mean_nothing() -> None:
         Wanted("critcal")
     with pytest.raises(ValueError, match="a family of your own ends with a dot"):
         Wanted("zzzz")
+    with pytest.raises(ValueError, match="one of them is an address") as caught:
+        Wanted("A.SECRET,critical,https://hooks.example.org/services/T/SECRET")
+    assert "secret" not in str(caught.value).lower()
     for word in ("digest:soon", "digest:-1", "digest:nan:/x"):
         with pytest.raises(ValueError, match="write digest, digest:SECONDS or digest:SECONDS:FOLDER"):
             Wanted(word)
@@ -98,6 +102,7 @@ def test_a_digest_for_several_runs(tmp_path: Path, make_alert: Callable[..., Ale
     for run in runs:
         run.close()
     (message,) = runs[1].sent
+    assert message.step is None, "it is of several runs"
     assert (runs[0].sent, message.title) == ([], "rldk digest: 4 messages of 2 runs")
     assert message.severity == "warning"
     first, _, end, *_ = message.text.splitlines()
@@ -146,6 +151,24 @@ def test_what_was_not_taken_is_not_sent(make_alert: Callable[..., Alert]) -> Non
     channel.is_away = False
     channel.alert(make_alert())
     assert len(channel.sent) == 1
+
+
+def test_the_next_run_of_a_channel_has_no_alert_of_the_last(make_alert: Callable[..., Alert]) -> None:
+    channel = List()
+    for _ in range(2):
+        channel.alert(make_alert())
+        channel.close()
+    channel.status("finished", NUMBERS, 20)
+    assert channel.titles == ["warning: kl.high", "warning: kl.high", "healthy: run finished"]
+
+
+def test_another_process_is_given_neither_functions_nor_files(tmp_path: Path) -> None:
+    channel = List(f"digest:60:{tmp_path}")
+    channel._continue({}, "json://host/SECRET")
+    channel.link_to_pages([lambda: "https://host/run"])
+    copied = pickle.loads(pickle.dumps(channel))
+    assert (copied.run_name, copied.page()) == ("run 7", None)
+    channel.close()
 
 
 def test_how_a_run_ended(make_alert: Callable[..., Alert]) -> None:

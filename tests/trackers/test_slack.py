@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -178,6 +179,18 @@ def test_address_from_the_environment(webhook: Webhook, monkeypatch: pytest.Monk
     slack.alert(Alert("kl.high", "warning", "firing", 1, 1, None, None, "m", "a"))
     assert len(webhook.messages) == 1
     slack.close()
+
+
+def test_the_digests_of_two_addresses_of_the_environment_are_two(
+    webhook: Webhook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RLDK_ALLOW_LOOPBACK_WEBHOOK", "1")
+    for url in (webhook.url, f"{webhook.url}-other"):
+        monkeypatch.setenv("RLDK_SLACK_WEBHOOK_URL", url)
+        first = SlackNotifier(messages=f"digest:600:{tmp_path}")
+        for secrets in (first.secrets(), {}):  # those of the courier, and of `sync`
+            SlackNotifier.resume(first.address(), secrets).status("finished", {}, 30)
+    assert sorted(path.read_text().count("run finished") for path in tmp_path.rglob("waiting.jsonl")) == [2, 2]
 
 
 def test_links_to_the_first_run_that_has_a_page(webhook: Webhook, make_alert: Callable[..., Alert]) -> None:
