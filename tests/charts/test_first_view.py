@@ -54,7 +54,8 @@ def test_switched_off(wandb_backend: WandbBackend, capsys: pytest.CaptureFixture
     assert wandb_backend.count("View") == wandb_backend.count("UpsertView2") == 0
 
 
-def test_what_is_refused_is_said(wandb_backend: WandbBackend) -> None:
+def test_what_is_refused_is_said(wandb_backend: WandbBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     wandb_backend.refuses.add("UpsertView2")
     text = saved(wandb_backend.url, "tester", "project", ["rldk/kl/ref_k3"])
     assert "permission denied" in text

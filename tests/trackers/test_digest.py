@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,22 @@ def test_one_message_of_two_runs(tmp_path: Path) -> None:
     second.send_what_is_due(sent)
     first.send_what_is_due(sent)
     assert sent.digests == [({"a": ["x", "z"], "b": ["y"]}, "critical", 0)]
+
+
+def test_nothing_is_added_to_a_digest_that_is_being_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent, first, second = Sent(), Digest(tmp_path, 0), Digest(tmp_path, 0)
+    monkeypatch.setattr("rldk_tracking.trackers.digest._LOCK_S", 0.0)
+    first.add("a", "x", "warning")
+
+    def send(*digest: Any) -> None:
+        with pytest.raises(UnavailableError, match="sent by another run"):
+            second.add("b", "y", "warning")
+        sent(*digest)
+
+    first.send_what_is_due(send)
+    second.add("b", "y", "warning")
+    second.send_what_is_due(sent)
+    assert [runs for runs, _, _ in sent.digests] == [{"a": ["x"]}, {"b": ["y"]}]
 
 
 def test_the_last_to_leave_sends_the_rest(tmp_path: Path) -> None:

@@ -209,6 +209,12 @@ def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert NotifyBackend().check({})[0] is False
 
 
+def test_a_message_waits_for_no_other(chat: Chat) -> None:
+    assert all(
+        notify.plugin(url, "it").request_rate_per_sec <= 1 for url in (chat.address, f"pover://{'u' * 30}@{'t' * 30}")
+    )
+
+
 def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RLDK_NOTIFY_URLS", raising=False)
     assert NotifyBackend().check({}) == (

@@ -50,6 +50,8 @@ def test_tables_and_pictures(trackio_courier: TrackioTracker, trackio_rows: Read
     trackio_courier.log_figure("rldk/curve", "<svg>curve</svg>", 7)
     rewards = Heatmap("Rewards", ("1 to 2", "0 to 1"), (1, 5), ((0.25, None), (0.75, 1.0)), edges=(0.0, 1.0, 2.0))
     trackio_courier.log_heatmap("rldk/charts/reward_distribution", rewards, 7)
+    past: list[Any] = [("log", ({"rldk/length/mean": 40.0 + step}, step)) for step in (1, 2)]
+    trackio_courier.restore(past)
     trackio_courier.log({"rldk/reward/mean": 0.5}, 8)
     trackio_courier.status("running", {}, 8)
     trackio_courier.status("finished", {}, 8)
@@ -66,6 +68,7 @@ def test_tables_and_pictures(trackio_courier: TrackioTracker, trackio_rows: Read
         assert (step, page["_type"]) == (at, "trackio.html")
         text = (trackio_folder / "media" / page["file_path"]).read_text()
         assert "<svg" in text
+        assert not key.endswith("report") or "rldk/length/mean" in text, "also what an earlier courier has written"
         assert key.endswith("report") or "max-width:100%" in text, "it fits into its card"
 
 

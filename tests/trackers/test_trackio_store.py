@@ -48,6 +48,16 @@ def test_on_a_networks_file_system_there_are_lines(
     }
 
 
+@pytest.mark.parametrize(("url", "given"), [("somebody/space", "hf_ours"), ("https://example.org/", None)])
+def test_a_space_alone_is_given_the_users_token(monkeypatch: pytest.MonkeyPatch, url: str, given: str | None) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_ours")
+    store = Remote(url, None)
+    store._client = SimpleNamespace(predict=lambda **call: asked.append(call["hf_token"]))
+    store.alert({})
+    assert asked == [given]
+
+
 @pytest.mark.parametrize(("status", "error"), [(401, RefusedError), (404, UnavailableError), (503, UnavailableError)])
 def test_what_a_server_answers(status: int, error: type[Exception]) -> None:
     import httpx
