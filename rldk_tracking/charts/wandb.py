@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from rldk_tracking.charts.panels import PREFIX, define_heatmap, heatmap_chart_id, heatmap_panel, table_of
 from rldk_tracking.charts.spec import VIEW_NAME, Chart, Section, charted, sections, signature
-from rldk_tracking.messages.packages import install_line
+from rldk_tracking.messages.packages import imported, install_line
 from rldk_tracking.metrics.keys import CATALOGUE
 
 SLUG = "rldkhealth1"
@@ -224,10 +224,7 @@ def save_automations(entity: str, project: str, channel: str | None = None) -> l
         ImportError: wandb is not installed.
         RefusedError: there is no such integration, or W&B does not take the automation.
     """
-    try:
-        import wandb
-    except ImportError as error:
-        raise ImportError(f"W&B automations need wandb: {install_line('wandb')}") from error
+    wandb = imported("wandb", "An automation of W&B")
     refusals: tuple[type[Exception], ...] = (*faults(wandb), ValueError)
     try:
         api = wandb.Api()

@@ -20,7 +20,7 @@ from rldk_tracking.charts.mlflow import VIEW_TAG, view_path
 from rldk_tracking.history.live_page import HOST, LivePage
 from rldk_tracking.history.past import newest_journal
 from rldk_tracking.messages.arguments import NamedArguments, flag, folder, whole_number
-from rldk_tracking.messages.packages import install_line
+from rldk_tracking.messages.packages import imported
 
 logger = logging.getLogger(__name__)
 
@@ -130,10 +130,7 @@ class RLDKDashboard(NamedArguments):
         return None if run is None or run.offline else str(run.project_url)
 
     def _mlflow_page(self) -> str:
-        try:
-            import mlflow
-        except ImportError as error:
-            raise ImportError(f"The dashboard needs mlflow: {install_line('mlflow')}") from error
+        mlflow = imported("mlflow", "The dashboard")
         uri = mlflow.get_tracking_uri() if self.output_dir is None else f"sqlite:///{self.output_dir / STORE}"
         server = _without_credentials(uri) if uri.startswith(("http://", "https://")) else self._serve(uri)
         return f"{server}/{_path(mlflow.MlflowClient(tracking_uri=uri))}"

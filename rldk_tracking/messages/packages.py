@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -115,6 +115,7 @@ def _installed_from() -> tuple[str, bool] | None:
 
 EXTRAS: dict[str, str] = {
     "accelerate": "trl",
+    "apprise": "notify",
     "datasets": "trl",
     "matplotlib": "report",
     "mcp": "mcp",
@@ -122,12 +123,25 @@ EXTRAS: dict[str, str] = {
     "tokenizers": "trl",
     "torch": "trl",
     "tqdm": "demo",
+    "trackio": "trackio",
     "transformers": "trl",
     "trl": "trl",
     "wandb": "wandb",
     "wandb_workspaces": "wandb",
 }
 """Module to extra."""
+
+
+def imported(module: str, subject: str) -> Any:
+    """A module of an extra, for the subject that needs it.
+
+    Raises:
+        ImportError: it is not installed; the message says how it is.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{subject} needs {module}: {install_line(EXTRAS[module])}") from error
 
 
 def advice(subject: str, error: ImportError, extra: str | None = None) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rldk_tracking.charts.mlflow import run_path, shows_views, view_path
-from rldk_tracking.messages.packages import install_line
+from rldk_tracking.messages.packages import imported, install_line
 from rldk_tracking.trackers.backend import Backend, DemoStore, PastRun
 from rldk_tracking.trackers.base import RejectedError, Tracker
 from rldk_tracking.trackers.mlflow import MLflowTracker
@@ -176,10 +176,7 @@ def where() -> str:
 @contextmanager
 def _client() -> Iterator[Any]:
     """A client of the configured store, whose refusals name the store. A store that is missing is not made."""
-    try:
-        import mlflow
-    except ImportError as error:
-        raise ImportError(f"Reading MLflow runs needs mlflow: {install_line('mlflow')}.") from error
+    mlflow = imported("mlflow", "Reading MLflow runs")
     address = str(mlflow.get_tracking_uri())
     uri, place = without_credentials(address), local_store(address)
     if place is not None and not place.exists():

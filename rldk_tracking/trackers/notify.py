@@ -23,7 +23,7 @@ import requests
 
 from rldk_tracking.health.alert import Severity
 from rldk_tracking.messages.arguments import nearest
-from rldk_tracking.messages.packages import install_line
+from rldk_tracking.messages.packages import imported, install_line
 from rldk_tracking.trackers.backend import Backend
 from rldk_tracking.trackers.base import LostAnswerError, RejectedError, UnavailableError
 from rldk_tracking.trackers.channel import Channel, Message
@@ -149,11 +149,7 @@ def plugin(url: str, service: str) -> Any:
         ValueError: apprise knows no such address. The message does not quote it.
         ImportError: apprise is not installed.
     """
-    try:
-        import apprise
-        from apprise.manager_plugins import NotificationManager
-    except ImportError as error:
-        raise ImportError(f"{service} needs apprise: {install_line('notify')}") from error
+    apprise = imported("apprise", service)
     # Nothing is written to this user's disk, nothing is followed to another host, and nothing is sent beside the text.
     asset = apprise.AppriseAsset(
         app_id="rldk_tracking", app_desc="rldk_tracking", async_mode=False, http_redirects=False, storage_mode="memory"
@@ -163,7 +159,7 @@ def plugin(url: str, service: str) -> Any:
     if made is not None:
         made.request_rate_per_sec = min(made.request_rate_per_sec, PAUSE_S)
         return made
-    scheme, known = url.partition("://")[0].lower(), sorted(NotificationManager().schemas())  # type: ignore[no-untyped-call]
+    scheme, known = url.partition("://")[0].lower(), sorted(apprise.manager_plugins.NotificationManager().schemas())
     if scheme in known:
         raise ValueError(f"{service} is no address that {scheme}:// can have, see {SERVICES}")
     hint = nearest(scheme, known)

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.panels import RunPictures
 from rldk_tracking.health.alert import Alert
-from rldk_tracking.messages.packages import install_line
+from rldk_tracking.messages.packages import imported, install_line
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.backend import Backend
 from rldk_tracking.trackers.base import Row, Tracker, UnavailableError
@@ -54,13 +54,10 @@ class TrackioTracker(Tracker):
     rows_per_call: ClassVar[int] = 50
 
     def __init__(self) -> None:
-        try:
-            import trackio
-        except ImportError as error:
-            raise ImportError(f"TrackioTracker needs trackio: {install_line('trackio')}") from error
+        trackio = imported("trackio", "TrackioTracker")
         if not hasattr(trackio, "Html"):
             raise ImportError(f"TrackioTracker needs a newer trackio: {install_line('trackio')}")
-        self._trackio: Any = trackio
+        self._trackio = trackio
         self._to: dict[str, str] = {}
         self._secrets: dict[str, str] = {}
         self._is_resumed = False

@@ -16,7 +16,7 @@ from rldk_tracking.charts.heatmap import Heatmap
 from rldk_tracking.charts.panels import RunPanels
 from rldk_tracking.health.alert import Alert
 from rldk_tracking.messages.arguments import shown
-from rldk_tracking.messages.packages import install_line
+from rldk_tracking.messages.packages import imported
 from rldk_tracking.rollout import RunInfo
 from rldk_tracking.trackers.base import RejectedError, Row, Tracker
 
@@ -48,13 +48,10 @@ class WandbTracker(Tracker):
     how_to_join: ClassVar[str] = "Call wandb.init() before train(), or give it a run: WandbTracker(wandb.init(...))."
 
     def __init__(self, run: Any = None) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise ImportError(f"WandbTracker needs wandb: {install_line('wandb')}") from error
+        wandb = imported("wandb", "WandbTracker")
         if run is not None and (isinstance(run, (type, ModuleType)) or not callable(getattr(run, "log", None))):
             raise TypeError(f"run must be a run of W&B, got {shown(run)}: write run=wandb.init(...), or leave it out.")
-        self._wandb: Any = wandb
+        self._wandb = wandb
         self._given = run
         self._owns_run = False
         self._last_step: int | None = None

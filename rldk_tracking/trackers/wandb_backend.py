@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rldk_tracking.messages.packages import install_line
+from rldk_tracking.messages.packages import imported, install_line
 from rldk_tracking.trackers.backend import Backend, DemoStore, PastRun
 from rldk_tracking.trackers.base import RejectedError, Tracker, UnavailableError
 from rldk_tracking.trackers.wandb import STEP, WandbTracker
@@ -94,10 +94,7 @@ class WandbBackend(Backend):
         return [record for record in records if not _is_there(record, steps, alerts)]
 
     def read(self, path: str, skip: tuple[str, ...], also: Collection[str] = ()) -> PastRun:
-        try:
-            import wandb
-        except ImportError as error:
-            raise ImportError(f"Reading W&B runs needs wandb: {install_line('wandb')}.") from error
+        wandb = imported("wandb", "Reading W&B runs")
         if len([part for part in path.split("/") if part]) != 3 or path.count("/") != 2:
             raise RejectedError("write wandb:ENTITY/PROJECT/RUN.")
         try:
@@ -115,10 +112,7 @@ class WandbBackend(Backend):
         """Those of a project, newest first."""
         if path.count("/") != 1 or not all(path.split("/")):
             return [path]
-        try:
-            import wandb
-        except ImportError as error:
-            raise ImportError(f"Reading W&B runs needs wandb: {install_line('wandb')}.") from error
+        wandb = imported("wandb", "Reading W&B runs")
         try:
             found = [f"{path}/{run.id}" for run in wandb.Api().runs(path, order="-created_at")]
         except (ValueError, wandb.errors.Error) as error:

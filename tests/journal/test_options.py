@@ -37,6 +37,12 @@ def test_arguments_go_before_the_environment_and_that_before_the_file(
     assert RLDKCallback()._level == "full", "an empty variable is none"
 
 
+def test_a_webhook_without_an_address_is_said_before_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLDK_OVERRIDES", "{kl.high: {actions: [{webhook: {environment: PAGER_URL}}]}}")
+    with pytest.raises(ValueError, match="kl.high: the webhook needs an address.*PAGER_URL.*RLDK_OVERRIDES"):
+        RLDKCallback()
+
+
 def test_a_class_with_settings_of_its_own_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLDK_RULES", "quiet")
     monkeypatch.setenv("RLDK_OVERRIDES", "{kl.high: {threshold: 0.3}}")
